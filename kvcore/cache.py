@@ -1,0 +1,183 @@
+"""The KV cache as an immutable value. Only this module touches transformers' cache classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kvcore import rope
+from kvcore.errors import KvError
+
+if TYPE_CHECKING:
+    import torch
+
+    from kvcore.models import LM
+
+
+@dataclass(frozen=True, eq=False)
+class KVCache:
+    """Keys and values of a batch of sequences; every operation returns a new one.
+
+    Attributes
+    ----------
+    keys, values : tuple of (batch, kv_head, slot, head_dim)
+        One tensor per layer.
+    positions : (batch, slot) int64
+        The position of each slot's token: the number given to RoPE, not the slot's index.
+    real : (batch, slot) bool
+        False for padding slots, which nothing attends to.
+    """
+
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+    positions: torch.Tensor
+    real: torch.Tensor
+
+    @property
+    def slots(self) -> int:
+        """Number of slots, padding included."""
+        return int(self.positions.shape[1])
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return int(self.positions.shape[0])
+
+    def lengths(self) -> torch.Tensor:
+        """Return the number of real slots of each sequence, (batch,) int64."""
+        return self.real.sum(dim=1)
+
+    def select(self, index: torch.Tensor, real: torch.Tensor) -> KVCache:
+        """Return the slots ``index`` of each sequence, in that order.
+
+        Parameters
+        ----------
+        index : (batch, n) int64
+            Slots to keep, in 0 .. slots - 1.
+        real : (batch, n) bool
+            Which of them count; the others are padding.
+
+        Raises
+        ------
+        KvError
+            If a slot lies outside the cache.
+        """
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.slots:
+            raise KvError(f"select: slots {int(index.min())}..{int(index.max())} are outside the "
+                          f"cache; pass 0..{self.slots - 1}.")
+        return KVCache(
+            tuple(_take(k, index) for k in self.keys), tuple(_take(v, index) for v in self.values),
+            self.positions.gather(1, index), self.real.gather(1, index) & real)
+
+    def drop(self, start: int, counts: Sequence[int]) -> KVCache:
+        """Return the cache without ``counts[b]`` slots from slot ``start`` on, padded at the end."""
+        import torch
+
+        count = torch.as_tensor(counts, device=self.positions.device).unsqueeze(1)
+        width = int((self.lengths().unsqueeze(1) - count).max())
+        slot = torch.arange(width, device=count.device).expand(self.batch, -1)
+        index = torch.where(slot < start, slot, slot + count)
+        kept = slot < self.lengths().unsqueeze(1) - count
+        return self.select(index.clamp(max=self.slots - 1), kept)
+
+    def reposition(self, lm: LM, plan: rope.RopePlan, deltas: torch.Tensor, *,
+                   one_base: str | None = None) -> KVCache:
+        """Return the cache with each slot's position changed, its keys turned to match.
+
+        Parameters
+        ----------
+        plan : RopePlan
+            From `kvcore.forward.rope_plan`.
+        deltas : (batch, slot) int64
+            Change of position per slot; 0 leaves a slot bit for bit as it is.
+        one_base : str, optional
+            Turn every layer with this frequency set instead of its own: wrong on purpose, the
+            artifact control for models with two bases.
+
+        Notes
+        -----
+        Exact to float32 rounding of one rotation; values are untouched. Only padding slots may
+        be given any delta.
+        """
+        types = [one_base if one_base is not None and layer.layer_type is not None
+                 else layer.layer_type for layer in plan.layers]
+        turns = {kind: rope.rotation(lm, kind, deltas) for kind in set(types)}
+        keys = tuple(
+            rope.rotate(k, *turns[kind], layer.pairing)
+            for k, kind, layer in zip(self.keys, types, plan.layers, strict=True))
+        return replace(self, keys=keys, positions=self.positions + deltas)
+
+    def rows(self, index: Sequence[int]) -> KVCache:
+        """Return the given sequences of the batch, in that order."""
+        picked = list(index)
+        return KVCache(tuple(k[picked] for k in self.keys), tuple(v[picked] for v in self.values),
+                       self.positions[picked], self.real[picked])
+
+    def to_model(self) -> Any:
+        """Return a new plain ``DynamicCache`` of these keys and values, for one forward pass.
+
+        Notes
+        -----
+        Plain (built without a config) so that sliding layers drop nothing. The model appends by
+        concatenation, so this cache's tensors are never written to.
+        """
+        cache = empty()
+        for layer, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
+            cache.update(k, v, layer)
+        return cache
+
+
+def empty() -> Any:
+    """Return an empty plain ``DynamicCache``."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def from_model(cache: Any, positions: torch.Tensor, real: torch.Tensor) -> KVCache:
+    """Take over what a forward pass left in a ``DynamicCache``.
+
+    Raises
+    ------
+    KvError
+        If the cache does not hold one slot per position (layers that share or drop entries).
+    """
+    layers = cache.layers
+    slots = positions.shape[1]
+    for i, layer in enumerate(layers):
+        keys = getattr(layer, "keys", None)
+        if keys is None or keys.ndim != 4 or keys.shape[2] != slots:
+            raise KvError(f"layer {i} does not cache one key per token (shared, latent or state "
+                          "layers); this model is not supported.")
+    return KVCache(tuple(x.keys for x in layers), tuple(x.values for x in layers), positions, real)
+
+
+def stack(caches: Sequence[KVCache]) -> KVCache:
+    """Join several batches into one, padding every sequence at the end to the longest."""
+    import torch
+
+    width = max(c.slots for c in caches)
+    return KVCache(
+        tuple(torch.cat(ks) for ks in zip(*([_padded(k, width) for k in c.keys] for c in caches),
+                                          strict=True)),
+        tuple(torch.cat(vs) for vs in zip(*([_padded(v, width) for v in c.values] for c in caches),
+                                          strict=True)),
+        torch.cat([_padded2(c.positions, width) for c in caches]),
+        torch.cat([_padded2(c.real, width) for c in caches]))
+
+
+def _take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    return x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+
+
+def _padded(x: torch.Tensor, width: int) -> torch.Tensor:
+    import torch
+
+    return torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[2]))
+
+
+def _padded2(x: torch.Tensor, width: int) -> torch.Tensor:
+    import torch
+
+    return torch.nn.functional.pad(x, (0, width - x.shape[1]))

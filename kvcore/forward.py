@@ -1,0 +1,137 @@
+"""The one place that runs the model: tokens, positions and a cache in; a cache and logits out."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kvcore import cache as kv
+from kvcore import masks, rope
+from kvcore.errors import KvError
+
+if TYPE_CHECKING:
+    import torch
+
+    from kvcore.cache import KVCache
+    from kvcore.models import LM
+
+_PLANS: weakref.WeakKeyDictionary[LM, rope.RopePlan] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """Everything the model receives in one forward pass.
+
+    Attributes
+    ----------
+    ids, positions : (batch, q) int64
+    real : (batch, q) bool
+        False for right padding.
+    past : KVCache or None
+        What is already cached for each sequence.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    real: torch.Tensor
+    past: KVCache | None = None
+
+    def key_positions(self) -> torch.Tensor:
+        """Return the positions of all key slots, cached ones first, (batch, slots)."""
+        import torch
+
+        return self.positions if self.past is None else torch.cat(
+            [self.past.positions, self.positions], dim=1)
+
+    def key_real(self) -> torch.Tensor:
+        """Return which key slots are real, cached ones first, (batch, slots)."""
+        import torch
+
+        return self.real if self.past is None else torch.cat([self.past.real, self.real], dim=1)
+
+
+def prepare(lm: LM, sequences: Sequence[Sequence[int]], starts: Sequence[int],
+            past: KVCache | None = None) -> Pass:
+    """Right-pad token sequences into one pass, each at consecutive positions from its start."""
+    import torch
+
+    width = max(len(s) for s in sequences)
+    ids = torch.full((len(sequences), width), lm.bos_id, dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
+    step = torch.arange(width)
+    real = step < torch.tensor([len(s) for s in sequences]).unsqueeze(1)
+    positions = torch.tensor(starts).unsqueeze(1) + step
+    return Pass(ids.to(lm.device), positions.to(lm.device), real.to(lm.device), past)
+
+
+def run(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]] = ((), ())
+        ) -> tuple[torch.Tensor, KVCache]:
+    """Run the model once.
+
+    Parameters
+    ----------
+    given : Pass
+        Tokens, positions and past; the past is not changed.
+    wanted : pair of int sequences
+        Rows and columns of the tokens whose next-token logits are wanted.
+
+    Returns
+    -------
+    logits : (len(wanted[0]), vocab)
+        In the model's dtype, with the model's own scaling and soft-capping: the model's forward
+        runs whole, only its LM head is handed fewer hidden states.
+    cache : KVCache
+        The past and this pass's entries.
+    """
+    import torch
+
+    cache = kv.empty() if given.past is None else given.past.to_model()
+    mask = masks.for_model(lm, given.positions, given.key_positions(), given.key_real())
+    with torch.inference_mode(), _head_sees_only(lm, wanted):
+        out = lm.model(input_ids=given.ids, position_ids=given.positions, attention_mask=mask,
+                       past_key_values=cache, use_cache=True)
+    return out.logits[0], kv.from_model(cache, given.key_positions(), given.key_real())
+
+
+def rope_plan(lm: LM) -> rope.RopePlan:
+    """Probe how each layer's keys carry their position; remembered per loaded model.
+
+    Raises
+    ------
+    NotExact
+        Naming the layer that cannot be re-positioned exactly.
+    """
+    if lm not in _PLANS:
+        generator = range(lm.bos_id + 3, lm.bos_id + 3 + 7 * rope.PROBE_TOKENS, 7)
+        ids = [i % lm.config.vocab_size for i in generator]
+        at = [run(lm, prepare(lm, [ids], [start]))[1] for start in (0, rope.PROBE_SHIFT)]
+        pairs = [list(zip(c.keys, c.values, strict=True)) for c in at]
+        _PLANS[lm] = rope.fit_layers(lm, *pairs)
+    return _PLANS[lm]
+
+
+@contextmanager
+def _head_sees_only(lm: LM, wanted: tuple[Sequence[int], Sequence[int]]) -> Iterator[None]:
+    """Hand the LM head only the wanted tokens' hidden states, as (1, n, hidden).
+
+    A hook rather than ``logits_to_keep``: that argument takes different positions per row only
+    from transformers 5.22 on, and means something else before.
+    """
+    head = lm.model.get_output_embeddings()
+    if head is None:
+        raise KvError(f"{lm.name}: no LM head found; load a causal language model.")
+    rows, columns = (list(w) for w in wanted)
+
+    def pick(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, *rest = inputs
+        return (hidden[rows, columns].unsqueeze(0), *rest)
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,189 @@
+"""Matched tokenization and prefixes: every condition of a sample uses the same document ids."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from kvcore.errors import KvError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from kvcore.corpora import Sample
+
+PROMPT = "\nQuery: {query}\nAnswer:"
+ANSWER = " {answer}"
+TRIES = 400  # draws per token before a random prefix is given up
+
+
+class Unusable(KvError):
+    """A sample that cannot be measured; the message is the reason it is counted under."""
+
+
+@dataclass(frozen=True)
+class TokenizedSample:
+    """One sample as token ids, none of which is BOS.
+
+    Attributes
+    ----------
+    query_prefix : tuple of int
+        ``"{query}\\n"``: the oracle prefix, and the length every random prefix matches.
+    document : tuple of int
+        The passage as it is tokenized behind ``"{query}\\n"``.
+    prompt, answer : tuple of int
+        ``"\\nQuery: {query}\\nAnswer:"`` and ``" {answer}"``, tokenized on their own.
+    clean_boundary : bool
+        Whether the passage tokenized on its own gives the same ids as behind the prefix.
+    """
+
+    sample_id: str
+    query_prefix: tuple[int, ...]
+    document: tuple[int, ...]
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    clean_boundary: bool
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What stands between BOS and the document while the cache is built.
+
+    ``none`` is nothing, ``query`` the sample's own query, ``random`` random tokens of the query's
+    length, ``literal`` a fixed text; all but ``none`` end in a newline.
+    """
+
+    kind: Literal["none", "query", "random", "literal"]
+    text: str = ""
+
+
+NO_PREFIX = Prefix("none")
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Tokenize a text without special tokens; text that spells one is read as plain text.
+
+    Raises
+    ------
+    Unusable
+        If the text is not valid Unicode (a lone surrogate).
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Unusable("not valid Unicode (lone surrogate)") from error
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    return tuple(int(i) for i in ids)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> TokenizedSample:
+    """Tokenize a sample once, for all conditions.
+
+    Raises
+    ------
+    Unusable
+        If the boundary between prefix and passage merges into one token, if a part is empty,
+        or if the text is not valid Unicode.
+    """
+    query_prefix = encode(tokenizer, f"{sample.query}\n")
+    joined = encode(tokenizer, f"{sample.query}\n{sample.passage}")
+    if joined[: len(query_prefix)] != query_prefix:
+        raise Unusable("prefix and passage merge into one token")
+    document = joined[len(query_prefix):]
+    answer = encode(tokenizer, ANSWER.format(answer=sample.answer))
+    if not document or not answer:
+        raise Unusable("no tokens in the passage or the answer")
+    return TokenizedSample(
+        sample_id=str(sample.id), query_prefix=query_prefix, document=document,
+        prompt=encode(tokenizer, PROMPT.format(query=sample.query)), answer=answer,
+        clean_boundary=encode(tokenizer, sample.passage) == document)
+
+
+def prefix_ids(tokenizer: PreTrainedTokenizerBase, tokens: TokenizedSample, prefix: Prefix,
+               seed: int) -> tuple[int, ...]:
+    """Return a prefix's token ids for one sample.
+
+    Parameters
+    ----------
+    seed : int
+        Only a random prefix depends on it, together with the sample's id.
+
+    Raises
+    ------
+    Unusable
+        If no random prefix of this length survives decoding and encoding.
+    """
+    if prefix.kind == "none":
+        return ()
+    if prefix.kind == "query":
+        return tokens.query_prefix
+    if prefix.kind == "random":
+        return random_prefix(tokenizer, len(tokens.query_prefix), tokens.sample_id, seed)
+    return encode(tokenizer, f"{prefix.text}\n")
+
+
+def random_prefix(tokenizer: PreTrainedTokenizerBase, length: int, sample_id: str,
+                  seed: int) -> tuple[int, ...]:
+    """Draw exactly ``length`` token ids: random ordinary tokens, then a newline.
+
+    Each token is uniform over the ordinary vocabulary, given that the text read so far comes
+    back unchanged from decoding and encoding; so does the whole prefix.
+
+    Parameters
+    ----------
+    length : int
+        In tokens, at least 1, the newline included.
+
+    Raises
+    ------
+    Unusable
+        If no such prefix is found.
+
+    Notes
+    -----
+    Depends on (seed, sample_id) alone: sample order, shards and workers never change it.
+    """
+    rng = np.random.Generator(np.random.PCG64(_seed(seed, sample_id)))
+    ordinary = ordinary_ids(tokenizer)
+    chosen: tuple[int, ...] = ()
+    for _ in range(TRIES * max(1, length)):
+        closed = encode(tokenizer, tokenizer.decode(chosen) + "\n") if _stable(
+            tokenizer, chosen) else ()
+        if len(closed) == length and closed[: len(chosen)] == chosen:
+            return closed
+        if len(chosen) >= length:
+            chosen = chosen[:-2]
+        grown = (*chosen, int(ordinary[rng.integers(len(ordinary))]))
+        chosen = grown if _stable(tokenizer, grown) else chosen
+    raise Unusable("no random prefix of this length survives decode and encode")
+
+
+def ordinary_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Return the ids of every token that is neither special nor added, ascending."""
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    key = "_kvcore_ordinary_ids"
+    known = tokenizer.__dict__.get(key)
+    if known is None:
+        known = np.array(sorted(set(tokenizer.get_vocab().values()) - special), dtype=np.int64)
+        tokenizer.__dict__[key] = known
+    return known  # type: ignore[no-any-return]
+
+
+def is_sentencepiece(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the vocabulary marks words the SentencePiece way (``▁``), not the byte-level one."""
+    vocabulary = tokenizer.get_vocab()
+    marked = sum(token.startswith("▁") for token in vocabulary)
+    return marked > sum(token.startswith("Ġ") for token in vocabulary)
+
+
+def _stable(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> bool:
+    text = tokenizer.decode(ids)
+    return "\ufffd" not in text and encode(tokenizer, text) == ids
+
+
+def _seed(seed: int, sample_id: str) -> int:
+    digest = hashlib.sha256(f"{seed}\x1f{sample_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:16], "big")
