@@ -1,0 +1,1 @@
+"""Properties of the instrument, checked on tiny random models."""

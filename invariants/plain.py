@@ -1,0 +1,235 @@
+"""The measurement as plainly as it can be written: one sample, one cache, no batching.
+
+This is the oracle that the engine is held against, and the baseline it is timed against. It
+imports nothing from ``kvcore``, so that an error there cannot hide here. Three routes lead to
+the same numbers: rotate the keys of a truncated cache (:func:`truncated_nlls`), prefill at
+shifted positions so that nothing needs rotating (:func:`shifted_nlls`), and one masked forward
+without any cache (:func:`one_pass_nlls`).
+
+Every function takes token ids without special tokens, adds ``bos`` itself, and returns the
+negative log-likelihood of each answer token in nats, computed from float32 logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+Ids = Sequence[int]
+LayerKeysValues = list[tuple[Tensor, Tensor]]
+"""Per layer, keys and values of shape (1, kv_head, slot, head_dim)."""
+
+
+@torch.inference_mode()
+def truncated_nlls(
+    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids
+) -> list[float]:
+    """Score an answer against a truncated cache, the way the original notebook did.
+
+    Prefill ``[BOS][prefix][doc]``, keep BOS and the document, rotate the document's keys back by
+    the length of the prefix, then read the query and the answer in one short pass each. An empty
+    prefix gives the bare condition.
+    """
+    layers = _prefill(model, [bos, *prefix, *doc], first_position=0)
+    cut = 1 + len(prefix)
+    kept = [
+        (
+            torch.cat([keys[:, :, :1], _rotated(keys[:, :, cut:], -len(prefix), freqs)], dim=2),
+            torch.cat([values[:, :, :1], values[:, :, cut:]], dim=2),
+        )
+        for (keys, values), freqs in zip(layers, _frequencies(model), strict=True)
+    ]
+    return _answer_nlls(model, kept, query, answer)
+
+
+@torch.inference_mode()
+def shifted_nlls(
+    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids
+) -> list[float]:
+    """Score as :func:`truncated_nlls` does, without rotating anything.
+
+    The prefill's positions start at -len(prefix), so that the document lands on 1 … D at once;
+    BOS comes from a prefill of its own, at position 0.
+    """
+    layers = _prefill(model, [bos, *prefix, *doc], first_position=-len(prefix))
+    lone_bos = _prefill(model, [bos], first_position=0)
+    cut = 1 + len(prefix)
+    kept = [
+        (
+            torch.cat([bos_keys, keys[:, :, cut:]], dim=2),
+            torch.cat([bos_values, values[:, :, cut:]], dim=2),
+        )
+        for (bos_keys, bos_values), (keys, values) in zip(lone_bos, layers, strict=True)
+    ]
+    return _answer_nlls(model, kept, query, answer)
+
+
+@torch.inference_mode()
+def one_pass_nlls(
+    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids
+) -> list[float]:
+    """Score as :func:`truncated_nlls` does, in one masked forward without any cache.
+
+    The sequence is ``[BOS][prefix][BOS2][doc][query][answer]``. BOS2 sits at position
+    len(prefix) and sees only itself; the document sees BOS, the prefix and itself; query and
+    answer see BOS2, the document and themselves. Attention is relative, so this is truncation
+    plus re-positioning. Windows are counted over positions.
+    """
+    ids = [bos, *prefix, bos, *doc, *query, *answer]
+    before = list(range(1 + len(prefix)))
+    after = list(range(len(prefix), len(prefix) + 1 + len(doc) + len(query) + len(answer)))
+    parts = "b" + "p" * len(prefix) + "B" + "d" * len(doc) + "q" * (len(query) + len(answer))
+    logits = model(
+        input_ids=_row(model, ids),
+        position_ids=_row(model, before + after),
+        attention_mask=_attention_mask(model, parts, before + after),
+        use_cache=False,
+    ).logits
+    return _last_nlls(logits, answer)
+
+
+def bare_nlls(model: PreTrainedModel, bos: int, doc: Ids, query: Ids, answer: Ids) -> list[float]:
+    """Score ``[BOS][doc][query][answer]`` by teacher forcing, without any cache."""
+    return full_context_nlls(model, bos, [], doc, query, answer)
+
+
+@torch.inference_mode()
+def full_context_nlls(
+    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids
+) -> list[float]:
+    """Score ``[BOS][prefix][doc][query][answer]`` by teacher forcing, without any cache."""
+    ids = [bos, *prefix, *doc, *query, *answer]
+    # Positions without a gap: transformers takes a gap for the start of a packed sequence.
+    logits = model(
+        input_ids=_row(model, ids),
+        position_ids=_row(model, range(len(ids))),
+        use_cache=False,
+    ).logits
+    return _last_nlls(logits, answer)
+
+
+def _prefill(model: PreTrainedModel, ids: Ids, first_position: int) -> LayerKeysValues:
+    """Return each layer's keys and values after reading `ids` from an empty cache."""
+    cache = DynamicCache()  # without a config: sliding layers, too, keep every slot
+    positions = range(first_position, first_position + len(ids))
+    model(
+        input_ids=_row(model, ids),
+        position_ids=_row(model, positions),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    layers: list[Any] = list(cache.layers)
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+def _answer_nlls(
+    model: PreTrainedModel, layers: LayerKeysValues, query: Ids, answer: Ids
+) -> list[float]:
+    """Read query, then answer, against a cache whose slots lie at positions 0, 1, 2, …"""
+    cache = DynamicCache()
+    for index, (keys, values) in enumerate(layers):
+        cache.update(keys, values, index)
+    start = layers[0][0].shape[2]
+    logits = [
+        model(
+            input_ids=_row(model, ids),
+            position_ids=_row(model, range(first, first + len(ids))),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        for ids, first in ((query, start), (answer, start + len(query)))
+    ]
+    return _last_nlls(torch.cat(logits, dim=1), answer)
+
+
+def _last_nlls(logits: Tensor, answer: Ids) -> list[float]:
+    """Return the NLL of each answer token, the answer being the last tokens read."""
+    predicting = logits[0, -len(answer) - 1 : -1].float()
+    log_probs = torch.log_softmax(predicting, dim=-1)
+    rows = torch.arange(len(answer), device=logits.device)
+    return [-x for x in log_probs[rows, list(answer)].tolist()]
+
+
+def _rotated(keys: Tensor, delta: int, frequencies: Tensor) -> Tensor:
+    """Move rotated keys by `delta` positions: pair i is (i, i + half), turned by delta·f_i.
+
+    Dimensions past the rotary ones (partial rotary embeddings) stay as they are.
+    """
+    half = len(frequencies)
+    angle = delta * frequencies.double()
+    cos, sin = angle.cos().float(), angle.sin().float()
+    first, second = keys[..., :half].float(), keys[..., half : 2 * half].float()
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([turned.to(keys.dtype), keys[..., 2 * half :]], dim=-1)
+
+
+def _frequencies(model: PreTrainedModel) -> list[Tensor]:
+    """Return each layer's rotary frequencies, radians per position, as the model holds them.
+
+    Models with several bases keep one buffer per layer type in the same module.
+    """
+    config = model.config.get_text_config()
+    rotary = next(m for name, m in model.named_modules() if name.endswith("rotary_emb"))
+    return [
+        _buffer(rotary, "inv_freq", f"{kind}_inv_freq")
+        for kind in _layer_types(model)[: config.num_hidden_layers]
+    ]
+
+
+def _buffer(module: nn.Module, *names: str) -> Tensor:
+    """Return the first of the named buffers that the module has."""
+    held = dict(module.named_buffers(recurse=False))
+    return next(held[name] for name in names if name in held)
+
+
+def _layer_types(model: PreTrainedModel) -> list[str]:
+    """Return ``full_attention`` or ``sliding_attention`` for each layer."""
+    config = model.config.get_text_config()
+    sliding = getattr(config, "sliding_window", None) is not None
+    default = ["sliding_attention" if sliding else "full_attention"] * config.num_hidden_layers
+    return list(getattr(config, "layer_types", None) or default)
+
+
+def _attention_mask(
+    model: PreTrainedModel, parts: str, positions: list[int]
+) -> Tensor | dict[str, Tensor]:
+    """Return the one-pass mask: one for all layers, or one per layer type where a model mixes."""
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    windows = {"full_attention": None, "sliding_attention": window}
+    masks = {
+        kind: _in_model_form(model, _may_attend(parts, positions, windows[kind]))
+        for kind in set(_layer_types(model))
+    }
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def _may_attend(parts: str, positions: list[int], window: int | None) -> list[list[bool]]:
+    """Spell out, token by token, which earlier tokens each token sees."""
+    sees = {"b": "b", "p": "bp", "B": "B", "d": "bpd", "q": "Bdq"}
+    return [
+        [
+            k <= q
+            and parts[k] in sees[parts[q]]
+            and (window is None or positions[q] - positions[k] < window)
+            for k in range(len(parts))
+        ]
+        for q in range(len(parts))
+    ]
+
+
+def _in_model_form(model: PreTrainedModel, may_attend: list[list[bool]]) -> Tensor:
+    """Turn a truth table into what the attention route takes: bool, or for eager an added bias."""
+    allowed = torch.tensor(may_attend, device=model.device)[None, None]
+    if model.config._attn_implementation != "eager":
+        return allowed
+    bias = torch.zeros(allowed.shape, dtype=model.dtype, device=model.device)
+    return bias.masked_fill(~allowed, torch.finfo(model.dtype).min)
+
+
+def _row(model: PreTrainedModel, numbers: Ids) -> Tensor:
+    """Return integers as a batch of one, on the model's device."""
+    return torch.tensor([list(numbers)], device=model.device)
