@@ -228,40 +228,42 @@ class Store:
                     path.unlink()
 
     def _shards(self, paths: Iterable[Path], keep: Mapping[str, pa.Array]) -> list[_Shard]:
-        found, notes = [], []
+        found = []
         for path in paths:
             try:
                 shard = _verified(path)
             except _Vanished:
                 continue
             except _Damaged as damage:
-                notes += self._set_aside(path, damage)
+                self._set_aside(path, damage)
                 continue
             found.append(shard._replace(table=_select(shard.table, keep)))
-        for note in notes:  # at the end, since a warning may be made an exception
-            warnings.warn(note, StoreWarning, stacklevel=3)
         return found
 
-    def _set_aside(self, path: Path, damage: _Damaged) -> list[str]:
-        """Rename a damaged shard so that no reader sees it; return what to warn about."""
+    def _set_aside(self, path: Path, damage: _Damaged) -> None:
+        """Rename a damaged shard so that no reader sees it, and warn."""
         aside = path.with_name(f"_{path.name}.damaged")
         try:
             os.replace(path, aside)
-        except FileNotFoundError:
-            return []
+        except FileNotFoundError:  # another process was first, and warns
+            return
         except OSError as error:
             done = f"could not be set aside ({error.strerror})"
         else:
             done = f"set aside as {aside.name}"
-        return [f"store {self.root}: {path.name} is damaged ({damage}); {done}, its rows count as "
-                "missing."]  # fmt: skip
+        warnings.warn(
+            f"store {self.root}: {path.name} is damaged ({damage}); {done}, its rows count as "
+            "missing.",
+            StoreWarning,
+            stacklevel=4,
+        )
 
 
 def clean(text: str) -> str:
     r"""Replace lone surrogates, which no file can hold, by their escapes (``\udc80``).
 
     Deterministic; text without lone surrogates is returned unchanged. An escape written out in the
-    text stays as it is, so two ids could become one: their content hashes still tell them apart.
+    text stays as it is, so two ids could become one, which `kvcore.measure.plan` refuses.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -348,6 +350,8 @@ def _outline(node: object) -> Any:
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         documented = ast.get_docstring(node, clean=False) is not None
         fields["body"] = node.body[1:] if documented else node.body
+    if isinstance(node, ast.JoinedStr):  # Python 3.12.1 ends a nested format with an empty piece
+        fields["values"] = [v for v in node.values if getattr(v, "value", None) != ""]
     kept = {name: value for name, value in fields.items() if value is not None and value != []}
     return [type(node).__name__, {name: _outline(value) for name, value in kept.items()}]
 
