@@ -1,0 +1,112 @@
+"""What is asked: samples, corpora of them, and the choice that never depends on order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kvcore.errors import KvError
+
+
+def digest(*parts: str) -> str:
+    """Hash texts in sequence; the length before each keeps ("ab", "c") and ("a", "bc") apart.
+
+    Returns
+    -------
+    str
+        64 lower-case hex digits (SHA-256). Lone surrogates are hashed as they stand.
+    """
+    hashed = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        hashed.update(len(data).to_bytes(8, "big") + data)
+    return hashed.hexdigest()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question, the passage that may answer it, and the answer that is scored.
+
+    Parameters
+    ----------
+    query, passage, answer : str
+        Plain text. An empty passage or answer is allowed here and dropped where files are read.
+    id : str, optional
+        Unique within a corpus; by default derived from the content.
+    cluster : str, optional
+        What the intervals resample; by default the sample itself.
+    """
+
+    query: str
+    passage: str
+    answer: str
+    id: str = None  # type: ignore[assignment]  # None is only the way to ask for the default
+    cluster: str = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Fill in the identity and the cluster that were not given."""
+        if self.id is None:
+            object.__setattr__(self, "id", f"s-{self.content_hash[:16]}")
+        if self.cluster is None:
+            object.__setattr__(self, "cluster", self.id)
+
+    @property
+    def content_hash(self) -> str:
+        """Return 32 hex digits that change with the query, the passage or the answer."""
+        return digest(self.query, self.passage, self.answer)[:32]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Samples, where they come from and what was left out.
+
+    Parameters
+    ----------
+    name : str
+        ``"docstrings"``, ``"ms_marco"`` or the stem of a file.
+    samples : tuple of Sample
+        Never empty; identities are unique.
+    dropped : mapping of str to int
+        How many candidates were left out, by reason.
+    revision : str
+        Hub revision, digest of package versions, or SHA-256 of the file.
+    cluster_unit : str
+        What ``Sample.cluster`` stands for: ``"module"``, ``"query"`` or ``"sample"``.
+    note : str
+        One line on what it is.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    dropped: Mapping[str, int]
+    revision: str
+    cluster_unit: str
+    note: str
+
+
+def choose(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample, ...]:
+    """Choose n samples by (seed, id) alone: order never matters, a larger n is a superset.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+        With unique identities.
+    n : int or None
+        How many; all of them where None or larger than there are.
+    seed : int
+        Another seed chooses others.
+
+    Returns
+    -------
+    tuple of Sample
+        Sorted by the hash of (seed, id).
+
+    Raises
+    ------
+    KvError
+        Where n is negative.
+    """
+    if n is not None and n < 0:
+        raise KvError(f"choose: n = {n} samples; pass 0 or more, or None for all of them.")
+    return tuple(sorted(samples, key=lambda sample: (digest(str(seed), sample.id), sample.id))[:n])
