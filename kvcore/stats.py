@@ -171,8 +171,8 @@ class _Plan:
 
     def __post_init__(self) -> None:
         _check_confidence(self.confidence)
-        if self.resamples < 1:
-            raise KvError(f"resamples={self.resamples} is too few; pass at least 1.")
+        if self.resamples < 2:
+            raise KvError(f"resamples={self.resamples} is too few; pass at least 2.")
 
 
 def _check_confidence(confidence: float) -> None:
