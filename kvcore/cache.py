@@ -71,7 +71,7 @@ class KVCache:
             self.positions.gather(1, index), self.real.gather(1, index) & real)
 
     def drop(self, start: int, counts: Sequence[int]) -> KVCache:
-        """Return the cache without ``counts[b]`` slots from slot ``start`` on, padded at the end."""
+        """Return the cache without ``counts[b]`` slots from ``start`` on, padded at the end."""
         import torch
 
         count = torch.as_tensor(counts, device=self.positions.device).unsqueeze(1)

@@ -76,13 +76,14 @@ def _convert(source: Path, sha256: str, target: Path) -> None:
         found = hashlib.file_digest(handle, "sha256").hexdigest()
     if found != sha256:
         raise KvError(f"{source.name}: sha256 is {found}, expected {sha256}; reinstall the wheel.")
-    where = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the tensors are plain float32 now
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
     plain.save_pretrained(target)
-    AutoTokenizer.from_pretrained(**where).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer.save_pretrained(target)
     (target / SEAL).write_text(sha256)

@@ -183,7 +183,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str | None = None,
         from kvcore import tiny
 
         model, tokenizer = tiny.build(name)
-        model = model.to(device=where, dtype=getattr(torch, files.dtype))  # type: ignore[arg-type]
+        model = model.to(device=where, dtype=getattr(torch, files.dtype))
     else:
         model, tokenizer = _load_folder(files, where, trust_remote_code)
     model.eval().requires_grad_(False)
@@ -257,8 +257,8 @@ def _load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, files.dtype))
-    folder = files.folder
-    if not list(Path(str(folder)).glob("*.safetensors")):
+    folder = str(files.folder)
+    if not list(Path(folder).glob("*.safetensors")):
         raise KvError(f"model {files.name!r}: {folder} holds no *.safetensors; pickled weights "
                       "are not loaded. Convert them to safetensors first.")
     if device.type != "cpu" or files.quantization:
@@ -291,7 +291,8 @@ def _device(device: str) -> torch.device:
     except RuntimeError as error:
         raise KvError(f"device {device!r}: use auto, cpu, cuda or cuda:<n>.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise MissingResource(f"device {device!r}: no CUDA GPU on this machine; use --kv-device cpu.")
+        raise MissingResource(
+            f"device {device!r}: no CUDA GPU on this machine; use --kv-device cpu.")
     return chosen
 
 

@@ -150,7 +150,7 @@ def random_prefix(tokenizer: PreTrainedTokenizerBase, length: int, sample_id: st
     ordinary = ordinary_ids(tokenizer)
     chosen: tuple[int, ...] = ()
     for _ in range(TRIES * max(1, length)):
-        closed = encode(tokenizer, tokenizer.decode(chosen) + "\n") if _stable(
+        closed = encode(tokenizer, _decode(tokenizer, chosen) + "\n") if _stable(
             tokenizer, chosen) else ()
         if len(closed) == length and closed[: len(chosen)] == chosen:
             return closed
@@ -169,7 +169,7 @@ def ordinary_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     if known is None:
         known = np.array(sorted(set(tokenizer.get_vocab().values()) - special), dtype=np.int64)
         tokenizer.__dict__[key] = known
-    return known  # type: ignore[no-any-return]
+    return known
 
 
 def is_sentencepiece(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -180,8 +180,12 @@ def is_sentencepiece(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _stable(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> bool:
-    text = tokenizer.decode(ids)
+    text = _decode(tokenizer, ids)
     return "\ufffd" not in text and encode(tokenizer, text) == ids
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
+    return str(tokenizer.decode(list(ids)))
 
 
 def _seed(seed: int, sample_id: str) -> int:
