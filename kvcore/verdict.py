@@ -373,7 +373,7 @@ def consistent(estimate: Estimate, published: Published | None) -> bool | None:
         return None
     ours = estimate.half_width / float(sps.norm.ppf((1 + estimate.confidence) / 2))
     allowed = float(sps.norm.ppf(0.975)) * math.hypot(ours, theirs)
-    return abs(estimate.value - published.value) <= allowed
+    return bool(abs(estimate.value - published.value) <= allowed)
 
 
 def _published_error(unit: str, value: float, n: int) -> float | None:
@@ -436,7 +436,7 @@ class Cell:
         return "-".join(slugify(part) for part in (self.model, self.dataset, self.metric))
 
     def __str__(self) -> str:
-        return f"{self.model} × {self.dataset} ({self.metric})"  # noqa: RUF001
+        return f"{self.model} × {self.dataset} ({self.metric})"
 
 
 @dataclass(frozen=True)
