@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from kvcore.corpora.prose import Prose, read
+from kvcore.corpora.prose import DANGLING, Prose, read
 from kvcore.corpora.sample import Sample
 
 ANSWER_WORDS = (3, 25)
@@ -23,6 +23,7 @@ MIN_WORDLIKE = 0.75  # share of the tokens of a passage that are words or plain 
 _WORD = re.compile(r"\w+")
 # Filled in per object by SciPy's templates: never twice the same sentence, yet never written.
 _GENERATED = re.compile(r"is identically equivalent to|uses routines from|as a shape parameter for")
+_NOT_PLAIN = re.compile(r"[\\$`|^{}<>=]|::|https?:|[:,;]$|\.\.|->|%\(|\w\(\w*,|[a-z)]\. [a-z]")
 _NUMBER = re.compile(r"\d+")
 _WORDLIKE = re.compile(r"""^["'(\[]*[A-Za-z][A-Za-z.'\u2019/-]*[)\]"'.,;:!?]*$|^\d+[.,;:)]*$""")
 
@@ -91,21 +92,15 @@ def answer_of(item: Candidate) -> str:
 
 
 def has_no_summary(item: Candidate) -> bool:
-    """The docstring does not begin with a sentence of plain words."""
+    """The docstring does not begin with a sentence of plain words that stands alone."""
     answer = answer_of(item)
-    return not re.match(r"[A-Z\"'(\d]", answer) or bool(
-        re.search(r"[\\$`|^{}<>=]|::|https?:|[:,;]$|\.\.|->|%\(|\w\(\w*,|[a-z)]\. [a-z]", answer)
-    )
+    begins = re.match(r"[A-Z\"'(\d]", answer)
+    return not begins or bool(_NOT_PLAIN.search(answer) or DANGLING.search(answer))
 
 
 def has_odd_length(item: Candidate) -> bool:
     """The summary has fewer or more words than an answer should."""
     return not ANSWER_WORDS[0] <= n_words(answer_of(item)) <= ANSWER_WORDS[1]
-
-
-def is_generated(item: Candidate) -> bool:
-    """The name is that of a generated class behind a public object (``norm_gen``)."""
-    return item.name.endswith("_gen")
 
 
 def is_unrendered(item: Candidate) -> bool:
@@ -130,15 +125,13 @@ def is_code(item: Candidate) -> bool:
 
 
 def gives_away(item: Candidate) -> bool:
-    """The answer stands in the passage, case and punctuation apart."""
-    needle, hay = words_of(answer_of(item)), words_of(item.passage)
-    return f" {' '.join(needle)} " in f" {' '.join(hay)} "
+    """The answer stands in the passage, case, punctuation and endings apart."""
+    return " ".join(words_of(answer_of(item))) in " ".join(words_of(item.passage))
 
 
 RULES: Mapping[str, Callable[[Candidate], bool]] = {
     "no summary sentence": has_no_summary,
     "summary not 3 to 25 words": has_odd_length,
-    "generated class": is_generated,
     "unrendered template": is_unrendered,
     "fewer than 40 words of prose": is_short,
     "fewer than 40 words without boilerplate": is_boilerplate,
@@ -228,7 +221,7 @@ def clean(found: Iterable[tuple[str, str, str]]) -> tuple[tuple[Sample, ...], di
     alike = twins([template(f"{answer_of(item)}. {item.passage}", item.name) for item in distinct])
     dropped.update({"repeated answer": len(repeats), "near-duplicate": len(alike)})
     samples = sorted(map(sample_of, without(distinct, alike)), key=lambda sample: sample.id)
-    return tuple(samples), dict(sorted(dropped.items()))
+    return tuple(samples), {why: n for why, n in sorted(dropped.items()) if n}
 
 
 def sample_of(item: Candidate) -> Sample:

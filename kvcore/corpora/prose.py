@@ -35,7 +35,7 @@ _CITED = re.compile(
     r"|following|refs?\.?|eqs?\.?|section \S+|pp?\. \S+)\s+(?:e\.g\. |also )?)\[\w+\]_",
     re.IGNORECASE,
 )
-_DANGLING = re.compile(
+DANGLING = re.compile(
     r"\b(?:as follows|(?:see|listed|shown|described|given|discussed|explained|defined|noted"
     r"|mentioned|and|examples?) (?:the )?(?:below|above|notes)|user guide|this link"
     r"|following (?:figure|table|example|code|list|formula|equation|combinations|plot)"
@@ -69,7 +69,9 @@ _INLINE = tuple(
         (r"(?<![\w*])\*([^*\s](?:[^*\n]*[^*\s])?)\*(?![\w*])", r"\1"),
         (r"(?<=[A-Za-z]{3})_(?=[\s.,;)]|$)", ""),  # reference_
         (r"\|([A-Z]\w+)\|", r"\1"),  # |Substitution|
-        (r"\\([*_|`~ ])", r"\1"),  # escaped markup
+        (r"\\ ", ""),  # an escaped blank joins markup to what follows
+        (r"\\([*_|`~])", r"\1"),  # escaped markup
+        (r"\s+([.,;:)])(?=\s|$)", r"\1"),
         (r"(?<![^\s(])\.(?=[A-Za-z_]\w*\.\w)", ""),  # .axes.Axes.plot
         (r"\s+", " "),
     )
@@ -165,7 +167,7 @@ def whole(sentence: str) -> bool:
     """Tell whether a sentence stands alone: it ends, closes, holds no formula, points nowhere."""
     ended = sentence.endswith((".", "!", "?", '."', ".)"))
     closed = sentence.count("(") == sentence.count(")") and sentence.count('"') % 2 == 0
-    return ended and closed and not _MARKUP.search(sentence) and not _DANGLING.search(sentence)
+    return ended and closed and not _MARKUP.search(sentence) and not DANGLING.search(sentence)
 
 
 def without_signature(text: str) -> str:
@@ -191,7 +193,7 @@ def read(doc: str) -> Prose:
     """
     text = _ARRAY_API.sub("", without_signature(inspect.cleandoc(doc)))
     first, *rest = list(paragraphs_of(text)) or [""]
-    summary, *more = list(sentences_of(plain(first))) or [""]
+    summary, *more = list(sentences_of(plain(_CITED.sub("^", first)))) or [""]
     following = [sentence for paragraph in rest for sentence in complete_sentences(paragraph)]
     return Prose(summary, (*filter(whole, more), *following))
 
