@@ -1,0 +1,1 @@
+"""Speed and memory of this engine against its peers, measured in one interleaved run."""

@@ -1,0 +1,43 @@
+"""Peak memory of each contender, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from kvcore.corpora import Sample
+
+LOADED = "model only"
+
+
+def peak_mib(model: str, names: Sequence[str], samples: Sequence[Sample], *, seed: int,
+             batch_size: int) -> dict[str, float]:
+    """Return each contender's peak resident memory in MiB, and that of only loading the model."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "samples.json"
+        path.write_text(json.dumps([[s.query, s.passage, s.answer, s.id] for s in samples]))
+        shared = [sys.executable, "-m", "benchmarks", "--model", model, "--seed", str(seed),
+                  "--batch-size", str(batch_size), "--samples-file", str(path), "--peak-of"]
+        return {name: _child([*shared, name]) for name in (LOADED, *names)}
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read the samples that `peak_mib` hands to its child processes."""
+    return [Sample(query=q, passage=p, answer=a, id=i) for q, p, a, i in json.loads(
+        path.read_text())]
+
+
+def own_peak_mib() -> float:
+    """Return this process's peak resident memory so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _child(command: Sequence[str]) -> float:
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.splitlines()[-1])
