@@ -76,7 +76,8 @@ class ModelFiles:
         Hash of the weights' source (file hash, hub commit or folder contents), the dtype and
         the quantization: two rows with one ``model_id`` came from the same numbers.
     tokenizer_id : str
-        Hash of the tokenizer's files.
+        How the vocabulary marks words (``sentencepiece`` or ``byte-level``) and a hash of the
+        tokenizer's files.
     """
 
     name: str
@@ -151,7 +152,8 @@ def locate(name: str, dtype: str | None = None, quantization: Quantization | Non
     quantization = quantization or entry.quantization
     folder, revision = _folder(name, entry, revision or entry.revision)
     weights_id = revision if folder is not None else _digest(_tiny_spec(name))
-    tokenizer_id = _tokenizer_id(folder) if folder is not None else _digest("tiny tokenizer", name)
+    tokenizer_id = (
+        _tokenizer_id(folder) if folder is not None else _tiny_tokenizer_id(name))
     model_id = _digest(weights_id, dtype, quantization or "")
     return ModelFiles(name, folder, model_id, tokenizer_id, revision, dtype, quantization)
 
@@ -317,7 +319,17 @@ def _tokenizer_id(folder: Path) -> str:
     found = [folder / n for n in names if (folder / n).is_file()]
     if not found:
         raise KvError(f"{folder} holds no tokenizer files ({', '.join(names)}).")
-    return _digest(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in found))
+    digest = _digest(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in found))
+    marked = found[0].read_text(encoding="utf-8", errors="replace")
+    style = "sentencepiece" if marked.count("▁") > marked.count("Ġ") else "byte-level"
+    return f"{style}-{digest}"
+
+
+def _tiny_tokenizer_id(name: str) -> str:
+    from kvcore import tiny
+
+    style = "sentencepiece" if name in tiny.SENTENCEPIECE else "byte-level"
+    return f"{style}-{_digest('tiny tokenizer', name)}"
 
 
 def _folder_digest(folder: Path) -> str:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kvcore.models import LM
 
 COLUMNS = ("sample_id", "condition", "status", "nll", "nll_tail", "token_nlls",
-           "n_answer_tokens", "doc_len", "prefix_len", "cache_len")
+           "n_answer_tokens", "doc_len", "prefix_len", "cache_len", "clean_boundary")
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # more gains nothing, and falls out of CPU caches
 
 
@@ -80,7 +80,8 @@ def score(lm: LM, samples: Iterable[Sample], conditions: Iterable[str | Conditio
         One row per sample and condition, in the order given: `sample_id`, `condition`,
         `status` (``"ok"`` or why the sample could not be measured), `nll` and `nll_tail` in nats
         per answer token (the tail leaves out the first answer token and is NaN for one-token
-        answers), `token_nlls`, `n_answer_tokens`, `doc_len`, `prefix_len`, `cache_len`.
+        answers), `token_nlls`, `n_answer_tokens`, `doc_len`, `prefix_len`, `cache_len` and
+        `clean_boundary` (1 where the passage alone has the ids it has behind the prefix).
 
     Raises
     ------
@@ -93,14 +94,21 @@ def score(lm: LM, samples: Iterable[Sample], conditions: Iterable[str | Conditio
     float32. Log-softmax in float32, sums in float64.
     """
     chosen = tuple(dict.fromkeys(condition(c) for c in conditions))
+    return score_pairs(lm, [(sample, chosen) for sample in samples], seed=seed,
+                       batch_tokens=batch_tokens)
+
+
+def score_pairs(lm: LM, pairs: Sequence[tuple[Sample, Sequence[Condition]]], *, seed: int = 0,
+                batch_tokens: int | None = None) -> pd.DataFrame:
+    """Score samples that need not share their conditions; see `score`."""
+    chosen = tuple(dict.fromkeys(c for _, some in pairs for c in some))
     budget = batch_tokens or BATCH_TOKENS.get(lm.device.type, 4096)
     if any(_turns(c.recipe) for c in chosen):
         forward.rope_plan(lm)  # refuses by name, before anything is measured
-    listed = list(samples)
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     usable: dict[str, list[tuple[int, Prepared]]] = {c.name: [] for c in chosen}
-    for number, sample in enumerate(listed):
-        for given, ready in _prepare(lm, sample, chosen, seed):
+    for number, (sample, some) in enumerate(pairs):
+        for given, ready in _prepare(lm, sample, some, seed):
             if isinstance(ready, str):
                 rows[number, given.name] = _row(sample.id, given.name, ready)
             else:
@@ -109,8 +117,10 @@ def score(lm: LM, samples: Iterable[Sample], conditions: Iterable[str | Conditio
         scored = _score_or_halve(lm, ready_ones, together, budget)
         for (which, name), row in scored.items():
             rows[numbers[which], name] = row
-    return pd.DataFrame([rows[n, c.name] for n in range(len(listed)) for c in chosen],
-                        columns=list(COLUMNS))
+    ordered = [rows[n, c.name] for n, (_, some) in enumerate(pairs) for c in some]
+    frame = {name: [row[name] for row in ordered] for name in COLUMNS}
+    texts = {name: pd.Series(frame.pop(name), dtype=object) for name in COLUMNS[:3]}
+    return pd.DataFrame(texts | frame)  # object: an id may hold what pandas' strings refuse
 
 
 def leaf_pass(lm: LM, leaf: Prefill, group: Sequence[Prepared]) -> Pass:
@@ -341,10 +351,10 @@ def _scored_row(one: Prepared, name: str, nlls: Sequence[float], prefix: Prefix,
         "nll_tail": math.fsum(tail) / len(tail) if tail else math.nan,
         "token_nlls": list(nlls), "n_answer_tokens": len(nlls),
         "doc_len": len(one.tokens.document), "prefix_len": len(one.prefixes[prefix]),
-        "cache_len": cache_len}
+        "cache_len": cache_len, "clean_boundary": int(one.tokens.clean_boundary)}
 
 
 def _row(sample_id: str | None, name: str, status: str) -> dict[str, Any]:
     return {"sample_id": sample_id, "condition": name, "status": status, "nll": math.nan,
             "nll_tail": math.nan, "token_nlls": [], "n_answer_tokens": 0, "doc_len": 0,
-            "prefix_len": 0, "cache_len": 0}
+            "prefix_len": 0, "cache_len": 0, "clean_boundary": -1}

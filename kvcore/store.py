@@ -62,6 +62,7 @@ VALUES = (
     "doc_len",
     "prefix_len",
     "cache_len",
+    "clean_boundary",
 )
 Key = tuple[str | int, ...]
 

@@ -12,7 +12,7 @@ from typing import Any
 _SHAPE = {
     "vocab_size": 384, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
-    "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+    "max_position_embeddings": 2048, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
     "tie_word_embeddings": False, "initializer_range": 0.2,
 }
 _LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -43,10 +43,13 @@ _SPECS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny-qwen2": ("Qwen2Config", {}),
     "tiny-qwen3": ("Qwen3Config", {}),
     "tiny-phi3": ("Phi3Config", {"rope_parameters": _PARTIAL}),
+    "tiny-glm": ("GlmConfig", {"rope_parameters": _PARTIAL}),
+    "tiny-smollm3": ("SmolLM3Config", {"no_rope_layers": [1, 0, 1]}),
     "tiny-longrope": ("Phi3Config", {
         "rope_parameters": _LONGROPE, "original_max_position_embeddings": 256}),
 }
 NAMES = tuple(_SPECS)
+SENTENCEPIECE = ("tiny-mistral", "tiny-gemma3")
 
 _TEXT = """The position of a key is the number given to the rotary embedding. A prefix is read
 before the document and dropped again; what remains of it is in the keys and the values. Query:
@@ -72,7 +75,7 @@ def _template(name: str) -> tuple[Any, Any]:
         torch.manual_seed(2)
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=attention_of(config))
-    return model, _tokenizer(sentencepiece=name in ("tiny-mistral", "tiny-gemma3"))
+    return model, _tokenizer(sentencepiece=name in SENTENCEPIECE)
 
 
 def build(name: str) -> tuple[Any, Any]:

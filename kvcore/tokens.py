@@ -172,13 +172,6 @@ def ordinary_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return known
 
 
-def is_sentencepiece(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the vocabulary marks words the SentencePiece way (``▁``), not the byte-level one."""
-    vocabulary = tokenizer.get_vocab()
-    marked = sum(token.startswith("▁") for token in vocabulary)
-    return marked > sum(token.startswith("Ġ") for token in vocabulary)
-
-
 def _stable(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> bool:
     text = _decode(tokenizer, ids)
     return "\ufffd" not in text and encode(tokenizer, text) == ids
