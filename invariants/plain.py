@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 Ids = Sequence[int]
+INTERLEAVED = frozenset({"glm", "glm4", "cohere", "cohere2", "ernie4_5"})
+"""Model types that turn neighbouring dimensions together; all others turn halves."""
+
 LayerKeysValues = list[tuple[Tensor, Tensor]]
 """Per layer, keys and values of shape (1, kv_head, slot, head_dim)."""
 
@@ -38,10 +41,10 @@ def truncated_nlls(
     cut = 1 + len(prefix)
     kept = [
         (
-            torch.cat([keys[:, :, :1], _rotated(keys[:, :, cut:], -len(prefix), freqs)], dim=2),
+            torch.cat([keys[:, :, :1], _moved(model, i, keys[:, :, cut:], -len(prefix))], dim=2),
             torch.cat([values[:, :, :1], values[:, :, cut:]], dim=2),
         )
-        for (keys, values), freqs in zip(layers, _frequencies(model), strict=True)
+        for i, (keys, values) in enumerate(layers)
     ]
     return _answer_nlls(model, kept, query, answer)
 
@@ -154,30 +157,45 @@ def _last_nlls(logits: Tensor, answer: Ids) -> list[float]:
     return [-x for x in log_probs[rows, list(answer)].tolist()]
 
 
-def _rotated(keys: Tensor, delta: int, frequencies: Tensor) -> Tensor:
-    """Move rotated keys by `delta` positions: pair i is (i, i + half), turned by delta·f_i.
+def _moved(model: PreTrainedModel, layer: int, keys: Tensor, delta: int) -> Tensor:
+    """Move a layer's keys by `delta` positions, turning pair i by delta times its frequency.
 
-    Dimensions past the rotary ones (partial rotary embeddings) stay as they are.
+    Dimensions past the rotary ones (partial rotary embeddings) stay as they are, and so do whole
+    layers without rotary embeddings.
     """
-    half = len(frequencies)
+    config = model.config.get_text_config()
+    rotates = getattr(config, "no_rope_layers", None)  # 1 where a layer does rotate
+    if rotates and not rotates[layer]:
+        return keys
+    frequencies = _frequencies(model, layer)
+    turning, still = keys.float().split(
+        [2 * len(frequencies), keys.shape[-1] - 2 * len(frequencies)], dim=-1
+    )
     angle = delta * frequencies.double()
-    cos, sin = angle.cos().float(), angle.sin().float()
-    first, second = keys[..., :half].float(), keys[..., half : 2 * half].float()
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return torch.cat([turned.to(keys.dtype), keys[..., 2 * half :]], dim=-1)
+    turn = _turn_neighbours if config.model_type in INTERLEAVED else _turn_halves
+    turned = turn(turning, angle.cos().float(), angle.sin().float())
+    return torch.cat([turned, still], dim=-1).to(keys.dtype)
 
 
-def _frequencies(model: PreTrainedModel) -> list[Tensor]:
-    """Return each layer's rotary frequencies, radians per position, as the model holds them.
+def _turn_halves(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn dimension i together with dimension i + half."""
+    first, second = keys.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def _turn_neighbours(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn dimension 2i together with dimension 2i + 1."""
+    first, second = keys.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+
+
+def _frequencies(model: PreTrainedModel, layer: int) -> Tensor:
+    """Return a layer's rotary frequencies, radians per position, as the model holds them.
 
     Models with several bases keep one buffer per layer type in the same module.
     """
-    config = model.config.get_text_config()
     rotary = next(m for name, m in model.named_modules() if name.endswith("rotary_emb"))
-    return [
-        _buffer(rotary, "inv_freq", f"{kind}_inv_freq")
-        for kind in _layer_types(model)[: config.num_hidden_layers]
-    ]
+    return _buffer(rotary, "inv_freq", f"{_layer_types(model)[layer]}_inv_freq")
 
 
 def _buffer(module: nn.Module, *names: str) -> Tensor:
