@@ -1,0 +1,94 @@
+"""Look at a finished page as a browser does: ``python reports/check_page.py report.html``.
+
+Fails, with one line each, on a page that is too large, loads something from elsewhere, is wider
+than a phone, or has anything to say on the browser's console. Needs Chromium on the PATH.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+LARGEST = 3_000_000
+"""Bytes."""
+PHONE = 390
+"""Width of a phone in CSS pixels."""
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--enable-logging=stderr", "--virtual-time-budget=5000",
+)
+_EXTERNAL = re.compile(
+    r"<(?:link|script|img|iframe|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//"
+)
+# A headless window cannot be as narrow as a phone, a frame in it can: the page in the frame
+# reports what sticks out, and the page around it writes that down for --dump-dom.
+_INSIDE = """<script>addEventListener('load', () => {
+  const root = document.documentElement, wide = root.scrollWidth - root.clientWidth;
+  const out = [...document.querySelectorAll('body *')].filter(
+    (e) => e.getBoundingClientRect().right > root.clientWidth + 1).slice(0, 3).map(
+    (e) => e.tagName + '.' + (e.getAttribute('class') || e.id));
+  parent.postMessage(wide + ' px' + (wide > 0 ? ', first: ' + out.join(' ') : ''), '*');
+});</script></body>"""
+_AROUND = """<!DOCTYPE html><iframe src="page.html" width="{width}" height="800" style="border:0">
+</iframe><p id="found">none</p><script>addEventListener('message', (event) => {{
+  document.getElementById('found').textContent = event.data; }});</script>"""
+
+
+def problems(page: Path, browser: str) -> Iterator[str]:
+    """Yield what is wrong with a page, one line each.
+
+    Parameters
+    ----------
+    page : Path
+        An HTML file.
+    browser : str
+        Path of Chromium or a browser that takes its flags.
+    """
+    size = page.stat().st_size
+    if size > LARGEST:
+        yield f"{size:,} bytes; allowed are {LARGEST:,}"
+    text = page.read_text(encoding="utf-8")
+    yield from (f"loads from elsewhere: {found}" for found in _EXTERNAL.findall(text))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "page.html")
+        copy.write_text(text.replace("</body>", _INSIDE), encoding="utf-8")
+        around = Path(folder, "around.html")
+        around.write_text(_AROUND.format(width=PHONE), encoding="utf-8")
+        for name, place in (("page", page.resolve()), ("page on a phone", around)):
+            document, console = _open(browser, place, Path(folder, "profile"))
+            yield from (f"{name}, console: {line}" for line in console)
+            found = re.search(r'<p id="found">(.*?)</p>', document)
+            if place == around and (found is None or found.group(1) != "0 px"):
+                yield f"{PHONE} px wide, sticks out by {found.group(1) if found else 'unknown'}"
+
+
+def _open(browser: str, place: Path, profile: Path) -> tuple[str, list[str]]:
+    """Return the document after its scripts ran, and what they wrote to the console."""
+    done = subprocess.run(
+        [browser, *_FLAGS, f"--user-data-dir={profile}", "--dump-dom", place.as_uri()],
+        capture_output=True, text=True, check=True, timeout=120,
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+
+
+def main(arguments: list[str]) -> int:
+    """Check the pages named on the command line; return how many are wrong, or 2 without one."""
+    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if browser is None or not arguments:
+        print(f"usage: check_page.py PAGE... (and one of {', '.join(_BROWSERS)} on the PATH)")
+        return 2
+    wrong = [f"{page}: {line}" for page in arguments for line in problems(Path(page), browser)]
+    print("\n".join(wrong) or f"{len(arguments)} page(s), nothing wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

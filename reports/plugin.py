@@ -1,0 +1,251 @@
+"""Carry judgements from the tests that make them to the reports, across processes.
+
+A test's judgement travels as a JSON string on its report, so it survives xdist; the process that
+runs the session collects them and writes junit.xml, report.html and results.json. Workers write
+nothing.
+
+PYTEST_DONT_REWRITE: nothing here asserts, and a conftest may import it before it registers it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvcore.errors import KvError
+from kvcore.verdict import Judgement
+from reports import junit, results, terminal
+from reports.order import by_claim
+from reports.text import encodable, markup, one_line
+from reports.words import cell_words, interval_words
+
+JUDGEMENT_KEY = pytest.StashKey[Judgement]()
+CONTEXT_KEY = pytest.StashKey[Mapping[str, Any]]()
+
+_NAME = "kv-reports"
+# these list things and run no test, so there is nothing to report
+_LISTINGS = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+
+
+def attach(item: pytest.Item, judgement: Judgement, context: Mapping[str, Any]) -> None:
+    """Give a test its judgement, to be reported when the test ends.
+
+    Parameters
+    ----------
+    item : pytest.Item
+        The test, while it runs (``request.node``).
+    judgement : Judgement
+        What it found; one for each test. Its ``outcome`` is set from what pytest reports.
+    context : mapping
+        JSON data for the page: ``explanations`` (see `reports.page.Explanation`) and
+        ``provenance`` (a flat mapping about this model and dataset). Both optional; equal ones
+        of several tests are shown once.
+
+    Raises
+    ------
+    KvError
+        The test has been given a judgement before.
+    """
+    if JUDGEMENT_KEY in item.stash:
+        raise KvError(f"{item.nodeid}: judged twice; make one test for each estimate.")
+    item.stash[JUDGEMENT_KEY] = judgement
+    item.stash[CONTEXT_KEY] = context
+    item.user_properties.extend(junit.properties(judgement))
+
+
+def enable(
+    config: pytest.Config, out_dir: Path | str, configuration: Mapping[str, Any] | None = None
+) -> None:
+    """Make this session write its reports to a folder.
+
+    Call it from a ``pytest_configure`` marked ``tryfirst``: pytest-html and pytest's JUnit writer
+    read their paths in theirs. ``--html`` and ``--junitxml`` given by the user are left alone. In
+    an xdist worker, and where pytest only lists tests, nothing happens.
+
+    Parameters
+    ----------
+    config : pytest.Config
+        Of the session.
+    out_dir : path
+        Made when needed; gets ``junit.xml``, ``report.html`` and ``results.json``.
+    configuration : mapping, optional
+        Effective options, name to value, shown and stored as they are.
+    """
+    if hasattr(config, "workerinput") or any(config.getoption(name, False) for name in _LISTINGS):
+        return
+    out = Path(out_dir)
+    config.option.xmlpath = config.option.xmlpath or str(out / "junit.xml")
+    if not config.getoption("htmlpath", True):
+        config.option.htmlpath = str(out / "report.html")
+        config.option.self_contained_html = True
+    config.pluginmanager.register(Reporter(config, out, dict(configuration or {})), _NAME)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport,
+                                                               pytest.TestReport]:
+    """Put the judgement of a test on its report."""
+    report = yield
+    if report.when == "call" and JUDGEMENT_KEY in item.stash:
+        outcome = "xfailed" if hasattr(report, "wasxfail") and report.skipped else report.outcome
+        judgement = dataclasses.replace(item.stash[JUDGEMENT_KEY], outcome=outcome)
+        vars(report)["kv_judgement"] = json.dumps(judgement.to_dict())
+        vars(report)["kv_context"] = json.dumps(item.stash[CONTEXT_KEY])
+        # every worker collects every test, so this is the same number everywhere
+        vars(report)["kv_place"] = item.session.items.index(item)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None,
+                                                 dict[str, Any] | None]:
+    """Keep a lone surrogate in a message from ending the worker that reports it."""
+    data: dict[str, Any] | None = encodable((yield))
+    return data
+
+
+@dataclass(frozen=True)
+class Record:
+    """A judgement with the test that made it, ready to be ordered."""
+
+    place: int
+    judgement: Judgement
+    context: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Collects the judgements of a session and writes its reports."""
+
+    config: pytest.Config
+    out: Path
+    configuration: Mapping[str, Any]
+    records: dict[str, Record] = field(default_factory=dict)
+
+    @property
+    def judgements(self) -> list[Judgement]:
+        """Every judgement so far, claim by claim as collected; workers finish in any order."""
+        groups = by_claim(record.judgement for record in self._ordered())
+        return [judgement for group in groups for judgement in group]
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What the session runs on; the same in every report."""
+        return results.environment(self.config.rootpath)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the session was started and what its cells were measured with."""
+        arguments = [str(argument) for argument in self.config.invocation_params.args]
+        return {
+            "command": shlex.join(["pytest", *arguments]),
+            "configuration": self.configuration,
+            "cells": self._distinct("provenance"),
+        }
+
+    @property
+    def explanations(self) -> list[Mapping[str, Any]]:
+        """The conditions of the session, each explained once."""
+        found = [each for record in self._ordered()
+                 for each in record.context.get("explanations", ())]
+        first = {(each.get("model"), each["condition"]): each for each in reversed(found)}
+        return list(reversed(first.values()))
+
+    def _ordered(self) -> list[Record]:
+        return sorted(self.records.values(), key=lambda record: record.place)
+
+    def _distinct(self, name: str) -> list[Mapping[str, Any]]:
+        found = [record.context[name] for record in self._ordered() if record.context.get(name)]
+        return [each for index, each in enumerate(found) if each not in found[:index]]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the judgement off a report, wherever the test ran."""
+        if hasattr(report, "kv_judgement"):
+            judgement = Judgement.from_dict(json.loads(report.kv_judgement))
+            context = json.loads(report.kv_context)
+            self.records[report.nodeid] = Record(vars(report)["kv_place"], judgement, context)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
+        """Write results.json; let pytest-html write its page; give that its head."""
+        if not self.records and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        data = results.document(self.judgements, provenance=self.provenance,
+                                environment=self.environment)
+        results.write(self.out / "results.json", data)
+        yield
+        self._finish_page()
+
+    def _finish_page(self) -> None:
+        from reports import page
+
+        given = self.config.getoption("htmlpath", None)
+        path = Path(os.path.expandvars(given)).expanduser() if given else None
+        if path is not None and path.is_file():
+            results.write_whole(path, page.finish(path.read_text(encoding="utf-8")))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Write the table of verdicts, or that there is none."""
+        terminalreporter.section("claims")
+        if not self.records:
+            terminalreporter.write_line("no claim was judged: the run fails", red=True)
+            return
+        for line in terminal.table(self.judgements):
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(f"reports: {os.path.relpath(self.out)}")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_report_title(self, report: Any) -> None:
+        """Name the page."""
+        from reports import page
+
+        report.title = page.TITLE
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_summary(self, prefix: list[str]) -> None:
+        """Put the report proper before pytest-html's table of tests."""
+        from reports import page
+
+        prefix.append(page.render(self.judgements, self.explanations, self.provenance,
+                                  self.environment))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_table_header(self, cells: list[str]) -> None:
+        """Name our columns."""
+        cells[:] = [
+            cells[0],
+            '<th class="sortable" data-column-type="claim">Claim</th>',
+            '<th class="sortable" data-column-type="cell">Cell</th>',
+            "<th>Estimate</th>", "<th>n</th>",
+            '<th class="sortable" data-column-type="verdict">Verdict</th>',
+            cells[1], cells[2],
+        ]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_table_row(self, report: pytest.TestReport, cells: list[str]) -> None:
+        """Fill our columns; the test's own name is escaped, which pytest-html leaves to us."""
+        test = f'<td class="col-testId">{markup(report.nodeid)}</td>'
+        cells[:] = [cells[0], *self._columns(report.nodeid), test, cells[2]]
+
+    def _columns(self, nodeid: str) -> list[str]:
+        record = self.records.get(nodeid)
+        if record is None:
+            return ["<td></td>"] * 5
+        judgement = record.judgement
+        estimate = f"{interval_words(judgement.estimate)} {one_line(judgement.estimate.unit)}"
+        return [
+            f'<td class="col-claim">{markup(judgement.claim.id)}</td>',
+            f'<td class="col-cell">{markup(cell_words(judgement))}</td>',
+            f'<td class="col-estimate">{markup(estimate)}</td>',
+            f'<td class="col-n">{judgement.estimate.n:,}</td>',
+            f'<td class="col-verdict">{markup(judgement.verdict)}</td>',
+        ]

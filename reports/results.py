@@ -1,0 +1,130 @@
+"""results.json: every judgement of a run, what it ran on and where its rows lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from kvcore.verdict import Judgement
+from reports.text import inert
+from reports.words import counts
+
+SCHEMA_VERSION = 1
+
+PACKAGES = ("kvclaims", "torch", "transformers", "accelerate", "bitsandbytes", "datasets", "gguf",
+            "numpy", "scipy", "pandas", "pyarrow", "matplotlib", "pytest", "pytest-html",
+            "pytest-xdist")
+
+
+def environment(root: Path) -> dict[str, Any]:
+    """Return what a run ran on: Python, platform, package versions, commit.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the project, whose commit is recorded.
+
+    Returns
+    -------
+    dict
+        ``python``, ``platform``, ``machine``, ``cpus``, ``versions`` (name -> version, installed
+        packages only) and ``commit`` (``"<sha>"``, with ``" + changes"`` where tracked files
+        differ from it; None outside a git checkout). Imports none of the packages.
+    """
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "commit": _commit(root),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit(root: Path) -> str | None:
+    sha = _git(root, "rev-parse", "HEAD")
+    if not sha:
+        return None
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{sha} + changes" if changed else sha
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+    done = subprocess.run([git, "-C", str(root), *arguments], capture_output=True, text=True,
+                          check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def document(
+    judgements: Sequence[Judgement],
+    *,
+    provenance: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what results.json holds, as plain JSON data.
+
+    Numbers are unrounded; NaN and infinities are the strings ``"NaN"``, ``"Infinity"`` and
+    ``"-Infinity"`` in estimates, null elsewhere. The data behind the plots is left out: it lies
+    in the rows, under ``rows``.
+    """
+    data: dict[str, Any] = inert({
+        "schema_version": SCHEMA_VERSION,
+        "command": provenance.get("command"),
+        "configuration": dict(provenance.get("configuration", {})),
+        "environment": dict(environment),
+        "cells": [dict(cell) for cell in provenance.get("cells", ())],
+        "counts": counts(judgements),
+        "judgements": [_without_plot(judgement) for judgement in judgements],
+        "rows": _rows(judgements),
+    })
+    return data
+
+
+def _without_plot(judgement: Judgement) -> dict[str, Any]:
+    return {name: value for name, value in judgement.to_dict().items() if name != "plot"}
+
+
+def _rows(judgements: Sequence[Judgement]) -> list[dict[str, str]]:
+    """Return each store with the hashes of the rows that were taken from it."""
+    stores = dict.fromkeys((j.store, j.rows_hash) for j in judgements)
+    return [{"store": store, "rows_hash": rows_hash} for store, rows_hash in stores]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False,
+                                     prefix=f".{path.name}.") as file:
+        file.write(text)
+    # a temporary file is private to its owner; a report is readable as far as the umask allows
+    Path(file.name).chmod(0o666 & ~_umask())
+    Path(file.name).replace(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write(path: Path, data: Mapping[str, Any]) -> None:
+    """Write results.json, readable by any strict JSON parser."""
+    write_whole(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

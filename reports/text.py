@@ -1,0 +1,118 @@
+"""Text from outside made inert, and numbers written the same way everywhere."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import unicodedata
+from typing import Any
+
+LONGEST = 4_000
+"""Characters of one piece of text that a report shows before it says how many it left out."""
+
+_BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_INERT = re.compile(
+    rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff\ufdd0-\ufdef]"
+    + "".join(f"|[{chr(end)}{chr(end + 1)}]" for end in range(0xFFFE, 0x110000, 0x10000))
+)
+
+
+def _visible(match: re.Match[str]) -> str:
+    char = match.group()
+    code = ord(char)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\u2421"
+    name = unicodedata.name(char, "")
+    # initials, as bidirectional controls are known: RIGHT-TO-LEFT OVERRIDE -> RLO
+    short = "".join(word[0] for word in re.split(r"[ -]", name) if word != "TO") if name else ""
+    return f"\u27e8{short or f'U+{code:04X}'}\u27e9"
+
+
+def safe(text: object, longest: int = LONGEST) -> str:
+    """Return text that shows what it holds and does nothing else.
+
+    Control characters, bidirectional controls, lone surrogates and non-characters become
+    visible symbols; line feed and tab stay; what is longer than `longest` is cut and says so.
+
+    Parameters
+    ----------
+    text : object
+        Anything; ``str()`` of it is taken.
+    longest : int
+        Characters kept, above 0.
+
+    Returns
+    -------
+    str
+        Encodable as UTF-8 and allowed in XML 1.0. Applying ``safe`` again changes nothing,
+        as long as nothing was cut.
+    """
+    raw = str(text)
+    kept = raw if len(raw) <= longest else raw[:longest]
+    shown = _INERT.sub(_visible, kept)
+    left_out = len(raw) - len(kept)
+    return f"{shown}\u2026 (+{left_out} characters)" if left_out else shown
+
+
+def one_line(text: object, longest: int = 300) -> str:
+    """Return `safe` text on one line, runs of white space as one blank."""
+    return " ".join(safe(text, longest).split())
+
+
+def markup(text: object, longest: int = LONGEST) -> str:
+    """Return text as HTML: inert, escaped, and isolated from the direction of what surrounds it."""
+    return f"<bdi>{escape(text, longest)}</bdi>"
+
+
+def escape(text: object, longest: int = LONGEST) -> str:
+    """Return `safe` text with the five HTML special characters escaped, for attributes."""
+    return html.escape(safe(text, longest), quote=True)
+
+
+def inert(value: Any) -> Any:
+    """Return JSON-like data with every string `safe` and every non-finite number null.
+
+    Strings are made safe but never cut: this is data, not a page.
+    """
+    if isinstance(value, str):
+        return safe(value, max(len(value), 1))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {inert(str(key)): inert(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [inert(item) for item in value]
+    return value
+
+
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """Return a number with a true minus sign, or an en dash where there is none.
+
+    Parameters
+    ----------
+    value : float or None
+        The number; ``None`` and non-finite values read as a dash.
+    digits : int
+        Decimals, 0 or more; a value that would round to 0 is given two significant digits.
+    sign : bool
+        Write a plus sign too.
+    """
+    if value is None or not math.isfinite(value):
+        return "\u2013"
+    tiny = value != 0 and abs(value) < 0.5 * 10.0**-digits
+    shown = f"{value:{'+' if sign else ''}{'.2g' if tiny else f'.{digits}f'}}"
+    return shown.replace("-", "\u2212")
+
+
+def encodable(value: Any) -> Any:
+    """Return data with lone surrogates in its strings replaced, and nothing else changed."""
+    if isinstance(value, str):
+        return re.sub("[\ud800-\udfff]", _visible, value)
+    if isinstance(value, dict):
+        return {encodable(key): encodable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(encodable(item) for item in value)
+    return value
