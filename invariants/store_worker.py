@@ -72,6 +72,7 @@ def _row(sample: str, condition: str) -> dict[str, Any]:
     return {
         "sample_id": sample,
         "condition": condition,
+        "cluster": f"c{_number(sample, 'cluster') % 20}",
         "status": "ok" if tokens else "answer has no token",
         "nll": sum(tokens) / count if tokens else None,
         "nll_tail": sum(tokens[1:]) / (count - 1) if tokens else None,
@@ -80,6 +81,7 @@ def _row(sample: str, condition: str) -> dict[str, Any]:
         "doc_len": _number(sample, "length"),
         "prefix_len": len(condition),
         "cache_len": _number(sample, "length") + 1,
+        "clean_boundary": 1,
     }
 
 

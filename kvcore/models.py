@@ -211,6 +211,22 @@ def entry_of(name: str) -> ModelEntry:
     raise unknown("model", name, [*REGISTRY, "tiny-llama", "<hub org/name>", "<folder>"])
 
 
+def rope_bases(files: ModelFiles) -> int:
+    """Return how many rope bases a model's layers use, from its configuration alone."""
+    if files.folder is None:
+        from kvcore import tiny
+
+        config = tiny.settings(files.name)
+    else:
+        config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
+    parameters = config.get("rope_parameters") or {}
+    sets = [p for p in parameters.values() if isinstance(p, dict)]
+    local = config.get("rope_local_base_freq")  # Gemma 3 as it was written before transformers 5
+    bases = {p.get("rope_theta") for p in sets} | ({local, config.get("rope_theta")} - {None})
+    return max(1, len(bases))
+
+
 def installed(name: str) -> bool:
     """Whether a wheel-borne registry model's package is present (nothing is loaded)."""
     source = REGISTRY[name].source

@@ -55,6 +55,7 @@ KEY = (
 )
 VALUES = (
     "status",
+    "cluster",
     "nll",
     "nll_tail",
     "token_nlls",
@@ -71,7 +72,7 @@ _TYPES = {
     "nll": pa.float64(),
     "nll_tail": pa.float64(),
     "token_nlls": pa.list_(pa.field("element", pa.float64())),
-    **{name: pa.int32() for name in VALUES[4:]},
+    **{name: pa.int32() for name in VALUES[5:]},
 }
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in (*KEY, *VALUES)])
 

@@ -62,6 +62,11 @@ def spec(name: str) -> str:
     return json.dumps([name, *_SPECS[name], _SHAPE, 2], sort_keys=True)
 
 
+def settings(name: str) -> dict[str, Any]:
+    """Return a tiny model's configuration."""
+    return {**_SHAPE, **_SPECS[name][1]}
+
+
 @functools.lru_cache(maxsize=len(NAMES))
 def _template(name: str) -> tuple[Any, Any]:
     import torch
@@ -69,8 +74,8 @@ def _template(name: str) -> tuple[Any, Any]:
 
     from kvcore.models import attention_of
 
-    config_class, extra = _SPECS[name]
-    config = getattr(transformers, config_class)(**{**_SHAPE, **extra})
+    config_class = _SPECS[name][0]
+    config = getattr(transformers, config_class)(**settings(name))
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model = transformers.AutoModelForCausalLM.from_config(

@@ -80,7 +80,8 @@ def scorer(load: Callable[[], LM], samples: Sequence[Sample], batch_tokens: int 
                  for name, part in todo.groupby("sample_id", sort=True)]
         scored = score_pairs(loaded(), pairs, seed=int(todo["seed"].iloc[0]),
                              batch_tokens=batch_tokens)
-        return scored.assign(sample_id=[clean(i) for i in scored["sample_id"]])
+        ids = [clean(i) for i in scored["sample_id"]]
+        return scored.assign(sample_id=ids, cluster=[clean(by_id[i].cluster) for i in ids])
 
     return score
 

@@ -1,0 +1,130 @@
+"""Claims as data, and the cells (model and dataset) they are judged in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claims.options import Settings
+from kvcore.verdict import Cell, Claim, Prediction, Published
+
+DEFAULT = (("smollm2-135m", "docstrings"), ("gemma3-270m", "docstrings"))
+PUBLISHED = (("mistral-7b", "ms_marco"),)
+BOTH = ("nll", "nll_tail")
+
+
+@dataclass(frozen=True)
+class ClaimSpec:
+    """A claim with everything its cells need.
+
+    Attributes
+    ----------
+    needs : tuple of str
+        Conditions that must be measured.
+    metrics : tuple of str
+        ``nll`` and ``nll_tail``, or what else the claim is about (``lengths``, ``boundary``).
+    published : mapping of (model, dataset) to Published
+    applies : callable
+        Takes what is known of a cell; returns why the claim has no meaning there, or "".
+    """
+
+    claim: Claim
+    needs: tuple[str, ...]
+    metrics: tuple[str, ...]
+    published: dict[tuple[str, str], Published]
+    applies: Callable[[Any], str]
+
+
+def claim(claim_id: str, *, version: int = 1, family: str, source: str, predicts: Prediction,
+          needs: Sequence[str], metrics: Sequence[str] = BOTH,
+          published: Published | None = None, min_n: int = 100,
+          applies: Callable[[Any], str] = lambda _cell: "") -> Callable[[Any], Any]:
+    """Declare a test to be a claim; its docstring is the statement.
+
+    Parameters
+    ----------
+    claim_id, version
+        The slug under which the ledger knows it, and the version of its meaning.
+    predicts : Prediction
+        Written down before measuring.
+    needs : sequence of str
+        Conditions the test asks ``rows`` for.
+    published : Published, optional
+        The published value, for the cell mistral-7b on ms_marco.
+    min_n : int
+        Fewest samples whose refutation may enter the ledger.
+    """
+    def decorate(test: Any) -> Any:
+        statement = inspect.getdoc(test) or ""
+        if not statement:
+            raise pytest.UsageError(f"claim {claim_id!r}: give the test a docstring; it is the "
+                                    "statement that readers see.")
+        made = Claim(claim_id, version, statement, source, family, predicts, min_n)
+        values = dict.fromkeys(PUBLISHED, published) if published else {}
+        spec = ClaimSpec(made, tuple(needs), tuple(metrics), values, applies)
+        return pytest.mark.claim(spec)(test)
+
+    return decorate
+
+
+def spec_of(item: Any) -> ClaimSpec | None:
+    """Return the claim a test or function declares, if it does."""
+    marker = item.get_closest_marker("claim")
+    return marker.args[0] if marker else None
+
+
+def places(settings: Settings) -> tuple[tuple[str, str], ...]:
+    """Return the (model, dataset) pairs to judge: those asked for, or the default and published.
+
+    Notes
+    -----
+    The opt-in model appears among the defaults where its package is installed.
+    """
+    from kvcore.models import installed
+
+    if settings.models or settings.datasets:
+        models = settings.models or ("smollm2-135m",)
+        datasets = settings.datasets or ("docstrings",)
+        return tuple((m, d) for m in models for d in datasets)
+    opt_in = [place for place in DEFAULT[1:] if settings.no_measure or installed(place[0])]
+    return (DEFAULT[0], *opt_in, *PUBLISHED)
+
+
+def parameters(spec: ClaimSpec, settings: Settings) -> list[Any]:
+    """Return one pytest parameter per cell, with a slug as id, GPU cells marked."""
+    from kvcore.models import entry_of
+
+    made = []
+    for model, dataset in places(settings):
+        dtype = settings.dtype or entry_of(model).dtype
+        for metric in spec.metrics:
+            cell = Cell(model, dataset, metric, dtype)
+            made.append(pytest.param(cell, id=cell.slug, marks=_marks(model, settings)))
+    return made
+
+
+def _marks(model: str, settings: Settings) -> list[pytest.MarkDecorator]:
+    from kvcore.models import entry_of
+
+    group = [pytest.mark.xdist_group(model)]
+    on_gpu = entry_of(model).gpu or settings.device.startswith("cuda") or (
+        settings.device == "auto" and _cuda())
+    return [*group, pytest.mark.gpu] if on_gpu else group
+
+
+def _cuda() -> bool:
+    if not Path("/dev/nvidiactl").exists():  # spares the seconds that importing torch takes
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def needed(specs: Iterable[ClaimSpec]) -> tuple[str, ...]:
+    """Return every condition that some claim needs, each once, in a stable order."""
+    return tuple(sorted({name for spec in specs for name in spec.needs}))

@@ -1,0 +1,201 @@
+"""From rows to the one number a claim is about, with its interval and what to show beside it.
+
+Benefit is NLL(baseline) - NLL(condition) throughout: positive means the condition helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from claims.measured import Rows
+from kvcore import stats
+from kvcore.stats import Estimate
+
+Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How intervals are made in this run."""
+
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of `kvcore.stats` with this plan's confidence and seed."""
+        return function(*arguments, confidence=self.confidence, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An estimate, secondary numbers for the report's block, and data for its figure."""
+
+    estimate: Estimate
+    details: Mapping[str, float | str] = field(default_factory=dict)
+    plot: Mapping[str, Any] = field(default_factory=lambda: {"kind": "none"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a claim measures: which conditions it rests on, and how to compute it."""
+
+    kind: str
+    conditions: tuple[str, ...]
+    compute: Callable[[Plan], Outcome]
+
+
+def paired_benefit(baseline: Rows, condition: Rows) -> Finding:
+    """Cohen's d of the paired benefit of a condition over a baseline."""
+    def compute(plan: Plan) -> Outcome:
+        effect = plan(stats.paired_effect, baseline.values, condition.values, baseline.clusters)
+        return Outcome(effect.d, _beside(effect), _differences(effect.differences))
+
+    return Finding("paired benefit", (baseline.condition, condition.condition), compute)
+
+
+def benefit_without_first_token(baseline: Rows, condition: Rows) -> Finding:
+    """d over all answer tokens minus d without the first one, on the same samples."""
+    def compute(plan: Plan) -> Outcome:
+        whole, tail = (np.asarray(baseline.frame[m] - condition.frame[m], dtype=np.float64)
+                       for m in ("nll", "nll_tail"))
+        estimate = plan(stats.effect_difference, whole, tail, baseline.clusters)
+        parts = {f"d on {m}": plan(stats.effect_size, x, baseline.clusters).value
+                 for m, x in (("nll", whole), ("nll_tail", tail))}
+        return Outcome(estimate, parts, _differences((whole - tail)[~np.isnan(whole - tail)]))
+
+    return Finding("variant difference", (baseline.condition, condition.condition), compute)
+
+
+def trend_with_hardness(baseline: Rows, condition: Rows, hardness: Rows) -> Finding:
+    """Correlation of benefit with a hardness measured without the document."""
+    def compute(plan: Plan) -> Outcome:
+        benefit, hard = baseline.values - condition.values, hardness.values
+        estimate = plan(stats.correlation, hard, benefit, baseline.clusters)
+        return Outcome(estimate, _published_trend(baseline, condition, plan), _scatter(
+            hard, benefit, f"hardness: NLL without the document ({hardness.condition})"))
+
+    return Finding("trend with BOS-only NLL",
+                   (baseline.condition, condition.condition, hardness.condition), compute)
+
+
+def oldham_trend(baseline: Rows, condition: Rows) -> Finding:
+    """Oldham's correlation: benefit with the mean of the two NLLs."""
+    def compute(plan: Plan) -> Outcome:
+        estimate = plan(stats.oldham, baseline.values, condition.values, baseline.clusters)
+        benefit = baseline.values - condition.values
+        return Outcome(estimate, _published_trend(baseline, condition, plan), _scatter(
+            (baseline.values + condition.values) / 2, benefit, "mean of the two NLLs"))
+
+    return Finding("Oldham's trend", (baseline.condition, condition.condition), compute)
+
+
+def odd_even_trend(baseline: Rows, condition: Rows) -> Finding:
+    """Correlation of benefit on the even answer tokens with hardness on the odd ones."""
+    def compute(plan: Plan) -> Outcome:
+        hard, benefit = _odd_even(baseline, condition)
+        estimate = plan(stats.correlation, hard, benefit, baseline.clusters)
+        return Outcome(estimate, _published_trend(baseline, condition, plan), _scatter(
+            hard, benefit, "hardness: NLL of the odd answer tokens"))
+
+    return Finding("trend with odd tokens", (baseline.condition, condition.condition), compute)
+
+
+def benefit_in_quartile(quartile: int, baseline: Rows, condition: Rows, hardness: Rows) -> Finding:
+    """d within one quartile (1 easy, 4 hard) of a hardness measured without the document."""
+    def compute(plan: Plan) -> Outcome:
+        return _quartile(quartile, hardness.values, baseline.values - condition.values,
+                         baseline, condition, plan)
+
+    return Finding(f"quartile {quartile} by BOS-only NLL",
+                   (baseline.condition, condition.condition, hardness.condition), compute)
+
+
+def odd_even_benefit_in_quartile(quartile: int, baseline: Rows, condition: Rows) -> Finding:
+    """d on the even answer tokens within one quartile of the odd ones' NLL."""
+    def compute(plan: Plan) -> Outcome:
+        hard, benefit = _odd_even(baseline, condition)
+        return _quartile(quartile, hard, benefit, baseline, condition, plan)
+
+    return Finding(f"quartile {quartile} by odd tokens",
+                   (baseline.condition, condition.condition), compute)
+
+
+def share_of_samples(name: str, holds: Callable[..., Any], *rows: Rows) -> Finding:
+    """Share of samples on which something holds, with an exact interval.
+
+    ``holds`` takes the rows' frames and returns one truth value per sample.
+    """
+    def compute(plan: Plan) -> Outcome:
+        complete = np.logical_and.reduce([r.frame["status"].notna().to_numpy() for r in rows])
+        told = np.asarray(holds(*(r.frame for r in rows)), dtype=bool)[complete]
+        estimate = stats.proportion(int(told.sum()), len(told), plan.confidence)
+        return Outcome(estimate, {name: f"{int(told.sum())} of {len(told)}"})
+
+    return Finding(name, tuple(r.condition for r in rows), compute)
+
+
+def _beside(effect: stats.PairedEffect) -> dict[str, float | str]:
+    mean, win = effect.mean, effect.win_rate
+    return {
+        "mean benefit (nats/token)": mean.value, "mean, CI low": mean.ci_low,
+        "mean, CI high": mean.ci_high, "median (nats/token)": effect.median,
+        "win rate": win.value, "win rate, CI low": win.ci_low, "win rate, CI high": win.ci_high,
+        "t": effect.t, "p (t)": effect.p_t, "p (Wilcoxon)": effect.p_wilcoxon,
+        "pairs without a score": float(effect.excluded)}
+
+
+def _published_trend(baseline: Rows, condition: Rows, plan: Plan) -> dict[str, float | str]:
+    """Show the published estimand, which is positive by arithmetic alone, beside ours."""
+    benefit = baseline.values - condition.values
+    coupled = plan(stats.correlation, baseline.values, benefit, baseline.clusters)
+    return {"as published: r(bare NLL, benefit)": coupled.value,
+            "as published, CI low": coupled.ci_low, "as published, CI high": coupled.ci_high,
+            "why it is not judged": "benefit contains bare NLL: r > 0 without any effect"}
+
+
+def _quartile(quartile: int, hard: Vector, benefit: Vector, baseline: Rows, condition: Rows,
+              plan: Plan) -> Outcome:
+    estimate = plan(stats.quartile_effect, hard, benefit, quartile, baseline.clusters)
+    coupled = plan(stats.quartile_effect, baseline.values, baseline.values - condition.values,
+                   quartile, baseline.clusters)
+    table = plan(stats.quartile_table, hard, benefit, baseline.clusters)
+    shown = {"as published: d in the quartile by bare NLL": coupled.value,
+             "as published, CI low": coupled.ci_low, "as published, CI high": coupled.ci_high,
+             "why it is not judged": "quartiles by bare NLL regress to the mean"}
+    return Outcome(estimate, shown, {"kind": "quartiles", "rows": table.to_dict("records")})
+
+
+def _odd_even(baseline: Rows, condition: Rows) -> tuple[Vector, Vector]:
+    """Hardness from the 1st, 3rd, ... answer token, benefit from the 2nd, 4th, ... of the rest.
+
+    With ``nll_tail`` the first answer token is left out of both.
+    """
+    skip = int(baseline.metric == "nll_tail")
+    bare, other = (_tokens(rows, skip) for rows in (baseline, condition))
+    hard = [_mean(b[0::2]) for b in bare]
+    benefit = [_mean(b[1::2]) - _mean(o[1::2]) for b, o in zip(bare, other, strict=True)]
+    return np.array(hard), np.array(benefit)
+
+
+def _tokens(rows: Rows, skip: int) -> list[Vector]:
+    return [np.asarray(x, dtype=np.float64)[skip:] if np.ndim(x) else np.empty(0)
+            for x in rows.frame["token_nlls"]]
+
+
+def _mean(x: Vector) -> float:
+    return float(x.mean()) if x.size else float("nan")
+
+
+def _differences(x: Vector) -> dict[str, Any]:
+    return {"kind": "paired", "differences": [round(float(v), 5) for v in x]}
+
+
+def _scatter(x: Vector, y: Vector, label: str) -> dict[str, Any]:
+    both = ~(np.isnan(x) | np.isnan(y))
+    return {"kind": "scatter", "x": [round(float(v), 4) for v in x[both]],
+            "y": [round(float(v), 4) for v in y[both]], "x_label": f"{label}, nats/token",
+            "y_label": "benefit, nats/token"}

@@ -1,0 +1,194 @@
+"""The pytest side of the claims: cells from options, rows from the store, verdicts to reports."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from claims import cells, judging, ledger, measured, options
+from claims.cells import ClaimSpec
+from claims.estimands import Finding
+from claims.measured import Measured, Rows
+from claims.options import Settings
+from kvcore.errors import MissingResource
+from kvcore.verdict import Cell, Judgement
+
+SETTINGS = pytest.StashKey[Settings]()
+LAB = pytest.StashKey["Lab"]()
+
+
+@dataclass
+class Lab:
+    """The measurements of one session, each cell measured once for all its claims."""
+
+    settings: Settings
+    needs: Mapping[tuple[str, str], tuple[str, ...]]
+    families: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        self.measured = functools.cache(self._measured)
+        self.explanations = functools.cache(self._explanations)
+
+    def _measured(self, model: str, dataset: str) -> Measured | MissingResource:
+        """Measure a cell; what this machine lacks is remembered, not retried per claim."""
+        try:
+            return measured.measure(model, dataset, self.needs[model, dataset], self.settings)
+        except MissingResource as missing:
+            return missing
+
+    def _explanations(self, model: str, dataset: str) -> tuple[Mapping[str, Any], ...]:
+        """Return the cell's explanations, kept on disk so that judging again loads no model."""
+        from kvcore import wanted
+        from kvcore.models import cache_dir
+        from kvcore.stats import cached_json, estimate_key
+
+        found = self.measured(model, dataset)
+        if isinstance(found, MissingResource):
+            return ()
+        names = [c for c in self.needs[model, dataset]
+                 if found.two_bases or not c.startswith(measured.ONE_BASE)]
+        key = estimate_key(wanted.code(), "explanations", {
+            "model": model, "revision": found.revision, "dataset": dataset, "names": names,
+            "seed": self.settings.seed})
+        if self.settings.no_measure:
+            return ()
+        return tuple(cached_json(cache_dir() / "explanations", key, lambda: {
+            "all": list(measured.explanations(model, dataset, names, self.settings))})["all"])
+
+
+def configure(config: pytest.Config) -> None:
+    """Read the options; make a run of the claims write its reports."""
+    settings = options.read(config)
+    options.check_names(settings)
+    config.stash[SETTINGS] = settings
+    if any("claims" in str(arg).split("::")[0] for arg in config.args):
+        from reports import plugin
+
+        plugin.enable(config, config.rootpath / "reports" / "out", settings.shown())
+
+
+def header(config: pytest.Config) -> list[str]:
+    """Return the effective options as one header line."""
+    shown = config.stash[SETTINGS].shown()
+    return ["kvclaims: " + ", ".join(f"{name} {value}" for name, value in shown.items())]
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Give a claim one test per cell."""
+    marker = metafunc.definition.get_closest_marker("claim")
+    if marker is not None:
+        settings = metafunc.config.stash[SETTINGS]
+        metafunc.parametrize("cell", cells.parameters(marker.args[0], settings), scope="session")
+
+
+def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note which conditions each cell needs, so that its claims are measured together."""
+    needs: dict[tuple[str, str], list[ClaimSpec]] = {}
+    families: dict[str, set[str]] = {}
+    for item in items:
+        spec = cells.spec_of(item)
+        if spec is not None:
+            cell: Cell = item.callspec.params["cell"]  # type: ignore[attr-defined]
+            needs.setdefault((cell.model, cell.dataset), []).append(spec)
+            families.setdefault(spec.claim.family, set()).add(f"{spec.claim.id} {cell}")
+    config.stash[LAB] = Lab(
+        config.stash[SETTINGS], {place: cells.needed(specs) for place, specs in needs.items()},
+        {family: len(members) for family, members in families.items()})
+
+
+def explain_all(config: pytest.Config) -> str:
+    """Explain every condition of the collected claims, on one sample per cell."""
+    lab = config.stash[LAB]
+    parts = []
+    for (model, dataset), names in lab.needs.items():
+        try:
+            found = measured.explanations(model, dataset, names, lab.settings)
+        except MissingResource as missing:
+            parts.append(f"{model} on {dataset}: {missing}")
+            continue
+        parts += [f"=== {model} on {dataset} ===", *(str(one["text"]) + "\n" for one in found)]
+    return "\n".join(parts)
+
+
+def rows_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[str], Rows]:
+    """Return the function that hands a claim its rows; measures first where rows lack.
+
+    Skips where this machine lacks what the cell needs, or the claim has no meaning there.
+    Whatever else goes wrong here is an error of the run, never a refutation.
+    """
+    lab = request.config.stash[LAB]
+    found = lab.measured(cell.model, cell.dataset)
+    if isinstance(found, MissingResource):
+        pytest.skip(f"no resource: {found}")
+    spec = cells.spec_of(request.node)
+    reason = spec.applies(found) if spec else ""
+    if reason:
+        pytest.skip(f"not applicable: {reason}")
+    column = cell.metric if cell.metric.startswith("nll") else "nll"
+    absent = [name for name in (spec.needs if spec else ())
+              if name not in set(found.rows["condition"])]
+    if absent:
+        pytest.skip(f"no resource: no stored rows of {', '.join(absent)} for {cell.model}")
+    return lambda condition: found.of(condition, column)
+
+
+def judge_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[Finding], None]:
+    """Return the function that judges a claim's finding and tells pytest."""
+    lab = request.config.stash[LAB]
+
+    def judge(finding: Finding) -> None:
+        __tracebackhide__ = True
+        found = lab.measured(cell.model, cell.dataset)
+        spec = cells.spec_of(request.node)
+        if spec is None or isinstance(found, MissingResource):
+            raise pytest.UsageError("judge: only for tests declared with @claim.")
+        bench = judging.Bench(spec, cell, found, lab.settings, lab.families[spec.claim.family])
+        made = bench.judge(finding)
+        _report(request, lab, made, found)
+        judging.conclude(made, lab.settings)
+
+    return judge
+
+
+def _report(request: pytest.FixtureRequest, lab: Lab, made: Judgement, found: Measured) -> None:
+    from reports import plugin
+
+    shown = lab.explanations(found.model, found.dataset)
+    plugin.attach(request.node, made, {"explanations": list(shown),
+                                       "provenance": dict(found.provenance)})
+
+
+def explain_only(session: pytest.Session) -> bool | None:
+    """With ``--kv-explain``, print the explanations in place of running any test."""
+    if not session.config.stash[SETTINGS].explain or session.testscollected == 0:
+        return None
+    capture = session.config.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\n" + explain_all(session.config))
+    return True
+
+
+def summarize(terminal: Any, config: pytest.Config) -> None:
+    """Say what was skipped for want of a resource; write the ledger where that was asked for."""
+    skipped = [str(report.longrepr[2]) for report in terminal.stats.get("skipped", [])
+               if isinstance(report.longrepr, tuple)]
+    for reason in dict.fromkeys(r for r in skipped if "no resource:" in r):
+        terminal.write_line(f"not judged ({skipped.count(reason)} tests): {reason}")
+    if config.stash[SETTINGS].record and not hasattr(config, "workerinput"):
+        judged = [report for reports in terminal.stats.values() for report in reports
+                  if hasattr(report, "kv_judgement")]
+        for line in _record(judged):
+            terminal.write_line(line)
+
+
+def _record(reports: list[Any]) -> list[str]:
+    judgements = [Judgement.from_dict(json.loads(report.kv_judgement)) for report in reports]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}"
+                         for name in ("torch", "transformers"))
+    return ledger.record(judgements, versions)

@@ -1,0 +1,116 @@
+"""From a finding to a verdict, and from a verdict to what pytest is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from claims import ledger
+from claims.cells import ClaimSpec
+from claims.estimands import Finding, Outcome, Plan
+from claims.measured import CONTROLS, Measured
+from claims.options import Settings
+from kvcore import stats, verdict
+from kvcore.errors import MissingResource
+from kvcore.models import cache_dir
+from kvcore.stats import Estimate
+from kvcore.verdict import Cell, Judgement
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is needed to judge one claim in one cell."""
+
+    spec: ClaimSpec
+    cell: Cell
+    measured: Measured
+    settings: Settings
+    family_size: int
+
+    @property
+    def plan(self) -> Plan:
+        """Interval settings, widened over the family where that is asked for."""
+        level = self.settings.confidence
+        if self.settings.familywise:
+            level = verdict.familywise(level, self.family_size)
+        return Plan(level, self.settings.seed)
+
+    def judge(self, finding: Finding) -> Judgement:
+        """Judge a finding against the claim's prediction, noise floor and published value."""
+        rows_hash = self.measured.hash_of(finding.conditions)
+        outcome = self._estimated(finding, rows_hash)
+        estimate, claim = outcome.estimate, self.spec.claim
+        floor_nats = self._floor() if self.cell.metric.startswith("nll") else None
+        floor = stats.floor_on_scale(estimate, floor_nats) if floor_nats is not None else 0.0
+        published = self.spec.published.get((self.cell.model, self.cell.dataset))
+        if published is not None and published.metric != self.cell.metric:
+            published = None
+        made = Judgement(
+            claim=claim, cell=self.cell, estimate=estimate,
+            verdict=verdict.judge(estimate, claim.prediction, floor), floor=floor,
+            floor_nats=floor_nats,
+            required_n=verdict.required_n(estimate, claim.prediction, floor=floor),
+            published=published, consistent=verdict.consistent(estimate, published),
+            conditions=finding.conditions, seed=self.settings.seed,
+            store=self.settings.store.name, rows_hash=rows_hash,
+            model_revision=self.measured.revision, ledger="", outcome="",
+            details=outcome.details, plot=outcome.plot)
+        known = ledger.read().get(ledger.key_of(made))
+        return dataclasses.replace(made, ledger=known.said() if known else "")
+
+    def _estimated(self, finding: Finding, rows_hash: str) -> Outcome:
+        """Compute the finding, or recall it: estimates are kept by the hash of their rows."""
+        parameters = {"kind": finding.kind, "conditions": list(finding.conditions),
+                      "metric": self.cell.metric, "plan": dataclasses.asdict(self.plan)}
+        key = stats.estimate_key(rows_hash, "claims.estimands", parameters)
+
+        def compute() -> Mapping[str, Any]:
+            found = finding.compute(self.plan)
+            return {"estimate": found.estimate.to_dict(), "details": dict(found.details),
+                    "plot": dict(found.plot)}
+
+        kept = stats.cached_json(cache_dir() / "estimates", key, compute)
+        return Outcome(Estimate.from_dict(kept["estimate"]), stats.from_plain(kept["details"]),
+                       stats.from_plain(kept["plot"]))
+
+    def _floor(self) -> float | None:
+        """Return the run's own noise floor in nats per token, None where no control was stored."""
+        metric = self.cell.metric
+        try:
+            bare = self.measured.of("bare", metric)
+            controls = [self.measured.of(name, metric) for name in CONTROLS]
+        except MissingResource:
+            return None
+        plan = self.plan
+        return stats.noise_floor(*(bare.values - c.values for c in controls),
+                                 clusters=bare.clusters, confidence=plan.confidence,
+                                 seed=plan.seed)
+
+
+def conclude(judgement: Judgement, settings: Settings) -> None:
+    """Tell pytest: supported passes, refuted fails, inconclusive skips; the ledger is heeded.
+
+    Raises
+    ------
+    pytest's outcomes
+        ``xfail`` for a refutation the ledger knows; ``fail`` for a supported cell that stands in
+        it.
+    """
+    __tracebackhide__ = True
+    said = judgement.sentence()
+    if judgement.verdict == "supported":
+        if judgement.ledger:
+            pytest.fail(f"{said}. The ledger has it as {judgement.ledger}: remove the entry from "
+                        "claims/known.toml, or run with --kv-record.", pytrace=False)
+    elif judgement.verdict == "refuted":
+        if judgement.ledger or settings.record:
+            pytest.xfail(said)
+        pytest.fail(said, pytrace=False)
+    elif settings.strict:
+        pytest.fail(said, pytrace=False)
+    else:
+        pytest.skip(said)

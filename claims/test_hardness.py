@@ -1,0 +1,90 @@
+"""Hardness: do harder samples gain more, once the arithmetic coupling is taken out?
+
+Benefit contains bare NLL, so the published correlation is positive without any effect. It is
+shown in each block; judged are Oldham's correlation and two hardnesses measured elsewhere.
+"""
+
+from claims.cells import claim
+from claims.estimands import (
+    benefit_in_quartile,
+    odd_even_benefit_in_quartile,
+    odd_even_trend,
+    oldham_trend,
+    trend_with_hardness,
+)
+from kvcore.verdict import Published, helps, hurts
+
+SOURCE = "priming notebook, experiment 01: hardness"
+GROWS = helps(delta=0.09, effect=0.094, unit="r")
+
+
+@claim("random-gains-with-hardness", family="hardness", source=SOURCE, predicts=GROWS,
+       needs=("bare", "random", "bos_only"))
+def test_harder_samples_gain_more_from_a_random_prefix(rows, judge):
+    """Answers that are hard without the document gain more from a random prefix."""
+    judge(trend_with_hardness(rows("bare"), rows("random"), rows("bos_only")))
+
+
+@claim("oracle-gains-with-hardness", family="hardness", source=SOURCE, predicts=GROWS,
+       needs=("bare", "oracle", "bos_only"))
+def test_harder_samples_gain_more_from_the_real_query(rows, judge):
+    """Answers that are hard without the document gain more from the real query as prefix."""
+    judge(trend_with_hardness(rows("bare"), rows("oracle"), rows("bos_only")))
+
+
+@claim("random-gains-with-hardness-oldham", family="hardness", source=SOURCE, predicts=GROWS,
+       needs=("bare", "random"),
+       published=Published(0.094, 2303, "nll_tail", text="r 0.193, 0.094 after Oldham"))
+def test_harder_samples_gain_more_from_a_random_prefix_by_oldham(rows, judge):
+    """Harder samples gain more from a random prefix, by Oldham's correlation."""
+    judge(oldham_trend(rows("bare"), rows("random")))
+
+
+@claim("oracle-gains-with-hardness-oldham", family="hardness", source=SOURCE, predicts=GROWS,
+       needs=("bare", "oracle"),
+       published=Published(0.040, 2303, "nll_tail", text="r 0.157, 0.040 after Oldham"))
+def test_harder_samples_gain_more_from_the_real_query_by_oldham(rows, judge):
+    """Harder samples gain more from the real query as prefix, by Oldham's correlation."""
+    judge(oldham_trend(rows("bare"), rows("oracle")))
+
+
+@claim("random-gains-with-hardness-odd-even", family="hardness", source=SOURCE, predicts=GROWS,
+       needs=("bare", "random"))
+def test_harder_answers_gain_more_from_a_random_prefix_by_odd_tokens(rows, judge):
+    """Where the odd answer tokens are hard, the even ones gain more from a random prefix."""
+    judge(odd_even_trend(rows("bare"), rows("random")))
+
+
+@claim("oracle-gains-with-hardness-odd-even", family="hardness", source=SOURCE, predicts=GROWS,
+       needs=("bare", "oracle"))
+def test_harder_answers_gain_more_from_the_real_query_by_odd_tokens(rows, judge):
+    """Where the odd answer tokens are hard, the even ones gain more from the real query."""
+    judge(odd_even_trend(rows("bare"), rows("oracle")))
+
+
+@claim("oracle-hurts-the-easy-quarter", family="hardness", source=SOURCE,
+       predicts=hurts(delta=0.09, effect=-0.195), needs=("bare", "oracle", "bos_only"))
+def test_the_real_query_hurts_the_easy_quarter(rows, judge):
+    """The real query hurts the quarter of answers that is easiest without the document."""
+    judge(benefit_in_quartile(1, rows("bare"), rows("oracle"), rows("bos_only")))
+
+
+@claim("oracle-helps-the-hard-quarter", family="hardness", source=SOURCE,
+       predicts=helps(delta=0.09, effect=0.121), needs=("bare", "oracle", "bos_only"))
+def test_the_real_query_helps_the_hard_quarter(rows, judge):
+    """The real query helps the quarter of answers that is hardest without the document."""
+    judge(benefit_in_quartile(4, rows("bare"), rows("oracle"), rows("bos_only")))
+
+
+@claim("oracle-hurts-the-easy-quarter-odd-even", family="hardness", source=SOURCE,
+       predicts=hurts(delta=0.09, effect=-0.195), needs=("bare", "oracle"))
+def test_the_real_query_hurts_the_easy_quarter_by_odd_tokens(rows, judge):
+    """Where the odd answer tokens are easiest, the real query hurts the even ones."""
+    judge(odd_even_benefit_in_quartile(1, rows("bare"), rows("oracle")))
+
+
+@claim("oracle-helps-the-hard-quarter-odd-even", family="hardness", source=SOURCE,
+       predicts=helps(delta=0.09, effect=0.121), needs=("bare", "oracle"))
+def test_the_real_query_helps_the_hard_quarter_by_odd_tokens(rows, judge):
+    """Where the odd answer tokens are hardest, the real query helps the even ones."""
+    judge(odd_even_benefit_in_quartile(4, rows("bare"), rows("oracle")))
