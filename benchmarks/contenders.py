@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,7 @@ def harness(lm: LM, wanted: Sequence[Request], batch_size: int) -> Contender:
         )
     from lm_eval.models.huggingface import HFLM
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns that a loaded model is odd
     peer = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size)
     asked: list[Any] = [
         (("", ""), [lm.bos_id, *r.prefix, *r.doc, *r.query], list(r.answer)) for r in wanted

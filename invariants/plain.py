@@ -58,17 +58,22 @@ def shifted_nlls(
     The prefill's positions start at -len(prefix), so that the document lands on 1 … D at once;
     BOS comes from a prefill of its own, at position 0.
     """
+    return _answer_nlls(model, shifted_layers(model, bos, prefix, doc), query, answer)
+
+
+@torch.inference_mode()
+def shifted_layers(model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids) -> LayerKeysValues:
+    """Return the cache of :func:`shifted_nlls`: BOS at 0, the primed document at 1 ... D."""
     layers = _prefill(model, [bos, *prefix, *doc], first_position=-len(prefix))
     lone_bos = _prefill(model, [bos], first_position=0)
     cut = 1 + len(prefix)
-    kept = [
+    return [
         (
             torch.cat([bos_keys, keys[:, :, cut:]], dim=2),
             torch.cat([bos_values, values[:, :, cut:]], dim=2),
         )
         for (bos_keys, bos_values), (keys, values) in zip(lone_bos, layers, strict=True)
     ]
-    return _answer_nlls(model, kept, query, answer)
 
 
 @torch.inference_mode()
