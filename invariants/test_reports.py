@@ -506,6 +506,13 @@ def test_reports_need_no_torch_twin(tmp_path: Path) -> None:
 # --- the finished page, by a browser -----------------------------------------------------------
 
 
+def test_page_checker_survives_its_browser(tmp_path: Path) -> None:
+    """A browser that crashes on a page is a problem of that page, not a traceback."""
+    path = tmp_path / "report.html"
+    path.write_text("<html><body></body></html>", encoding="utf-8")
+    assert "page: the browser ended with 1" in list(check_page.problems(path, "false"))
+
+
 def _browser(folder: Path, found: str, said: str) -> str:
     """Make a program that answers as a browser would."""
     path = folder / "browser"
@@ -638,10 +645,14 @@ def test_session_writes_three_reports(session: Any, pytester: pytest.Pytester,
     assert all(set(case) >= PROPERTIES for case in found)
 
 
-def _row_cells(document: str) -> list[str]:
+def _rows(document: str) -> list[dict[str, Any]]:
     (blob,) = re.findall(r'data-jsonblob="([^"]*)"', document)
     tests = json.loads(html.unescape(blob))["tests"]
-    return [cell for rows in tests.values() for row in rows for cell in row["resultsTableRow"]]
+    return [row for rows in tests.values() for row in rows]
+
+
+def _row_cells(document: str) -> list[str]:
+    return [cell for row in _rows(document) for cell in row["resultsTableRow"]]
 
 
 def test_session_page_is_whole(session: Any, pytester: pytest.Pytester) -> None:
@@ -671,6 +682,10 @@ def assert_hostile_session_inert(session: Any, pytester: pytest.Pytester, *argum
     document = (out / "report.html").read_text(encoding="utf-8")
     assert document.count("<script") == 1  # pytest-html's own
     assert not any("<script" in cell for cell in _row_cells(document))
+    for row in _rows(document):
+        assert "alert(1)" in row["log"]
+        assert "<script" not in row["log"]
+        assert_inert_page(row["log"])
     body = re.sub(r"<script>.*?</script>", "", document, flags=re.DOTALL)
     assert_inert_page(body)
 
@@ -682,10 +697,10 @@ def test_hostile_session_is_inert(session: Any, pytester: pytest.Pytester,
     assert_hostile_session_inert(session, pytester, *workers)
 
 
-@pytest.mark.parametrize("broken", ["markup", "encodable"])
+@pytest.mark.parametrize("broken", ["markup", "encodable", "safe"])
 def test_hostile_session_twin(session: Any, pytester: pytest.Pytester, broken: str) -> None:
     """Without either guard, they do not."""
-    conftest = CONFTEST.replace("pytest_plugins", f"plugin.{broken} = lambda x: x\n    "
+    conftest = CONFTEST.replace("pytest_plugins", f"plugin.{broken} = lambda x, *_: x\n    "
                                                   "pytest_plugins")
     with pytest.raises(AssertionError):
         assert_hostile_session_inert(session, pytester, "-n", "1", conftest=conftest)

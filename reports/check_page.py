@@ -63,20 +63,23 @@ def problems(page: Path, browser: str) -> Iterator[str]:
         around = Path(folder, "around.html")
         around.write_text(_AROUND.format(width=PHONE), encoding="utf-8")
         for name, place in (("page", page.resolve()), ("page on a phone", around)):
-            document, console = _open(browser, place, Path(folder, "profile"))
+            done = _open(browser, place, Path(folder, "profile"))
+            if done.returncode:
+                yield f"{name}: the browser ended with {done.returncode}"
+                continue
+            console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
             yield from (f"{name}, console: {line}" for line in console)
-            found = re.search(r'<p id="found">(.*?)</p>', document)
+            found = re.search(r'<p id="found">(.*?)</p>', done.stdout)
             if place == around and (found is None or found.group(1) != "0 px"):
                 yield f"{PHONE} px wide, sticks out by {found.group(1) if found else 'unknown'}"
 
 
-def _open(browser: str, place: Path, profile: Path) -> tuple[str, list[str]]:
-    """Return the document after its scripts ran, and what they wrote to the console."""
-    done = subprocess.run(
+def _open(browser: str, place: Path, profile: Path) -> subprocess.CompletedProcess[str]:
+    """Open a page: standard output is the document after its scripts ran, error the console."""
+    return subprocess.run(
         [browser, *_FLAGS, f"--user-data-dir={profile}", "--dump-dom", place.as_uri()],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=False, timeout=120,
     )
-    return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
 
 def main(arguments: list[str]) -> int:

@@ -165,7 +165,10 @@ def _rows(judgements: Sequence[Judgement], layout: _Layout) -> tuple[list[_Row],
 
 
 def _cell_label(judgement: Judgement) -> str:
-    return one_line(cell_words(judgement), 46)
+    # each part is cut by itself, so that a long model name never hides the metric
+    cell = judgement.cell
+    parts = (one_line(cell.model, 20), one_line(cell.dataset, 12), one_line(cell.metric, 10))
+    return "{} × {} · {}".format(*parts)
 
 
 def _limits(judgements: Sequence[Judgement]) -> tuple[float, float]:

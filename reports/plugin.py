@@ -25,7 +25,7 @@ from kvcore.errors import KvError
 from kvcore.verdict import Judgement
 from reports import junit, results, terminal
 from reports.order import by_claim
-from reports.text import encodable, markup, one_line
+from reports.text import encodable, markup, one_line, safe
 from reports.words import cell_words, interval_words
 
 JUDGEMENT_KEY = pytest.StashKey[Judgement]()
@@ -235,6 +235,11 @@ class Reporter:
         """Fill our columns; the test's own name is escaped, which pytest-html leaves to us."""
         test = f'<td class="col-testId">{markup(report.nodeid)}</td>'
         cells[:] = [cells[0], *self._columns(report.nodeid), test, cells[2]]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_html_results_table_html(self, data: list[str]) -> None:
+        """Make what tests printed inert; pytest-html has escaped it, and no more."""
+        data[:] = [safe(part, max(len(part), 1)) for part in data]
 
     def _columns(self, nodeid: str) -> list[str]:
         record = self.records.get(nodeid)

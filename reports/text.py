@@ -58,8 +58,9 @@ def safe(text: object, longest: int = LONGEST) -> str:
 
 
 def one_line(text: object, longest: int = 300) -> str:
-    """Return `safe` text on one line, runs of white space as one blank."""
-    return " ".join(safe(text, longest).split())
+    """Return `safe` text on one line of at most `longest` characters, an ellipsis for the rest."""
+    shown = " ".join(safe(text).split())
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}\u2026"
 
 
 def markup(text: object, longest: int = LONGEST) -> str:
