@@ -168,7 +168,7 @@ def explain_only(session: pytest.Session) -> bool | None:
     """With ``--kv-explain``, print the explanations in place of running any test."""
     if not session.config.stash[SETTINGS].explain or session.testscollected == 0:
         return None
-    capture = session.config.pluginmanager.get_plugin("capturemanager")
+    capture: Any = session.config.pluginmanager.get_plugin("capturemanager")
     with capture.global_and_fixture_disabled():
         print("\n" + explain_all(session.config))
     return True

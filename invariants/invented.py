@@ -123,9 +123,11 @@ def explanations() -> list[dict[str, Any]]:
     causal = [[int(k <= q) for k in range(12)] for q in range(12)]
     dropped = [[int(k <= q and not (q > 8 and 1 <= k <= 3)) for k in range(12)] for q in range(12)]
     return [
-        {"model": MODELS[0], "condition": "full_context(random)", "mask": causal, "slots": slots,
+        {"model": MODELS[0], "condition": "full_context(random)",
+         "masks": [{"title": "query and answer", "mask": causal, "slots": slots}],
          "text": "The prefix stays in the cache.\nquery and answer may attend to it."},
-        {"model": MODELS[0], "condition": "random", "mask": dropped, "slots": slots,
+        {"model": MODELS[0], "condition": "random",
+         "masks": [{"title": "query and answer", "mask": dropped, "slots": slots}],
          "text": "The prefix is dropped after prefill.\nIt marks the document and nothing else."},
     ]
 

@@ -306,12 +306,12 @@ def test_mask_picture_twin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mask_as_text(snapshot: Any) -> None:
     """The mask of a truncated condition, as a reader of a terminal sees it."""
-    assert masks.mask_text(invented.explanations()[1]["mask"]) == snapshot
+    assert masks.mask_text(invented.explanations()[1]["masks"][0]["mask"]) == snapshot
 
 
 def test_mask_names_its_slots() -> None:
     """Each run of equal names is written once, under its slots."""
-    each = invented.explanations()[0]
+    each = invented.explanations()[0]["masks"][0]
     svg = masks.mask_svg(each["mask"], each["slots"], "a mask")
     assert re.findall(r">([^<>]+)</text>", svg) == ["BOS", "prefix", "document", "query", "answer"]
 
@@ -354,8 +354,8 @@ def hostile_page(raw: str) -> str:
         store=f"x{raw.replace('/', '')}", rows_hash=raw,
         cell=dataclasses.replace(base.cell, model=f"x{raw}", dataset=raw),
         claim=dataclasses.replace(base.claim, statement=raw, source=raw))
-    explained = {"condition": raw, "text": raw, "model": f"x{raw}", "mask": [[1]],
-                 "slots": [f"x{raw}"]}
+    explained = {"condition": raw, "text": raw, "model": f"x{raw}",
+                 "masks": [{"title": raw, "mask": [[1]], "slots": [f"x{raw}"]}]}
     facts = {"command": f"x{raw}", "configuration": {f"x{raw}": f"x{raw}"},
              "cells": [{f"x{raw}": {f"x{raw}": f"x{raw}"}}]}
     return page.render([judgement], [explained], facts, {"python": f"x{raw}"})

@@ -23,8 +23,8 @@ from reports.words import (
 )
 
 Explanation = Mapping[str, Any]
-"""``condition``, ``text``, ``mask`` (queries × slots, 0 / 1), ``slots`` (a name a column), and
-optionally ``model`` and ``sample``."""
+"""``condition``, ``text``, ``masks`` (each with ``title``, ``mask``: queries × slots, 0 / 1, and
+``slots``: a name a column) and optionally ``model``."""
 
 TITLE = "Claims about primed KV caches"
 _CSS = Path(__file__).with_name("report.css")
@@ -280,11 +280,14 @@ def _explanation(explanation: Explanation) -> str:
     condition = explanation["condition"]
     model = explanation.get("model")
     place = f' <small>on {markup(model)}</small>' if model else ""
-    mask = mask_svg(explanation.get("mask", ()), explanation.get("slots", ()),
-                    f"Mask of {condition}")
+    masks = "".join(
+        f"<figure>{mask_svg(one['mask'], one['slots'], one['title'])}"
+        f"<figcaption>{markup(one['title'])}</figcaption></figure>"
+        for one in explanation.get("masks", ()))
     return (
         f'<section class="kv-condition"><h3><code>{markup(condition)}</code>{place}</h3>'
-        f'<div class="kv-pair"><div>{mask}</div><pre>{markup(explanation["text"])}</pre></div>'
+        f'<div class="kv-pair"><div class="kv-masks">{masks}</div>'
+        f'<pre>{markup(explanation["text"])}</pre></div>'
         "</section>"
     )
 
