@@ -15,9 +15,9 @@ from kvcore.verdict import Judgement
 
 PATH = Path(__file__).with_name("known.toml")
 _KEY = ("claim", "version", "metric", "model", "dtype", "dataset")
-_HEADER = """# Cells whose claim is known to be refuted: a refutation here is expected (xfail), and a cell
-# that turns out to be supported fails until its entry is removed. `pytest claims --kv-record`
-# writes the entries with source = "recorded".
+_HEADER = """# Cells whose claim is known to be refuted: a refutation here is expected (xfail), and
+# a cell that turns out to be supported fails until its entry is removed. `pytest claims
+# --kv-record` writes the entries with source = "recorded".
 """
 
 

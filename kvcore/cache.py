@@ -100,6 +100,10 @@ class KVCache:
         Exact to float32 rounding of one rotation; values are untouched. Only padding slots may
         be given any delta.
         """
+        switch = plan.max_positions
+        if switch is not None and deltas.numel() and int(deltas.abs().max()) >= switch:
+            raise KvError(f"reposition: a move of {int(deltas.abs().max())} positions reaches past "
+                          f"{switch}, where this model changes its frequencies; move less.")
         types = [one_base if one_base is not None and layer.layer_type is not None
                  else layer.layer_type for layer in plan.layers]
         turns = {kind: rope.rotation(lm, kind, deltas) for kind in set(types)}

@@ -97,7 +97,7 @@ def _text(lm: LM, chosen: Condition, prefills: dict[Prefill, Pass], cache: KVCac
     kept = panels[-1].slots[: cache.slots]
     lines += ["", f"what the query sees: {cache.slots} slots, "
               + ", ".join(f"{name} at {where}" for name, where in _spans(kept, cache.positions[0]))]
-    lines += ["", "query and answer (scored: the answer)",
+    lines += ["", "query and answer (scored: each answer token, from the token before it)",
               *_tokens(lm, asked, panels[-1].slots[cache.slots:]),
               "", "masks (rows attend to columns; first and last tokens of each part)"]
     for panel in panels:
@@ -123,7 +123,7 @@ def _kept_slots(recipe: Recipe, one: Prepared) -> tuple[str, ...]:
 
 
 def _query_slots(one: Prepared) -> tuple[str, ...]:
-    return ("prompt",) * len(one.tokens.prompt) + ("answer",) * len(one.tokens.answer)
+    return ("prompt",) * len(one.tokens.prompt) + ("answer",) * (len(one.tokens.answer) - 1)
 
 
 def _steps(recipe: Recipe) -> list[str]:
