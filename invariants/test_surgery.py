@@ -452,10 +452,10 @@ def drop_one_more(patch: pytest.MonkeyPatch) -> None:
 
 
 def read_the_wrong_logit(patch: pytest.MonkeyPatch) -> None:
-    """Take each answer token's NLL where the token stands, not where it is predicted."""
+    """Take each answer token's NLL a token before the one that predicts it."""
     right = forward.run
     patch.setattr(forward, "run", lambda lm, given_, wanted=((), ()): right(
-        lm, given_, (wanted[0], [c + 1 for c in wanted[1]])))
+        lm, given_, (wanted[0], [c - 1 for c in wanted[1]])))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,216 @@
+"""The claims run as a whole: outcomes, the ledger, options and their one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from claims import judging, ledger
+from claims.estimands import Plan, odd_even_trend, paired_benefit, share_of_samples
+from claims.measured import Rows
+from claims.options import Settings
+from invariants import invented
+from kvcore.errors import KvError
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest as a user would."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
+                          env={**os.environ, "COLUMNS": "200", **environment})
+
+
+def outputs(folder: Path) -> list[str]:
+    return [f"--junitxml={folder / 'junit.xml'}", f"--html={folder / 'report.html'}",
+            "--self-contained-html"]
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A whole run on a tiny model: measured, judged, reported."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run("claims", "--kv-models", "tiny-gemma3", "--kv-limit", "12", "--kv-store",
+                       str(folder / "store"), *outputs(folder))
+
+
+def test_a_run_judges_and_reports(first_run: tuple[Path, Any]) -> None:
+    """Every claim that applies gets a verdict; the page and the JUnit file carry it."""
+    folder, done = first_run
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "random-prefix-helps" in done.stdout
+    assert " error" not in done.stdout.splitlines()[-1]
+    assert 'name="verdict"' in (folder / "junit.xml").read_text()
+    page = (folder / "report.html").read_text()
+    assert "one_base(random)" in page
+    assert len(page) < 3_000_000
+
+
+def test_a_second_run_loads_no_model(first_run: tuple[Path, Any]) -> None:
+    """Stored rows are judged again to the same numbers, with no model within reach."""
+    folder, before = first_run
+    again = run("claims", "--kv-models", "tiny-gemma3", "--kv-no-measure", "--kv-store",
+                str(folder / "store"), *outputs(folder))
+
+    def table(done: Any) -> list[str]:
+        return [line for line in done.stdout.splitlines() if "tiny-gemma3-docstrings" in line
+                and ("supported" in line or "refuted" in line or "inconclusive" in line)
+                and not line.startswith(("SKIPPED", "FAILED", "XFAIL"))]
+
+    assert table(again) == table(before) != []
+
+
+def test_nothing_judged_is_no_success(tmp_path: Path) -> None:
+    """A run without any row says so and fails."""
+    done = run("claims", "--kv-no-measure", "--kv-store", str(tmp_path), *outputs(tmp_path))
+    assert done.returncode != 0
+    assert "no claim was judged" in done.stdout
+    assert "no stored rows for smollm2-135m" in done.stdout
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--kv-models", "smolm2"], "did you mean 'smollm2-135m'"),
+    (["--kv-datasets", "docstring"], "did you mean 'docstrings'"),
+    (["--kv-limit", "many"], "--kv-limit 'many': pass a whole number"),
+    (["--kv-confidence", "95"], "pass a number between 0 and 1"),
+    (["--kv-dtype", "int8"], "pass one of float32"),
+])
+def test_bad_options_are_one_line(options: list[str], said: str) -> None:
+    """What was given, what is allowed."""
+    done = run("claims", *options)
+    assert done.returncode == 4
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_an_option_may_come_from_the_environment() -> None:
+    """Each option has a variable, and the header shows the effective value."""
+    done = run("claims", "--collect-only", "-q", "-v", KVCORE_MODELS="tiny-llama", KVCORE_SEED="7")
+    assert "seed 7" in done.stdout
+    assert "tiny-llama-docstrings-nll" in done.stdout
+
+
+def test_explain_prints_conditions_and_measures_nothing(tmp_path: Path) -> None:
+    """Every condition on one sample, no row stored."""
+    done = run("claims", "--kv-explain", "--kv-models", "tiny-llama", "--kv-store",
+               str(tmp_path / "store"), *outputs(tmp_path))
+    assert "random: whether any prefix, read and dropped again, helps" in done.stdout
+    assert not (tmp_path / "store").exists()
+
+
+def settings(**changed: Any) -> Settings:
+    given: dict[str, Any] = dict.fromkeys(Settings.__dataclass_fields__)
+    return Settings(**(given | {"strict": False, "record": False} | changed))
+
+
+def judged(verdict: str, known: str = "") -> Any:
+    import dataclasses
+
+    return dataclasses.replace(invented.judgements()[0], verdict=verdict, ledger=known)
+
+
+@pytest.mark.parametrize(("verdict", "known", "strict", "outcome"), [
+    ("supported", "", False, "passed"),
+    ("supported", "known refuted (recorded)", False, "failed"),
+    ("refuted", "", False, "failed"),
+    ("refuted", "known refuted (recorded)", False, "xfailed"),
+    ("inconclusive", "", False, "skipped"),
+    ("inconclusive", "", True, "failed"),
+])
+def test_verdicts_become_outcomes(verdict: str, known: str, strict: bool, outcome: str) -> None:
+    """The table of the README, row by row."""
+    said = {pytest.fail.Exception: "failed", pytest.skip.Exception: "skipped",
+            pytest.xfail.Exception: "xfailed"}
+    try:
+        judging.conclude(judged(verdict, known), settings(strict=strict))
+        told = "passed"
+    except tuple(said) as raised:
+        told = said[type(raised)]
+    assert told == outcome
+
+
+def test_the_ledger_round_trips_and_refuses_small_n(tmp_path: Path) -> None:
+    """A refuted cell enters, a supported one leaves, too few samples change nothing."""
+    import dataclasses
+
+    path = tmp_path / "known.toml"
+    one = judged("refuted")
+    few = dataclasses.replace(one, estimate=dataclasses.replace(one.estimate, n=3, clusters=3))
+    assert "not recorded" in ledger.record([few], "torch 0", path)[0]
+    assert ledger.read(path) == {}
+    ledger.record([one], "torch 0", path)
+    assert list(ledger.read(path)) == [ledger.key_of(one)]
+    ledger.record([judged("inconclusive")], "torch 0", path)
+    assert list(ledger.read(path)) == [ledger.key_of(one)]
+    ledger.record([judged("supported")], "torch 0", path)
+    assert ledger.read(path) == {}
+
+
+def test_a_broken_ledger_is_one_line(tmp_path: Path) -> None:
+    """The entry and the fields it should have."""
+    path = tmp_path / "known.toml"
+    path.write_text('[[refuted]]\nclaim = "x"\n')
+    with pytest.raises(KvError, match="entry 1") as error:
+        ledger.read(path)
+    assert "\n" not in str(error.value)
+
+
+def rows(condition: str, tokens: list[list[float]], metric: str = "nll") -> Rows:
+    import pandas as pd
+
+    frame = pd.DataFrame({
+        "nll": [float(np.mean(t)) for t in tokens], "token_nlls": tokens, "status": "ok",
+        "nll_tail": [float(np.mean(t[1:])) if t[1:] else float("nan") for t in tokens]},
+        index=[f"s{i}" for i in range(len(tokens))])
+    return Rows(condition, metric, frame, tuple(frame.index))
+
+
+def test_benefit_is_baseline_minus_condition() -> None:
+    """A condition with lower NLLs helps: the sign of every claim hangs on this."""
+    rng = np.random.default_rng(0)
+    bare = [list(x) for x in rng.uniform(1, 2, (40, 4))]
+    lower = [[x - 0.5 + rng.normal(0, 0.1) for x in t] for t in bare]
+    found = paired_benefit(rows("bare", bare), rows("random", lower)).compute(Plan())
+    assert found.estimate.ci_low > 0
+    assert found.details["mean benefit (nats/token)"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_odd_and_even_tokens_are_kept_apart() -> None:
+    """Hardness and benefit share no token, so noise alone gives no trend."""
+    rng = np.random.default_rng(1)
+    bare = [list(x) for x in rng.uniform(0, 4, (400, 6))]
+    other = [list(x) for x in rng.uniform(0, 4, (400, 6))]
+    found = odd_even_trend(rows("bare", bare), rows("random", other)).compute(Plan())
+    assert found.estimate.ci_low < 0 < found.estimate.ci_high
+    coupled = found.details["as published: r(bare NLL, benefit)"]
+    assert isinstance(coupled, float)
+    assert coupled > 0.5  # the published estimand: large without any effect
+
+
+def test_a_share_counts_only_measured_samples() -> None:
+    """A sample that was dropped is no failure of the claim."""
+    some = rows("bare", [[1.0, 2.0]] * 20)
+    frame = some.frame.copy()
+    frame.loc[["s0", "s1"], "status"] = None
+    kept = Rows("bare", "nll", frame, some.clusters)
+    found = share_of_samples("all", lambda f: f["nll"] > 0, kept).compute(Plan())
+    assert (found.estimate.value, found.estimate.n) == (1.0, 18)
+
+
+def test_the_shipped_rows_have_no_other_verdict_than_the_ledger() -> None:
+    """Every recorded entry stands on the shipped rows: same model, enough samples."""
+    entries = ledger.read()
+    assert entries
+    for entry in entries.values():
+        assert entry.source == "recorded"
+        assert entry.model == "smollm2-135m"
+        assert entry.n >= 100
+        assert json.dumps(entry.versions)
