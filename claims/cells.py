@@ -28,7 +28,8 @@ class ClaimSpec:
         Conditions that must be measured.
     metrics : tuple of str
         ``nll`` and ``nll_tail``, or what else the claim is about (``lengths``, ``boundary``).
-    published : mapping of (model, dataset) to Published
+    published : Published or None
+        The value published for `PUBLISHED`; shown everywhere, compared only there.
     applies : callable
         Takes what is known of a cell; returns why the claim has no meaning there, or "".
     """
@@ -36,7 +37,7 @@ class ClaimSpec:
     claim: Claim
     needs: tuple[str, ...]
     metrics: tuple[str, ...]
-    published: dict[tuple[str, str], Published]
+    published: Published | None
     applies: Callable[[Any], str]
 
 
@@ -55,7 +56,7 @@ def claim(claim_id: str, *, version: int = 1, family: str, source: str, predicts
     needs : sequence of str
         Conditions the test asks ``rows`` for.
     published : Published, optional
-        The published value, for the cell mistral-7b on ms_marco.
+        The published value, measured on mistral-7b and ms_marco.
     min_n : int
         Fewest samples whose refutation may enter the ledger.
     """
@@ -65,8 +66,7 @@ def claim(claim_id: str, *, version: int = 1, family: str, source: str, predicts
             raise pytest.UsageError(f"claim {claim_id!r}: give the test a docstring; it is the "
                                     "statement that readers see.")
         made = Claim(claim_id, version, statement, source, family, predicts, min_n)
-        values = dict.fromkeys(PUBLISHED, published) if published else {}
-        spec = ClaimSpec(made, tuple(needs), tuple(metrics), values, applies)
+        spec = ClaimSpec(made, tuple(needs), tuple(metrics), published, applies)
         return pytest.mark.claim(spec)(test)
 
     return decorate

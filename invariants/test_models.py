@@ -89,7 +89,9 @@ def test_nf4_loads_and_scores_on_cpu(tmp_path: Path) -> None:
 
     wide = LlamaConfig(**{**tiny.settings("tiny-llama"), "hidden_size": 256, "head_dim": 64,
                           "intermediate_size": 512})  # 4-bit blocks need wide layers
-    AutoModelForCausalLM.from_config(wide).save_pretrained(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        AutoModelForCausalLM.from_config(wide).save_pretrained(tmp_path)
     tiny.build("tiny-llama")[1].save_pretrained(tmp_path)
     full = kvcore.load(str(tmp_path), device="cpu")
     small = kvcore.load(str(tmp_path), device="cpu", quantization="nf4")

@@ -25,6 +25,7 @@ PROBE_TOKENS = 11
 PROBE_SHIFT = 61
 # Largest relative error of a fitting rotation: rounding of one prefill in that dtype.
 PROBE_TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 6e-2}
+QUANTIZED_TOLERANCE = 2e-2  # 4-bit kernels round their products more coarsely than the dtype
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,8 @@ def fit_layers(lm: LM, at_zero: Sequence[tuple[torch.Tensor, torch.Tensor]],
     shift = torch.full((1, PROBE_TOKENS), PROBE_SHIFT, device=at_zero[0][0].device)
     turns = {kind: rotation(lm, kind, shift) for kind in layer_types(lm)}
     tolerance = PROBE_TOLERANCE[lm.dtype]
+    if lm.files.quantization:
+        tolerance = max(tolerance, QUANTIZED_TOLERANCE)
     layers = tuple(
         _fit_layer(lm, i, old, new, turns, tolerance)
         for i, (old, new) in enumerate(zip(at_zero, shifted, strict=True)))
