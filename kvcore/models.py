@@ -291,7 +291,13 @@ def _load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[
 
 
 def attention_of(config: Any) -> str:
-    """Return the attention to pin: SDPA, or eager for a model that has no SDPA (Gemma 2)."""
+    """Return the attention to pin: SDPA, or eager for a model that SDPA cannot be exact on.
+
+    SDPA has no soft-capping: older transformers use it for Gemma 2 all the same and leave the
+    capping out, newer ones refuse.
+    """
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        return "eager"
     from transformers import AutoModelForCausalLM
 
     known = AutoModelForCausalLM._model_mapping
