@@ -113,11 +113,12 @@ def _marks(model: str, settings: Settings) -> list[pytest.MarkDecorator]:
 
     group = [pytest.mark.xdist_group(model)]
     on_gpu = entry_of(model).gpu or settings.device.startswith("cuda") or (
-        settings.device == "auto" and _cuda())
+        settings.device == "auto" and has_cuda())
     return [*group, pytest.mark.gpu] if on_gpu else group
 
 
-def _cuda() -> bool:
+def has_cuda() -> bool:
+    """Whether this machine has a CUDA GPU."""
     if not Path("/dev/nvidiactl").exists():  # spares the seconds that importing torch takes
         return False
     import torch

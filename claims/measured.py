@@ -106,6 +106,7 @@ def _stored(model: str, dataset: str, settings: Settings) -> Measured:
 
 
 def _filled(model: str, dataset: str, conditions: Sequence[str], settings: Settings) -> Measured:
+    from claims.cells import has_cuda
     from kvcore import wanted
     from kvcore.corpora import choose, load_corpus
     from kvcore.measure import fill
@@ -120,6 +121,9 @@ def _filled(model: str, dataset: str, conditions: Sequence[str], settings: Setti
     asked |= {name: samples[:CONTROL_SAMPLES] for name in CONTROLS}
     keys = wanted.rows(files, _dataset_key(corpus.name), asked, settings.seed)
     store = Store(settings.store)
+    device = settings.device
+    if device == "auto":  # what is recorded is where it ran, not what was asked for
+        device = "cuda" if has_cuda() else "cpu"
 
     def load() -> Any:
         from kvcore.loading import load
@@ -127,7 +131,7 @@ def _filled(model: str, dataset: str, conditions: Sequence[str], settings: Setti
         return load(model, device=settings.device, dtype=settings.dtype)
 
     fill(store, keys, wanted.scorer(load, samples, settings.batch_tokens),
-         meta=wanted.provenance(settings.device), progress=f"{model} on {dataset}")
+         meta=wanted.provenance(device), progress=f"{model} on {dataset}")
     stored = store.read(model=model, dataset=_dataset_key(corpus.name), seed=settings.seed)
     rows = stored.merge(keys[list(KEY)], on=list(KEY))
     facts = {"samples available": len(corpus.samples), "corpus": corpus.note,
@@ -153,10 +157,10 @@ def _dataset_key(name: str) -> str:
 
 
 def _check_gpu(model: str, settings: Settings) -> None:
-    from claims.cells import _cuda
+    from claims.cells import has_cuda
     from kvcore.models import entry_of
 
-    if entry_of(model).gpu and settings.device in ("auto", "cuda") and not _cuda():
+    if entry_of(model).gpu and settings.device in ("auto", "cuda") and not has_cuda():
         raise MissingResource(f"{model} needs a GPU and this machine has none; judge stored rows "
                               "with --kv-no-measure, or force it with --kv-device cpu.")
 
