@@ -23,6 +23,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -400,13 +401,20 @@ def refuse(code: int) -> Callable[..., Any]:
     return refusing
 
 
-def assert_refused_cleanly(folder: Path, breaking: Callable[[], None]) -> str:
+@contextmanager
+def patched(monkeypatch: pytest.MonkeyPatch, call: str, to: Callable[..., Any]) -> Iterator[None]:
+    """Replace a call of ``os`` for a while."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, to)
+        yield
+
+
+def assert_refused_cleanly(folder: Path, broken: Callable[[], AbstractContextManager[None]]) -> str:
     """Pass if a failing write is one line, leaves nothing behind and harms nothing."""
     target = Store(folder)
     fill(target, worker.wanted(4))
     before, rows = names(folder), target.read()
-    breaking()
-    with pytest.raises(KvError) as refused:
+    with broken(), pytest.raises(KvError) as refused:
         target.write(rows_of(worker.wanted(60)), worker.META)
     assert "\n" not in str(refused.value)
     assert str(folder) in str(refused.value)
@@ -427,23 +435,27 @@ def test_a_write_that_fails_is_one_line_and_harms_nothing(
     call: str, code: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Disk full, quota, no permission: what to do is said, earlier shards are intact."""
-    message = assert_refused_cleanly(tmp_path, lambda: monkeypatch.setattr(os, call, refuse(code)))
+    message = assert_refused_cleanly(tmp_path, lambda: patched(monkeypatch, call, refuse(code)))
     assert advice in message
 
 
-@pytest.fixture
-def little_space() -> Iterator[Callable[[], None]]:
-    """Offer to limit how long a file may become, a real half write; lift the limit at the end."""
+@contextmanager
+def little_space() -> Iterator[None]:
+    """Limit how long a file may become, for a real half write, and only as long as it lasts.
+
+    The limit holds for the whole process: pytest's own output may be a file, too.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_shard_that_the_system_stops_half_way_leaves_nothing(
-    tmp_path: Path, little_space: Callable[[], None]
-) -> None:
+def test_a_shard_that_the_system_stops_half_way_leaves_nothing(tmp_path: Path) -> None:
     """A real short write ends like a full disk: in one line."""
     assert "cannot write 180 rows" in assert_refused_cleanly(tmp_path, little_space)
 
@@ -455,7 +467,7 @@ def test_twin_a_temporary_file_left_behind_is_caught(
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
     with pytest.raises(AssertionError):
         assert_refused_cleanly(
-            tmp_path, lambda: monkeypatch.setattr(os, "fsync", refuse(errno.ENOSPC))
+            tmp_path, lambda: patched(monkeypatch, "fsync", refuse(errno.ENOSPC))
         )
 
 
