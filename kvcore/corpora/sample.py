@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvcore.errors import KvError
 
@@ -36,6 +36,12 @@ class Sample:
         Unique within a corpus; by default derived from the content.
     cluster : str, optional
         What the intervals resample; by default the sample itself.
+    texts : tuple of (str, str)
+        Further texts by name that some conditions read as a prefix, such as ``past_query``.
+    padding : tuple of str
+        Unrelated passages that follow the passage up to `length` tokens.
+    length : int, optional
+        Tokens that the document has once it is padded; by default it is not padded.
     """
 
     query: str
@@ -43,6 +49,9 @@ class Sample:
     answer: str
     id: str = None  # type: ignore[assignment]  # None is only the way to ask for the default
     cluster: str = None  # type: ignore[assignment]
+    texts: tuple[tuple[str, str], ...] = ()
+    padding: tuple[str, ...] = ()
+    length: int | None = None
 
     def __post_init__(self) -> None:
         """Fill in the identity and the cluster that were not given."""
@@ -53,8 +62,11 @@ class Sample:
 
     @property
     def content_hash(self) -> str:
-        """Return 32 hex digits that change with the query, the passage or the answer."""
-        return digest(self.query, self.passage, self.answer)[:32]
+        """Return 32 hex digits that change with any text, the padding's length included."""
+        further = [part for pair in self.texts for part in ("text", *pair)]
+        if self.length is not None:
+            further += ["padding", str(self.length), *self.padding]
+        return digest(self.query, self.passage, self.answer, *further)[:32]
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,9 @@ class Corpus:
         What ``Sample.cluster`` stands for: ``"module"``, ``"query"`` or ``"sample"``.
     note : str
         One line on what it is.
+    others : mapping of str to tuple of str
+        For each sample's id, passages of the same query that do not answer it, where the data
+        names them.
     """
 
     name: str
@@ -83,6 +98,7 @@ class Corpus:
     revision: str
     cluster_unit: str
     note: str
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def choose(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample, ...]:
