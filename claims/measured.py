@@ -117,8 +117,9 @@ def _filled(model: str, dataset: str, conditions: Sequence[str], settings: Setti
     corpus = load_corpus(dataset)
     samples = choose(corpus.samples, settings.limit, settings.seed)
     two_bases = rope_bases(files) > 1
-    asked = {name: samples for name in conditions if two_bases or not name.startswith(ONE_BASE)}
-    asked |= {name: samples[:CONTROL_SAMPLES] for name in CONTROLS}
+    asked = {(name, "answer"): samples for name in conditions
+             if two_bases or not name.startswith(ONE_BASE)}
+    asked |= {(name, "answer"): samples[:CONTROL_SAMPLES] for name in CONTROLS}
     keys = wanted.rows(files, _dataset_key(corpus.name), asked, settings.seed)
     store = Store(settings.store)
     device = settings.device

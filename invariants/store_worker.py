@@ -72,6 +72,7 @@ def _row(sample: str, condition: str) -> dict[str, Any]:
     return {
         "sample_id": sample,
         "condition": condition,
+        "template": "template",
         "cluster": f"c{_number(sample, 'cluster') % 20}",
         "status": "ok" if tokens else "answer has no token",
         "nll": sum(tokens) / count if tokens else None,

@@ -70,19 +70,27 @@ class KVCache:
             tuple(_take(k, index) for k in self.keys), tuple(_take(v, index) for v in self.values),
             self.positions.gather(1, index), self.real.gather(1, index) & real)
 
-    def drop(self, start: int, counts: Sequence[int]) -> KVCache:
-        """Return the cache without ``counts[b]`` slots from ``start`` on, padded at the end."""
+    def keep(self, slots: Sequence[Sequence[int]]) -> KVCache:
+        """Return the given slots of each sequence, padded at the end to the longest choice."""
         import torch
 
-        count = torch.as_tensor(counts, device=self.positions.device).unsqueeze(1)
-        width = int((self.lengths().unsqueeze(1) - count).max())
-        slot = torch.arange(width, device=count.device).expand(self.batch, -1)
-        index = torch.where(slot < start, slot, slot + count)
-        kept = slot < self.lengths().unsqueeze(1) - count
-        return self.select(index.clamp(max=self.slots - 1), kept)
+        width = max(len(s) for s in slots)
+        device = self.positions.device
+        index = torch.tensor([[*s, *[0] * (width - len(s))] for s in slots], dtype=torch.int64)
+        kept = torch.arange(width) < torch.tensor([len(s) for s in slots]).unsqueeze(1)
+        return self.select(index.to(device), kept.to(device))
+
+    def hide(self, slots: Sequence[Sequence[int]]) -> KVCache:
+        """Return the cache with the given slots of each sequence out of sight: nothing attends."""
+        import torch
+
+        seen = torch.ones_like(self.real)
+        for row, hidden in enumerate(slots):
+            seen[row, list(hidden)] = False
+        return replace(self, real=self.real & seen)
 
     def reposition(self, lm: LM, plan: rope.RopePlan, deltas: torch.Tensor, *,
-                   one_base: str | None = None) -> KVCache:
+                   one_base: str | None = None, precision: torch.dtype | None = None) -> KVCache:
         """Return the cache with each slot's position changed, its keys turned to match.
 
         Parameters
@@ -94,6 +102,8 @@ class KVCache:
         one_base : str, optional
             Turn every layer with this frequency set instead of its own: wrong on purpose, the
             artifact control for models with two bases.
+        precision : torch.dtype, optional
+            What the rotation is computed in; float32 by default.
 
         Notes
         -----
@@ -108,9 +118,57 @@ class KVCache:
                  else layer.layer_type for layer in plan.layers]
         turns = {kind: rope.rotation(lm, kind, deltas) for kind in set(types)}
         keys = tuple(
-            rope.rotate(k, *turns[kind], layer.pairing)
+            rope.rotate(k, *turns[kind], layer.pairing, precision)
             for k, kind, layer in zip(self.keys, types, plan.layers, strict=True))
         return replace(self, keys=keys, positions=self.positions + deltas)
+
+    def renumber(self, positions: torch.Tensor) -> KVCache:
+        """Return the cache with other positions and its keys left as they are."""
+        return replace(self, positions=positions)
+
+    def mix(self, other: KVCache, index: torch.Tensor, mixed: torch.Tensor,
+            layers: range, weight: float) -> KVCache:
+        """Return the cache with values of another mixed in; keys and positions stay.
+
+        Parameters
+        ----------
+        other : KVCache
+            Of as many sequences, of any number of slots.
+        index : (batch, slot) int64
+            For each slot of this cache the other's slot that it takes its value from.
+        mixed : (batch, slot) bool
+            Which slots are mixed at all.
+        layers : range
+            In which layers.
+        weight : float
+            Share of the other's value, 0 .. 1; 0 and 1 leave the endpoints bit for bit.
+        """
+        def blend(own: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+            taken = _take(theirs, index)
+            both = taken if weight == 1 else own if weight == 0 else torch.lerp(own, taken, weight)
+            return torch.where(mixed[:, None, :, None], both, own)
+
+        import torch
+
+        return replace(self, values=tuple(
+            blend(own, theirs) if layer in layers else own
+            for layer, (own, theirs) in enumerate(zip(self.values, other.values, strict=True))))
+
+    def mean(self, counted: torch.Tensor) -> KVCache:
+        """Return one slot per sequence: the mean of the keys and values of the counted slots.
+
+        Parameters
+        ----------
+        counted : (batch, slot) bool
+            At least one per sequence. The mean is taken in float32.
+        """
+        share = counted.float() / counted.sum(dim=1, keepdim=True)
+
+        def averaged(x: torch.Tensor) -> torch.Tensor:
+            return (x.float() * share[:, None, :, None]).sum(dim=2, keepdim=True).to(x.dtype)
+
+        return KVCache(tuple(map(averaged, self.keys)), tuple(map(averaged, self.values)),
+                       self.positions[:, :1], self.real[:, :1])
 
     def rows(self, index: Sequence[int]) -> KVCache:
         """Return the given sequences of the batch, in that order."""

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvcore import forward, masks, scoring
-from kvcore.conditions import Condition, Prefill, Recipe, Truncate, condition
+from kvcore.conditions import (
+    Condition,
+    Document,
+    Hide,
+    Mean,
+    Mix,
+    Prefill,
+    Recipe,
+    Reposition,
+    Shift,
+    Truncate,
+    condition,
+    sources,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +41,8 @@ class Panel:
     Attributes
     ----------
     slots : tuple of str
-        Segment of each key slot: ``BOS``, ``prefix``, ``doc``, ``prompt`` or ``answer``.
+        Segment of each key slot: ``BOS``, ``prefix`` (``prefix 2``, ... for further copies),
+        ``doc``, ``after``, ``mean``, ``prompt`` or ``answer``.
     mask : tuple of tuple of int, (queries, slots)
         1 where the token (row) may attend to the slot (column).
     """
@@ -76,14 +90,29 @@ def exposition(lm: LM, sample: Sample, given: str | Condition, seed: int = 0) ->
     chosen = condition(given)
     one = scoring.prepare_one(lm, sample, chosen, seed)
     prefills = {leaf: scoring.leaf_pass(lm, leaf, [one]) for leaf in chosen.leaves()}
-    leaves = {leaf: forward.run(lm, read)[1] for leaf, read in prefills.items()}
-    cache = scoring.build(lm, chosen.recipe, leaves, [one])
+    made: dict[Recipe, KVCache] = {
+        leaf: forward.run(lm, read)[1] for leaf, read in prefills.items()}
+    cache = scoring.build(lm, chosen.recipe, made, [one])
     asked = scoring.query_pass(lm, cache, [one])
     panels = (*(panel for leaf, read in prefills.items() for panel in _panels(
-                  lm, f"prefill of {_parts(leaf)}", read, _leaf_slots(leaf, one))),
+                  lm, f"prefill of {_parts(leaf)}", read, _labels(leaf, one))),
               *_panels(lm, "query and answer, on top of the cache", asked,
-                       (*_kept_slots(chosen.recipe, one), *_query_slots(one))))
+                       (*_labels(chosen.recipe, one), *_query_slots(one))),
+              *_in_one_pass(lm, chosen, one))
     return Explanation(chosen.name, _text(lm, chosen, prefills, cache, asked, panels), panels)
+
+
+def _in_one_pass(lm: LM, chosen: Condition, one: Prepared) -> list[Panel]:
+    """Return the pass that stands for a truncated cache where no other condition shares it."""
+    if not isinstance(chosen.recipe, Reposition) or not scoring.single(chosen.recipe):
+        return []
+    reading = scoring.one_pass(scoring.Job((0, chosen.name), one, chosen), lm.bos_id)
+    (leaf,) = chosen.leaves()
+    labels = [*_labels(leaf, one), *_query_slots(one)]
+    if len(labels) < len(reading.ids):
+        labels.insert(1 + labels.count("prefix"), "BOS")
+    title = "the same in one pass, where nothing else shares the prefill"
+    return _panels(lm, title, forward.batch(lm, [reading]), tuple(labels))
 
 
 def _text(lm: LM, chosen: Condition, prefills: dict[Prefill, Pass], cache: KVCache, asked: Pass,
@@ -94,11 +123,14 @@ def _text(lm: LM, chosen: Condition, prefills: dict[Prefill, Pass], cache: KVCac
         lines += ["", f"prefill {_parts(leaf)}", *_tokens(lm, read, slots)]
     steps = _steps(chosen.recipe)
     lines += ["", *(f"then: {step}" for step in steps)] if steps else []
-    kept = panels[-1].slots[: cache.slots]
-    lines += ["", f"what the query sees: {cache.slots} slots, "
-              + ", ".join(f"{name} at {where}" for name, where in _spans(kept, cache.positions[0]))]
+    whole = next(p for p in panels if p.title.startswith("query and answer"))
+    kept = whole.slots[: cache.slots]
+    seen = cache.real[0].tolist()
+    visible = [name for name, real in zip(kept, seen, strict=True) if real]
+    lines += ["", f"what the query sees: {len(visible)} slots, " + ", ".join(
+        f"{name} at {where}" for name, where in _spans(visible, cache.positions[0][cache.real[0]]))]
     lines += ["", "query and answer (scored: each answer token, from the token before it)",
-              *_tokens(lm, asked, panels[-1].slots[cache.slots:]),
+              *_tokens(lm, asked, whole.slots[cache.slots:]),
               "", "masks (rows attend to columns; first and last tokens of each part)"]
     for panel in panels:
         lines += [panel.title, *_picture(panel)]
@@ -106,20 +138,32 @@ def _text(lm: LM, chosen: Condition, prefills: dict[Prefill, Pass], cache: KVCac
 
 
 def _parts(leaf: Prefill) -> str:
-    prefix = "" if leaf.prefix.kind == "none" else "[prefix]"
-    return f"[BOS]{prefix}{'[doc]' if leaf.document else ''}"
+    """Write a prefill's parts down, such as ``[BOS][prefix][doc]``."""
+    named = ["[BOS]"]
+    for part in leaf.parts:
+        if isinstance(part, Document):
+            named.append(f"[beacon + {part.every} doc]..." if part.every else "[doc]")
+        elif part.kind != "none":
+            place = "after" if "[doc]" in named else "prefix"
+            named.append(f"[{place}]" + (f" x {part.times}" if part.times > 1 else ""))
+    return "".join(named)
 
 
-def _leaf_slots(leaf: Prefill, one: Prepared) -> tuple[str, ...]:
-    document = len(one.tokens.document) if leaf.document else 0
-    return ("BOS", *["prefix"] * len(one.prefixes[leaf.prefix]), *["doc"] * document)
+def _labels(recipe: Recipe, one: Prepared) -> tuple[str, ...]:
+    """Say what each slot of a recipe's cache holds."""
+    if isinstance(recipe, Mean):
+        return ("mean",)
+    roles = one.roles(recipe)
+    document = [i for i, role in enumerate(roles) if role == scoring.DOCUMENT]
+    return tuple(_label(role, bool(document) and i > document[-1]) for i, role in enumerate(roles))
 
 
-def _kept_slots(recipe: Recipe, one: Prepared) -> tuple[str, ...]:
-    if isinstance(recipe, Prefill):
-        return _leaf_slots(recipe, one)
-    before = _kept_slots(recipe.source, one)
-    return tuple(s for s in before if s != "prefix") if isinstance(recipe, Truncate) else before
+def _label(role: int, after: bool) -> str:
+    if role < scoring.COPIES:
+        return {scoring.BOS: "BOS", scoring.DOCUMENT: "doc"}[role]
+    if after:
+        return "after"
+    return "prefix" if role == scoring.COPIES else f"prefix {role - scoring.COPIES + 1}"
 
 
 def _query_slots(one: Prepared) -> tuple[str, ...]:
@@ -129,17 +173,40 @@ def _query_slots(one: Prepared) -> tuple[str, ...]:
 def _steps(recipe: Recipe) -> list[str]:
     if isinstance(recipe, Prefill):
         return []
+    if isinstance(recipe, Mix):
+        return [*_steps(recipe.keys), *_steps(recipe.values), _mixing(recipe)]
+    return [*_steps(sources(recipe)[0]), _step(recipe)]
+
+
+def _step(recipe: Truncate | Reposition | Shift | Mean | Hide) -> str:
     if isinstance(recipe, Truncate):
-        return [*_steps(recipe.source), "drop the prefix's slots, keep BOS and the document"]
+        return "drop every slot but BOS's and the document's"
+    if isinstance(recipe, Mean):
+        return "take the mean of the values, BOS left out"
+    if isinstance(recipe, Hide):
+        return f"of the prefix's copies, the query sees {recipe.see}"
+    if isinstance(recipe, Shift):
+        return "turn the document's keys forward by the prefix's length"
+    if recipe.turn == "none":
+        return "count positions anew from 0, and leave the keys as they are"
     how = {"own": "each layer's own rope base", "full_attention": "the full-attention base"}
-    way = "back" if recipe.sign < 0 else "forward"
-    return [*_steps(recipe.source),
-            f"turn the document's keys {way} by the prefix's length, with {how[recipe.base]}"]
+    inexact = ", in the model's own precision" if recipe.precision == "model" else ""
+    return f"turn the keys back to positions 0, 1, 2, ..., with {how[recipe.turn]}{inexact}"
+
+
+def _mixing(mix: Mix) -> str:
+    whose = "the mean value" if isinstance(mix.values, Mean) else "the values of the second cache"
+    how = f"{mix.weight} parts of {whose}" if mix.weight < 1 else whose
+    where = [] if mix.layers == (0, 1.0) else [f"layers {mix.layers[0]} to {mix.layers[1]}"]
+    where += [] if mix.share == 1 else [f"the first {mix.share} of the document"]
+    return (f"keep the first cache's keys; give the document {how}"
+            + (f", in {' and '.join(where)} only" if where else ""))
 
 
 def _panels(lm: LM, title: str, given: Pass, slots: tuple[str, ...]) -> list[Panel]:
     """Return one panel per kind of layer whose mask differs from the kinds before it."""
-    built = masks.for_model(lm, given.positions, given.key_positions(), given.key_real())
+    built = masks.for_model(lm, given.positions, given.key_positions(), given.key_real(),
+                            given.blind)
     named = built if isinstance(built, dict) else {masks.layer_kinds(lm)[0]: built}
     panels: dict[tuple[tuple[int, ...], ...], Panel] = {}
     for kind in sorted(named):  # full before sliding
@@ -160,7 +227,7 @@ def _tokens(lm: LM, given: Pass, slots: Sequence[str]) -> list[str]:
         at = given.positions[0, start:stop].tolist()
         shown = ids if len(ids) <= 2 * SHOWN else [*ids[:SHOWN], None, *ids[-SHOWN:]]
         words = " ".join("…" if i is None else repr(lm.tokenizer.decode([i])) for i in shown)
-        lines.append(f"  {name:<7}{len(ids):>4} tokens, positions {at[0]}..{at[-1]}: {words}")
+        lines.append(f"  {name:<8}{len(ids):>4} tokens, positions {at[0]}..{at[-1]}: {words}")
     return lines
 
 
@@ -180,7 +247,7 @@ def _picture(panel: Panel) -> list[str]:
     columns = _ends(panel.slots)
     offset = len(panel.slots) - len(panel.mask)
     rows = [c for c in columns if c >= offset]
-    return [f"  {panel.slots[r]:<7}" + "".join(
+    return [f"  {panel.slots[r]:<8}" + "".join(
         "█" if panel.mask[r - offset][c] else "·" for c in columns) for r in rows]
 
 

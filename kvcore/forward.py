@@ -21,6 +21,25 @@ if TYPE_CHECKING:
 _PLANS: weakref.WeakKeyDictionary[LM, rope.RopePlan] = weakref.WeakKeyDictionary()
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One sequence that is read in a pass.
+
+    Attributes
+    ----------
+    ids, positions : tuple of int
+    groups : tuple of int
+        Which group each token belongs to; empty: all belong to one.
+    blind : frozenset of (int, int)
+        Pairs of groups, unlike ones, of which the first may not attend to the second.
+    """
+
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    groups: tuple[int, ...] = ()
+    blind: frozenset[tuple[int, int]] = frozenset()
+
+
 @dataclass(frozen=True, eq=False)
 class Pass:
     """Everything the model receives in one forward pass.
@@ -32,12 +51,15 @@ class Pass:
         False for right padding.
     past : KVCache or None
         What is already cached for each sequence.
+    blind : (batch, q, q) bool or None
+        Who may not attend to whom among this pass's tokens although it could.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     real: torch.Tensor
     past: KVCache | None = None
+    blind: torch.Tensor | None = None
 
     def key_positions(self) -> torch.Tensor:
         """Return the positions of all key slots, cached ones first, (batch, slots)."""
@@ -56,16 +78,40 @@ class Pass:
 def prepare(lm: LM, sequences: Sequence[Sequence[int]], starts: Sequence[int],
             past: KVCache | None = None) -> Pass:
     """Right-pad token sequences into one pass, each at consecutive positions from its start."""
+    return batch(lm, [Reading(tuple(ids), tuple(range(start, start + len(ids))))
+                      for ids, start in zip(sequences, starts, strict=True)], past)
+
+
+def batch(lm: LM, readings: Sequence[Reading], past: KVCache | None = None) -> Pass:
+    """Right-pad readings into one pass; readings with groups need an empty past."""
     import torch
 
-    width = max(len(s) for s in sequences)
-    ids = torch.full((len(sequences), width), lm.bos_id, dtype=torch.int64)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
-    step = torch.arange(width)
-    real = step < torch.tensor([len(s) for s in sequences]).unsqueeze(1)
-    positions = torch.tensor(starts).unsqueeze(1) + step
-    return Pass(ids.to(lm.device), positions.to(lm.device), real.to(lm.device), past)
+    width = max(len(r.ids) for r in readings)
+    ids = torch.tensor([[*r.ids, *[lm.bos_id] * (width - len(r.ids))] for r in readings])
+    positions = torch.tensor([  # padding counts on, so that rows of one length pad alike
+        [*r.positions, *range(r.positions[-1] + 1, r.positions[-1] + 1 + width - len(r.ids))]
+        for r in readings])
+    real = torch.arange(width) < torch.tensor([len(r.ids) for r in readings]).unsqueeze(1)
+    blind = _blind(readings, width)
+    return Pass(ids.to(lm.device), positions.to(lm.device), real.to(lm.device), past,
+                None if blind is None else blind.to(lm.device))
+
+
+def _blind(readings: Sequence[Reading], width: int) -> torch.Tensor | None:
+    """Return which token may not attend to which, (batch, width, width), from their groups."""
+    import torch
+
+    if not any(r.blind for r in readings):
+        return None
+    count = 1 + max(group for r in readings for group in (0, *r.groups))
+    rules = torch.zeros(len(readings), count, count, dtype=torch.bool)
+    for row, r in enumerate(readings):
+        for query, key in r.blind:
+            rules[row, query, key] = True
+    padded = [[*r.groups, *[0] * (width - len(r.groups))] for r in readings]
+    groups = torch.tensor(padded)
+    rows = torch.arange(len(readings))[:, None, None]
+    return rules[rows, groups[:, :, None], groups[:, None, :]]
 
 
 def run(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]] = ((), ())
@@ -87,14 +133,28 @@ def run(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]] = ((), 
     cache : KVCache
         The past and this pass's entries.
     """
+    cache = kv.empty() if given.past is None else given.past.to_model()
+    logits = _forward(lm, given, wanted, past_key_values=cache, use_cache=True)
+    return logits, kv.from_model(cache, given.key_positions(), given.key_real())
+
+
+def logits(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]]) -> torch.Tensor:
+    """Run the model once and keep no cache; see `run`."""
+    if given.past is not None:
+        return run(lm, given, wanted)[0]
+    return _forward(lm, given, wanted, use_cache=False)
+
+
+def _forward(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]], **cache: Any
+             ) -> torch.Tensor:
     import torch
 
-    cache = kv.empty() if given.past is None else given.past.to_model()
-    mask = masks.for_model(lm, given.positions, given.key_positions(), given.key_real())
+    mask = masks.for_model(lm, given.positions, given.key_positions(), given.key_real(),
+                           given.blind)
     with torch.inference_mode(), _head_sees_only(lm, wanted):
         out = lm.model(input_ids=given.ids, position_ids=given.positions, attention_mask=mask,
-                       past_key_values=cache, use_cache=True)
-    return out.logits[0], kv.from_model(cache, given.key_positions(), given.key_real())
+                       **cache)
+    return out.logits[0]  # type: ignore[no-any-return]
 
 
 def rope_plan(lm: LM) -> rope.RopePlan:

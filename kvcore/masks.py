@@ -67,8 +67,15 @@ def visible(query_positions: torch.Tensor, key_positions: torch.Tensor, key_real
 
 
 def for_model(lm: LM, query_positions: torch.Tensor, key_positions: torch.Tensor,
-              key_real: torch.Tensor) -> Any:
+              key_real: torch.Tensor, blind: torch.Tensor | None = None) -> Any:
     """Build the mask(s) in the form the model takes.
+
+    Parameters
+    ----------
+    query_positions, key_positions, key_real
+        As `visible` takes them.
+    blind : (batch, q, slots) bool, optional
+        True where a token may not attend although it could; itself it always sees.
 
     Returns
     -------
@@ -77,11 +84,15 @@ def for_model(lm: LM, query_positions: torch.Tensor, key_positions: torch.Tensor
     """
     kinds = dict.fromkeys(layer_kinds(lm))
     masks = {
-        kind: _as_attention_wants(lm, visible(
+        kind: _as_attention_wants(lm, _less(visible(
             query_positions, key_positions, key_real,
-            lm.config.sliding_window if kind == SLIDING else None))
+            lm.config.sliding_window if kind == SLIDING else None), blind))
         for kind in kinds}
     return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def _less(mask: torch.Tensor, blind: torch.Tensor | None) -> torch.Tensor:
+    return mask if blind is None else mask & ~blind.unsqueeze(1)
 
 
 def _as_attention_wants(lm: LM, mask: torch.Tensor) -> torch.Tensor:

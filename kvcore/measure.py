@@ -20,7 +20,7 @@ from kvcore.store import KEY, VALUES, Key, Store, clean, disk_errors, row_keys
 
 Score = Callable[[pd.DataFrame], pd.DataFrame]
 
-_SAMPLE = ("sample_id", "sample_hash")
+_PLACE = ("sample_id", "condition", "template")  # what tells the rows of one shard apart
 _POLL_SECONDS = 0.2
 
 
@@ -67,8 +67,9 @@ def fill(
         The columns ``KEY`` and, if samples differ in cost, ``length`` (any unit): samples of
         similar length then share a shard. Order does not count.
     score : callable
-        Takes some of the wanted rows, which agree in all but sample and condition, and returns one
-        row for each, in any order: ``sample_id``, ``condition`` and ``VALUES``.
+        Takes some of the wanted rows, which agree in all but sample, condition and template, and
+        returns one
+        row for each, in any order: ``sample_id``, ``condition``, ``template`` and ``VALUES``.
     meta : mapping
         Recorded with every shard: library versions, device, attention backend.
     shard_samples : int
@@ -124,16 +125,17 @@ def plan(wanted: pd.DataFrame, shard_samples: int) -> tuple[Shard, ...]:
         raise KvError(f"shard_samples={shard_samples}: a shard holds at least 1 sample.")
     keys = row_keys(wanted)
     lengths = wanted["length"].tolist() if "length" in wanted.columns else [0] * len(keys)
-    groups: dict[Key, dict[Key, list[int]]] = {}
+    groups: dict[Key, dict[object, list[int]]] = {}
     for place in {key: place for place, key in enumerate(keys)}.values():
         named = dict(zip(KEY, keys[place], strict=True))
-        sample = tuple(named.pop(name) for name in _SAMPLE)
-        del named["condition"]
+        sample = named["sample_id"]
+        for name in (*_PLACE, "sample_hash"):
+            del named[name]
         groups.setdefault(tuple(named.values()), {}).setdefault(sample, []).append(place)
     shards = []
     for samples in groups.values():
-        _check_ids(samples)
-        order = sorted(samples, key=lambda s: (max(lengths[p] for p in samples[s]), s))
+        _check_ids([keys[p] for places in samples.values() for p in places])
+        order = sorted(samples, key=lambda s: (max(lengths[p] for p in samples[s]), str(s)))
         for start in range(0, len(order), shard_samples):
             places = [p for s in order[start : start + shard_samples] for p in samples[s]]
             shards.append(_shard(wanted, keys, places))
@@ -141,7 +143,7 @@ def plan(wanted: pd.DataFrame, shard_samples: int) -> tuple[Shard, ...]:
 
 
 def with_keys(rows: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
-    """Give scored rows the keys of the rows asked for, matched by sample id and condition.
+    """Give scored rows the keys of the rows asked for, matched by what tells them apart.
 
     Raises
     ------
@@ -154,7 +156,7 @@ def with_keys(rows: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
         odd = [str(name) for name in sorted(set(names) ^ set(places))]
         raise KvError(
             f"scores: {len(places)} rows were asked for and {len(names)} came; first difference: "
-            f"{(odd or ['a row twice'])[0]}. Return each asked sample_id and condition once."
+            f"{(odd or ['a row twice'])[0]}. Return each asked row once."
         )
     keys = asked[list(KEY)].iloc[[places[name] for name in names]].reset_index(drop=True)
     return pd.concat([keys, rows[list(VALUES)].reset_index(drop=True)], axis=1)
@@ -206,19 +208,19 @@ def _bar(label: str | None, samples: int) -> tqdm[None]:
     )
 
 
-def _names(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    pairs = zip(rows["sample_id"].tolist(), rows["condition"].tolist(), strict=True)
-    return [(clean(str(sample)), clean(str(condition))) for sample, condition in pairs]
+def _names(rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    columns = [[clean(str(value)) for value in rows[name].tolist()] for name in _PLACE]
+    return list(zip(*columns, strict=True))
 
 
 def _samples(rows: pd.DataFrame) -> int:
     return len(set(rows["sample_id"].tolist()))
 
 
-def _check_ids(samples: Mapping[Key, object]) -> None:
-    ids = [sample[0] for sample in samples]
-    if len(set(ids)) < len(ids):
-        twice = next(name for place, name in enumerate(ids) if name in ids[:place])
+def _check_ids(keys: list[Key]) -> None:
+    places = [tuple(key[KEY.index(name)] for name in _PLACE) for key in keys]
+    if len(set(places)) < len(places):
+        twice = next(place[0] for at, place in enumerate(places) if place in places[:at])
         raise KvError(f"sample id {twice!r} stands for two texts; give each sample its own id.")
 
 

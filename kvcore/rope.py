@@ -120,16 +120,18 @@ def rotation(lm: LM, layer_type: str | None, deltas: torch.Tensor
     return (cos / norm).unsqueeze(1), (sin / norm * sign).unsqueeze(1)
 
 
-def rotate(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, pairing: Pairing
-           ) -> torch.Tensor:
+def rotate(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, pairing: Pairing,
+           precision: torch.dtype | None = None) -> torch.Tensor:
     """Turn keys by given angles.
 
     Parameters
     ----------
     keys : (batch, kv_head, slot, head_dim)
-        Any float dtype; computed in float32 and returned in the same dtype.
+        Any float dtype; computed in `precision` and returned in the same dtype.
     cos, sin : (batch, 1, slot, dims / 2) float32
     pairing : {"none", "half", "interleaved"}
+    precision : torch.dtype, optional
+        float32 by default.
 
     Returns
     -------
@@ -141,7 +143,8 @@ def rotate(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, pairing: Pa
     if pairing == "none":
         return keys
     half = cos.shape[-1]
-    turning, still = keys[..., : 2 * half].float(), keys[..., 2 * half:]
+    cos, sin = (x.to(precision or torch.float32) for x in (cos, sin))
+    turning, still = keys[..., : 2 * half].to(cos.dtype), keys[..., 2 * half:]
     first, second = _pairs(turning, pairing)
     turned = _joined(first * cos - second * sin, second * cos + first * sin, pairing)
     return torch.cat([turned.to(keys.dtype), still], dim=-1)

@@ -1,7 +1,11 @@
 """The batched engine: samples and conditions in, answers' NLLs out.
 
-Samples of similar length share a batch, conditions with equal prefills share the prefill, and
-the LM head sees scored tokens only. Batches never change a number beyond rounding.
+Two routes lead to a score. Where several conditions or targets need the same prefill, it is run
+once, caches are built from it, and answers are read on top of them. Where nothing is shared, one
+masked pass reads everything: a second BOS, which sees only itself, stands where the truncated
+document begins, and the query sees that one (attention is relative, so the two routes agree).
+Batches, sorted by length, never change a number beyond rounding; the LM head sees scored tokens
+only.
 """
 
 from __future__ import annotations
@@ -9,17 +13,33 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from kvcore import cache as kv
 from kvcore import forward, tokens
-from kvcore.conditions import Condition, Prefill, Recipe, Reposition, Truncate, condition
+from kvcore.conditions import (
+    Condition,
+    Document,
+    Hide,
+    Mean,
+    Mix,
+    Prefill,
+    Recipe,
+    Reposition,
+    Shift,
+    Truncate,
+    condition,
+    nodes,
+    sources,
+)
+from kvcore.errors import KvError
+from kvcore.forward import Reading
 from kvcore.tokens import Prefix, TokenizedSample, Unusable
 
 if TYPE_CHECKING:
@@ -30,10 +50,14 @@ if TYPE_CHECKING:
     from kvcore.forward import Pass
     from kvcore.models import LM
 
-COLUMNS = ("sample_id", "condition", "status", "nll", "nll_tail", "token_nlls",
+COLUMNS = ("sample_id", "condition", "target", "status", "nll", "nll_tail", "token_nlls",
            "n_answer_tokens", "doc_len", "prefix_len", "cache_len", "clean_boundary")
-QUERY_SHARE = 3  # short passes get a third of the budget: sorted finely, they pad less
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # more gains nothing, and falls out of CPU caches
+PASS_COST = {"cpu": 48, "cuda": 512}  # what starting a pass costs, in tokens: reading the weights
+AT_ONCE = 16  # conditions whose caches are held at the same time
+BOS, DOCUMENT, COPIES = 0, 1, 2  # what a slot holds; prefixes count on from COPIES, one per copy
+SECOND_BOS, QUESTION = -2, -1  # further groups of the one-pass route
+Route = Literal["auto", "cache"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +66,41 @@ class Prepared:
 
     tokens: TokenizedSample
     prefixes: Mapping[Prefix, tuple[int, ...]]
+    target: str = "answer"
+
+    def leaf(self, leaf: Prefill) -> tuple[tuple[int, int], ...]:
+        """Return one prefill but for BOS, as (token id, what it belongs to)."""
+        read: list[tuple[int, int]] = []
+        copy = COPIES
+        for part in leaf.parts:
+            if isinstance(part, Document):
+                ids, every = self.tokens.document, part.every or len(self.tokens.document)
+                for start in range(0, len(ids), every):
+                    read += [(i, copy) for i in self.prefixes[part.beacon]]
+                    copy += len(self.prefixes[part.beacon]) > 0
+                    read += [(i, DOCUMENT) for i in ids[start : start + every]]
+                continue
+            whole = self.prefixes[part]
+            each = len(whole) // part.times
+            for start in range(0, len(whole), max(each, 1)):
+                read += [(i, copy) for i in whole[start : start + each]]
+                copy += 1
+        return tuple(read)
 
     def leaf_ids(self, leaf: Prefill, bos_id: int) -> tuple[int, ...]:
-        """Return the ids of one prefill: BOS, prefix, document."""
-        document = self.tokens.document if leaf.document else ()
-        return (bos_id, *self.prefixes[leaf.prefix], *document)
+        """Return the ids of one prefill, BOS first."""
+        return (bos_id, *(i for i, _ in self.leaf(leaf)))
+
+    def roles(self, recipe: Recipe) -> tuple[int, ...]:
+        """Return what each slot of a recipe's cache holds: `BOS`, `DOCUMENT` or a copy."""
+        if isinstance(recipe, Prefill):
+            return (BOS, *(role for _, role in self.leaf(recipe)))
+        if isinstance(recipe, Mean):
+            return (DOCUMENT,)
+        before = self.roles(sources(recipe)[0])
+        if isinstance(recipe, Truncate):
+            return tuple(role for role in before if role < COPIES)
+        return before
 
     def query_ids(self) -> tuple[int, ...]:
         """Return the ids read on top of the cache: prompt and answer, but for its last token.
@@ -56,14 +110,30 @@ class Prepared:
         return self.tokens.prompt + self.tokens.answer[:-1]
 
     def length(self, given: Condition) -> int:
-        """Return the positions that the longest pass under a condition reaches."""
-        longest = max(len(self.leaf_ids(leaf, 0)) for leaf in given.leaves())
-        turned = max(len(self.prefixes[p]) for p in given.prefixes())
+        """Return the positions that the longest pass under a condition reaches, at most."""
+        longest = max(1 + len(self.leaf(leaf)) for leaf in given.leaves())
+        turned = max((len(self.prefixes[node.prefix]) for node in nodes(given.recipe)
+                      if isinstance(node, Shift)), default=0)
         return longest + turned + len(self.tokens.prompt) + len(self.tokens.answer)
+
+    def unit(self) -> tuple[Any, ...]:
+        """Return what every prefill of this sample is made from, for finding equal ones."""
+        return self.tokens.document, tuple(sorted(
+            (p.kind, p.text, p.times, ids) for p, ids in self.prefixes.items()))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One score that is wanted: where its row goes, and what it takes."""
+
+    row: tuple[int, str]
+    one: Prepared
+    given: Condition
 
 
 def score(lm: LM, samples: Iterable[Sample], conditions: Iterable[str | Condition], *,
-          seed: int = 0, batch_tokens: int | None = None) -> pd.DataFrame:
+          seed: int = 0, batch_tokens: int | None = None, targets: Iterable[str] = ("answer",),
+          route: Route = "auto") -> pd.DataFrame:
     """Score every sample's answer under every condition.
 
     Parameters
@@ -77,95 +147,67 @@ def score(lm: LM, samples: Iterable[Sample], conditions: Iterable[str | Conditio
         Together with a sample's id it fixes the random prefix.
     batch_tokens : int, optional
         Most tokens in one forward pass; changes speed, never a number beyond rounding.
+    targets : iterable of str
+        What is asked and scored, keys of `kvcore.tokens.TARGETS`.
+    route : {"auto", "cache"}
+        ``"cache"`` always builds caches, also where one masked pass would do.
 
     Returns
     -------
     pandas.DataFrame
-        One row per sample and condition, in the order given: `sample_id`, `condition`,
-        `status` (``"ok"`` or why the sample could not be measured), `nll` and `nll_tail` in nats
-        per answer token (the tail leaves out the first answer token and is NaN for one-token
-        answers), `token_nlls`, `n_answer_tokens`, `doc_len`, `prefix_len`, `cache_len` and
+        One row per sample, target and condition, in the order given: `sample_id`, `condition`,
+        `target`, `status` (``"ok"`` or why the sample could not be measured), `nll` and
+        `nll_tail` in nats per answer token (the tail leaves out the first answer token and is
+        NaN for one-token answers), `token_nlls`, `n_answer_tokens`, `doc_len`, `prefix_len`
+        (tokens read beside BOS and document), `cache_len` (slots that the query sees) and
         `clean_boundary` (1 where the passage alone has the ids it has behind the prefix).
 
     Raises
     ------
     KvError
-        For an unknown condition, or a model that a condition cannot be exact on.
+        For an unknown condition or target, or a model that a condition cannot be exact on.
 
     Notes
     -----
-    Exact: batching, padding and order change a score by rounding only, below 1e-5 nats in
+    Exact: batching, padding, order and route change a score by rounding only, below 1e-5 nats in
     float32. Log-softmax in float32, sums in float64.
     """
     chosen = tuple(dict.fromkeys(condition(c) for c in conditions))
-    return score_pairs(lm, [(sample, chosen) for sample in samples], seed=seed,
-                       batch_tokens=batch_tokens)
+    asked = tuple(targets)
+    return score_pairs(lm, [(sample, target, chosen) for sample in samples for target in asked],
+                       seed=seed, batch_tokens=batch_tokens, route=route)
 
 
-def score_pairs(lm: LM, pairs: Sequence[tuple[Sample, Sequence[Condition]]], *, seed: int = 0,
-                batch_tokens: int | None = None) -> pd.DataFrame:
-    """Score samples that need not share their conditions; see `score`."""
-    chosen = tuple(dict.fromkeys(c for _, some in pairs for c in some))
-    budget = batch_tokens or BATCH_TOKENS.get(lm.device.type, 4096)
-    if any(_turns(c.recipe) for c in chosen):
+def score_pairs(lm: LM, asked: Sequence[tuple[Sample, str, Sequence[Condition]]], *,
+                seed: int = 0, batch_tokens: int | None = None, route: Route = "auto"
+                ) -> pd.DataFrame:
+    """Score samples and targets that need not share their conditions; see `score`."""
+    kind = lm.device.type
+    budget = batch_tokens or BATCH_TOKENS.get(kind, 4096)
+    cost = PASS_COST.get(kind, 256)
+    if any(_turns(c.recipe) for _, _, some in asked for c in some):
         forward.rope_plan(lm)  # refuses by name, before anything is measured
     rows: dict[tuple[int, str], dict[str, Any]] = {}
-    usable: dict[str, list[tuple[int, Prepared]]] = {c.name: [] for c in chosen}
-    for number, (sample, some) in enumerate(pairs):
-        for given, ready in _prepare(lm, sample, some, seed):
+    jobs: list[Job] = []
+    for number, (sample, target, some) in enumerate(asked):
+        for given, ready in _prepare(lm, sample, target, some, seed):
             if isinstance(ready, str):
-                rows[number, given.name] = _row(sample.id, given.name, ready)
+                rows[number, given.name] = _row(sample.id, given.name, target, ready)
             else:
-                usable[given.name].append((number, ready))
-    for numbers, ready_ones, together in _groups(chosen, usable, budget):
-        scored = _score_or_halve(lm, ready_ones, together, budget)
-        for (which, name), row in scored.items():
-            rows[numbers[which], name] = row
-    ordered = [rows[n, c.name] for n, (_, some) in enumerate(pairs) for c in some]
+                jobs.append(Job((number, given.name), ready, given))
+    for part, scorer in _plan(jobs, budget, cost, route):
+        rows |= _score_or_halve(lm, part, scorer)
+    ordered = [rows[n, c.name] for n, (_, _, some) in enumerate(asked) for c in some]
     frame = {name: [row[name] for row in ordered] for name in COLUMNS}
-    texts = {name: pd.Series(frame.pop(name), dtype=object) for name in COLUMNS[:3]}
+    texts = {name: pd.Series(frame.pop(name), dtype=object) for name in COLUMNS[:4]}
     return pd.DataFrame(texts | frame)  # object: an id may hold what pandas' strings refuse
 
 
-def leaf_pass(lm: LM, leaf: Prefill, group: Sequence[Prepared]) -> Pass:
-    """Return what the model receives to prefill one leaf for a group of samples."""
-    sequences = [one.leaf_ids(leaf, lm.bos_id) for one in group]
-    return forward.prepare(lm, sequences, [0] * len(sequences))
+# --- what a sample's tokens are -----------------------------------------------------------------
 
 
-def build(lm: LM, recipe: Recipe, leaves: Mapping[Prefill, KVCache],
-          group: Sequence[Prepared]) -> KVCache:
-    """Carry out a recipe on a group of samples whose prefills are given.
-
-    Parameters
-    ----------
-    leaves : mapping of Prefill to KVCache
-        One sequence per sample of the group, in its order.
-
-    Returns
-    -------
-    KVCache
-        A new one; the leaves are not changed.
-    """
-    if isinstance(recipe, Prefill):
-        return leaves[recipe]
-    source = build(lm, recipe.source, leaves, group)
-    counts = [len(one.prefixes[recipe.prefix]) for one in group]
-    if isinstance(recipe, Truncate):
-        return source.drop(1, counts)
-    return source.reposition(lm, forward.rope_plan(lm), _past_bos(source, counts, recipe.sign),
-                             one_base=None if recipe.base == "own" else recipe.base)
-
-
-def query_pass(lm: LM, cache: KVCache, group: Sequence[Prepared]) -> Pass:
-    """Return what the model receives to score a group's answers on top of their caches."""
-    import torch
-
-    after = torch.where(cache.real, cache.positions, -1).amax(dim=1) + 1
-    return forward.prepare(lm, [one.query_ids() for one in group], after.tolist(), cache)
-
-
-def prepare_one(lm: LM, sample: Sample, given: Condition, seed: int = 0) -> Prepared:
+def prepare_one(lm: LM, sample: Sample, given: Condition, seed: int = 0, target: str = "answer"
+                ) -> Prepared:
     """Tokenize one sample for one condition.
 
     Raises
@@ -173,24 +215,22 @@ def prepare_one(lm: LM, sample: Sample, given: Condition, seed: int = 0) -> Prep
     Unusable
         If it cannot be measured; the message is the reason.
     """
-    read = tokens.tokenize(lm.tokenizer, sample)
-    prefixes = {p: tokens.prefix_ids(lm.tokenizer, read, p, seed) for p in given.prefixes()}
-    ready = Prepared(read, prefixes)
-    limit = _limit(lm, given)
-    if ready.length(given) > limit:
-        raise Unusable(f"longer than the {limit} positions the model is exact for")
+    ((_, ready),) = _prepare(lm, sample, target, (given,), seed)
+    if isinstance(ready, str):
+        raise Unusable(ready)
     return ready
 
 
-def _prepare(lm: LM, sample: Sample, chosen: Sequence[Condition], seed: int
+def _prepare(lm: LM, sample: Sample, target: str, chosen: Sequence[Condition], seed: int
              ) -> Iterator[tuple[Condition, Prepared | str]]:
     """Tokenize a sample once and yield it, or the reason against it, for every condition."""
     try:
-        read = tokens.tokenize(lm.tokenizer, sample)
+        read = tokens.tokenize(lm.tokenizer, sample, target)
     except Unusable as reason:
         yield from ((given, str(reason)) for given in chosen)
         return
     known: dict[Prefix, tuple[int, ...]] = {}
+    ready = Prepared(read, known, target)
     for given in chosen:
         try:
             for p in given.prefixes():
@@ -199,7 +239,6 @@ def _prepare(lm: LM, sample: Sample, chosen: Sequence[Condition], seed: int
         except Unusable as reason:
             yield given, str(reason)
             continue
-        ready = Prepared(read, known)
         limit = _limit(lm, given)
         too_long = f"longer than the {limit} positions the model is exact for"
         yield given, ready if ready.length(given) <= limit else too_long
@@ -211,75 +250,148 @@ def _limit(lm: LM, given: Condition) -> int:
 
 
 def _turns(recipe: Recipe) -> bool:
-    return isinstance(recipe, Reposition) or (
-        not isinstance(recipe, Prefill) and _turns(recipe.source))
+    return any(isinstance(node, Reposition | Shift) for node in nodes(recipe))
 
 
-def _groups(chosen: Sequence[Condition], usable: Mapping[str, list[tuple[int, Prepared]]],
-            budget: int) -> Iterator[tuple[list[int], list[Prepared], list[Condition]]]:
-    """Cut the work into groups of samples of similar length and the conditions they share.
+# --- which passes are run -----------------------------------------------------------------------
 
-    Regrouped conditions come in half-size groups of shuffled samples, so that they meet other
+Scorer = Callable[["LM", Sequence[Job]], dict[tuple[int, str], dict[str, Any]]]
+
+
+def _plan(jobs: Sequence[Job], budget: int, cost: int, route: Route
+          ) -> Iterator[tuple[list[Job], Scorer]]:
+    """Divide the work into parts that run at once, each with the function that scores it.
+
+    Regrouped conditions come in half-size parts in shuffled order, so that they meet other
     batch partners and other padding.
     """
+    def through_caches(lm: LM, part: Sequence[Job]) -> dict[tuple[int, str], dict[str, Any]]:
+        return _score_group(lm, part, budget, cost)
+
     for again in (False, True):
-        pool = [c for c in chosen if c.regrouped == again]
-        same: dict[tuple[int, ...], list[Condition]] = {}
-        for c in pool:
-            same.setdefault(tuple(n for n, _ in usable[c.name]), []).append(c)
-        for together in same.values():
-            ready = usable[together[0].name]
-            key = _shuffled if again else _by_length
-            for part in _cut(sorted(ready, key=key), together, budget // 2 if again else budget):
-                yield [n for n, _ in part], [one for _, one in part], together
+        pool = [job for job in jobs if job.given.regrouped == again]
+        limit = max(1, budget // 2) if again else budget
+        shared = _shared(pool) if route == "auto" else {job.row for job in pool}
+        alone = [job for job in pool if job.row not in shared]
+        alone.sort(key=_shuffled if again else lambda job: len(one_pass(job, 0).ids))
+        lengths = [len(one_pass(job, 0).ids) for job in alone]
+        for start, stop in cut(lengths, limit, cost):
+            yield alone[start:stop], _score_in_one_pass
+        together = [job for job in pool if job.row in shared]
+        for part in _document_groups(together, limit, cost, _shuffled if again else _by_length):
+            yield part, through_caches
 
 
-def _by_length(numbered: tuple[int, Prepared]) -> tuple[int, int, str]:
-    one = numbered[1].tokens
-    return len(one.document), len(one.prompt) + len(one.answer), one.sample_id
+def _shared(jobs: Sequence[Job]) -> set[tuple[int, str]]:
+    """Return the rows of the jobs that build caches: prefills shared, or no single pass to do."""
+    leaves = {job.row: [(leaf.isolated, job.one.leaf(leaf)) for leaf in job.given.leaves()]
+              for job in jobs}
+    uses = Counter(leaf for found in leaves.values() for leaf in set(found))
+    return {job.row for job in jobs
+            if not single(job.given.recipe) or any(uses[leaf] > 1 for leaf in leaves[job.row])}
 
 
-def _shuffled(numbered: tuple[int, Prepared]) -> bytes:
-    return hashlib.sha256(numbered[1].tokens.sample_id.encode("utf-8", "replace")).digest()
+def single(recipe: Recipe) -> bool:
+    """Whether one masked pass gives what the recipe's cache would give."""
+    if isinstance(recipe, Hide):
+        recipe = recipe.source
+        return isinstance(recipe, Prefill)
+    if isinstance(recipe, Reposition):
+        if recipe.turn != "own" or recipe.precision != "float32":
+            return False
+        inner = recipe.source
+        return (isinstance(inner, Truncate) and isinstance(inner.source, Prefill)
+                and not inner.source.isolated and len(inner.source.parts) == 2
+                and isinstance(inner.source.parts[0], Prefix)
+                and inner.source.parts[1] == Document())
+    return isinstance(recipe, Prefill)
 
 
-def _cut(ordered: Sequence[tuple[int, Prepared]], together: Sequence[Condition], budget: int
-         ) -> Iterator[list[tuple[int, Prepared]]]:
-    """Cut an ordered list so that no prefill exceeds the token budget, padding included."""
-    part: list[tuple[int, Prepared]] = []
-    widest = 0
-    for numbered in ordered:
-        width = max(numbered[1].length(c) for c in together)
-        if part and (len(part) + 1) * max(widest, width) > budget:
-            yield part
-            part, widest = [], 0
-        part.append(numbered)
-        widest = max(widest, width)
-    if part:
-        yield part
+def _by_length(job: Job) -> tuple[Any, ...]:
+    one = job.one.tokens
+    return len(one.document), one.document, one.sample_id
 
 
-def _score_or_halve(lm: LM, group: Sequence[Prepared], together: Sequence[Condition], budget: int
+def _shuffled(job: Job) -> tuple[Any, ...]:
+    name = job.one.tokens.sample_id.encode("utf-8", "replace")
+    return hashlib.sha256(name).digest(), job.row
+
+
+def _document_groups(jobs: Sequence[Job], budget: int, cost: int,
+                     key: Callable[[Job], tuple[Any, ...]]) -> Iterator[list[Job]]:
+    """Group jobs so that no prefill exceeds the budget; jobs with equal prefills stay together."""
+    same: dict[tuple[str, ...], dict[tuple[Any, ...], list[Job]]] = {}
+    names: dict[tuple[Any, ...], set[str]] = {}
+    units = {id(one): one.unit() for one in {id(job.one): job.one for job in jobs}.values()}
+    for job in jobs:
+        names.setdefault(units[id(job.one)], set()).add(job.given.name)
+    for job in sorted(jobs, key=key):
+        unit = units[id(job.one)]
+        same.setdefault(tuple(sorted(names[unit])), {}).setdefault(unit, []).append(job)
+    for found in same.values():
+        parts = list(found.values())
+        widths = [max(1 + len(job.one.leaf(leaf)) for job in part for leaf in job.given.leaves())
+                  for part in parts]
+        for start, stop in cut(widths, budget, cost):
+            yield [job for part in parts[start:stop] for job in part]
+
+
+def cut(widths: Sequence[int], budget: int, cost: int) -> list[tuple[int, int]]:
+    """Cut a list of sequences into passes so that padding and passes cost least.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Tokens of each sequence, in the order in which they are to be run.
+    budget : int
+        Most tokens in one pass, padding included; a longer sequence runs by itself.
+    cost : int
+        What a pass costs beside its tokens, in tokens.
+
+    Returns
+    -------
+    list of (start, stop)
+        Of least total cost among all cuts of this order.
+    """
+    best = [0.0]
+    came_from = [0]
+    for stop in range(1, len(widths) + 1):
+        found, at, widest = math.inf, stop - 1, 0
+        for start in range(stop - 1, -1, -1):
+            widest = max(widest, widths[start])
+            tokens_run = (stop - start) * widest
+            if tokens_run > budget and stop - start > 1:
+                break
+            if best[start] + cost + tokens_run < found:
+                found, at = best[start] + cost + tokens_run, start
+        best.append(found)
+        came_from.append(at)
+    parts: list[tuple[int, int]] = []
+    stop = len(widths)
+    while stop:
+        parts.append((came_from[stop], stop))
+        stop = came_from[stop]
+    return parts[::-1]
+
+
+def _score_or_halve(lm: LM, part: Sequence[Job], scorer: Scorer
                     ) -> dict[tuple[int, str], dict[str, Any]]:
-    """Score a group; where memory runs out, score its halves, and say so."""
+    """Score a part; where memory runs out, score its halves, and say so."""
     import torch
 
     try:
-        return _score_group(lm, group, together, budget)
+        return scorer(lm, part)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-    if len(group) == 1:
-        return {(0, c.name): _row(group[0].tokens.sample_id, c.name, "out of memory")
-                for c in together}
-    middle = len(group) // 2
-    warnings.warn(f"out of memory with {len(group)} samples at once: going on with {middle}; "
+    if len(part) == 1:
+        return {part[0].row: _row_of(part[0], "out of memory")}
+    middle = len(part) // 2
+    warnings.warn(f"out of memory with {len(part)} scores at once: going on with {middle}; "
                   "a smaller --kv-batch-tokens avoids this.", RuntimeWarning, stacklevel=2)
     if lm.device.type == "cuda":
         torch.cuda.empty_cache()
-    left = _score_or_halve(lm, group[:middle], together, budget)
-    right = _score_or_halve(lm, group[middle:], together, budget)
-    return left | {(which + middle, name): row for (which, name), row in right.items()}
+    return _score_or_halve(lm, part[:middle], scorer) | _score_or_halve(lm, part[middle:], scorer)
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -290,75 +402,264 @@ def _out_of_memory(error: BaseException) -> bool:
         "out of memory" in text or "can't allocate memory" in text)
 
 
-def _score_group(lm: LM, group: Sequence[Prepared], together: Sequence[Condition], budget: int
+# --- one masked pass ----------------------------------------------------------------------------
+
+
+def one_pass(job: Job, bos_id: int) -> Reading:
+    """Return the one sequence that gives a job's score without any cache.
+
+    Notes
+    -----
+    Truncation: ``[BOS][prefix][BOS'][document][question]``. BOS' has the last prefix token's
+    position and sees only itself; the document does not see it, the question sees neither BOS
+    nor prefix. Relative positions are those of the truncated and re-positioned cache.
+    """
+    recipe = job.given.recipe
+    asked = job.one.query_ids()
+    (leaf,) = job.given.leaves()
+    read = ((bos_id, BOS), *job.one.leaf(leaf))
+    prefix = sum(role >= COPIES for _, role in read)
+    copies = sorted({role for _, role in read if role >= COPIES})
+    if isinstance(recipe, Reposition) and prefix:
+        read = (*read[: 1 + prefix], (bos_id, SECOND_BOS), *read[1 + prefix :])
+        positions = (*range(1 + prefix), *range(prefix, len(read) - 1 + len(asked)))
+        blind = {(QUESTION, group) for group in (BOS, *copies)} | {
+            (SECOND_BOS, group) for group in (BOS, *copies)} | {(DOCUMENT, SECOND_BOS)}
+    else:
+        positions = tuple(range(len(read) + len(asked)))
+        isolated = leaf.isolated
+        blind = {(a, b) for a in copies for b in copies if a != b and isolated}
+        if isinstance(recipe, Hide):
+            blind |= {(QUESTION, group) for group in _hidden(recipe.see, copies)}
+    groups = (*(role for _, role in read), *[QUESTION] * len(asked))
+    place = {name: i for i, name in enumerate(dict.fromkeys((BOS, *groups)))}
+    return Reading((*(i for i, _ in read), *asked), positions,
+                   tuple(place[g] for g in groups) if blind else (),
+                   frozenset((place[a], place[b]) for a, b in blind))
+
+
+def _hidden(see: str, copies: Sequence[int]) -> list[int]:
+    """Return which copies the query does not see."""
+    kept = {"first": copies[:1], "last": copies[-1:], "none": (), "all": copies}[see]
+    return [copy for copy in copies if copy not in kept]
+
+
+def _score_in_one_pass(lm: LM, part: Sequence[Job]) -> dict[tuple[int, str], dict[str, Any]]:
+    readings = [one_pass(job, lm.bos_id) for job in part]
+    starts = [len(r.ids) - len(job.one.query_ids()) for r, job in zip(readings, part, strict=True)]
+    asked = [job.one for job in part]
+    nlls = _answer_nlls(lm, forward.batch(lm, readings), asked, starts)
+    return {job.row: _scored_row(job, found) for job, found in zip(part, nlls, strict=True)}
+
+
+# --- caches -------------------------------------------------------------------------------------
+
+
+def leaf_pass(lm: LM, leaf: Prefill, group: Sequence[Prepared]) -> Pass:
+    """Return what the model receives to prefill one leaf for a group of samples."""
+    readings = []
+    for one in group:
+        ids = one.leaf_ids(leaf, lm.bos_id)
+        roles = one.roles(leaf)
+        copies = {role for role in roles if role >= COPIES}
+        blind = frozenset((a, b) for a in copies for b in copies if a != b and leaf.isolated)
+        readings.append(Reading(ids, tuple(range(len(ids))), roles if blind else (), blind))
+    return forward.batch(lm, readings)
+
+
+def prefill(lm: LM, leaf: Prefill, group: Sequence[Prepared]) -> KVCache:
+    """Run one leaf for a group of samples, equal ones once."""
+    wanted = [one.leaf(leaf) for one in group]
+    place = {ids: i for i, ids in enumerate(dict.fromkeys(wanted))}
+    firsts = [group[wanted.index(ids)] for ids in place]
+    cache = forward.run(lm, leaf_pass(lm, leaf, firsts))[1]
+    return cache if len(firsts) == len(group) else cache.rows([place[ids] for ids in wanted])
+
+
+def build(lm: LM, recipe: Recipe, made: dict[Recipe, KVCache], group: Sequence[Prepared]
+          ) -> KVCache:
+    """Carry out a recipe on a group of samples.
+
+    Parameters
+    ----------
+    made : dict of Recipe to KVCache
+        What is there already, its prefills at least: one sequence per sample of the group, in
+        its order. Shared by recipes with equal parts; what is built is added.
+
+    Returns
+    -------
+    KVCache
+        A new one; what was made before is not changed.
+    """
+    if recipe not in made:
+        made[recipe] = _built(lm, recipe, made, group)
+    return made[recipe]
+
+
+def _built(lm: LM, recipe: Recipe, made: dict[Recipe, KVCache], group: Sequence[Prepared]
+           ) -> KVCache:
+    if isinstance(recipe, Prefill):
+        return prefill(lm, recipe, group)
+    source = build(lm, sources(recipe)[0], made, group)
+    roles = [one.roles(sources(recipe)[0]) for one in group]
+    if isinstance(recipe, Truncate):
+        return source.keep([[i for i, role in enumerate(found) if role < COPIES]
+                            for found in roles])
+    if isinstance(recipe, Hide):
+        return source.hide([
+            [i for i, role in enumerate(found)
+             if role in _hidden(recipe.see, sorted({r for r in found if r >= COPIES}))]
+            for found in roles])
+    if isinstance(recipe, Mean):
+        return source.mean(source.real & (_step(source) > 0))
+    if isinstance(recipe, Mix):
+        return _mixed(recipe, source, build(lm, recipe.values, made, group), group)
+    return _moved(lm, recipe, source, group)
+
+
+def _moved(lm: LM, recipe: Reposition | Shift, source: KVCache, group: Sequence[Prepared]
+           ) -> KVCache:
+    import torch
+
+    if isinstance(recipe, Shift):
+        counts = [len(one.prefixes[recipe.prefix]) for one in group]
+        deltas = torch.tensor(counts, device=source.positions.device).unsqueeze(1)
+        return source.reposition(lm, forward.rope_plan(lm), deltas * (_step(source) > 0))
+    closed = _step(source).expand_as(source.positions)
+    if recipe.turn == "none":
+        return source.renumber(closed)
+    # Padding slots would move by more than any real one; they may as well stay.
+    deltas = (closed - source.positions) * source.real
+    return source.reposition(
+        lm, forward.rope_plan(lm), deltas,
+        one_base=None if recipe.turn == "own" else recipe.turn,
+        precision=source.keys[0].dtype if recipe.precision == "model" else None)
+
+
+def _mixed(recipe: Mix, own: KVCache, other: KVCache, group: Sequence[Prepared]
+           ) -> KVCache:
+    import torch
+
+    index = torch.zeros(own.batch, own.slots, dtype=torch.int64)
+    mixed = torch.zeros(own.batch, own.slots, dtype=torch.bool)
+    for row, one in enumerate(group):
+        ours = [i for i, role in enumerate(one.roles(recipe.keys)) if role == DOCUMENT]
+        theirs = [i for i, role in enumerate(one.roles(recipe.values)) if role == DOCUMENT]
+        if isinstance(recipe.values, Mean):
+            theirs = theirs * len(ours)
+        if len(ours) != len(theirs):
+            raise KvError(f"mix: {len(ours)} document slots against {len(theirs)}; mix caches "
+                          "that hold the same document.")
+        count = round(recipe.share * len(ours))
+        index[row, ours[:count]] = torch.tensor(theirs[:count], dtype=torch.int64)
+        mixed[row, ours[:count]] = True
+    device = own.positions.device
+    return own.mix(other, index.to(device), mixed.to(device),
+                   layer_range(recipe.layers, len(own.keys)), recipe.weight)
+
+
+def layer_range(layers: tuple[int | float, int | float], depth: int) -> range:
+    """Return the layers that a pair of numbers means in a model of some depth.
+
+    An int is a layer, a float a share of the depth, rounded to the nearest layer.
+
+    Raises
+    ------
+    KvError
+        If a layer lies outside the model.
+    """
+    start, stop = (round(n * depth) if isinstance(n, float) else n for n in layers)
+    if not 0 <= start <= stop <= depth:
+        raise KvError(f"layers {start} to {stop}: the model has {depth}; pass 0 to {depth}.")
+    return range(start, stop)
+
+
+def query_pass(lm: LM, cache: KVCache, group: Sequence[Prepared]) -> Pass:
+    """Return what the model receives to score a group's answers on top of their caches."""
+    import torch
+
+    after = torch.where(cache.real, cache.positions, -1).amax(dim=1) + 1
+    return forward.prepare(lm, [one.query_ids() for one in group], after.tolist(), cache)
+
+
+def _score_group(lm: LM, jobs: Sequence[Job], budget: int, cost: int
                  ) -> dict[tuple[int, str], dict[str, Any]]:
-    leaves = {leaf: forward.run(lm, leaf_pass(lm, leaf, group))[1]
-              for leaf in dict.fromkeys(leaf for c in together for leaf in c.leaves())}
-    caches = {c.name: build(lm, c.recipe, leaves, group) for c in together}
-    work = [(c.name, which) for c in together for which in range(len(group))]
+    """Score jobs that share prefills: each prefill once, then short passes on top of caches."""
+    units = {job.one.unit(): job.one for job in jobs}
+    place = {unit: i for i, unit in enumerate(units)}
+    group = list(units.values())
+    by_condition = {c: [job for job in jobs if job.given == c]
+                    for c in dict.fromkeys(job.given for job in jobs)}
+    leaves: dict[Recipe, KVCache] = {}
+    for leaf in dict.fromkeys(leaf for c in by_condition for leaf in c.leaves()):
+        build(lm, leaf, leaves, group)
     rows: dict[tuple[int, str], dict[str, Any]] = {}
-    for part in _cut_queries(work, group, max(1, budget // QUERY_SHARE)):
-        cache = kv.stack([caches[name].rows([which for _, which in items])
-                          for name, items in groupby(part, key=itemgetter(0))])
-        asked = [group[which] for _, which in part]
-        nlls = _answer_nlls(lm, query_pass(lm, cache, asked), asked)
-        lengths = cache.lengths().tolist()
-        for (name, which), nll, length in zip(part, nlls, lengths, strict=True):
-            prefix = next(c for c in together if c.name == name).prefixes()[0]
-            rows[which, name] = _scored_row(group[which], name, nll, prefix, length)
+    chosen = list(by_condition)
+    for start in range(0, len(chosen), AT_ONCE):
+        made = dict(leaves)
+        caches = {c: build(lm, c.recipe, made, group) for c in chosen[start : start + AT_ONCE]}
+        work = sorted(((job, place[job.one.unit()]) for c in caches for job in by_condition[c]),
+                      key=lambda item: (len(item[0].one.query_ids()), item[0].given.name, item[1]))
+        for a, b in cut([len(job.one.query_ids()) for job, _ in work], budget, cost):
+            part = sorted(work[a:b], key=lambda item: item[0].given.name)
+            cache = kv.stack([caches[c].rows([which for _, which in items]) for c, items in
+                              groupby(part, key=lambda item: item[0].given)])
+            asked = [job.one for job, _ in part]
+            nlls = _answer_nlls(lm, query_pass(lm, cache, asked), asked, [0] * len(asked))
+            rows |= {job.row: _scored_row(job, found)
+                     for (job, _), found in zip(part, nlls, strict=True)}
     return rows
 
 
-def _cut_queries(work: Sequence[tuple[str, int]], group: Sequence[Prepared], budget: int
-                 ) -> Iterator[list[tuple[str, int]]]:
-    """Order the short passes by length and cut them to the budget; conditions share batches."""
-    ordered = sorted(work, key=lambda item: (len(group[item[1]].query_ids()), item[1]))
-    part: list[tuple[str, int]] = []
-    for item in ordered:
-        if part and (len(part) + 1) * len(group[item[1]].query_ids()) > budget:
-            yield sorted(part)
-            part = []
-        part.append(item)
-    yield sorted(part)
-
-
-def _answer_nlls(lm: LM, given: Pass, group: Sequence[Prepared]) -> list[list[float]]:
-    """Return each answer's per-token NLLs in nats, from one short pass."""
+def _answer_nlls(lm: LM, given: Pass, group: Sequence[Prepared], starts: Sequence[int]
+                 ) -> list[list[float]]:
+    """Return each answer's per-token NLLs in nats; questions start at the given columns."""
     import torch
 
     rows = [r for r, one in enumerate(group) for _ in one.tokens.answer]
-    columns = [len(one.tokens.prompt) - 1 + i for one in group
+    columns = [start + len(one.tokens.prompt) - 1 + i
+               for one, start in zip(group, starts, strict=True)
                for i in range(len(one.tokens.answer))]
     targets = torch.tensor([t for one in group for t in one.tokens.answer], device=lm.device)
-    logits, _ = forward.run(lm, given, (rows, columns))
+    logits = forward.logits(lm, given, (rows, columns))
     nlls = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").tolist()
     ends = iter(nlls)
     return [[next(ends) for _ in one.tokens.answer] for one in group]
 
 
-def _past_bos(cache: KVCache, counts: Sequence[int], sign: int) -> torch.Tensor:
-    """Return the position change of every slot: 0 for BOS, ``sign * count`` behind it."""
+def _step(cache: KVCache) -> torch.Tensor:
+    """Return 0, 1, 2, ... for the slots of a cache, (1, slots)."""
     import torch
 
-    deltas = torch.tensor(counts, device=cache.positions.device).unsqueeze(1) * sign
-    behind = torch.arange(cache.slots, device=deltas.device) > 0
-    return deltas * behind
+    return torch.arange(cache.slots, device=cache.positions.device).unsqueeze(0)
 
 
-def _scored_row(one: Prepared, name: str, nlls: Sequence[float], prefix: Prefix, cache_len: int
-                ) -> dict[str, Any]:
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def _scored_row(job: Job, nlls: Sequence[float]) -> dict[str, Any]:
     if not all(math.isfinite(x) for x in nlls):
-        return _row(one.tokens.sample_id, name, "the model's logits are not finite")
-    tail = nlls[1:]
-    return _row(one.tokens.sample_id, name, "ok") | {
+        return _row_of(job, "the model's logits are not finite")
+    one, tail = job.one, nlls[1:]
+    roles = one.roles(job.given.recipe)
+    hidden = 0
+    if isinstance(job.given.recipe, Hide):
+        unseen = _hidden(job.given.recipe.see, sorted({r for r in roles if r >= COPIES}))
+        hidden = sum(role in unseen for role in roles)
+    read = max(sum(role >= COPIES for _, role in one.leaf(leaf)) for leaf in job.given.leaves())
+    return _row_of(job, "ok") | {
         "nll": math.fsum(nlls) / len(nlls),
         "nll_tail": math.fsum(tail) / len(tail) if tail else math.nan,
         "token_nlls": list(nlls), "n_answer_tokens": len(nlls),
-        "doc_len": len(one.tokens.document), "prefix_len": len(one.prefixes[prefix]),
-        "cache_len": cache_len, "clean_boundary": int(one.tokens.clean_boundary)}
+        "doc_len": len(one.tokens.document), "prefix_len": read,
+        "cache_len": len(roles) - hidden, "clean_boundary": int(one.tokens.clean_boundary)}
 
 
-def _row(sample_id: str | None, name: str, status: str) -> dict[str, Any]:
-    return {"sample_id": sample_id, "condition": name, "status": status, "nll": math.nan,
-            "nll_tail": math.nan, "token_nlls": [], "n_answer_tokens": 0, "doc_len": 0,
-            "prefix_len": 0, "cache_len": 0, "clean_boundary": -1}
+def _row_of(job: Job, status: str) -> dict[str, Any]:
+    return _row(job.one.tokens.sample_id, job.given.name, job.one.target, status)
+
+
+def _row(sample_id: str | None, name: str, target: str, status: str) -> dict[str, Any]:
+    return {"sample_id": sample_id, "condition": name, "target": target, "status": status,
+            "nll": math.nan, "nll_tail": math.nan, "token_nlls": [], "n_answer_tokens": 0,
+            "doc_len": 0, "prefix_len": 0, "cache_len": 0, "clean_boundary": -1}

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from kvcore.errors import KvError
+from kvcore.errors import KvError, unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from kvcore.corpora import Sample
 
-PROMPT = "\nQuery: {query}\nAnswer:"
-ANSWER = " {answer}"
 TRIES = 400  # draws per token before a random prefix is given up
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked about a document, and the text whose NLL is measured.
+
+    Attributes
+    ----------
+    prompt, answer : str
+        With ``{query}`` and ``{answer}`` where the sample's stand; tokenized on their own.
+    """
+
+    prompt: str
+    answer: str
+
+
+TARGETS = {
+    "answer": Target("\nQuery: {query}\nAnswer:", " {answer}"),
+    "answer_question": Target("\nQuestion: {query}\nAnswer:", " {answer}"),
+    "answer_plain": Target("\n{query}\n", "{answer}"),
+    "qdoc": Target("\nThis document is about:", " {query}"),
+    "relevance": Target("\nQuery: {query}\nIs this document relevant?",
+                        " Yes, this document is relevant to the query"),
+}
+"""The published target first, two rewordings of it, and the other two of ranking."""
 
 
 class Unusable(KvError):
@@ -33,11 +57,13 @@ class TokenizedSample:
     query_prefix : tuple of int
         ``"{query}\\n"``: the oracle prefix, and the length every random prefix matches.
     document : tuple of int
-        The passage as it is tokenized behind ``"{query}\\n"``.
+        The passage as it is tokenized behind ``"{query}\\n"``, then its padding, if it has any.
     prompt, answer : tuple of int
-        ``"\\nQuery: {query}\\nAnswer:"`` and ``" {answer}"``, tokenized on their own.
+        The target's two texts, tokenized on their own.
     clean_boundary : bool
         Whether the passage tokenized on its own gives the same ids as behind the prefix.
+    texts : tuple of (str, str)
+        The sample's further texts, by name.
     """
 
     sample_id: str
@@ -46,18 +72,27 @@ class TokenizedSample:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     clean_boundary: bool
+    texts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """What stands between BOS and the document while the cache is built.
+    """Tokens that stand beside the document while the cache is built.
 
-    ``none`` is nothing, ``query`` the sample's own query, ``random`` random tokens of the query's
-    length, ``literal`` a fixed text; all but ``none`` end in a newline.
+    Attributes
+    ----------
+    kind : str
+        ``none`` is nothing, ``query`` the sample's own query, ``random`` random tokens of the
+        query's length, ``literal`` a fixed text, ``own`` a text that each sample brings along
+        (`text` is its name in ``Sample.texts``), ``raw`` a fixed text to which no newline is
+        added; all others but ``none`` end in a newline.
+    times : int
+        How many copies stand in a row.
     """
 
-    kind: Literal["none", "query", "random", "literal"]
+    kind: Literal["none", "query", "random", "literal", "own", "raw"]
     text: str = ""
+    times: int = 1
 
 
 NO_PREFIX = Prefix("none")
@@ -79,27 +114,63 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     return tuple(int(i) for i in ids)
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> TokenizedSample:
+def tokenize(tokenizer: PreTrainedTokenizerBase, sample: Sample, target: str = "answer"
+             ) -> TokenizedSample:
     """Tokenize a sample once, for all conditions.
+
+    Parameters
+    ----------
+    target : str
+        A key of `TARGETS`.
 
     Raises
     ------
     Unusable
         If the boundary between prefix and passage merges into one token, if a part is empty,
-        or if the text is not valid Unicode.
+        if the passage cannot be padded to the length asked for, or if the text is not valid
+        Unicode.
+    KvError
+        For an unknown target.
     """
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
+    asked = TARGETS[target]
     query_prefix = encode(tokenizer, f"{sample.query}\n")
     joined = encode(tokenizer, f"{sample.query}\n{sample.passage}")
     if joined[: len(query_prefix)] != query_prefix:
         raise Unusable("prefix and passage merge into one token")
     document = joined[len(query_prefix):]
-    answer = encode(tokenizer, ANSWER.format(answer=sample.answer))
+    prompt, answer = (encode(tokenizer, _filled(text, sample))
+                      for text in (asked.prompt, asked.answer))
     if not document or not answer:
         raise Unusable("no tokens in the passage or the answer")
     return TokenizedSample(
-        sample_id=str(sample.id), query_prefix=query_prefix, document=document,
-        prompt=encode(tokenizer, PROMPT.format(query=sample.query)), answer=answer,
-        clean_boundary=encode(tokenizer, sample.passage) == document)
+        sample_id=str(sample.id), query_prefix=query_prefix,
+        document=_padded(tokenizer, document, sample), prompt=prompt, answer=answer,
+        clean_boundary=encode(tokenizer, sample.passage) == document, texts=sample.texts)
+
+
+def _filled(text: str, sample: Sample) -> str:
+    """Fill in the query and the answer, which may themselves hold braces."""
+    parts = {"{query}": sample.query, "{answer}": sample.answer}
+    return re.sub(r"\{(?:query|answer)\}", lambda found: parts[found.group()], text)
+
+
+def _padded(tokenizer: PreTrainedTokenizerBase, document: tuple[int, ...], sample: Sample
+            ) -> tuple[int, ...]:
+    """Return the document followed by unrelated passages, exactly as long as asked for."""
+    if sample.length is None:
+        return document
+    if len(document) > sample.length:
+        raise Unusable(f"longer than {sample.length} tokens before any padding")
+    padded = document
+    for text in sample.padding:
+        if len(padded) >= sample.length:
+            break
+        padded += encode(tokenizer, f"\n{text}")
+    if len(padded) < sample.length:
+        raise Unusable(f"not enough padding for {sample.length} tokens")
+    return padded[: sample.length]
 
 
 def prefix_ids(tokenizer: PreTrainedTokenizerBase, tokens: TokenizedSample, prefix: Prefix,
@@ -114,15 +185,26 @@ def prefix_ids(tokenizer: PreTrainedTokenizerBase, tokens: TokenizedSample, pref
     Raises
     ------
     Unusable
-        If no random prefix of this length survives decoding and encoding.
+        If no random prefix of this length survives decoding and encoding, or the sample brings
+        no text of that name.
     """
+    return _one_copy(tokenizer, tokens, prefix, seed) * prefix.times
+
+
+def _one_copy(tokenizer: PreTrainedTokenizerBase, tokens: TokenizedSample, prefix: Prefix,
+              seed: int) -> tuple[int, ...]:
     if prefix.kind == "none":
         return ()
     if prefix.kind == "query":
         return tokens.query_prefix
     if prefix.kind == "random":
         return random_prefix(tokenizer, len(tokens.query_prefix), tokens.sample_id, seed)
-    return encode(tokenizer, f"{prefix.text}\n")
+    if prefix.kind == "raw":
+        return encode(tokenizer, prefix.text)
+    text = dict(tokens.texts).get(prefix.text) if prefix.kind == "own" else prefix.text
+    if not text:
+        raise Unusable(f"the sample has no text {prefix.text!r}")
+    return encode(tokenizer, f"{text}\n")
 
 
 def random_prefix(tokenizer: PreTrainedTokenizerBase, length: int, sample_id: str,

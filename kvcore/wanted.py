@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from kvcore.conditions import Condition, condition, recipe_of_defined
 from kvcore.corpora import Sample
+from kvcore.errors import unknown
 from kvcore.store import KEY, clean, code_hash
-from kvcore.tokens import ANSWER, PROMPT
+from kvcore.tokens import TARGETS
 
 if TYPE_CHECKING:
     from kvcore.measure import Score
@@ -32,13 +34,23 @@ def code() -> str:
     return code_hash(folder / f"{name}.py" for name in NUMBER_MODULES)
 
 
-def template() -> str:
-    """Return the hash of the query prompt and the answer template."""
-    return hashlib.sha256(f"{PROMPT}\x1f{ANSWER}".encode()).hexdigest()[:12]
+@functools.cache
+def template(target: str = "answer") -> str:
+    """Return a target's name and the hash of its two texts."""
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
+    asked = TARGETS[target]
+    texts = f"{asked.prompt}\x1f{asked.answer}"
+    return f"{target}:{hashlib.sha256(texts.encode()).hexdigest()[:12]}"
 
 
-def rows(files: ModelFiles, dataset: str, asked: Mapping[str, Sequence[Sample]], seed: int
-         ) -> pd.DataFrame:
+def target_of(spelled: str) -> str:
+    """Return the target's name in a stored template."""
+    return spelled.split(":")[0]
+
+
+def rows(files: ModelFiles, dataset: str, asked: Mapping[tuple[str, str], Sequence[Sample]],
+         seed: int) -> pd.DataFrame:
     """List the keys of all rows that are wanted.
 
     Parameters
@@ -46,7 +58,7 @@ def rows(files: ModelFiles, dataset: str, asked: Mapping[str, Sequence[Sample]],
     files : ModelFiles
         From `kvcore.models.locate`.
     dataset : str
-    asked : mapping of condition name to samples
+    asked : mapping of (condition name, target) to samples
         A control may be asked of fewer samples than the claims' conditions.
     seed : int
 
@@ -57,14 +69,29 @@ def rows(files: ModelFiles, dataset: str, asked: Mapping[str, Sequence[Sample]],
     """
     shared = {
         "model": files.name, "model_id": files.model_id, "dtype": files.dtype,
-        "tokenizer": files.tokenizer_id, "dataset": dataset, "seed": seed,
-        "template": template(), "code": code()}
-    listed = [(clean(sample.id), sample.content_hash, name, len(sample.passage))
-              for name, samples in asked.items() for sample in samples]
-    columns = dict(zip(("sample_id", "sample_hash", "condition", "length"),
-                       map(list, zip(*listed, strict=True)), strict=True))
-    return pd.DataFrame(columns | {k: [v] * len(listed) for k, v in shared.items()})[
+        "tokenizer": files.tokenizer_id, "dataset": dataset, "seed": seed}
+    columns = ("sample_id", "sample_hash", "condition", "template", "code", "length")
+    listed: list[tuple[object, ...]] = []
+    for (name, target), samples in asked.items():
+        given = condition(name)
+        own = [p.text for p in given.prefixes() if p.kind == "own"]
+        same = (name, template(target), _code_of(given))
+        listed += [(clean(s.id), s.hash_with(own), *same, _cost(s)) for s in samples]
+    found = dict(zip(columns, map(list, zip(*listed, strict=True)), strict=True))
+    return pd.DataFrame(found | {k: [v] * len(listed) for k, v in shared.items()})[
         [*KEY, "length"]]
+
+
+def _code_of(given: Condition) -> str:
+    """Return the code's hash, with the recipe's where a user defined it."""
+    recipe = recipe_of_defined(given.name)
+    return hashlib.sha256(f"{code()}{recipe}".encode()).hexdigest()[:len(code())] if (
+        recipe) else code()
+
+
+def _cost(sample: Sample) -> int:
+    """Return the characters that the model reads, about; padding has 4 of them to a token."""
+    return len(sample.passage) if sample.length is None else 4 * sample.length
 
 
 def scorer(load: Callable[[], LM], samples: Sequence[Sample], batch_tokens: int | None) -> Score:
@@ -73,15 +100,15 @@ def scorer(load: Callable[[], LM], samples: Sequence[Sample], batch_tokens: int 
     loaded = functools.cache(load)
 
     def score(todo: pd.DataFrame) -> pd.DataFrame:
-        from kvcore.conditions import condition
         from kvcore.scoring import score_pairs
 
-        pairs = [(by_id[name], [condition(c) for c in part["condition"]])
-                 for name, part in todo.groupby("sample_id", sort=True)]
+        pairs = [(by_id[name], target_of(spelled), [condition(c) for c in part["condition"]])
+                 for (name, spelled), part in todo.groupby(["sample_id", "template"], sort=True)]
         scored = score_pairs(loaded(), pairs, seed=int(todo["seed"].iloc[0]),
                              batch_tokens=batch_tokens)
         ids = [clean(i) for i in scored["sample_id"]]
-        return scored.assign(sample_id=ids, cluster=[clean(by_id[i].cluster) for i in ids])
+        return scored.assign(sample_id=ids, template=[template(t) for t in scored["target"]],
+                             cluster=[clean(by_id[i].cluster) for i in ids])
 
     return score
 

@@ -62,11 +62,15 @@ class Sample:
 
     @property
     def content_hash(self) -> str:
-        """Return 32 hex digits that change with any text, the padding's length included."""
-        further = [part for pair in self.texts for part in ("text", *pair)]
-        if self.length is not None:
-            further += ["padding", str(self.length), *self.padding]
+        """Return 32 hex digits that change with query, passage, answer and padding."""
+        further = () if self.length is None else ("padding", str(self.length), *self.padding)
         return digest(self.query, self.passage, self.answer, *further)[:32]
+
+    def hash_with(self, names: Sequence[str]) -> str:
+        """Return 32 hex digits that also change with the named further texts."""
+        used = [(name, text) for name, text in self.texts if name in names]
+        return digest(self.content_hash, *(part for pair in used for part in pair))[:32] if (
+            used) else self.content_hash
 
 
 @dataclass(frozen=True)
