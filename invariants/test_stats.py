@@ -615,6 +615,46 @@ def test_bad_input_is_one_clear_line(call: Callable[[], object], message: str) -
     assert "\n" not in str(caught.value)
 
 
+# --- statistics of counts ----------------------------------------------------------------------
+
+
+def check_resampled(seed: int) -> None:
+    """A mean written as a statistic of counts has the mean's own interval."""
+    base, cond, labels = drawn(seed)
+    x = base - cond
+    number = np.unique(labels.astype(str), return_inverse=True)[1]
+    sums, sizes = np.bincount(number, x), np.bincount(number)
+    ours = stats.resampled(lambda c: (c @ sums) / (c @ sizes), labels, unit="nats/token",
+                           resamples=RESAMPLES, seed=3)
+    mean = stats.mean_difference(x, labels, resamples=RESAMPLES, seed=3)
+    assert numbers(ours) == pytest.approx(numbers(mean), rel=1e-9)
+    assert (ours.n, ours.clusters, ours.method) == (mean.n, mean.clusters, mean.method)
+
+
+@quick
+@given(seed=seeds)
+def test_a_statistic_of_counts_is_resampled_as_the_samples_are(seed: int) -> None:
+    check_resampled(seed)
+
+
+def test_twin_resampled_sees_repeated_draws_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = stats._counts
+    monkeypatch.setattr(stats, "_counts", lambda indices, k: np.minimum(right(indices, k), 1))
+    with pytest.raises(AssertionError):
+        check_resampled(1)
+
+
+def test_a_statistic_of_nothing_or_of_one_cluster_bounds_nothing() -> None:
+    for labels, n in (([], 0), (["a", "a"], 2)):
+        e = stats.resampled(lambda c: 0 * c.sum(axis=-1) / 0, labels, unit="AUC", bounds=(0, 1))
+        assert (math.isnan(e.value), e.ci_low, e.ci_high) == (True, 0, 1)
+        assert e.n == n
+    same = stats.resampled(lambda c: 0 * c.sum(axis=-1) + 0.5, [1, 2, 3], unit="AUC", resamples=9)
+    assert numbers(same) == [0.5, 0.5, 0.5]
+    with pytest.raises(KvError, match="is missing"):
+        stats.resampled(lambda c: c.sum(axis=-1), ["a", None], unit="AUC")
+
+
 # --- noise floor -------------------------------------------------------------------------------
 
 

@@ -85,7 +85,8 @@ class Estimate:
     n, clusters : int
         Samples used and independent units resampled, ``clusters <= n``.
     unit : str
-        ``"d"``, ``"nats/token"``, ``"r"``, ``"proportion"`` or ``"d difference"``.
+        ``"d"``, ``"nats/token"``, ``"r"``, ``"proportion"``, ``"d difference"``, ``"d of groups"``
+        or a ranking metric, ``"AUC"``, ``"MRR"``, ..., ``"AUC difference"``, ....
     sd : float or None
         What turns nats per token into ``unit`` (nats / sd); None where nothing does.
     """
@@ -348,6 +349,75 @@ class _Scale:
     def effect(self, n: FloatArray, s: FloatArray, ss: FloatArray) -> FloatArray:
         """Cohen's d of the original column from the sums of the standardised one."""
         return _ratio(self.mean / self.sd + s / n, np.sqrt(_variance(n, s, ss)))
+
+
+# --- any statistic of clusters -----------------------------------------------------------------
+
+
+def resampled(
+    statistic: Callable[[FloatArray], FloatArray],
+    clusters: ArrayLike,
+    *,
+    unit: str,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    sd: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Bootstrap a statistic that can be computed from how often each cluster was drawn.
+
+    Parameters
+    ----------
+    statistic : callable
+        Takes counts, (..., k), one per cluster in the order of the sorted labels, and returns
+        (...). All ones give the value itself.
+    clusters : sequence, (n,)
+        Label of the unit each sample is resampled with.
+    unit : str
+        Of the statistic.
+    bounds : (float, float)
+        Its whole range: the interval where fewer than two clusters bound nothing.
+    sd : float, optional
+        As `Estimate.sd`.
+    confidence : float
+        Level of the interval.
+    seed, resamples : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    Estimate
+        NaN where the statistic is undefined. Where every resample gives the same number the
+        interval is that number.
+
+    Raises
+    ------
+    KvError
+        A missing label, a confidence outside (0, 1) or fewer than 2 resamples.
+    """
+    plan = _Plan(confidence, seed, resamples)
+    labels = np.asarray(clusters)
+    rows = _Complete(np.empty((0, labels.size)), _labels(labels, labels.size))
+    if not rows.n:
+        return _estimate(math.nan, _Interval(*bounds, "none: no samples"), rows, plan, unit, sd)
+
+    def drawn(indices: FloatArray, axis: int) -> FloatArray:
+        return statistic(_counts(np.moveaxis(indices, axis, -1), rows.clusters))[None]
+
+    indices = np.arange(rows.clusters, dtype=np.float64)[None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(statistic(np.ones(rows.clusters)))
+        interval = _intervals(rows, indices, drawn, plan, bounds)[0]
+    return _estimate(value, interval, rows, plan, unit, sd)
+
+
+def _counts(indices: FloatArray, k: int) -> FloatArray:
+    """How often each of k clusters stands in the last axis, (..., draws) to (..., k)."""
+    flat = indices.reshape(-1, indices.shape[-1]).astype(np.intp)
+    offset = np.arange(len(flat))[:, None] * k
+    counted = np.bincount((flat + offset).ravel(), minlength=len(flat) * k)
+    return counted.reshape(*indices.shape[:-1], k).astype(np.float64)
 
 
 # --- paired effects ----------------------------------------------------------------------------
@@ -784,7 +854,8 @@ def floor_on_scale(estimate: Estimate, floor_nats: float) -> float:
         raise KvError(f"floor_nats={floor_nats} is no floor; pass a number of nats >= 0.")
     if estimate.unit == "nats/token":
         return floor_nats
-    if estimate.unit not in ("d", "d difference") or estimate.value == 0 == estimate.sd:
+    scaled = ("d", "d difference", "d of groups")
+    if estimate.unit not in scaled or estimate.value == 0 == estimate.sd:
         return 0.0
     return floor_nats / estimate.sd if estimate.sd else (math.inf if floor_nats else 0.0)
 
