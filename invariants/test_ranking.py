@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -694,7 +696,8 @@ def named_corpus() -> Corpus:
     """Queries whose own passages the data names; one of them repeats the relevant passage."""
     samples = tuple(replace(s, id=str(i), cluster=str(i)) for i, s in enumerate(CORPUS.samples[:6]))
     texts = [s.passage for s in CORPUS.samples[8:14]]
-    others = {s.id: (s.passage + " Too.", *texts[: 2 + int(s.id) % 3], texts[0]) for s in samples}
+    others = {s.id: (s.passage + " Too.", " ", *texts[: 2 + int(s.id) % 3], texts[0])
+              for s in samples}
     return Corpus("named", samples, {}, "r", "query", "", others)
 
 
@@ -713,6 +716,7 @@ def check_lists(corpus: Corpus, seed: int, negatives: int, masked: bool) -> None
     for query, ranked in by_query(made).items():
         assert [c.relevant for c in ranked] == [True] + [False] * (len(ranked) - 1)
         assert ranked[0].sample.passage == asked[query].passage
+        assert all(c.sample.passage.strip() for c in ranked)
         assert 2 <= len(ranked) <= 1 + negatives
         assert not twins([template(c.sample.passage, c.passage_id) for c in ranked])
         for c in ranked:
@@ -857,3 +861,21 @@ def test_a_corpus_that_cannot_rank_is_one_clear_line(
     with pytest.raises(KvError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+# --- independence ------------------------------------------------------------------------------
+
+
+def imported_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_ranking_stored_scores_imports_no_torch() -> None:
+    modules = "kvcore.ranking, kvcore.overlap, kvcore.deployment, kvcore.corpora.candidates"
+    assert not {"torch", "transformers", "pytest"} & imported_by(f"import {modules}")
+
+
+def test_twin_independence_sees_an_import() -> None:
+    assert "torch" in imported_by("import kvcore.ranking, torch")

@@ -161,7 +161,7 @@ def _candidate(sample: Sample, passage: _Passage) -> Candidate:
 def _named(corpus: Corpus) -> Callable[[Sample], list[_Passage]]:
     """Passages that the data names for a query."""
     def of(sample: Sample) -> list[_Passage]:
-        texts = dict.fromkeys(corpus.others.get(sample.id, ()))
+        texts = dict.fromkeys(t for t in corpus.others.get(sample.id, ()) if t.strip())
         return [_Passage(f"p-{digest(text)[:16]}", text, "named") for text in texts]
 
     return of
