@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,8 +138,8 @@ def test_logits_that_are_not_finite_drop_the_sample_alone(monkeypatch: pytest.Mo
     lm = kvcore.load("tiny-llama", device="cpu")
     right = scoring._answer_nlls
 
-    def broken(lm_: Any, given: Any, group: Any) -> list[list[float]]:
-        first, *rest = right(lm_, given, group)
+    def broken(lm_: Any, given: Any, group: Any, starts: Any) -> list[list[float]]:
+        first, *rest = right(lm_, given, group, starts)
         return [[float("nan")] * len(first), *rest]
 
     monkeypatch.setattr(scoring, "_answer_nlls", broken)
@@ -153,14 +152,14 @@ def test_out_of_memory_halves_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     lm = kvcore.load("tiny-llama", device="cpu")
     samples = [kvcore.Sample(f"what is {i}", f"It is number {i} of them.", "it") for i in range(4)]
     whole = kvcore.score(lm, samples, ["bare"])
-    right = scoring._score_group
+    right = scoring._score_in_one_pass
 
-    def small(lm_: Any, group: Any, *rest: Any) -> Any:
-        if len(group) > 1:
+    def small(lm_: Any, part: Any) -> Any:
+        if len(part) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return right(lm_, group, *rest)
+        return right(lm_, part)
 
-    monkeypatch.setattr(scoring, "_score_group", small)
+    monkeypatch.setattr(scoring, "_score_in_one_pass", small)
     with pytest.warns(RuntimeWarning, match="out of memory with"):
         halved = kvcore.score(lm, samples, ["bare"])
     assert halved["nll"].to_numpy() == pytest.approx(whole["nll"].to_numpy(), abs=1e-5)
@@ -251,8 +250,7 @@ def test_a_prefix_object_is_what_it_says() -> None:
     """Spelled conditions and composed ones are the same data."""
     assert conditions.condition('literal("Read this.")') == kvcore.truncated("Read this.")
     assert conditions.condition("full_context") == conditions.condition("full_context(static_fact)")
-    sample = SimpleNamespace(query="q", passage="p", answer="a", id="x")
     lm = kvcore.load("tiny-llama", device="cpu")
-    read = tokens.tokenize(lm.tokenizer, sample)  # type: ignore[arg-type]
+    read = tokens.tokenize(lm.tokenizer, kvcore.Sample("q", "p", "a"))
     ids = tokens.prefix_ids(lm.tokenizer, read, conditions.STATIC_FACT, 0)
     assert lm.tokenizer.decode(list(ids)) == "What are the key facts I need to know?\n"

@@ -2,7 +2,9 @@
 
 Each property is a ``check_...`` function. Hypothesis tries it on the working code; its twins run
 the same function on one fixed example after breaking *production* code by monkeypatch, and must
-see it fail. The oracle is :mod:`invariants.plain`, which shares no code with the engine.
+see it fail. The oracle is :mod:`invariants.plain`, which shares no code with the engine. The
+engine's own two routes are both held against it: caches, on which surgery is done, and one masked
+pass, which has none.
 
 Tolerances are for float32, whose unit roundoff is 6e-8. A score is a sum over three tiny layers
 of values of size 10, which leaves about 2e-6 (measured over all tiny models); 1e-5 nats, scaled
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -28,8 +30,9 @@ from invariants import plain
 from invariants import strategies as iv
 from kvcore import cache as kv
 from kvcore import conditions, forward, masks, rope, scoring, tiny, tokens
-from kvcore.conditions import Condition, Prefill, Reposition, Truncate
+from kvcore.conditions import Condition, Recipe
 from kvcore.corpora import Sample
+from kvcore.forward import Reading
 from kvcore.models import LM
 from kvcore.tokens import NO_PREFIX
 
@@ -40,7 +43,8 @@ TWO_BASES = ("tiny-gemma3",)
 WINDOWED = ("tiny-mistral", "tiny-gemma2", "tiny-gemma3")
 
 TRUNCATED = ("oracle", "random", "static_fact", 'literal("Read this closely.")')
-ROUTES = (plain.truncated_nlls, plain.shifted_nlls, plain.one_pass_nlls)
+PLAIN_ROUTES = (plain.truncated_nlls, plain.shifted_nlls, plain.one_pass_nlls)
+ROUTES: tuple[scoring.Route, ...] = ("auto", "cache")
 
 LONG = Sample("what does the mean do", "it returns the sum of entries along an axis divided by "
               "the number of entries and nothing else", "the sample mean")
@@ -153,10 +157,22 @@ def test_a_document_moved_back_equals_one_prefilled_there(lm: LM, ids: list[int]
     check_moved_equals_prefilled(lm, ids, n)
 
 
-def test_keys_that_do_not_move_stay_bit_for_bit(lm: LM) -> None:
+def check_unmoved_keys_keep_their_bits(lm: LM, ids: Sequence[int], n: int) -> None:
+    """Move every slot but the first by n, and demand the first one's very bits."""
+    cache = document_cache(lm, ids)
+    deltas = torch.full_like(cache.positions, n)
+    deltas[:, 0] = 0
+    after = cache.reposition(lm, forward.rope_plan(lm), deltas)
+    assert all(torch.equal(a[:, :, 0], b[:, :, 0])
+               for a, b in zip(after.keys, cache.keys, strict=True)), "a key at rest was changed"
+    assert not all(map(torch.equal, after.keys, cache.keys)), "nothing was moved at all"
+
+
+@few
+@given(ids=iv.token_ids(384, min_size=2), n=iv.offsets())
+def test_keys_that_do_not_move_stay_bit_for_bit(lm: LM, ids: list[int], n: int) -> None:
     """A position change of 0 is no rounding either: BOS keeps its very bits."""
-    cache = document_cache(lm, SOME_IDS)
-    assert all(map(torch.equal, moved(lm, cache, 0).keys, cache.keys))
+    check_unmoved_keys_keep_their_bits(lm, ids, n)
 
 
 # What is broken in the production code; each takes monkeypatch and leaves one fault behind.
@@ -166,7 +182,8 @@ def interleave_pairs(patch: pytest.MonkeyPatch) -> None:
     """Turn the other dimensions together: neighbours for halves, halves for neighbours."""
     other: dict[str, Any] = {"half": "interleaved", "interleaved": "half", "none": "none"}
     right = rope.rotate
-    patch.setattr(rope, "rotate", lambda k, c, s, pairing: right(k, c, s, other[pairing]))
+    patch.setattr(rope, "rotate", lambda k, c, s, pairing, precision=None: right(
+        k, c, s, other[pairing], precision))
 
 
 def move_one_too_far(patch: pytest.MonkeyPatch) -> None:
@@ -199,8 +216,9 @@ def use_one_base(patch: pytest.MonkeyPatch) -> None:
 
 def lose_bos(patch: pytest.MonkeyPatch) -> None:
     """Drop as many slots as asked for, but from BOS on."""
-    right = kv.KVCache.drop
-    patch.setattr(kv.KVCache, "drop", lambda self, start, counts: right(self, start - 1, counts))
+    right = kv.KVCache.keep
+    patch.setattr(kv.KVCache, "keep", lambda self, slots: right(
+        self, [[kept[1] - 1, *kept[1:]] for kept in slots]))
 
 
 def turn_values_too(patch: pytest.MonkeyPatch) -> None:
@@ -218,6 +236,13 @@ def turn_values_too(patch: pytest.MonkeyPatch) -> None:
 def leave_keys_unturned(patch: pytest.MonkeyPatch) -> None:
     """Count the new positions, but leave the keys as they were."""
     patch.setattr(rope, "rotate", lambda keys, *_: keys)
+
+
+def turn_all_by_the_mean(patch: pytest.MonkeyPatch) -> None:
+    """Move every slot alike, those at rest too."""
+    right = rope.rotation
+    patch.setattr(rope, "rotation", lambda lm, kind, d: right(
+        lm, kind, d.float().mean(dim=1, keepdim=True).round().long().expand_as(d)))
 
 
 Fault = Callable[[pytest.MonkeyPatch], None]
@@ -262,13 +287,19 @@ def test_twin_moved_back(lm: LM, seen: Callable[..., None], fault: Fault) -> Non
     seen(fault, check_moved_equals_prefilled, lm, SOME_IDS, 17)
 
 
+@pytest.mark.parametrize("fault", [turn_all_by_the_mean, scale_the_turn])
+def test_twin_unmoved_keys(lm: LM, seen: Callable[..., None], fault: Fault) -> None:
+    """A key at rest that is turned along with the rest, or scaled, is seen."""
+    seen(fault, check_unmoved_keys_keep_their_bits, lm, SOME_IDS, 17)
+
+
 @pytest.mark.parametrize("name", TWO_BASES)
 def test_twin_one_base(name: str, seen: Callable[..., None]) -> None:
     """One theta for both layer types is seen where a model has two."""
     lm = kvcore.load(name, device="cpu")
     assert len(forward.rope_plan(lm).bases) == 2
     seen(use_one_base, check_moved_equals_prefilled, lm, SOME_IDS, 17)
-    seen(use_one_base, check_truncated_equals_plain, lm, [LONG], TRUNCATED)
+    seen(use_one_base, check_truncated_equals_plain, lm, [LONG], TRUNCATED, "cache")
 
 
 # --- scores against the plain procedure ---------------------------------------------------------
@@ -302,15 +333,25 @@ def plain_ids(lm: LM, sample: Sample, name: str | Condition) -> tuple[Any, ...]:
     return lm.bos_id, prefix, read.document, read.prompt, read.answer
 
 
-def check_truncated_equals_plain(lm: LM, batch: Sequence[Sample], names: Sequence[str]) -> None:
+def in_one_batch(lm: LM, batch: Sequence[Sample], names: Iterable[str | Condition],
+                 route: scoring.Route) -> pd.DataFrame:
+    """Score with passes so dear that unlike samples share them, and their padding."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(scoring.PASS_COST, "cpu", 10**6)
+        return kvcore.score(lm, batch, names, route=route)
+
+
+def check_truncated_equals_plain(
+    lm: LM, batch: Sequence[Sample], names: Sequence[str], route: scoring.Route
+) -> None:
     """Demand that truncated conditions score as all three plain routes do."""
-    rows = kvcore.score(lm, batch, names)
+    rows = in_one_batch(lm, batch, names, route)
     for (sample, name), row in zip(
             itertools.product(batch, names), rows.itertuples(), strict=True):
         ids = plain_ids(lm, sample, name)
-        for route in ROUTES:
+        for plainly in PLAIN_ROUTES:
             assert_scores(
-                row.token_nlls, route(lm.model, *ids), f"{name} against {route.__name__}")
+                row.token_nlls, plainly(lm.model, *ids), f"{name} against {plainly.__name__}")
         assert row.cache_len == 1 + row.doc_len == 1 + len(ids[2])
 
 
@@ -330,42 +371,51 @@ def check_truncated_cache(lm: LM, sample: Sample, name: str) -> None:
         assert_close_per_layer(got, pure, PREFILL_TOLERANCE, f"{name}: {what}")
 
 
-def check_full_context_equals_teacher_forcing(lm: LM, batch: Sequence[Sample]) -> None:
+def check_full_context_equals_teacher_forcing(
+    lm: LM, batch: Sequence[Sample], route: scoring.Route
+) -> None:
     """Demand that visible prefixes score as plain text does."""
     names = ("full_context(oracle)", "full_context(random)", "framed")
-    rows = kvcore.score(lm, batch, names)
+    rows = in_one_batch(lm, batch, names, route)
     for (sample, name), row in zip(
             itertools.product(batch, names), rows.itertuples(), strict=True):
         wanted = plain.full_context_nlls(lm.model, *plain_ids(lm, sample, name))
         assert_scores(row.token_nlls, wanted, name)
 
 
-def check_bare_equals_no_cache(lm: LM, batch: Sequence[Sample]) -> None:
+def check_bare_equals_no_cache(lm: LM, batch: Sequence[Sample], route: scoring.Route) -> None:
     """Demand that the baseline scores as plain text does."""
-    rows = kvcore.score(lm, batch, ["bare"])
+    rows = in_one_batch(lm, batch, ["bare"], route)
     for sample, row in zip(batch, rows.itertuples(), strict=True):
         bos, _, *ids = plain_ids(lm, sample, "bare")
         assert_scores(row.token_nlls, plain.bare_nlls(lm.model, bos, *ids), "bare")
 
 
-NOTHING_DROPPED = Condition(
-    "nothing dropped", Reposition(Truncate(Prefill(NO_PREFIX), NO_PREFIX), NO_PREFIX, -1),
-    "surgery with a prefix of length zero")
+NOTHING_DROPPED = Condition("nothing dropped", conditions.truncation(NO_PREFIX),
+                            "surgery with a prefix of length zero")
 
 
-def check_empty_prefix_equals_bare(lm: LM, batch: Sequence[Sample]) -> None:
+def check_empty_prefix_equals_bare(
+    lm: LM, batch: Sequence[Sample], route: scoring.Route
+) -> None:
     """Demand that surgery on nothing changes no score."""
-    rows = kvcore.score(lm, batch, ["bare", NOTHING_DROPPED])
+    rows = in_one_batch(lm, batch, ["bare", NOTHING_DROPPED], route)
     bare, empty = (rows[rows.condition == name] for name in ("bare", NOTHING_DROPPED.name))
     assert_rows_equal(empty.assign(condition="bare"), bare, "a prefix of length zero")
 
 
+both_routes = pytest.mark.parametrize("route", ROUTES)
+
+
+@both_routes
 @few
 @given(batch=iv.batches(3), name=st.sampled_from(TRUNCATED))
 @example(batch=[LONG, SHORT], name="oracle")
-def test_three_routes_give_one_number(lm: LM, batch: list[Sample], name: str) -> None:
-    """Surgery, shifted prefills and one masked pass without a cache agree, token by token."""
-    check_truncated_equals_plain(lm, batch, [name])
+def test_three_plain_routes_give_the_engines_number(
+    lm: LM, route: scoring.Route, batch: list[Sample], name: str
+) -> None:
+    """Plain surgery, shifted prefills and one masked pass agree with the engine, token by token."""
+    check_truncated_equals_plain(lm, batch, [name], route)
 
 
 @few
@@ -376,33 +426,63 @@ def test_a_truncated_cache_is_bos_and_the_document(lm: LM, sample: Sample, name:
     check_truncated_cache(lm, sample, name)
 
 
+@both_routes
 @few
 @given(batch=iv.batches(3))
-def test_full_context_is_plain_teacher_forcing(lm: LM, batch: list[Sample]) -> None:
+def test_full_context_is_plain_teacher_forcing(
+    lm: LM, route: scoring.Route, batch: list[Sample]
+) -> None:
     """With nothing dropped, the cache is only a way of computing."""
-    check_full_context_equals_teacher_forcing(lm, batch)
+    check_full_context_equals_teacher_forcing(lm, batch, route)
 
 
+@both_routes
 @few
 @given(batch=iv.batches(3))
-def test_bare_equals_a_forward_without_any_cache(lm: LM, batch: list[Sample]) -> None:
+def test_bare_equals_a_forward_without_any_cache(
+    lm: LM, route: scoring.Route, batch: list[Sample]
+) -> None:
     """The baseline is what the model says of the text."""
-    check_bare_equals_no_cache(lm, batch)
+    check_bare_equals_no_cache(lm, batch, route)
 
 
+@both_routes
 @few
 @given(batch=iv.batches(3))
-def test_a_prefix_of_length_zero_is_bare(lm: LM, batch: list[Sample]) -> None:
+def test_a_prefix_of_length_zero_is_bare(
+    lm: LM, route: scoring.Route, batch: list[Sample]
+) -> None:
     """Truncating and re-positioning nothing changes nothing."""
-    check_empty_prefix_equals_bare(lm, batch)
+    check_empty_prefix_equals_bare(lm, batch, route)
+
+
+def check_reach_past_the_window(lm: LM, sample: Sample) -> None:
+    """Demand a document longer than two windows, all but the last of which the query misses."""
+    document = plain_ids(lm, sample, "oracle")[2]
+    assert len(document) > 2 * lm.config.sliding_window
 
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_documents_reach_past_the_window(name: str) -> None:
     """The identity is also tried where a document is longer than the sliding window."""
-    lm = kvcore.load(name, device="cpu")
-    document = plain_ids(lm, LONG, "oracle")[2]
-    assert len(document) > 2 * lm.config.sliding_window
+    check_reach_past_the_window(kvcore.load(name, device="cpu"), LONG)
+
+
+def forget_the_document(patch: pytest.MonkeyPatch) -> None:
+    """Keep the first tokens of the passage only."""
+    right = tokens.tokenize
+
+    def broken(tok: Any, sample: Sample, *target: str) -> tokens.TokenizedSample:
+        read = right(tok, sample, *target)
+        return dataclasses.replace(read, document=read.document[:9])
+
+    patch.setattr(tokens, "tokenize", broken)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_twin_documents_reach_past_the_window(name: str, seen: Callable[..., None]) -> None:
+    """A document cut to about one window would no longer try the windows, and is seen."""
+    seen(forget_the_document, check_reach_past_the_window, kvcore.load(name, device="cpu"), LONG)
 
 
 def start_a_position_late(patch: pytest.MonkeyPatch) -> None:
@@ -446,24 +526,90 @@ def see_padding(patch: pytest.MonkeyPatch) -> None:
 
 
 def drop_one_more(patch: pytest.MonkeyPatch) -> None:
-    right = kv.KVCache.drop
-    patch.setattr(kv.KVCache, "drop", lambda self, start, counts: right(
-        self, start, [n + 1 for n in counts]))
+    right = kv.KVCache.keep
+    patch.setattr(kv.KVCache, "keep", lambda self, slots: right(
+        self, [[kept[0], *kept[2:]] for kept in slots]))
 
 
 def read_the_wrong_logit(patch: pytest.MonkeyPatch) -> None:
     """Take each answer token's NLL a token before the one that predicts it."""
-    right = forward.run
-    patch.setattr(forward, "run", lambda lm, given_, wanted=((), ()): right(
-        lm, given_, (wanted[0], [c - 1 for c in wanted[1]])))
+    right = forward._forward
+    patch.setattr(forward, "_forward", lambda lm, given_, wanted, **cache: right(
+        lm, given_, (wanted[0], [c - 1 for c in wanted[1]]), **cache))
+
+
+# Faults of the one masked pass. Its groups are, in order: BOS, prefix, second BOS, document,
+# question. (That the second BOS does not see the first is no use: both hold the same.)
+FIRST_BOS, COPY, SECOND_BOS, DOCUMENT, QUESTION = range(5)
+
+
+def change_readings(
+    patch: pytest.MonkeyPatch, change: Callable[[Reading, int], Reading]
+) -> None:
+    """Change every reading that has a second BOS, given its place."""
+    right = scoring.one_pass
+
+    def broken(job: scoring.Job, bos_id: int) -> Reading:
+        read = right(job, bos_id)
+        return change(read, read.groups.index(SECOND_BOS)) if SECOND_BOS in read.groups else read
+
+    patch.setattr(scoring, "one_pass", broken)
+
+
+def let_see(query: int, key: int) -> Callable[[pytest.MonkeyPatch], None]:
+    """Make a fault: one group sees another that it must not see."""
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        def seeing(read: Reading, _: int) -> Reading:
+            assert (query, key) in read.blind
+            return dataclasses.replace(read, blind=read.blind - {(query, key)})
+
+        change_readings(patch, seeing)
+
+    names = ("first_bos", "prefix", "second_bos", "document", "question")
+    fault.__name__ = f"{names[query]}_sees_{names[key]}"
+    return fault
+
+
+def hide_the_prefix_from_the_document(patch: pytest.MonkeyPatch) -> None:
+    change_readings(patch, lambda read, _: dataclasses.replace(
+        read, blind=read.blind | {(DOCUMENT, COPY)}))
+
+
+def second_bos_a_position_early(patch: pytest.MonkeyPatch) -> None:
+    change_readings(patch, lambda read, at: dataclasses.replace(read, positions=(
+        *read.positions[:at], read.positions[at] - 1, *read.positions[at + 1 :])))
+
+
+def no_place_for_the_second_bos(patch: pytest.MonkeyPatch) -> None:
+    """Count the second BOS as a token of its own, so that the document comes one too late."""
+    change_readings(patch, lambda read, at: dataclasses.replace(
+        read, positions=(*read.positions[:at], *(n + 1 for n in read.positions[at:]))))
+
+
+def question_a_position_late(patch: pytest.MonkeyPatch) -> None:
+    change_readings(patch, lambda read, _: dataclasses.replace(read, positions=tuple(
+        n + (group == QUESTION) for n, group in zip(read.positions, read.groups, strict=True))))
+
+
+LAYOUT_FAULTS = (
+    let_see(DOCUMENT, SECOND_BOS), let_see(QUESTION, FIRST_BOS), let_see(QUESTION, COPY),
+    let_see(SECOND_BOS, COPY), hide_the_prefix_from_the_document, second_bos_a_position_early,
+    no_place_for_the_second_bos, question_a_position_late)
+MASK_FAULTS = (see_the_future, see_padding, read_the_wrong_logit)
 
 
 @pytest.mark.parametrize(
     "fault", [interleave_pairs, move_one_too_far, leave_keys_unturned, lose_bos, drop_one_more,
-              start_a_position_late, see_the_future, see_padding, read_the_wrong_logit])
-def test_twin_three_routes(lm: LM, seen: Callable[..., None], fault: Fault) -> None:
+              start_a_position_late, *MASK_FAULTS])
+def test_twin_surgery(lm: LM, seen: Callable[..., None], fault: Fault) -> None:
     """Every way in which truncation and re-positioning went wrong before is seen in the scores."""
-    seen(fault, check_truncated_equals_plain, lm, [LONG, SHORT], ["oracle"])
+    seen(fault, check_truncated_equals_plain, lm, [LONG, SHORT], ["oracle"], "cache")
+
+
+@pytest.mark.parametrize("fault", [*LAYOUT_FAULTS, *MASK_FAULTS])
+def test_twin_one_pass(lm: LM, seen: Callable[..., None], fault: Fault) -> None:
+    """Every way of laying the one pass out wrongly is seen in the scores."""
+    seen(fault, check_truncated_equals_plain, lm, [LONG, SHORT], ["oracle"], "auto")
 
 
 @pytest.mark.parametrize(
@@ -474,27 +620,59 @@ def test_twin_truncated_cache(lm: LM, seen: Callable[..., None], fault: Fault) -
     seen(fault, check_truncated_cache, lm, LONG, "oracle")
 
 
+@both_routes
 @pytest.mark.parametrize("name", WINDOWED)
 @pytest.mark.parametrize("fault", [forget_the_window, count_the_window_over_slots])
-def test_twin_windows(name: str, fault: Fault, seen: Callable[..., None]) -> None:
+def test_twin_windows(
+    name: str, fault: Fault, route: scoring.Route, seen: Callable[..., None]
+) -> None:
     """A window that is forgotten, or counted over slots, is seen."""
     lm = kvcore.load(name, device="cpu")
-    seen(fault, check_truncated_equals_plain, lm, [LONG, SHORT], ["oracle"])
+    seen(fault, check_truncated_equals_plain, lm, [LONG, SHORT], ["oracle"], route)
 
 
-@pytest.mark.parametrize("fault", [start_a_position_late, see_the_future, read_the_wrong_logit])
+@both_routes
+@pytest.mark.parametrize("fault", [see_the_future, read_the_wrong_logit])
 @pytest.mark.parametrize(
     "check", [check_full_context_equals_teacher_forcing, check_bare_equals_no_cache])
 def test_twin_teacher_forcing(
-    lm: LM, seen: Callable[..., None], fault: Fault, check: Callable[..., None]
+    lm: LM, seen: Callable[..., None], fault: Fault, check: Callable[..., None],
+    route: scoring.Route
 ) -> None:
-    """A gap in the positions, a look ahead or a logit one off is seen without any surgery."""
-    seen(fault, check, lm, [LONG, SHORT])
+    """A look ahead or a logit one off is seen without any surgery."""
+    seen(fault, check, lm, [LONG, SHORT], route)
+
+
+@pytest.mark.parametrize(
+    "check", [check_full_context_equals_teacher_forcing, check_bare_equals_no_cache])
+def test_twin_teacher_forcing_with_a_gap(
+    lm: LM, seen: Callable[..., None], check: Callable[..., None]
+) -> None:
+    """A gap between the cache and the query is seen without any surgery."""
+    seen(start_a_position_late, check, lm, [LONG, SHORT], "cache")
 
 
 def test_twin_empty_prefix(lm: LM, seen: Callable[..., None]) -> None:
     """Dropping one slot where none was to go is seen."""
-    seen(drop_one_more, check_empty_prefix_equals_bare, lm, [LONG, SHORT])
+    seen(drop_one_more, check_empty_prefix_equals_bare, lm, [LONG, SHORT], "cache")
+
+
+def a_second_bos_for_no_prefix(patch: pytest.MonkeyPatch) -> None:
+    """Lay out a second BOS, seen beside the first, where there is no prefix to hide."""
+    right = scoring.one_pass
+
+    def broken(job: scoring.Job, bos_id: int) -> Reading:
+        read = right(job, bos_id)
+        if not isinstance(job.given.recipe, conditions.Reposition):
+            return read
+        return Reading((bos_id, *read.ids), (0, *read.positions))
+
+    patch.setattr(scoring, "one_pass", broken)
+
+
+def test_twin_empty_prefix_in_one_pass(lm: LM, seen: Callable[..., None]) -> None:
+    """A second BOS where no prefix needs one is seen."""
+    seen(a_second_bos_for_no_prefix, check_empty_prefix_equals_bare, lm, [LONG, SHORT], "auto")
 
 
 # --- caches are values --------------------------------------------------------------------------
@@ -567,41 +745,45 @@ ALL = ("bare", "oracle", "random", "static_fact", "full_context(oracle)", "bare_
 
 
 def check_batches_do_not_matter(
-    lm: LM, batch: Sequence[Sample], order: Sequence[int], budget: int
+    lm: LM, batch: Sequence[Sample], order: Sequence[int], budget: int, route: scoring.Route
 ) -> None:
-    """Demand that a batch scores as its samples alone do."""
-    alone = pd.concat([kvcore.score(lm, [s], [name]) for s in batch for name in ALL])
+    """Demand that a batch scores as its samples alone do, each condition by itself."""
+    alone = pd.concat([kvcore.score(lm, [s], [name], route=route) for s in batch for name in ALL])
     shuffled = [batch[i] for i in order]
-    together = kvcore.score(lm, shuffled, ALL, batch_tokens=budget)
+    together = kvcore.score(lm, shuffled, ALL, batch_tokens=budget, route=route)
     assert list(together.sample_id) == [s.id for s in shuffled for _ in ALL]
     assert_rows_equal(together, alone, f"batches of {budget} tokens")
 
 
+@both_routes
 @few
 @given(data=st.data(), batch=iv.batches(), budget=st.sampled_from([1, 96, 300, 4096]))
 def test_batches_padding_and_order_change_no_score(
-    lm: LM, data: st.DataObject, batch: list[Sample], budget: int
+    lm: LM, route: scoring.Route, data: st.DataObject, batch: list[Sample], budget: int
 ) -> None:
     """A score depends on its sample and condition, not on who else is in the batch."""
     order = data.draw(st.permutations(range(len(batch))))
-    check_batches_do_not_matter(lm, batch, order, budget)
+    check_batches_do_not_matter(lm, batch, order, budget, route)
 
 
-def return_rows_in_batch_order(patch: pytest.MonkeyPatch) -> None:
-    """Hand a group's scores out in the reverse of its samples' order."""
-    right = scoring._score_group
-
-    def broken(lm: LM, group: Sequence[Any], *more: Any) -> dict[tuple[int, str], Any]:
-        found = right(lm, group, *more)
-        return {(len(group) - 1 - i, name): row for (i, name), row in found.items()}
-
-    patch.setattr(scoring, "_score_group", broken)
+def return_rows_in_reverse(patch: pytest.MonkeyPatch) -> None:
+    """Hand the answers' scores out in the reverse of the answers' order."""
+    right = scoring._answer_nlls
+    patch.setattr(scoring, "_answer_nlls", lambda *given_: right(*given_)[::-1])
 
 
-@pytest.mark.parametrize("fault", [see_padding, return_rows_in_batch_order])
-def test_twin_batches(lm: LM, seen: Callable[..., None], fault: Fault) -> None:
+def see_padding_in_dear_passes(patch: pytest.MonkeyPatch) -> None:
+    see_padding(patch)
+    patch.setitem(scoring.PASS_COST, "cpu", 10**6)
+
+
+@both_routes
+@pytest.mark.parametrize("fault", [see_padding_in_dear_passes, return_rows_in_reverse])
+def test_twin_batches(
+    lm: LM, seen: Callable[..., None], fault: Fault, route: scoring.Route
+) -> None:
     """Padding that is attended to, or scores handed to the wrong sample, are seen."""
-    seen(fault, check_batches_do_not_matter, lm, [LONG, SHORT], [1, 0], 4096)
+    seen(fault, check_batches_do_not_matter, lm, [LONG, SHORT], [1, 0], 4096, route)
 
 
 # --- tokens -------------------------------------------------------------------------------------
@@ -661,8 +843,8 @@ def read_special_tokens(patch: pytest.MonkeyPatch) -> None:
 def tokenize_apart(patch: pytest.MonkeyPatch) -> None:
     """Tokenize the passage on its own, apart from what stands before it."""
     right = tokens.tokenize
-    patch.setattr(tokens, "tokenize", lambda tok, sample: dataclasses.replace(
-        right(tok, sample), document=tokens.encode(tok, sample.passage)))
+    patch.setattr(tokens, "tokenize", lambda tok, sample, target: dataclasses.replace(
+        right(tok, sample, target), document=tokens.encode(tok, sample.passage)))
 
 
 @pytest.mark.parametrize("fault", [add_special_tokens, read_special_tokens])
@@ -770,12 +952,42 @@ def test_twin_mask_form(seen: Callable[..., None], fault: Fault) -> None:
 COARSE = {"float16": 0.02, "bfloat16": 0.2}
 
 
+def check_half_precision(lm: LM, dtype: str) -> None:
+    """Demand finite scores in 16 bits, by both routes, near those of float32."""
+    names = ("bare", "oracle", "full_context(oracle)")
+    exact = kvcore.score(lm, [LONG, SHORT], names)
+    half = kvcore.load(lm.name, device="cpu", dtype=dtype)
+    for route in ROUTES:
+        coarse = kvcore.score(half, [LONG, SHORT], names, route=route)
+        assert (coarse.status == "ok").all()
+        assert (coarse.nll - exact.nll).abs().max() < COARSE[dtype]
+
+
 @pytest.mark.parametrize("dtype", sorted(COARSE))
 def test_half_precision_measures_the_same(llama: LM, dtype: str) -> None:
     """In 16 bits the scores are those of float32, up to that dtype's rounding."""
-    names = ("bare", "oracle", "full_context(oracle)")
-    exact = kvcore.score(llama, [LONG, SHORT], names)
-    half = kvcore.load("tiny-llama", device="cpu", dtype=dtype)
-    coarse = kvcore.score(half, [LONG, SHORT], names)
-    assert (coarse.status == "ok").all()
-    assert (coarse.nll - exact.nll).abs().max() < COARSE[dtype]
+    check_half_precision(llama, dtype)
+
+
+def overflow_in_half_precision(patch: pytest.MonkeyPatch) -> None:
+    """Leave a NaN behind wherever the keys are not float32."""
+    right = rope.rotate
+    patch.setattr(rope, "rotate", lambda keys, *more: right(keys, *more) * (
+        1 if keys.dtype == torch.float32 else float("nan")))
+
+
+def mask_in_another_sense(patch: pytest.MonkeyPatch) -> None:
+    """Turn the mask's meaning round where the keys are not float32."""
+    right = masks._as_attention_wants
+    patch.setattr(masks, "_as_attention_wants", lambda lm, mask: right(
+        lm, mask if lm.dtype == "float32" else mask | mask.transpose(2, 3).logical_not()
+        if mask.shape[2] == mask.shape[3] else ~mask))
+
+
+@pytest.mark.parametrize("dtype", sorted(COARSE))
+@pytest.mark.parametrize("fault", [overflow_in_half_precision, mask_in_another_sense])
+def test_twin_half_precision(
+    llama: LM, seen: Callable[..., None], fault: Fault, dtype: str
+) -> None:
+    """Scores that are not finite, or a mask read the other way round, are seen in 16 bits."""
+    seen(fault, check_half_precision, llama, dtype)
