@@ -4,7 +4,8 @@ This is the oracle that the engine is held against, and the baseline it is timed
 imports nothing from ``kvcore``, so that an error there cannot hide here. Three routes lead to
 the same numbers: rotate the keys of a truncated cache (:func:`truncated_nlls`), prefill at
 shifted positions so that nothing needs rotating (:func:`shifted_nlls`), and one masked forward
-without any cache (:func:`one_pass_nlls`).
+without any cache (:func:`one_pass_nlls`). The further conditions have one route each, the one
+with the least in common with the engine.
 
 Every function takes token ids without special tokens, adds ``bos`` itself, and returns the
 negative log-likelihood of each answer token in nats, computed from float32 logits.
@@ -12,7 +13,7 @@ negative log-likelihood of each answer token in nats, computed from float32 logi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,16 +38,117 @@ def truncated_nlls(
     the length of the prefix, then read the query and the answer in one short pass each. An empty
     prefix gives the bare condition.
     """
+    kept = _truncated(model, bos, prefix, doc, lambda layer, keys: _moved(
+        model, layer, keys, -len(prefix)))
+    return _answer_nlls(model, kept, query, answer)
+
+
+@torch.inference_mode()
+def one_base_nlls(
+    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids
+) -> list[float]:
+    """Score as :func:`truncated_nlls` does, every layer turned with the full-attention base."""
+    kept = _truncated(model, bos, prefix, doc, lambda layer, keys: _moved(
+        model, layer, keys, -len(prefix), "full_attention"))
+    return _answer_nlls(model, kept, query, answer)
+
+
+@torch.inference_mode()
+def unturned_nlls(
+    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids
+) -> list[float]:
+    """Score as :func:`truncated_nlls` does, with the keys left as they were prefilled."""
+    return _answer_nlls(
+        model, _truncated(model, bos, prefix, doc, lambda _, keys: keys), query, answer)
+
+
+def _truncated(
+    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, moved: Callable[[int, Tensor], Tensor]
+) -> LayerKeysValues:
+    """Return BOS and the primed document, whose keys `moved` turns."""
     layers = _prefill(model, [bos, *prefix, *doc], first_position=0)
     cut = 1 + len(prefix)
-    kept = [
+    return [
         (
-            torch.cat([keys[:, :, :1], _moved(model, i, keys[:, :, cut:], -len(prefix))], dim=2),
+            torch.cat([keys[:, :, :1], moved(i, keys[:, :, cut:])], dim=2),
             torch.cat([values[:, :, :1], values[:, :, cut:]], dim=2),
         )
         for i, (keys, values) in enumerate(layers)
     ]
-    return _answer_nlls(model, kept, query, answer)
+
+
+@torch.inference_mode()
+def mixed_nlls(
+    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids, *,
+    layers: Collection[int], tokens: int, weight: float
+) -> list[float]:
+    """Score against bare keys, with primed values mixed into some layers and first tokens.
+
+    Each value of the document's first `tokens` becomes (1 - weight) of its own and `weight` of
+    the one that the same token has behind the prefix.
+    """
+    primed = _prefill(model, [bos, *prefix, *doc], first_position=0)
+    cut = 1 + len(prefix)
+    return _with_values(
+        model, bos, doc, query, answer, layers, weight,
+        [values[:, :, cut : cut + tokens] for _, values in primed])
+
+
+@torch.inference_mode()
+def injected_nlls(
+    model: PreTrainedModel, bos: int, question: Ids, doc: Ids, query: Ids, answer: Ids, *,
+    layers: Collection[int], weight: float
+) -> list[float]:
+    """Score against bare keys, every value pulled towards the mean one of ``[BOS][question]``."""
+    asked = _prefill(model, [bos, *question], first_position=0)
+    means = [values[:, :, 1:].sum(dim=2) / len(question) for _, values in asked]
+    return _with_values(
+        model, bos, doc, query, answer, layers, weight,
+        [mean.unsqueeze(2).expand(-1, -1, len(doc), -1) for mean in means])
+
+
+def _with_values(
+    model: PreTrainedModel, bos: int, doc: Ids, query: Ids, answer: Ids, layers: Collection[int],
+    weight: float, others: Sequence[Tensor]
+) -> list[float]:
+    """Score against the bare cache, others' values mixed in from the first document slot on."""
+    bare = _prefill(model, [bos, *doc], first_position=0)
+    for layer in layers:
+        part = bare[layer][1][:, :, 1 : 1 + others[layer].shape[2]]
+        part.copy_((1 - weight) * part + weight * others[layer])
+    return _answer_nlls(model, bare, query, answer)
+
+
+@torch.inference_mode()
+def beacon_layers(
+    model: PreTrainedModel, bos: int, beacon: Ids, every: int, doc: Ids
+) -> LayerKeysValues:
+    """Return BOS and the document, read with a beacon before every `every` of its tokens.
+
+    Nothing is rotated: the whole is read once per chunk, at positions that put this chunk where
+    it belongs without any beacon, and only that chunk is taken.
+    """
+    chunks = [doc[start : start + every] for start in range(0, len(doc), every)]
+    ids = [bos, *(token for chunk in chunks for token in (*beacon, *chunk))]
+    pieces = [_prefill(model, [bos], first_position=0)]
+    at = 1
+    for number, chunk in enumerate(chunks, start=1):
+        at += len(beacon)
+        read = _prefill(model, ids, first_position=-number * len(beacon))
+        pieces.append([(keys[:, :, at : at + len(chunk)], values[:, :, at : at + len(chunk)])
+                       for keys, values in read])
+        at += len(chunk)
+    return [(torch.cat([keys for keys, _ in layer], dim=2),
+             torch.cat([values for _, values in layer], dim=2))
+            for layer in zip(*pieces, strict=True)]
+
+
+@torch.inference_mode()
+def beacon_nlls(
+    model: PreTrainedModel, bos: int, beacon: Ids, every: int, doc: Ids, query: Ids, answer: Ids
+) -> list[float]:
+    """Score an answer against the cache of :func:`beacon_layers`."""
+    return _answer_nlls(model, beacon_layers(model, bos, beacon, every, doc), query, answer)
 
 
 @torch.inference_mode()
@@ -91,10 +193,38 @@ def one_pass_nlls(
     before = list(range(1 + len(prefix)))
     after = list(range(len(prefix), len(prefix) + 1 + len(doc) + len(query) + len(answer)))
     parts = "b" + "p" * len(prefix) + "B" + "d" * len(doc) + "q" * (len(query) + len(answer))
+    sees = {"b": "b", "p": "bp", "B": "B", "d": "bpd", "q": "Bdq"}
+    return _masked_nlls(model, ids, before + after, parts, sees, answer)
+
+
+@torch.inference_mode()
+def blocks_nlls(
+    model: PreTrainedModel, bos: int, copies: Sequence[Ids], doc: Ids, query: Ids, answer: Ids, *,
+    isolated: bool, seen: Collection[int]
+) -> list[float]:
+    """Score ``[BOS][copy 0][copy 1]...[doc][query][answer]`` in one masked forward.
+
+    Every copy sees BOS and itself, and where they are not `isolated` the copies before it; the
+    document sees all; query and answer see the copies that are `seen`, BOS and the document.
+    """
+    names = "0123456789"[: len(copies)]
+    ids = [bos, *(token for copy in copies for token in copy), *doc, *query, *answer]
+    parts = "b" + "".join(name * len(copy) for name, copy in zip(names, copies, strict=True))
+    parts += "d" * len(doc) + "q" * (len(query) + len(answer))
+    sees = {name: "b" + (name if isolated else names) for name in names}
+    sees |= {"b": "b", "d": "bd" + names, "q": "bdq" + "".join(names[i] for i in seen)}
+    return _masked_nlls(model, ids, list(range(len(ids))), parts, sees, answer)
+
+
+def _masked_nlls(
+    model: PreTrainedModel, ids: Ids, positions: list[int], parts: str, sees: Mapping[str, str],
+    answer: Ids
+) -> list[float]:
+    """Score the last tokens of one forward in which `sees` says which part sees which."""
     logits = model(
         input_ids=_row(model, ids),
-        position_ids=_row(model, before + after),
-        attention_mask=_attention_mask(model, parts, before + after),
+        position_ids=_row(model, positions),
+        attention_mask=_attention_mask(model, parts, positions, sees),
         use_cache=False,
     ).logits
     return _last_nlls(logits, answer)
@@ -162,8 +292,12 @@ def _last_nlls(logits: Tensor, answer: Ids) -> list[float]:
     return [-x for x in log_probs[rows, list(answer)].tolist()]
 
 
-def _moved(model: PreTrainedModel, layer: int, keys: Tensor, delta: int) -> Tensor:
+def _moved(
+    model: PreTrainedModel, layer: int, keys: Tensor, delta: int, base: str | None = None
+) -> Tensor:
     """Move a layer's keys by `delta` positions, turning pair i by delta times its frequency.
+
+    `base` names the layer type whose frequencies are used instead of the layer's own.
 
     Dimensions past the rotary ones (partial rotary embeddings) stay as they are, and so do whole
     layers without rotary embeddings.
@@ -172,7 +306,7 @@ def _moved(model: PreTrainedModel, layer: int, keys: Tensor, delta: int) -> Tens
     rotates = getattr(config, "no_rope_layers", None)  # 1 where a layer does rotate
     if rotates and not rotates[layer]:
         return keys
-    frequencies = _frequencies(model, layer)
+    frequencies = _frequencies(model, base or _layer_types(model)[layer])
     turning, still = keys.float().split(
         [2 * len(frequencies), keys.shape[-1] - 2 * len(frequencies)], dim=-1
     )
@@ -194,13 +328,13 @@ def _turn_neighbours(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
 
 
-def _frequencies(model: PreTrainedModel, layer: int) -> Tensor:
-    """Return a layer's rotary frequencies, radians per position, as the model holds them.
+def _frequencies(model: PreTrainedModel, kind: str) -> Tensor:
+    """Return a kind of layer's rotary frequencies, radians per position, as the model holds them.
 
     Models with several bases keep one buffer per layer type in the same module.
     """
     rotary = next(m for name, m in model.named_modules() if name.endswith("rotary_emb"))
-    return _buffer(rotary, "inv_freq", f"{_layer_types(model)[layer]}_inv_freq")
+    return _buffer(rotary, "inv_freq", f"{kind}_inv_freq")
 
 
 def _buffer(module: nn.Module, *names: str) -> Tensor:
@@ -218,21 +352,22 @@ def _layer_types(model: PreTrainedModel) -> list[str]:
 
 
 def _attention_mask(
-    model: PreTrainedModel, parts: str, positions: list[int]
+    model: PreTrainedModel, parts: str, positions: list[int], sees: Mapping[str, str]
 ) -> Tensor | dict[str, Tensor]:
-    """Return the one-pass mask: one for all layers, or one per layer type where a model mixes."""
+    """Return the mask of one pass: one for all layers, or one per layer type that a model has."""
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     windows = {"full_attention": None, "sliding_attention": window}
     masks = {
-        kind: _in_model_form(model, _may_attend(parts, positions, windows[kind]))
+        kind: _in_model_form(model, _may_attend(parts, positions, windows[kind], sees))
         for kind in set(_layer_types(model))
     }
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
-def _may_attend(parts: str, positions: list[int], window: int | None) -> list[list[bool]]:
+def _may_attend(
+    parts: str, positions: list[int], window: int | None, sees: Mapping[str, str]
+) -> list[list[bool]]:
     """Spell out, token by token, which earlier tokens each token sees."""
-    sees = {"b": "b", "p": "bp", "B": "B", "d": "bpd", "q": "Bdq"}
     return [
         [
             k <= q
