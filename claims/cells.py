@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from claims.options import Settings
 from kvcore.verdict import Cell, Claim, Prediction, Published
 
 DEFAULT = (("smollm2-135m", "docstrings"), ("gemma3-270m", "docstrings"))
-PUBLISHED = (("mistral-7b", "ms_marco"),)
+MISTRAL, GEMMA_4B = ("mistral-7b", "ms_marco"), ("gemma3-4b", "ms_marco")
 BOTH = ("nll", "nll_tail")
+Place = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class ClaimSpec:
         Conditions that must be measured.
     metrics : tuple of str
         ``nll`` and ``nll_tail``, or what else the claim is about (``lengths``, ``boundary``).
-    published : Published or None
-        The value published for `PUBLISHED`; shown everywhere, compared only there.
+    published : mapping of (model, dataset) to Published
+        The published values; the first is shown in every cell, each is compared in its own.
     applies : callable
         Takes what is known of a cell; returns why the claim has no meaning there, or "".
     """
@@ -37,14 +38,23 @@ class ClaimSpec:
     claim: Claim
     needs: tuple[str, ...]
     metrics: tuple[str, ...]
-    published: Published | None
+    published: Mapping[Place, Published]
     applies: Callable[[Any], str]
+    slow: bool
+
+    def published_for(self, cell: Cell) -> tuple[Published | None, bool]:
+        """Return the value to show in a cell, and whether it was published for that very cell."""
+        there = self.published.get((cell.model, cell.dataset))
+        shown = there or next(iter(self.published.values()), None)
+        fits = shown is not None and shown.metric == cell.metric
+        return (shown if fits else None), there is not None
 
 
 def claim(claim_id: str, *, version: int = 1, family: str, source: str, predicts: Prediction,
           needs: Sequence[str], metrics: Sequence[str] = BOTH,
-          published: Published | None = None, min_n: int = 100,
-          applies: Callable[[Any], str] = lambda _cell: "") -> Callable[[Any], Any]:
+          published: Published | Mapping[Place, Published] | None = None, min_n: int = 100,
+          applies: Callable[[Any], str] = lambda _cell: "", slow: bool = False
+          ) -> Callable[[Any], Any]:
     """Declare a test to be a claim; its docstring is the statement.
 
     Parameters
@@ -54,11 +64,14 @@ def claim(claim_id: str, *, version: int = 1, family: str, source: str, predicts
     predicts : Prediction
         Written down before measuring.
     needs : sequence of str
-        Conditions the test asks ``rows`` for.
-    published : Published, optional
-        The published value, measured on mistral-7b and ms_marco.
+        Conditions the test asks ``rows`` for; ``bare@256`` is ``bare`` on documents padded to
+        256 tokens.
+    published : Published or mapping of (model, dataset) to Published, optional
+        The published values; a single one was measured on mistral-7b and ms_marco.
     min_n : int
         Fewest samples whose refutation may enter the ledger.
+    slow : bool
+        Leave it out of the default selection: it takes measurements that no other claim shares.
     """
     def decorate(test: Any) -> Any:
         statement = inspect.getdoc(test) or ""
@@ -66,8 +79,10 @@ def claim(claim_id: str, *, version: int = 1, family: str, source: str, predicts
             raise pytest.UsageError(f"claim {claim_id!r}: give the test a docstring; it is the "
                                     "statement that readers see.")
         made = Claim(claim_id, version, statement, source, family, predicts, min_n)
-        spec = ClaimSpec(made, tuple(needs), tuple(metrics), published, applies)
-        return pytest.mark.claim(spec)(test)
+        values = {MISTRAL: published} if isinstance(published, Published) else published or {}
+        spec = ClaimSpec(made, tuple(needs), tuple(metrics), values, applies, slow)
+        marked = pytest.mark.claim(spec)(test)
+        return pytest.mark.slow(marked) if slow else marked
 
     return decorate
 
@@ -78,7 +93,7 @@ def spec_of(item: Any) -> ClaimSpec | None:
     return marker.args[0] if marker else None
 
 
-def places(settings: Settings) -> tuple[tuple[str, str], ...]:
+def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
     """Return the (model, dataset) pairs to judge: those asked for, or the default and published.
 
     Notes
@@ -92,7 +107,7 @@ def places(settings: Settings) -> tuple[tuple[str, str], ...]:
         datasets = settings.datasets or ("docstrings",)
         return tuple((m, d) for m in models for d in datasets)
     opt_in = [place for place in DEFAULT[1:] if settings.no_measure or installed(place[0])]
-    return (DEFAULT[0], *opt_in, *PUBLISHED)
+    return (DEFAULT[0], *opt_in, *(spec.published or (MISTRAL,)))
 
 
 def parameters(spec: ClaimSpec, settings: Settings) -> list[Any]:
@@ -100,7 +115,7 @@ def parameters(spec: ClaimSpec, settings: Settings) -> list[Any]:
     from kvcore.models import entry_of
 
     made = []
-    for model, dataset in places(settings):
+    for model, dataset in places(spec, settings):
         dtype = settings.dtype or entry_of(model).dtype
         for metric in spec.metrics:
             cell = Cell(model, dataset, metric, dtype)

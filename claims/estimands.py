@@ -5,7 +5,7 @@ Benefit is NLL(baseline) - NLL(condition) throughout: positive means the conditi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,15 @@ def paired_benefit(baseline: Rows, condition: Rows) -> Finding:
         return Outcome(effect.d, _beside(effect), _differences(effect.differences))
 
     return Finding("paired benefit", (baseline.condition, condition.condition), compute)
+
+
+def mean_benefit(baseline: Rows, condition: Rows) -> Finding:
+    """Mean benefit in nats per token, for differences too small to be divided by their own SD."""
+    def compute(plan: Plan) -> Outcome:
+        effect = plan(stats.paired_effect, baseline.values, condition.values, baseline.clusters)
+        return Outcome(effect.mean, _beside(effect), _differences(effect.differences))
+
+    return Finding("mean benefit", (baseline.condition, condition.condition), compute)
 
 
 def benefit_without_first_token(baseline: Rows, condition: Rows) -> Finding:
@@ -122,6 +131,45 @@ def odd_even_benefit_in_quartile(quartile: int, baseline: Rows, condition: Rows)
 
     return Finding(f"quartile {quartile} by odd tokens",
                    (baseline.condition, condition.condition), compute)
+
+
+def trend_over_length(pairs: Mapping[int, tuple[Rows, Rows]]) -> Finding:
+    """d of each sample's slope of benefit over log2 of the document's length.
+
+    ``pairs`` maps a length in tokens to (baseline, condition); a sample counts where it has a
+    benefit at every length.
+    """
+    def compute(plan: Plan) -> Outcome:
+        benefits = np.array([b.values - c.values for b, c in pairs.values()])
+        x = np.log2(list(pairs))
+        slopes = (x - x.mean()) @ benefits / np.square(x - x.mean()).sum()
+        clusters = next(iter(pairs.values()))[0].clusters
+        curve = [plan(stats.effect_size, row, clusters) for row in benefits]
+        return Outcome(plan(stats.effect_size, slopes, clusters),
+                       {f"d at {n} tokens": e.value for n, e in zip(pairs, curve, strict=True)},
+                       _curve(list(pairs), curve, "tokens of the document", log=True))
+
+    return Finding("trend over length", tuple(r.condition for pair in pairs.values() for r in pair),
+                   compute)
+
+
+def lower_against_upper_half(baseline: Rows, cutoffs: Mapping[float, Rows]) -> Finding:
+    """d of what primed values gain in the lower half of the layers less what the upper adds.
+
+    ``cutoffs`` maps a share of the depth to the rows with primed values below it; 0.5 and 1.0
+    are among them.
+    """
+    def compute(plan: Plan) -> Outcome:
+        gains = {at: baseline.values - rows.values for at, rows in cutoffs.items()}
+        difference = gains[0.5] - (gains[1.0] - gains[0.5])
+        curve = [plan(stats.effect_size, gain, baseline.clusters) for gain in gains.values()]
+        return Outcome(plan(stats.effect_size, difference, baseline.clusters),
+                       {f"d with primed values below {at:g} of the depth": e.value
+                        for at, e in zip(gains, curve, strict=True)},
+                       _curve(list(gains), curve, "share of the layers with primed values"))
+
+    return Finding("lower against upper half",
+                   (baseline.condition, *(rows.condition for rows in cutoffs.values())), compute)
 
 
 def share_of_samples(name: str, holds: Callable[..., Any], *rows: Rows) -> Finding:
@@ -192,6 +240,13 @@ def _mean(x: Vector) -> float:
 
 def _differences(x: Vector) -> dict[str, Any]:
     return {"kind": "paired", "differences": [round(float(v), 5) for v in x]}
+
+
+def _curve(x: Sequence[float], curve: Sequence[Estimate], label: str, *, log: bool = False
+           ) -> dict[str, Any]:
+    return {"kind": "curve", "x": list(x), "d": [e.value for e in curve],
+            "low": [e.ci_low for e in curve], "high": [e.ci_high for e in curve],
+            "x_label": label, "log": log}
 
 
 def _scatter(x: Vector, y: Vector, label: str) -> dict[str, Any]:

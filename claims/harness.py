@@ -132,7 +132,7 @@ def rows_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[str], Rows]
         pytest.skip(f"not applicable: {reason}")
     column = cell.metric if cell.metric.startswith("nll") else "nll"
     absent = [name for name in (spec.needs if spec else ())
-              if name not in set(found.rows["condition"])]
+              if name not in set(found.rows["need"])]
     if absent:
         pytest.skip(f"no resource: no stored rows of {', '.join(absent)} for {cell.model}")
     return lambda condition: found.of(condition, column)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from claims import ledger
-from claims.cells import PUBLISHED, ClaimSpec
+from claims.cells import ClaimSpec
 from claims.estimands import Finding, Outcome, Plan
 from claims.measured import CONTROLS, Measured
 from claims.options import Settings
@@ -46,10 +46,7 @@ class Bench:
         estimate, claim = outcome.estimate, self.spec.claim
         floor_nats = self._floor() if self.cell.metric.startswith("nll") else None
         floor = stats.floor_on_scale(estimate, floor_nats) if floor_nats is not None else 0.0
-        published = self.spec.published
-        if published is not None and published.metric != self.cell.metric:
-            published = None
-        there = (self.cell.model, self.cell.dataset) in PUBLISHED
+        published, there = self.spec.published_for(self.cell)
         made = Judgement(
             claim=claim, cell=self.cell, estimate=estimate,
             verdict=verdict.judge(estimate, claim.prediction, floor), floor=floor,

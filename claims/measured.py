@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +14,20 @@ from claims.options import Settings
 from kvcore.errors import KvError, MissingResource
 from kvcore.store import KEY, Store, rows_hash
 
+PADDED = re.compile(r"@(\d+)$")  # what a padded document's length is written as, in ids and needs
+PADDED_SHARE, LAYER_SHARE = 5, 3  # long documents and sweeps of layers take fewer samples
 CONTROLS = ("bare_again", "rope_roundtrip(random)")
 CONTROL_SAMPLES = 64  # their differences are all rounding: more samples would not sharpen it
 ONE_BASE = "one_base"
+LAYER_SWEEP = re.compile(r"values_early_layers\(\w+,\d\.\d\)$")  # cutoffs in tenths of the depth
+SHARD_ROWS = 1000  # about what may be lost when a run is killed
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """All samples of a cell under one condition, in the cell's sample order.
+
+    Padded documents stand where the sample stands that they are made from.
 
     Attributes
     ----------
@@ -55,25 +62,25 @@ class Measured:
     explanations: tuple[Mapping[str, Any], ...] = ()
 
     def of(self, condition: str, metric: str) -> Rows:
-        """Return the rows of one condition.
+        """Return the rows of one condition, ``bare``, or of padded documents, ``bare@256``.
 
         Raises
         ------
         MissingResource
             If the store holds none.
         """
-        own = self.rows[(self.rows["condition"] == condition) & (self.rows["status"] == "ok")]
+        own = self.rows[(self.rows["need"] == condition) & (self.rows["status"] == "ok")]
         if own.empty:
             raise MissingResource(f"no stored rows of {condition!r} for {self.model} on "
                                   f"{self.dataset}: measure them (without --kv-no-measure).")
-        order = sorted(set(self.rows["sample_id"]))
-        clusters = dict(zip(self.rows["sample_id"], self.rows["cluster"], strict=True))
-        frame = own.set_index("sample_id").reindex(order)
+        clusters = dict(zip(self.rows["sample"], self.rows["cluster"], strict=True))
+        order = sorted(clusters)
+        frame = own.set_index("sample").reindex(order)
         return Rows(condition, metric, frame, tuple(str(clusters[i]) for i in order))
 
     def hash_of(self, conditions: Sequence[str]) -> str:
         """Return the hash of the rows that a claim on these conditions rests on."""
-        return rows_hash(self.rows[self.rows["condition"].isin([*conditions, *CONTROLS])])
+        return rows_hash(self.rows[self.rows["need"].isin([*conditions, *CONTROLS])])
 
 
 def measure(model: str, dataset: str, conditions: Sequence[str], settings: Settings) -> Measured:
@@ -99,6 +106,7 @@ def _stored(model: str, dataset: str, settings: Settings) -> Measured:
         raise MissingResource(f"no stored rows for {model} ({dtype}) on {dataset} in "
                               f"{settings.store.name}: measure them (without --kv-no-measure).")
     configuration = ["model_id", "tokenizer", "template", "code"]
+    rows = rows[rows["template"].str.startswith("answer:")]
     largest = rows.groupby(configuration).size().idxmax()
     rows = rows[(rows[configuration] == list(largest)).all(axis=1)].reset_index(drop=True)
     two_bases = any(c.startswith(ONE_BASE) for c in rows["condition"])
@@ -117,9 +125,9 @@ def _filled(model: str, dataset: str, conditions: Sequence[str], settings: Setti
     corpus = load_corpus(dataset)
     samples = choose(corpus.samples, settings.limit, settings.seed)
     two_bases = rope_bases(files) > 1
-    asked = {(name, "answer"): samples for name in conditions
-             if two_bases or not name.startswith(ONE_BASE)}
-    asked |= {(name, "answer"): samples[:CONTROL_SAMPLES] for name in CONTROLS}
+    needs = [name for name in conditions if two_bases or not name.startswith(ONE_BASE)]
+    asked = _asked(needs, corpus, samples, settings.seed)
+    every = tuple(dict.fromkeys(sample for some in asked.values() for sample in some))
     keys = wanted.rows(files, _dataset_key(corpus.name), asked, settings.seed)
     store = Store(settings.store)
     device = settings.device
@@ -131,8 +139,9 @@ def _filled(model: str, dataset: str, conditions: Sequence[str], settings: Setti
 
         return load(model, device=settings.device, dtype=settings.dtype)
 
-    fill(store, keys, wanted.scorer(load, samples, settings.batch_tokens),
-         meta=wanted.provenance(device), progress=f"{model} on {dataset}")
+    fill(store, keys, wanted.scorer(load, every, settings.batch_tokens),
+         meta=wanted.provenance(device), progress=f"{model} on {dataset}",
+         shard_samples=max(10, min(50, SHARD_ROWS // len(asked))))
     stored = store.read(model=model, dataset=_dataset_key(corpus.name), seed=settings.seed)
     rows = stored.merge(keys[list(KEY)], on=list(KEY))
     facts = {"samples available": len(corpus.samples), "corpus": corpus.note,
@@ -141,11 +150,39 @@ def _filled(model: str, dataset: str, conditions: Sequence[str], settings: Setti
     return _measured(model, dataset, rows, files.revision, two_bases, facts)
 
 
+def _asked(needs: Sequence[str], corpus: Any, samples: Sequence[Any], seed: int
+           ) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """Return the samples of every (condition, target): fewer where they cost more."""
+    from kvcore.corpora.padding import lengthened
+
+    padded = {}
+    for length in sorted({int(m[1]) for need in needs if (m := PADDED.search(need))}):
+        some = samples[: max(2, len(samples) // PADDED_SHARE)]
+        padded[str(length)] = lengthened(some, corpus.samples, length, seed)
+    asked: dict[tuple[str, str], tuple[Any, ...]] = {}
+    for need in needs:
+        found = PADDED.search(need)
+        condition = PADDED.sub("", need)
+        if found:
+            some = padded[found[1]]
+        elif LAYER_SWEEP.match(condition):
+            some = samples[: max(2, len(samples) // LAYER_SHARE)]
+        else:
+            some = tuple(samples)
+        asked[condition, "answer"] = asked.get((condition, "answer"), ()) + tuple(some)
+    controls = {(name, "answer"): tuple(samples[:CONTROL_SAMPLES]) for name in CONTROLS}
+    return asked | controls
+
+
 def _measured(model: str, dataset: str, rows: pd.DataFrame, revision: str, two_bases: bool,
               facts: Mapping[str, Any]) -> Measured:
+    ids = rows["sample_id"].astype(str)
+    lengths = ids.str.extract(PADDED)[0].fillna("")
+    rows = rows.assign(sample=ids.str.replace(PADDED, "", regex=True),
+                       need=rows["condition"] + ("@" + lengths).where(lengths != "", ""))
     dropped = rows.loc[rows["status"] != "ok", "status"].value_counts().to_dict()
     said = {"model": model, "dataset": dataset, "revision": revision,
-            "dtype": str(rows["dtype"].iloc[0]), "samples": int(rows["sample_id"].nunique()),
+            "dtype": str(rows["dtype"].iloc[0]), "samples": int(rows["sample"].nunique()),
             "not measurable": dropped or "none", **facts}
     return Measured(model, dataset, rows, revision, two_bases,
                     str(rows["tokenizer"].iloc[0]).startswith("sentencepiece"), said)
@@ -184,7 +221,8 @@ def explanations(model: str, dataset: str, conditions: Sequence[str], settings: 
     samples = choose(load_corpus(dataset).samples, 20, settings.seed)
     for sample in sorted(samples, key=lambda s: len(s.passage)):
         try:
-            found = [exposition(lm, sample, name, settings.seed) for name in conditions]
+            plain = dict.fromkeys(PADDED.sub("", name) for name in conditions)
+            found = [exposition(lm, sample, name, settings.seed) for name in plain]
         except Unusable:
             continue
         return tuple(

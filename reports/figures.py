@@ -261,7 +261,7 @@ def plot(judgement: Judgement) -> str:
         axes = figure.add_subplot()
         if not draw(axes, judgement.plot, LOOKS[judgement.verdict].colour):
             return ""
-        if kind != "quartiles":
+        if kind != "quartiles" and not judgement.plot.get("log"):
             axes.locator_params(axis="x", nbins=5)
         return _to_svg(figure, f"{caption(judgement)} {cell_words(judgement)}")
 
@@ -335,12 +335,28 @@ def _draw_quartiles(axes: Axes, data: Mapping[str, Any], colour: str) -> bool:
     return True
 
 
+def _draw_curve(axes: Axes, data: Mapping[str, Any], colour: str) -> bool:
+    x, d, low, high = _finite(data["x"], data["d"], data["low"], data["high"])
+    if not x.size:
+        return False
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(x, d, color=colour, linewidth=1.6, marker="o", markersize=3.5)
+    if data.get("log"):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(x, [f"{value:,.0f}" for value in x])
+    axes.set_xlabel(_wrapped(data.get("x_label", "")))
+    axes.set_ylabel("d of the benefit")
+    return True
+
+
 _QUARTILES = {1: "easiest", 2: "2nd", 3: "3rd", 4: "hardest"}
 
 _KINDS: dict[str, Callable[[Axes, Mapping[str, Any], str], bool]] = {
     "paired": _draw_paired,
     "scatter": _draw_scatter,
     "quartiles": _draw_quartiles,
+    "curve": _draw_curve,
 }
 
 _CAPTIONS = {
@@ -349,4 +365,5 @@ _CAPTIONS = {
     "scatter": "One point a sample; the line joins the means of ten groups of equal size; the "
     "most extreme 1 % lie outside.",
     "quartiles": "Effect by quartile of hardness, with its interval.",
+    "curve": "Effect at each step, with its interval as a band.",
 }
