@@ -58,6 +58,26 @@ REGISTRY: dict[str, ModelEntry] = {
         quantization="nf4",
         gpu=True,
     ),
+    "gemma3-4b": ModelEntry(
+        "hub:google/gemma-3-4b-it",
+        "Gemma 3 4B instruct (Gemma terms of use), nf4 with bfloat16 compute",
+        dtype="bfloat16",
+        quantization="nf4",
+        gpu=True,
+    ),
+    "gemma2-2b": ModelEntry(
+        "hub:google/gemma-2-2b", "Gemma 2 2B base (Gemma terms of use)", dtype="bfloat16",
+        gpu=True),
+    "gemma2-2b-it": ModelEntry(
+        "hub:google/gemma-2-2b-it", "Gemma 2 2B instruct (Gemma terms of use)", dtype="bfloat16",
+        gpu=True),
+    "llama3.2-1b": ModelEntry(
+        "hub:meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 1B instruct (Llama license)"),
+    "qwen2.5-0.5b": ModelEntry(
+        "hub:Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B instruct (Apache-2.0)"),
+    "qwen2.5-math-7b": ModelEntry(
+        "hub:Qwen/Qwen2.5-Math-7B", "Qwen2.5 Math 7B base (Apache-2.0), full precision",
+        dtype="bfloat16", gpu=True),
 }
 
 WHEELS = {
