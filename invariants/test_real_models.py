@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import kvcore
 from invariants import plain
-from kvcore.conditions import condition
-from kvcore.corpora import choose, load_corpus
+from kvcore import forward
+from kvcore.conditions import QUERY, condition
+from kvcore.corpora import Sample, choose, load_corpus
 from kvcore.models import REGISTRY, installed
 from kvcore.scoring import prepare_one
 
@@ -26,20 +29,31 @@ def lm(request: pytest.FixtureRequest) -> Any:
     return kvcore.load(request.param, device="cpu")
 
 
-def worst_difference(lm: Any, route: Callable[..., list[float]]) -> float:
+CONDITIONS = ("bare", "oracle", "random")
+
+
+def chosen() -> tuple[Sample, ...]:
+    return choose(load_corpus("docstrings").samples, 3, seed=1)
+
+
+@pytest.fixture(scope="module")
+def scored(lm: Any) -> pd.DataFrame:
+    """The engine's scores by both of its routes, each with unlike samples in one batch."""
+    return pd.concat([kvcore.score(lm, chosen(), CONDITIONS, seed=1, route=route)
+                      for route in ("auto", "cache")])
+
+
+def worst_difference(lm: Any, scored: pd.DataFrame, plainly: Callable[..., list[float]]) -> float:
     """Largest difference in nats between the engine and a plain route, over a few samples."""
-    samples = choose(load_corpus("docstrings").samples, 3, seed=1)
-    scored = kvcore.score(lm, samples, ["bare", "oracle", "random"], seed=1)
     worst = 0.0
-    for sample, name, nll in zip(
-            [s for s in samples for _ in range(3)], scored["condition"], scored["nll"],
-            strict=True):
+    for sample, name in itertools.product(chosen(), CONDITIONS):
         one = prepare_one(lm, sample, condition(name), seed=1)
         prefix = one.prefixes[condition(name).prefixes()[0]]
         read = one.tokens
-        nlls = route(lm.model, lm.bos_id, list(prefix), list(read.document), list(read.prompt),
-                     list(read.answer))
-        worst = max(worst, abs(float(np.mean(nlls)) - nll))
+        wanted = plainly(lm.model, lm.bos_id, list(prefix), list(read.document),
+                         list(read.prompt), list(read.answer))
+        found = scored[(scored.sample_id == sample.id) & (scored.condition == name)].nll
+        worst = max(worst, float((found - np.mean(wanted)).abs().max()))
     return worst
 
 
@@ -49,12 +63,31 @@ def test_the_default_model_is_installed() -> None:
 
 
 @pytest.mark.parametrize("route", [plain.truncated_nlls, plain.one_pass_nlls, plain.shifted_nlls])
-def test_engine_equals_the_plain_routes(lm: Any, route: Callable[..., list[float]]) -> None:
-    """Rotation, one masked pass and shifted positions give the engine's number."""
-    assert worst_difference(lm, route) <= TOLERANCE
+def test_engine_equals_the_plain_routes(
+    lm: Any, scored: pd.DataFrame, route: Callable[..., list[float]]
+) -> None:
+    """Rotation, one masked pass and shifted positions give the number of both engine routes."""
+    assert len(scored) == 2 * 3 * len(CONDITIONS)
+    assert worst_difference(lm, scored, route) <= TOLERANCE
+
+
+def test_primed_values_equal_the_plain_route(lm: Any) -> None:
+    """A hybrid of two caches, lower half of the layers only, is that of a plain DynamicCache."""
+    given = condition("values_early_layers(oracle,0.5)")
+    sample = chosen()[0]
+    one = prepare_one(lm, sample, given, seed=1)
+    read = one.tokens
+    wanted = plain.mixed_nlls(
+        lm.model, lm.bos_id, one.prefixes[QUERY], read.document, read.prompt, read.answer,
+        layers=range(lm.config.num_hidden_layers // 2), tokens=len(read.document), weight=1.0)
+    found = kvcore.score(lm, [sample], [given, "bare"], seed=1).nll
+    assert abs(found[0] - float(np.mean(wanted))) <= TOLERANCE
+    assert abs(found[0] - found[1]) > TOLERANCE, "the values changed nothing"
 
 
 def test_twin_a_key_left_unturned_is_seen(lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rotating nothing is far outside the tolerance on a trained model."""
+    forward.rope_plan(lm)
     monkeypatch.setattr("kvcore.rope.rotate", lambda keys, *_: keys)
-    assert worst_difference(lm, plain.one_pass_nlls) > TOLERANCE
+    broken = kvcore.score(lm, chosen(), CONDITIONS, seed=1, route="cache")
+    assert worst_difference(lm, broken, plain.one_pass_nlls) > TOLERANCE
