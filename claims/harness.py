@@ -131,10 +131,10 @@ def rows_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[str], Rows]
     if reason:
         pytest.skip(f"not applicable: {reason}")
     column = cell.metric if cell.metric.startswith("nll") else "nll"
-    absent = [name for name in (spec.needs if spec else ())
-              if name not in set(found.rows["need"])]
+    usable = set(found.rows.loc[found.rows["status"] == "ok", "need"])
+    absent = [name for name in (spec.needs if spec else ()) if name not in usable]
     if absent:
-        pytest.skip(f"no resource: no stored rows of {', '.join(absent)} for {cell.model}")
+        pytest.skip(f"no resource: no measurable rows of {', '.join(absent)} for {cell.model}")
     return lambda condition: found.of(condition, column)
 
 

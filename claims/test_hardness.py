@@ -15,6 +15,7 @@ from claims.estimands import (
 from kvcore.verdict import Published, helps, hurts
 
 SOURCE = "priming notebook, experiment 01: hardness"
+QUARTER = 25  # of at least 100 samples
 GROWS = helps(delta=0.09, effect=0.094, unit="r")
 
 
@@ -62,28 +63,28 @@ def test_harder_answers_gain_more_from_the_real_query_by_odd_tokens(rows, judge)
     judge(odd_even_trend(rows("bare"), rows("oracle")))
 
 
-@claim("oracle-hurts-the-easy-quarter", family="hardness", source=SOURCE,
+@claim("oracle-hurts-the-easy-quarter", family="hardness", source=SOURCE, min_n=QUARTER,
        predicts=hurts(delta=0.09, effect=-0.195), needs=("bare", "oracle", "bos_only"))
 def test_the_real_query_hurts_the_easy_quarter(rows, judge):
     """The real query hurts the quarter of answers that is easiest without the document."""
     judge(benefit_in_quartile(1, rows("bare"), rows("oracle"), rows("bos_only")))
 
 
-@claim("oracle-helps-the-hard-quarter", family="hardness", source=SOURCE,
+@claim("oracle-helps-the-hard-quarter", family="hardness", source=SOURCE, min_n=QUARTER,
        predicts=helps(delta=0.09, effect=0.121), needs=("bare", "oracle", "bos_only"))
 def test_the_real_query_helps_the_hard_quarter(rows, judge):
     """The real query helps the quarter of answers that is hardest without the document."""
     judge(benefit_in_quartile(4, rows("bare"), rows("oracle"), rows("bos_only")))
 
 
-@claim("oracle-hurts-the-easy-quarter-odd-even", family="hardness", source=SOURCE,
+@claim("oracle-hurts-the-easy-quarter-odd-even", family="hardness", source=SOURCE, min_n=QUARTER,
        predicts=hurts(delta=0.09, effect=-0.195), needs=("bare", "oracle"))
 def test_the_real_query_hurts_the_easy_quarter_by_odd_tokens(rows, judge):
     """Where the odd answer tokens are easiest, the real query hurts the even ones."""
     judge(odd_even_benefit_in_quartile(1, rows("bare"), rows("oracle")))
 
 
-@claim("oracle-helps-the-hard-quarter-odd-even", family="hardness", source=SOURCE,
+@claim("oracle-helps-the-hard-quarter-odd-even", family="hardness", source=SOURCE, min_n=QUARTER,
        predicts=helps(delta=0.09, effect=0.121), needs=("bare", "oracle"))
 def test_the_real_query_helps_the_hard_quarter_by_odd_tokens(rows, judge):
     """Where the odd answer tokens are hardest, the real query helps the even ones."""

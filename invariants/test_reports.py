@@ -245,7 +245,7 @@ def test_dense_scatter_twin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_plot_is_refused_by_name() -> None:
     """A judgement that asks for a picture nobody draws says which ones exist."""
-    with pytest.raises(KvError, match="known are none, paired, quartiles, scatter"):
+    with pytest.raises(KvError, match="known are curve, none, paired, quartiles, scatter"):
         figures.plot(first(plot={"kind": "pie"}))
 
 
@@ -254,6 +254,7 @@ def test_unknown_plot_is_refused_by_name() -> None:
     {"kind": "paired", "differences": [float("nan")] * 3},
     {"kind": "scatter", "x": [], "y": []},
     {"kind": "quartiles", "rows": []},
+    {"kind": "curve", "x": [1], "d": [float("nan")], "low": [0.0], "high": [1.0]},
 ])
 def test_nothing_to_draw_is_no_picture(plot: dict[str, Any]) -> None:
     """A cell without data shows no empty axes."""
