@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,27 +19,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvcore.corpora import Corpus, Sample, choose, clean, docstrings, hub, load_corpus, prose, walk
+from invariants.children import child
+from kvcore import corpora
+from kvcore.corpora import (
+    Corpus,
+    Sample,
+    choose,
+    clean,
+    docstrings,
+    files,
+    load_corpus,
+    prose,
+    traits_of,
+    walk,
+)
 from kvcore.corpora import sample as sample_module
 from kvcore.errors import KvError, MissingResource
 
 ROOT = Path(__file__).parent.parent
 # Lone surrogates and control characters included: files may hold them.
 hostile_text = st.text(st.characters(exclude_categories=()), max_size=12)
-
-
-def child(code: str, **env: str) -> Any:
-    """Run code in a fresh interpreter with warnings as errors; return the JSON it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, **env},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 # --- samples and their choice ---------------------------------------------------------------
@@ -713,192 +710,6 @@ def test_a_walk_that_lost_a_rule_is_noticed(
         assert_public_once(package)
 
 
-# --- the hub --------------------------------------------------------------------------------
-
-HUB_SCHEMA = pa.schema(
-    [
-        ("answers", pa.list_(pa.string())),
-        (
-            "passages",
-            pa.struct(
-                [
-                    ("is_selected", pa.list_(pa.int32())),
-                    ("passage_text", pa.list_(pa.string())),
-                    ("url", pa.list_(pa.string())),
-                ]
-            ),
-        ),
-        ("query", pa.string()),
-        ("query_id", pa.int32()),
-        ("query_type", pa.string()),
-        ("wellFormedAnswers", pa.list_(pa.string())),
-    ]
-)
-GOOD_PASSAGE = " ".join(["word"] * 50)
-
-
-def hub_row(
-    number: int,
-    *,
-    query: str = "what is it",
-    answers: Sequence[str] = ("an answer",),
-    texts: Sequence[str] = ("not this one", GOOD_PASSAGE),
-    selected: Sequence[int] = (0, 1),
-) -> dict[str, Any]:
-    passages = {
-        "is_selected": list(selected),
-        "passage_text": list(texts),
-        "url": ["https://example.org"] * len(texts),
-    }
-    return {
-        "answers": list(answers),
-        "passages": passages,
-        "query": query,
-        "query_id": number,
-        "query_type": "description",
-        "wellFormedAnswers": [],
-    }
-
-
-HUB_ROWS = [
-    hub_row(1),
-    hub_row(2, answers=("", " second one ", "third"), texts=(GOOD_PASSAGE + " x", GOOD_PASSAGE)),
-    hub_row(3, texts=(f" {GOOD_PASSAGE} first\n", GOOD_PASSAGE), selected=(1, 1)),
-    hub_row(4, texts=(" ".join(["word"] * 300),), selected=(1,)),
-    hub_row(5, answers=("No Answer Present.",)),
-    hub_row(6, answers=()),
-    hub_row(7, answers=("", "  ")),
-    hub_row(8, selected=(0, 0)),
-    hub_row(9, texts=(), selected=()),
-    hub_row(10, texts=("", ""), selected=(0, 1)),
-    hub_row(11, texts=(" ".join(["word"] * 49),), selected=(1,)),
-    hub_row(12, texts=(" ".join(["word"] * 301),), selected=(1,)),
-    hub_row(13, query=" "),
-    hub_row(1),
-]
-HUB_DROPPED = {
-    "no answer present": 1,
-    "empty answer": 2,
-    "no selected passage": 2,
-    "empty passage": 1,
-    "passage not 50 to 300 words": 2,
-    "empty query": 1,
-    "repeated query id": 1,
-}
-
-
-@pytest.fixture
-def hub_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Rows good and bad in a Parquet file of the hub's schema, read by the hub's loader."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    pq.write_table(pa.Table.from_pylist(HUB_ROWS, HUB_SCHEMA), tmp_path / "rows.parquet")
-    return hub.read_parquet(tmp_path / "rows.parquet")
-
-
-def assert_hub_rows_are_judged(dataset: Any) -> None:
-    """Good rows become samples; each bad one is counted under its reason."""
-    made = hub.ms_marco_from(dataset)
-    assert [sample.id for sample in made.samples] == ["1", "2", "3", "4"]
-    assert [sample.answer for sample in made.samples[:2]] == ["an answer", "second one"]
-    assert made.samples[2].passage == f"{GOOD_PASSAGE} first"
-    assert all(sample.cluster == sample.id for sample in made.samples)
-    assert made.dropped == HUB_DROPPED
-    assert (made.revision, made.cluster_unit) == (hub.REVISION, "query")
-
-
-def test_hub_rows_become_samples(hub_dataset: Any) -> None:
-    """The selected passage of each query with its first answer that is not empty."""
-    assert_hub_rows_are_judged(hub_dataset)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("WORDS", (49, 300)), ("WORDS", (50, 301)), ("NO_ANSWER", "none")]
-)
-def test_a_hub_rule_that_is_off_is_noticed(
-    name: str, value: object, hub_dataset: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twin: bounds moved by one, the marker for no answer unknown."""
-    monkeypatch.setattr(hub, name, value)
-    with pytest.raises(AssertionError):
-        assert_hub_rows_are_judged(hub_dataset)
-
-
-def test_a_hub_dataset_without_a_column_is_one_line(hub_dataset: Any) -> None:
-    """It says which column lacks and which are there."""
-    with pytest.raises(KvError, match=r"^ms_marco: column 'passages' lacks; needed are .*$"):
-        hub.ms_marco_from(hub_dataset.remove_columns("passages"))
-
-
-def test_a_hub_dataset_without_a_good_row_is_one_line(hub_dataset: Any) -> None:
-    """The reasons are told."""
-    with pytest.raises(KvError, match=r"^ms_marco: none of 1 rows .*no answer present"):
-        hub.ms_marco_from(hub_dataset.select([4]))
-
-
-HUB_CODE = """
-import json, socket
-from kvcore.corpora import load_corpus
-from kvcore.errors import MissingResource
-asked, real = [], socket.getaddrinfo
-def spy(*args, **kwargs):
-    asked.append(1)
-    return real(*args, **kwargs)
-socket.getaddrinfo = spy
-try:
-    load_corpus("ms_marco")
-except MissingResource as error:
-    print(json.dumps([str(error), len(asked)]))
-"""
-
-
-@pytest.mark.parametrize(("offline", "most"), [("1", 0), ("0", 4)])
-def test_an_absent_hub_is_one_line_without_a_retry_storm(
-    offline: str, most: int, tmp_path: Path
-) -> None:
-    """Offline nothing is asked; with nobody listening it is asked once (a few look-ups)."""
-    message, asked = child(
-        HUB_CODE,
-        HF_HUB_OFFLINE=offline,
-        HF_HUB_CACHE=str(tmp_path),
-        HF_ENDPOINT="http://127.0.0.1:9",
-        NO_PROXY="*",
-        no_proxy="*",
-    )
-    assert message.endswith(
-        "run: hf download microsoft/ms_marco v1.1/validation-00000-of-00001.parquet "
-        f"--repo-type dataset --revision {hub.REVISION}"
-    )
-    assert "\n" not in message
-    assert asked <= most
-    assert (asked == 0) == (offline == "1")
-
-
-def test_a_hub_that_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first line of its reason is passed on."""
-
-    def refuse(*_args: object, **_kwargs: object) -> str:
-        raise RuntimeError("403 for you\nand a page of HTML")
-
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_a, **_k: None)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    monkeypatch.setattr(hub, "hub_answers", lambda: True)
-    with pytest.raises(MissingResource, match=r"\(RuntimeError: 403 for you\); with network, run"):
-        hub.hub_file()
-
-
-def test_a_file_in_the_hub_cache_needs_no_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub_dataset: Any
-) -> None:
-    """The cached copy of the pinned revision is read as it lies."""
-    assert len(hub_dataset) == len(HUB_ROWS)
-    copy = str(tmp_path / "rows.parquet")
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_a, **_k: copy)
-    monkeypatch.setattr(hub, "hub_answers", lambda: pytest.fail("the hub was asked"))
-    assert len(load_corpus("ms_marco").samples) == 4
-
-
 # --- files ----------------------------------------------------------------------------------
 
 GOOD = {"query": "q", "passage": "p", "answer": "a"}
@@ -955,6 +766,62 @@ def test_empty_texts_are_dropped_and_counted(tmp_path: Path) -> None:
     assert re.fullmatch("[0-9a-f]{64}", loaded.revision)
 
 
+def assert_past_queries_are_carried(folder: Path) -> None:
+    """Text is kept as it stands; blank, null and none at all are the same."""
+    given_texts = [" what was asked ", "", " \n", None]
+    rows = [GOOD | {"id": str(i), "past_query": text} for i, text in enumerate(given_texts)]
+    path = jsonl(folder / "own.jsonl", *rows, GOOD | {"id": "none"})
+    loaded = load_corpus(path).samples
+    assert [sample.texts for sample in loaded] == [(("past_query", " what was asked "),), *[()] * 4]
+    hashes = [sample.hash_with(["past_query"]) for sample in loaded]
+    assert hashes[0] != hashes[1] == hashes[4]
+    pq.write_table(pa.Table.from_pylist([*rows, GOOD | {"id": "none"}]), folder / "own.parquet")
+    assert load_corpus(str(folder / "own.parquet")).samples == loaded
+
+
+def test_a_file_may_name_past_queries(tmp_path: Path) -> None:
+    """They become a further text of the sample."""
+    assert_past_queries_are_carried(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PAST_QUERY", "query"), ("OPTIONAL", ("id", "cluster")), ("OPTIONAL", ("past_query", "id"))],
+)
+def test_a_lost_past_query_is_noticed(
+    name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin: another column is read, not taken from Parquet, or taken for the identity."""
+    monkeypatch.setattr(files, name, value)
+    with pytest.raises((AssertionError, KvError), match=r"assert|is already on line"):
+        assert_past_queries_are_carried(tmp_path)
+
+
+def assert_traits_follow_the_file(folder: Path) -> None:
+    """Length and past queries are what the rows say; a file names no passages to rank."""
+    long = {"passage": "word " * 400}
+    plain = traits_of(jsonl(folder / "a.jsonl", GOOD))
+    other = long | {"query": "another"}
+    full = traits_of(jsonl(folder / "b.jsonl", GOOD | long | {"past_query": "x"}, GOOD | other))
+    assert (plain.long, plain.past_queries, plain.ranking) == (False, False, False)
+    assert (full.long, full.past_queries, full.ranking) == (True, True, False)
+
+
+def test_a_file_says_what_it_can_give(tmp_path: Path) -> None:
+    """Traits of a file are read from it."""
+    assert_traits_follow_the_file(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("LONG_WORDS", 401), ("PAST_QUERY", "past")])
+def test_traits_that_ignore_the_file_are_noticed(
+    name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin: another bound, another text."""
+    monkeypatch.setattr(corpora, name, value)
+    with pytest.raises(AssertionError):
+        assert_traits_follow_the_file(tmp_path)
+
+
 BAD_FILES: dict[str, tuple[list[str | bytes | dict[str, Any]], str]] = {
     "not JSON": ([GOOD, "{oops"], r"line 2 is not JSON \(.*\); one object a line is needed\."),
     "not UTF-8": ([GOOD, b'{"query": "\xff"}'], "line 2 is not UTF-8; one object a line"),
@@ -962,6 +829,12 @@ BAD_FILES: dict[str, tuple[list[str | bytes | dict[str, Any]], str]] = {
     "no object": ([GOOD, "", "[1]"], "line 3 is not a JSON object"),
     "no column": ([GOOD, {"query": "q", "answer": "a"}], "column 'passage' lacks on line 2; need"),
     "no text": ([GOOD, GOOD | {"answer": 3}], "'answer' on line 2 is int, not text"),
+    "past number": ([GOOD | {"past_query": 3}], "'past_query' on line 1 is int, not text"),
+    "past list": ([GOOD, GOOD | {"past_query": ["q"]}], "'past_query' on line 2 is list, not text"),
+    "two past queries": (
+        [GOOD | {"past_query": "x"}, GOOD | {"past_query": "y"}],
+        "on line 2 is already on line 1; give each row an id of its own",
+    ),
     "same id": (
         [GOOD | {"id": "x"}, GOOD, GOOD | {"id": "x", "answer": "b"}],
         "id 'x' on line 3 is already on line 1",

@@ -14,6 +14,8 @@ from kvcore.corpora.sample import Corpus, Sample
 from kvcore.errors import KvError
 
 REQUIRED = ("query", "passage", "answer")
+PAST_QUERY = "past_query"
+OPTIONAL = ("id", "cluster", PAST_QUERY)
 Row = tuple[int, Mapping[str, Any]]  # line number from 1, columns
 
 
@@ -56,7 +58,7 @@ def parquet_rows(path: Path, data: bytes) -> Iterator[Row]:
     except (pa.ArrowException, OSError) as error:
         first = (str(error).splitlines() or ["no message"])[0]
         raise KvError(f"{path}: not a readable Parquet file ({first})") from None
-    kept = [name for name in (*REQUIRED, "id", "cluster") if name in table.column_names]
+    kept = [name for name in (*REQUIRED, *OPTIONAL) if name in table.column_names]
     yield from enumerate(table.select(kept).to_pylist(), start=1)
 
 
@@ -67,19 +69,19 @@ READERS: Mapping[str, Callable[[Path, bytes], Iterator[Row]]] = {
 
 
 def text_of(path: Path, number: int, row: Mapping[str, Any], column: str) -> str:
-    """Return a required column of a row; null counts as empty.
+    """Return a column of a row; null counts as empty, and so does an optional one that lacks.
 
     Raises
     ------
     KvError
-        Where the column lacks or does not hold text.
+        Where a required column lacks, or the column does not hold text.
     """
-    if column not in row:
+    if column in REQUIRED and column not in row:
         raise KvError(
             f"{path}: column {column!r} lacks on line {number}; "
-            f"needed are {', '.join(REQUIRED)}, optional are id, cluster."
+            f"needed are {', '.join(REQUIRED)}, optional are {', '.join(OPTIONAL)}."
         )
-    value = row[column]
+    value = row.get(column)
     if value is not None and not isinstance(value, str):
         raise KvError(f"{path}: {column!r} on line {number} is {type(value).__name__}, not text.")
     return value or ""
@@ -91,8 +93,15 @@ def sample_of(path: Path, number: int, row: Mapping[str, Any]) -> Sample | str:
     empty = next((column for column, text in texts.items() if not text.strip()), None)
     if empty:
         return f"empty {empty}"
-    given = {key: str(row[key]) for key in ("id", "cluster") if row.get(key) is not None}
-    return Sample(**texts, **given)
+    name, cluster = (None if row.get(key) is None else str(row[key]) for key in OPTIONAL[:2])
+    past = text_of(path, number, row, PAST_QUERY)
+    further = ((PAST_QUERY, past),) if past.strip() else ()
+    return Sample(**texts, id=name, cluster=cluster, texts=further)  # type: ignore[arg-type]
+
+
+def same(one: Sample, other: Sample) -> bool:
+    """Tell whether two samples ask the same, with the same further texts."""
+    return (one.content_hash, one.texts) == (other.content_hash, other.texts)
 
 
 def collect(path: Path, rows: Iterator[Row]) -> tuple[tuple[Sample, ...], dict[str, int]]:
@@ -111,11 +120,12 @@ def collect(path: Path, rows: Iterator[Row]) -> tuple[tuple[Sample, ...], dict[s
             dropped[made] += 1
         elif made.id not in kept:
             kept[made.id] = (number, made)
-        elif row.get("id") is None and kept[made.id][1].content_hash == made.content_hash:
+        elif row.get("id") is None and same(kept[made.id][1], made):
             dropped["repeated sample"] += 1
         else:
             first = kept[made.id][0]
-            raise KvError(f"{path}: id {made.id!r} on line {number} is already on line {first}.")
+            raise KvError(f"{path}: id {made.id!r} on line {number} is already on line {first}; "
+                          "give each row an id of its own.")
     return tuple(sample for _, sample in kept.values()), dict(sorted(dropped.items()))
 
 
@@ -125,7 +135,8 @@ def load_file(given: str) -> Corpus:
     Parameters
     ----------
     given : str
-        Path that ends in ``.jsonl`` or ``.parquet``; ``id`` and ``cluster`` are optional columns.
+        Path that ends in ``.jsonl`` or ``.parquet``. Optional columns: ``id``, ``cluster`` and
+        ``past_query`` (text: an earlier query of the passage; blank or null where there is none).
 
     Raises
     ------

@@ -1,9 +1,14 @@
-"""Datasets of the hub, at pinned revisions, through one loader for hub and local files."""
+"""Datasets of the hub: one record says all about each, and one loader serves them all.
+
+Files are read with pyarrow, only the leaves that are needed: a split whose rows carry whole books
+or web pages is never held in memory or copied to disk a second time.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,87 +16,168 @@ from kvcore.corpora.sample import Corpus, Sample
 from kvcore.errors import KvError, MissingResource
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    import pyarrow as pa
 
-REPOSITORY = "microsoft/ms_marco"
-# The head of the repository's main branch, unchanged since January 2024.
-REVISION = "a47ee7aae8d7d466ba15f9f0bfac3b3681087b3a"
-FILE = "v1.1/validation-00000-of-00001.parquet"
-COLUMNS = ("answers", "passages", "query", "query_id")
-WORDS = (50, 300)  # white-space separated, as in the published study
-NO_ANSWER = "No Answer Present."
 TIMEOUT = 5.0  # seconds until a hub that does not answer counts as absent
+BATCH = 64  # rows decoded at a time: a row may hold a whole web page
+
+Row = Mapping[str, Any]
+# "text", "integer", "bool", [kind] for a list, {name: kind} for what has named parts
+Kind = str | list["Kind"] | dict[str, "Kind"]
 
 
-def sample_of(row: Mapping[str, Any]) -> Sample | str:
-    """Turn one row of MS MARCO into a sample, or into the reason why there is none.
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset of the hub: where it lies, what is read of it and what a row becomes.
 
     Parameters
     ----------
-    row : mapping
-        ``query`` and ``query_id``; ``answers``: list of str; ``passages``: parallel lists
-        ``is_selected`` (0 or 1), ``passage_text`` and ``url``.
+    name : str
+        What the corpus is called here.
+    repository, revision : str
+        On the hub; the revision is a full commit hash.
+    files : tuple of str
+        Parquet files in the repository, read in this order.
+    columns : mapping of str to Kind
+        What is read, and of which kind it must be; anything else in the files is left alone.
+    sample_of : callable
+        Turns a row into a sample, or into the reason why it is dropped.
+    cluster_unit, note : str
+        As in `Corpus`.
+    long : bool
+        As in `kvcore.corpora.Traits`.
+    others_of : callable, optional
+        Returns the row's passages that do not answer its query, where the data names them.
     """
-    query = (row["query"] or "").strip()
-    answer = next((text.strip() for text in row["answers"] or () if text and text.strip()), "")
-    passages = row["passages"]
-    pairs = zip(passages["is_selected"], passages["passage_text"], strict=True)
-    passage = next(((text or "").strip() for chosen, text in pairs if chosen == 1), None)
-    if not query:
-        return "empty query"
-    if not answer:
-        return "empty answer"
-    if answer == NO_ANSWER:
-        return "no answer present"
-    if passage is None:
-        return "no selected passage"
-    if not passage:
-        return "empty passage"
-    if not WORDS[0] <= len(passage.split()) <= WORDS[1]:
-        return f"passage not {WORDS[0]} to {WORDS[1]} words"
-    return Sample(query, passage, answer, id=str(row["query_id"]), cluster=str(row["query_id"]))
+
+    name: str
+    repository: str
+    revision: str
+    files: tuple[str, ...]
+    columns: dict[str, Kind]
+    sample_of: Callable[[Row], Sample | str]
+    cluster_unit: str
+    note: str
+    long: bool = False
+    others_of: Callable[[Row], tuple[str, ...]] | None = None
+
+    @property
+    def command(self) -> str:
+        """Return the command that fetches the files."""
+        files = " ".join(self.files)
+        return (f"hf download {self.repository} {files} --repo-type dataset "
+                f"--revision {self.revision}")
 
 
-def samples_of(rows: Iterable[Mapping[str, Any]]) -> tuple[tuple[Sample, ...], dict[str, int]]:
-    """Turn rows into samples with unique query ids, and counts of what was dropped, by reason."""
-    kept: dict[str, Sample] = {}
-    dropped: Counter[str] = Counter()
-    for made in map(sample_of, rows):
-        if isinstance(made, str):
-            dropped[made] += 1
-        elif made.id in kept:
-            dropped["repeated query id"] += 1
-        else:
-            kept[made.id] = made
-    return tuple(kept.values()), dict(sorted(dropped.items()))
+def leaves(columns: Mapping[str, Kind]) -> list[str]:
+    """Return the dotted paths that pyarrow is asked for: down to the first list of each."""
+    paths = []
+    for name, kind in columns.items():
+        deeper = leaves(kind) if isinstance(kind, dict) else []
+        paths += [f"{name}.{path}" for path in deeper] or [name]
+    return paths
 
 
-def ms_marco_from(dataset: Dataset, revision: str = REVISION) -> Corpus:
-    """Make the corpus from a dataset that has the hub's columns.
+def flaw(columns: Mapping[str, Kind], given: Iterable[pa.Field], within: str = "") -> str | None:
+    """Say which column lacks or is of another kind than needed, or None.
+
+    Parameters
+    ----------
+    columns : mapping of str to Kind
+        What is needed.
+    given : iterable of pyarrow.Field
+        What the file has.
+    within : str
+        Path of the column that holds these, with a dot at its end.
+    """
+    types = {field.name: field.type for field in given}
+    for name, kind in columns.items():
+        if name not in types:
+            return (f"column {within + name!r} lacks; needed are {', '.join(columns)}, "
+                    f"given are {', '.join(types)}")
+        found = _wrong_kind(within + name, kind, types[name])
+        if found:
+            return found
+    return None
+
+
+def _wrong_kind(column: str, kind: Kind, given: pa.DataType) -> str | None:
+    from pyarrow import types
+
+    if isinstance(kind, dict):
+        if types.is_struct(given):
+            return flaw(kind, given, f"{column}.")
+        return f"column {column!r} is {given}, it needs the parts {', '.join(kind)}"
+    if isinstance(kind, list):
+        if types.is_list(given) or types.is_large_list(given):
+            return _wrong_kind(f"{column}[]", kind[0], given.value_type)
+        return f"column {column!r} is {given}, not a list"
+    fits = {"text": lambda t: types.is_string(t) or types.is_large_string(t),
+            "integer": types.is_integer, "bool": types.is_boolean}
+    return None if fits[kind](given) else f"column {column!r} is {given}, not {kind}"
+
+
+def rows_of(data: HubDataset, path: Path) -> Iterator[Row]:
+    """Yield the rows of one of the dataset's files: the needed columns, nulls made empty.
 
     Raises
     ------
     KvError
-        Where a column lacks, or no row makes a sample.
+        Where the file is not Parquet, or a needed column lacks or is of another kind.
     """
-    lacking = [name for name in COLUMNS if name not in dataset.column_names]
-    if lacking:
-        raise KvError(
-            f"ms_marco: column {lacking[0]!r} lacks; needed are {', '.join(COLUMNS)}, "
-            f"given are {', '.join(dataset.column_names)}."
-        )
-    samples, dropped = samples_of(dataset)
-    if not samples:
-        raise KvError(f"ms_marco: none of {len(dataset)} rows makes a sample; dropped: {dropped}.")
-    note = "MS MARCO v1.1 validation: the selected passage of each query, first answer"
-    return Corpus("ms_marco", samples, dropped, revision, "query", note)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            wrong = flaw(data.columns, file.schema_arrow)
+            if wrong:
+                raise KvError(f"{data.name}: {wrong}.")
+            for batch in file.iter_batches(batch_size=BATCH, columns=leaves(data.columns)):
+                yield from (filled(data.columns, row) for row in batch.to_pylist())
+    except (pa.ArrowException, OSError) as error:
+        first = (str(error).splitlines() or ["no message"])[0]
+        raise KvError(f"{data.name}: {path.name} is not readable Parquet ({first}); delete it and "
+                      f"run: {data.command}") from None
 
 
-def read_parquet(path: Path) -> Dataset:
-    """Read a Parquet file as the hub's own are read."""
-    from datasets import load_dataset
+def filled(kind: Kind, value: Any) -> Any:
+    """Return a value with every null inside it made empty, save integers and truth values."""
+    if isinstance(kind, dict):
+        return {name: filled(inner, (value or {}).get(name)) for name, inner in kind.items()}
+    if isinstance(kind, list):
+        flat = isinstance(kind[0], str) and value and None not in value  # thousands of tokens
+        return value if flat else [filled(kind[0], inner) for inner in value or ()]
+    return value or "" if kind == "text" else value
 
-    return load_dataset("parquet", data_files={"validation": str(path)}, split="validation")
+
+def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:
+    """Make the corpus from files that have the hub's schema, wherever they lie.
+
+    Raises
+    ------
+    KvError
+        As `rows_of`; also where no row makes a sample.
+    """
+    kept: dict[str, Sample] = {}
+    others: dict[str, tuple[str, ...]] = {}
+    dropped: Counter[str] = Counter()
+    for row in (row for path in paths for row in rows_of(data, path)):
+        made = data.sample_of(row)
+        if isinstance(made, str):
+            dropped[made] += 1
+        elif made.id in kept:
+            dropped["repeated id"] += 1
+        else:
+            kept[made.id] = made
+            others[made.id] = data.others_of(row) if data.others_of else ()
+    counts = dict(sorted(dropped.items()))
+    if not kept:
+        raise KvError(f"{data.name}: none of {sum(counts.values())} rows makes a sample; "
+                      f"dropped: {counts}.")
+    samples = tuple(kept.values())
+    return Corpus(data.name, samples, counts, data.revision, data.cluster_unit, data.note,
+                  {name: texts for name, texts in others.items() if texts})
 
 
 def hub_answers() -> bool:
@@ -107,40 +193,44 @@ def hub_answers() -> bool:
     return True
 
 
-def hub_file() -> Path:
-    """Return the local copy of the dataset's file, fetched once where the hub answers.
+def local_files(data: HubDataset) -> list[Path]:
+    """Return the local copies of the dataset's files, fetched once where the hub answers.
 
     Raises
     ------
     MissingResource
-        Where there is no copy and the hub cannot be reached or refuses.
+        Where one has no copy and the hub cannot be reached or refuses.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(REPOSITORY, FILE, repo_type="dataset", revision=REVISION)
-    if isinstance(cached, str):
-        return Path(cached)
+    def cached(file: str) -> str | None:
+        found = try_to_load_from_cache(
+            data.repository, file, repo_type="dataset", revision=data.revision)
+        return found if isinstance(found, str) else None
+
+    found = [cached(file) for file in data.files]
+    if all(found):
+        return [Path(path) for path in found if path]
     why = "the hub is offline or does not answer"
     if hub_answers():
         try:
-            fetched = hf_hub_download(
-                REPOSITORY, FILE, repo_type="dataset", revision=REVISION, etag_timeout=TIMEOUT
-            )
-            return Path(fetched)
+            return [Path(hf_hub_download(data.repository, file, repo_type="dataset",
+                                         revision=data.revision, etag_timeout=TIMEOUT))
+                    for file in data.files]
         except Exception as error:  # network, access and disk all end in one line
             why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     raise MissingResource(
-        f"ms_marco is not on this machine ({why}); with network, run: "
-        f"hf download {REPOSITORY} {FILE} --repo-type dataset --revision {REVISION}"
-    )
+        f"{data.name} is not on this machine ({why}); with network, run: {data.command}")
 
 
-def load_ms_marco() -> Corpus:
-    """Load MS MARCO v1.1 validation at the pinned revision.
+def load(data: HubDataset) -> Corpus:
+    """Load a dataset of the hub at its pinned revision.
 
     Raises
     ------
+    KvError
+        Where the files are not what the dataset's card says.
     MissingResource
-        Where it is neither in the hub's cache nor reachable; says the command that fetches it.
+        Where they are neither in the hub's cache nor reachable; says the command that fetches them.
     """
-    return ms_marco_from(read_parquet(hub_file()))
+    return corpus_from(data, local_files(data))
