@@ -78,6 +78,17 @@ def _truncated(
 
 
 @torch.inference_mode()
+def keys_only_nlls(
+    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids
+) -> list[float]:
+    """Score against the keys of :func:`shifted_layers` with the values of the bare document."""
+    bare = _prefill(model, [bos, *doc], first_position=0)
+    primed = shifted_layers(model, bos, prefix, doc)
+    layers = [(keys, values) for (keys, _), (_, values) in zip(primed, bare, strict=True)]
+    return _answer_nlls(model, layers, query, answer)
+
+
+@torch.inference_mode()
 def mixed_nlls(
     model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids, *,
     layers: Collection[int], tokens: int, weight: float

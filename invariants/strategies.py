@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from hypothesis import strategies as st
 
 from kvcore.corpora import Sample
@@ -22,16 +24,24 @@ def texts(min_words: int, max_words: int) -> st.SearchStrategy[str]:
     return st.lists(st.sampled_from(WORDS), min_size=min_words, max_size=max_words).map(" ".join)
 
 
-def samples() -> st.SearchStrategy[Sample]:
-    """Samples whose documents are shorter and longer than the tiny sliding window of 8."""
+def samples(*, max_words: int = 18) -> st.SearchStrategy[Sample]:
+    """Samples whose documents are shorter and longer than the tiny sliding window of 8.
+
+    They bring a past query and a surrogate along, which some conditions read.
+    """
+    brought = st.tuples(
+        st.tuples(st.just("past_query"), texts(1, 3)),
+        st.tuples(st.just("surrogate(need)"), texts(1, 3)))
     return st.builds(
-        Sample, query=texts(1, 5), passage=texts(1, 18), answer=texts(1, 4)
+        Sample, query=texts(1, max(1, max_words // 4)), passage=texts(1, max_words),
+        answer=texts(1, 4), texts=brought,
     )
 
 
-def batches(max_size: int = 5) -> st.SearchStrategy[list[Sample]]:
+def batches(max_size: int = 5, *, max_words: int = 18) -> st.SearchStrategy[list[Sample]]:
     """Two or more samples of different lengths, no two of them alike."""
-    return st.lists(samples(), min_size=2, max_size=max_size, unique_by=lambda s: s.id)
+    return st.lists(
+        samples(max_words=max_words), min_size=2, max_size=max_size, unique_by=lambda s: s.id)
 
 
 def shifts() -> st.SearchStrategy[int]:
@@ -67,3 +77,42 @@ def layouts(draw: st.DrawFn) -> tuple[list[list[int]], list[list[bool]], int, in
     flags = st.lists(st.booleans(), min_size=slots, max_size=slots)
     real = draw(st.lists(flags, min_size=rows, max_size=rows))
     return positions, real, draw(st.integers(1, slots)), draw(st.none() | st.integers(1, 9))
+
+
+def literals() -> st.SearchStrategy[str]:
+    """Any text that is one UTF-16 unit per character, quotes, backslashes and newlines too."""
+    return st.text(st.characters(codec="utf-8", max_codepoint=0xFFFF), min_size=1, max_size=12)
+
+
+def prefix_names() -> st.SearchStrategy[str]:
+    """Every prefix, spelled the way conditions spell it themselves; repeats nest."""
+    counts = st.integers(1, 9)
+    simple = (
+        st.sampled_from(["random", "oracle", "static_fact"])
+        | st.sampled_from(["fact", "definition", "procedure", "quantity", "problem"]).map(
+            "static({})".format)
+        | st.sampled_from(["keyword", "question", "need"]).map("llm_surrogate({})".format)
+        | counts.map("click_history({})".format)
+        | literals().map(json.dumps).map("literal({})".format)
+    )
+    return st.recursive(simple, lambda inner: st.builds(
+        "repeat({},{})".format, inner, counts), max_leaves=3)
+
+
+def condition_names() -> st.SearchStrategy[str]:
+    """Every condition that comes with the instrument, spelled the way it spells itself."""
+    shares = st.floats(0, 1, allow_nan=False).map(abs)
+    counts = st.integers(1, 40)
+    layers = st.integers(0, 40)
+    more: dict[str, tuple[st.SearchStrategy[object], ...]] = {
+        "full_context": (), "one_base": (), "no_reposition": (), "rope_roundtrip": (),
+        "suffix": (), "values_only": (),
+        "reposition": (st.sampled_from(["float32", "model"]),),
+        "blocks": (counts, st.sampled_from(["first", "last", "none", "all"])),
+        "values_early_layers": (layers | shares,), "values_layer": (layers,),
+        "values_early_positions": (shares,), "interp": (shares,), "beacons": (counts,),
+    }
+    composed = [st.builds("{}({})".format, st.just(name), st.tuples(prefix_names(), *kinds).map(
+        lambda given: ",".join(map(str, given)))) for name, kinds in more.items()]
+    plain = st.sampled_from(["bare", "bos_only", "framed", "bare_again", "separator"])
+    return st.one_of(plain, shares.map("qvi({})".format), prefix_names(), *composed)

@@ -6,17 +6,15 @@ see it fail. The oracle is :mod:`invariants.plain`, which shares no code with th
 engine's own two routes are both held against it: caches, on which surgery is done, and one masked
 pass, which has none.
 
-Tolerances are for float32, whose unit roundoff is 6e-8. A score is a sum over three tiny layers
-of values of size 10, which leaves about 2e-6 (measured over all tiny models); 1e-5 nats, scaled
-by the NLL where that is above 1, is what is promised. Rotations are compared relative to the
-largest key: eight roundoffs for one rotation there and back.
+Scores are compared in nats as :mod:`invariants.comparing` says. Rotations are compared relative to
+the largest key: eight float32 roundoffs for one rotation there and back.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -28,6 +26,16 @@ from hypothesis import strategies as st
 import kvcore
 from invariants import plain
 from invariants import strategies as iv
+from invariants.comparing import (
+    PREFILL_TOLERANCE,
+    ROUNDOFF,
+    Fault,
+    assert_close_per_layer,
+    assert_rows_equal,
+    assert_scores,
+    in_one_batch,
+    must_see,
+)
 from kvcore import cache as kv
 from kvcore import conditions, forward, masks, rope, scoring, tiny, tokens
 from kvcore.conditions import Condition
@@ -36,9 +44,6 @@ from kvcore.forward import Reading
 from kvcore.models import LM
 from kvcore.tokens import NO_PREFIX
 
-ROUNDOFF = 2.0**-24
-SCORE_TOLERANCE = 1e-5
-PREFILL_TOLERANCE = 1e-5  # relative, three layers deep: 2e-6 measured
 TWO_BASES = ("tiny-gemma3",)
 WINDOWED = ("tiny-mistral", "tiny-gemma2", "tiny-gemma3")
 ONLY_WINDOWED = ("tiny-mistral",)  # what changes far back reaches no answer through three layers
@@ -79,16 +84,6 @@ def moved(lm: LM, cache: kv.KVCache, delta: int) -> kv.KVCache:
     """Re-position every slot by the same number."""
     deltas = torch.full_like(cache.positions, delta)
     return cache.reposition(lm, forward.rope_plan(lm), deltas)
-
-
-def assert_close_per_layer(
-    found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], tolerance: float, what: str
-) -> None:
-    """Compare tensors layer by layer, relative to the largest entry."""
-    __tracebackhide__ = True
-    for layer, (a, b) in enumerate(zip(found, wanted, strict=True)):
-        error = float((a - b).abs().max() / b.abs().max())
-        assert error <= tolerance, f"{what}, layer {layer}: off by {error:.1e} of the largest"
 
 
 def check_there_and_back(lm: LM, ids: Sequence[int], n: int) -> None:
@@ -246,20 +241,9 @@ def turn_all_by_the_mean(patch: pytest.MonkeyPatch) -> None:
         lm, kind, d.float().mean(dim=1, keepdim=True).round().long().expand_as(d)))
 
 
-Fault = Callable[[pytest.MonkeyPatch], None]
-
-
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def seen() -> Callable[..., None]:
     """Break the production code, run a check, and demand that it fails."""
-
-    def must_see(fault: Fault, check: Callable[..., None], *arguments: Any) -> None:
-        check(*arguments)  # sound before it is broken, so that the fault is what is seen
-        with monkeypatch.context() as patch:
-            fault(patch)
-            with pytest.raises(AssertionError):
-                check(*arguments)
-
     return must_see
 
 
@@ -306,25 +290,6 @@ def test_twin_one_base(name: str, seen: Callable[..., None]) -> None:
 # --- scores against the plain procedure ---------------------------------------------------------
 
 
-def assert_scores(found: Sequence[float], wanted: Sequence[float], what: str) -> None:
-    """Compare per-token NLLs in nats."""
-    __tracebackhide__ = True
-    assert len(found) == len(wanted), f"{what}: {len(found)} tokens scored, not {len(wanted)}"
-    for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
-        allowed = SCORE_TOLERANCE * max(1.0, abs(b))
-        assert abs(a - b) <= allowed, f"{what}, token {i}: {a:.7f}, not {b:.7f} nats"
-
-
-def assert_rows_equal(found: pd.DataFrame, wanted: pd.DataFrame, what: str) -> None:
-    """Compare the scores of the same samples and conditions, in whatever order they stand."""
-    __tracebackhide__ = True
-    key = ["sample_id", "condition"]
-    left, right = (frame.set_index(key).token_nlls for frame in (found, wanted))
-    assert set(left.index) == set(right.index), f"{what}: other rows"
-    for at in right.index:
-        assert_scores(left[at], right[at], f"{what}: {at[1]} of {at[0]}")
-
-
 def plain_ids(lm: LM, sample: Sample, name: str | Condition) -> tuple[Any, ...]:
     """Return a condition's arguments for the plain procedure."""
     given_ = conditions.condition(name)
@@ -332,14 +297,6 @@ def plain_ids(lm: LM, sample: Sample, name: str | Condition) -> tuple[Any, ...]:
     read = ready.tokens
     prefix = ready.prefixes[given_.prefixes()[0]]
     return lm.bos_id, prefix, read.document, read.prompt, read.answer
-
-
-def in_one_batch(lm: LM, batch: Sequence[Sample], names: Iterable[str | Condition],
-                 route: scoring.Route) -> pd.DataFrame:
-    """Score with passes so dear that unlike samples share them, and their padding."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(scoring.PASS_COST, "cpu", 10**6)
-        return kvcore.score(lm, batch, names, route=route)
 
 
 def check_truncated_equals_plain(
