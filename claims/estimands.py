@@ -13,6 +13,7 @@ import numpy as np
 
 from claims.measured import Rows
 from kvcore import stats
+from kvcore.deployment import policy_effect
 from kvcore.stats import Estimate
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
@@ -170,6 +171,25 @@ def lower_against_upper_half(baseline: Rows, cutoffs: Mapping[float, Rows]) -> F
 
     return Finding("lower against upper half",
                    (baseline.condition, *(rows.condition for rows in cutoffs.values())), compute)
+
+
+def gate_against_everything(threshold: float, baseline: Rows, condition: Rows) -> Finding:
+    """d of priming above a threshold of hardness against priming every sample, as policies.
+
+    Hardness is that of the odd answer tokens, benefit that of the even ones; a sample that is
+    not primed counts 0.
+    """
+    def compute(plan: Plan) -> Outcome:
+        hard, benefit = _odd_even(baseline, condition)
+        effect = policy_effect(benefit, hard, threshold, baseline.clusters,
+                               confidence=plan.confidence, seed=plan.seed)
+        shown = {"mean benefit of the gate (nats/token)": effect.policy.value,
+                 "mean benefit of priming everything": effect.everything.value,
+                 "share of samples primed": effect.primed.value}
+        return Outcome(effect.gain_d, shown, _scatter(
+            hard, benefit, f"hardness: NLL of the odd answer tokens, gate at {threshold}"))
+
+    return Finding(f"gate at {threshold}", (baseline.condition, condition.condition), compute)
 
 
 def share_of_samples(name: str, holds: Callable[..., Any], *rows: Rows) -> Finding:

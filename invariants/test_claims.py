@@ -15,6 +15,7 @@ import pytest
 from claims import judging, ledger
 from claims.estimands import (
     Plan,
+    gate_against_everything,
     lower_against_upper_half,
     mean_benefit,
     odd_even_trend,
@@ -284,6 +285,22 @@ def test_lower_layers_count_against_what_the_upper_ones_add() -> None:
     late = {0.5: rows("h", varied(0.0, 4)), 1.0: rows("a", varied(-0.5, 5))}
     assert lower_against_upper_half(bare, early).compute(Plan()).estimate.ci_low > 0
     assert lower_against_upper_half(bare, late).compute(Plan()).estimate.ci_high < 0
+
+
+def test_a_gate_that_spares_the_harmed_beats_priming_everything() -> None:
+    """Where easy answers are harmed and hard ones helped, the gate wins; the other way round, no.
+
+    The odd tokens decide, the even ones are scored.
+    """
+    rng = np.random.default_rng(5)
+    hard = rng.uniform(0, 3, 200)
+    bare = [[h, 2.0 + rng.normal(0, 0.05)] for h in hard]
+    won = [[h, e - (0.5 if h > 1.5 else -0.5)] for h, e in bare]
+    lost = [[h, e + (0.5 if h > 1.5 else -0.5)] for h, e in bare]
+    for primed, sign in ((won, 1), (lost, -1)):
+        found = gate_against_everything(1.5, rows("bare", bare), rows("p", primed)).compute(Plan())
+        assert sign * found.estimate.value > 0.5
+        assert found.details["share of samples primed"] == pytest.approx(np.mean(hard > 1.5))
 
 
 def test_a_mean_benefit_is_in_nats() -> None:
