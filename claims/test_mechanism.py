@@ -103,9 +103,9 @@ def test_keys_left_at_their_old_positions_do_not_help(rows, judge):
     judge(paired_benefit(rows("bare"), rows("no_reposition(static_fact)")))
 
 
-@claim("turning-keys-forth-and-back-changes-nothing", family="mechanism", source=SOURCE, slow=True,
-       needs=("bare", "rope_roundtrip(static_fact)"), predicts=ROUNDING,
-       published={GEMMA_4B: gemma(-0.019, "d -0.019 (lab notes)")})
+@claim("turning-keys-forth-and-back-changes-nothing", family="mechanism", slow=True,
+       source="priming project summary, mechanism (lab notes: d -0.019)",
+       needs=("bare", "rope_roundtrip(static_fact)"), predicts=ROUNDING)
 def test_turning_keys_forth_and_back_changes_nothing(rows, judge):
     """Turning the keys forth and back by the prefix's length changes nothing."""
     judge(mean_benefit(rows("bare"), rows("rope_roundtrip(static_fact)")))
