@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def configure(config: pytest.Config) -> None:
     settings = options.read(config)
     options.check_names(settings)
     config.stash[SETTINGS] = settings
-    if any("claims" in str(arg).split("::")[0] for arg in config.args):
+    if any("claims" in Path(str(arg).split("::")[0]).parts for arg in config.args):
         from reports import plugin
 
         plugin.enable(config, config.rootpath / "reports" / "out", settings.shown())
