@@ -12,7 +12,7 @@ claims: $(VENV)/.ready  ## judge every claim on the default model and data; repo
 test: $(VENV)/.ready  ## lint, invariants, both real models end to end, the shipped rows judged again
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest invariants
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest invariants -n 2
 	$(BIN)/python -m pytest claims --kv-limit 8 --kv-store .kvstore-test
 	$(MAKE) --no-print-directory reference
 
@@ -28,7 +28,7 @@ benchmarks: $(VENV)/.ready  ## speed and memory beside the notebook's procedure 
 	$(BIN)/python -m benchmarks
 
 test-transformers: $(VENV)/.ready .venv-oldest/.ready  ## invariants on the newest and oldest transformers 5
-	$(BIN)/python -m pytest invariants
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest invariants -n 2
 	.venv-oldest/bin/python -m pytest invariants
 
 $(VENV)/.ready: pyproject.toml constraints.txt
