@@ -518,6 +518,58 @@ def test_single_layers_add_up(lm: LM, sample: Sample) -> None:
     check_layers(lm, sample)
 
 
+# Layers below the stop, for the published 16 and 8 of Gemma 3 4B's 34 and models of other depths.
+PUBLISHED_DEPTHS = ((34, 0.47, 16), (34, 0.25, 8), (30, 0.47, 14), (18, 0.47, 8), (34, 16, 16),
+                    (34, 0.5, 17), (18, 0.5, 9), (3, 1, 1), (3, 1.0, 3), (3, 0, 0), (3, 0.0, 0))
+
+
+def check_depths(expected: Sequence[tuple[int, float, int]]) -> None:
+    """Compare shares of the depth, and counts of layers, with the layers that they mean."""
+    for depth, stop, count in expected:
+        assert scoring.layer_range((0, stop), depth) == range(count), f"{stop} of {depth} layers"
+
+
+def test_a_share_of_the_depth_is_the_nearest_layer() -> None:
+    """A whole number is a layer, a share is of whatever depth the model has."""
+    check_depths(PUBLISHED_DEPTHS)
+
+
+def test_twin_depths() -> None:
+    """A share that is rounded up is seen."""
+    must_see(round_depth_up, check_depths, PUBLISHED_DEPTHS)
+
+
+def test_a_layer_that_the_model_lacks_is_refused(llama: LM) -> None:
+    """Sixteen layers of three are an error in one line, not all of them."""
+    for name in ("values_early_layers(oracle,16)", f"values_layer(oracle,{DEPTH})"):
+        with pytest.raises(KvError, match=f"the model has {DEPTH}"):
+            kvcore.score(llama, [LONG], [name])
+
+
+def check_missing_texts(lm: LM, sample: Sample) -> None:
+    """Demand the reason for a text that a sample lacks, and scores for all else."""
+    rows = kvcore.score(lm, [replace(sample, texts=())], [
+        "click_history(2)", "bare", "full_context(llm_surrogate(need))"])
+    assert rows.status.tolist() == ["the sample has no text 'past_query'", "ok",
+                                    "the sample has no text 'surrogate(need)'"]
+    assert rows.nll.isna().tolist() == [True, False, True]
+
+
+def test_a_text_that_the_sample_lacks_is_a_reason(llama: LM) -> None:
+    """A sample without a past query is counted for that condition alone."""
+    check_missing_texts(llama, LONG)
+
+
+def test_twin_missing_texts(llama: LM) -> None:
+    """The query in the place of the text that is missing is seen."""
+    def take_the_query(patch: pytest.MonkeyPatch) -> None:
+        right = tokens._one_copy
+        patch.setattr(tokens, "_one_copy", lambda tok, read, prefix, seed: right(
+            tok, read, QUERY if prefix.kind == "own" else prefix, seed))
+
+    must_see(take_the_query, check_missing_texts, llama, LONG)
+
+
 @pytest.mark.parametrize(("fault", "check"), [
     (values_of_the_neighbour, check_mixing_with_itself), (mix_keys_too, check_endpoints),
     (take_the_other_weight, check_endpoints), (mix_further_layers, check_endpoints),
@@ -1475,6 +1527,20 @@ def test_twin_labels(llama: LM) -> None:
 
 def not_yet(why: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(strict=True, raises=AssertionError, reason=why)
+
+
+@not_yet("recipes are equal where layer 1 stands for a share of 1.0, and share one cache")
+@pytest.mark.parametrize("whole", ["values_only(oracle)", "values_early_layers(oracle,1.0)"])
+@pytest.mark.parametrize("single", ["values_layer(oracle,0)", "values_early_layers(oracle,1)"])
+@pytest.mark.parametrize("first", ["whole", "single"])
+def test_one_layer_is_not_the_whole_depth(
+    llama: LM, whole: str, single: str, first: str
+) -> None:
+    """Beside one another, one layer's values and all layers' stay what they are alone."""
+    expected = {whole: mixed(), single: mixed([0])}
+    ordered = sorted(expected, key=[whole, single].index, reverse=first == "single")
+    check_conditions_equal_plain(
+        llama, [LONG, SHORT], {name: expected[name] for name in ordered})
 
 
 @not_yet("names escape such characters in two halves, which are read back as two characters")
