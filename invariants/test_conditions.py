@@ -1529,7 +1529,6 @@ def not_yet(why: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(strict=True, raises=AssertionError, reason=why)
 
 
-@not_yet("recipes are equal where layer 1 stands for a share of 1.0, and share one cache")
 @pytest.mark.parametrize("whole", ["values_only(oracle)", "values_early_layers(oracle,1.0)"])
 @pytest.mark.parametrize("single", ["values_layer(oracle,0)", "values_early_layers(oracle,1)"])
 @pytest.mark.parametrize("first", ["whole", "single"])
@@ -1543,14 +1542,12 @@ def test_one_layer_is_not_the_whole_depth(
         llama, [LONG, SHORT], {name: expected[name] for name in ordered})
 
 
-@not_yet("names escape such characters in two halves, which are read back as two characters")
 def test_a_literal_beyond_16_bits_keeps_its_name() -> None:
     """A literal with an emoji is the same condition when it comes back by name."""
     made = conditions.truncated("Read 😀")
     assert condition(made.name) == made
 
 
-@not_yet("blocks sets the number of copies, where it should multiply it")
 def test_blocks_of_repeats_hold_every_repeat(llama: LM) -> None:
     """Two blocks of a prefix repeated five times are ten copies of it."""
     given_ = condition("blocks(repeat(oracle,5),2,all)")
@@ -1570,7 +1567,6 @@ def test_hiding_what_stands_last_moves_no_question(llama: LM) -> None:
     assert_rows_equal(one, two, "a hidden suffix")
 
 
-@not_yet("rows are kept by name, so that one recipe's score is given out for both")
 def test_two_recipes_of_one_name_are_not_confused(llama: LM) -> None:
     """A second recipe of a name is refused, or scored as what it is."""
     (bare,) = kvcore.score(llama, [LONG], ["bare"]).nll
@@ -1581,7 +1577,6 @@ def test_two_recipes_of_one_name_are_not_confused(llama: LM) -> None:
     assert first[0] == pytest.approx(bare, abs=1e-5), "the built-in bare became another"
 
 
-@not_yet("the label goes behind the first of a prefix's copies")
 def test_the_second_bos_is_labelled_behind_all_copies(llama: LM) -> None:
     """A repeated prefix's single pass is labelled as it stands."""
     check_labels(llama, LONG, "repeat(oracle,2)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kvcore.errors import KvError, unknown
@@ -86,6 +86,11 @@ class Mix:
     weight: float = 1.0
     layers: tuple[int | float, int | float] = (0, 1.0)
     share: float = 1.0
+    _kinds: tuple[str, ...] = field(default=(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Keep layer 1 and the whole depth, 1.0, apart: as numbers they are equal."""
+        object.__setattr__(self, "_kinds", tuple(type(n).__name__ for n in self.layers))
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,8 @@ def _rope_roundtrip(p: Prefix, label: str) -> Condition:
 def _blocks(p: Prefix, label: str, n: int, see: str) -> Condition:
     if see not in ("first", "last", "none", "all"):
         raise unknown("part that the query sees", see, ("first", "last", "none", "all"))
-    copies = Prefill((replace(p, times=_count("blocks", n)), Document()), isolated=True)
+    times = p.times * _count("blocks", n)
+    copies = Prefill((replace(p, times=times), Document()), isolated=True)
     return Condition(f"blocks({label},{n},{see})", Hide(copies, see),  # type: ignore[arg-type]
                      f"{n} copies that cannot see each other, of which the query sees {see}")
 
@@ -340,7 +346,7 @@ def truncated(text: str) -> Condition:
     >>> truncated("Read this closely.").name
     'literal("Read this closely.")'
     """
-    return _plain(Prefix("literal", text), f"literal({json.dumps(text)})")
+    return _plain(Prefix("literal", text), f"literal({json.dumps(text, ensure_ascii=False)})")
 
 
 def condition(spelled: str | Condition) -> Condition:
@@ -395,14 +401,15 @@ def _call(node: ast.expr, spelled: str) -> tuple[str, list[ast.expr]]:
 def _prefix(node: ast.expr, spelled: str) -> tuple[Prefix, str]:
     """Return a prefix and how it is written."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return Prefix("literal", node.value), json.dumps(node.value)
+        return Prefix("literal", node.value), json.dumps(node.value, ensure_ascii=False)
     name, given = _call(node, spelled)
     simple = {"random": RANDOM, "oracle": QUERY, "static_fact": STATIC_FACT}
     if name in simple and not given:
         return simple[name], name
     if name == "literal" and len(given) == 1 and isinstance(given[0], ast.Constant) and isinstance(
             given[0].value, str):
-        return Prefix("literal", given[0].value), f"literal({json.dumps(given[0].value)})"
+        text = given[0].value
+        return Prefix("literal", text), f"literal({json.dumps(text, ensure_ascii=False)})"
     if name == "static":
         (intent,) = _arguments(name, given, (str,), spelled)
         if intent not in INTENTS:

@@ -110,7 +110,7 @@ def _in_one_pass(lm: LM, chosen: Condition, one: Prepared) -> list[Panel]:
     (leaf,) = chosen.leaves()
     labels = [*_labels(leaf, one), *_query_slots(one)]
     if len(labels) < len(reading.ids):
-        labels.insert(1 + labels.count("prefix"), "BOS")
+        labels.insert(1 + sum(label.startswith("prefix") for label in labels), "BOS")
     title = "the same in one pass, where nothing else shares the prefill"
     return _panels(lm, title, forward.batch(lm, [reading]), tuple(labels))
 

@@ -187,6 +187,10 @@ def score_pairs(lm: LM, asked: Sequence[tuple[Sample, str, Sequence[Condition]]]
     cost = PASS_COST.get(kind, 256)
     if any(_turns(c.recipe) for _, _, some in asked for c in some):
         forward.rope_plan(lm)  # refuses by name, before anything is measured
+    named: dict[str, Condition] = {}
+    for given in (c for _, _, some in asked for c in some):
+        if named.setdefault(given.name, given) != given:
+            raise KvError(f"condition {given.name!r} stands for two recipes; rename one of them.")
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     jobs: list[Job] = []
     for number, (sample, target, some) in enumerate(asked):
