@@ -93,7 +93,7 @@ def prefix_names() -> st.SearchStrategy[str]:
             "static({})".format)
         | st.sampled_from(["keyword", "question", "need"]).map("llm_surrogate({})".format)
         | counts.map("click_history({})".format)
-        | literals().map(lambda text: json.dumps(text, ensure_ascii=False)).map("literal({})".format)
+        | literals().map(lambda x: json.dumps(x, ensure_ascii=False)).map("literal({})".format)
     )
     return st.recursive(simple, lambda inner: st.builds(
         "repeat({},{})".format, inner, counts), max_leaves=3)

