@@ -245,7 +245,7 @@ def rope_bases(files: ModelFiles) -> int:
         config = config.get("text_config", config)
     parameters = config.get("rope_parameters") or {}
     if not parameters:
-        config = {**LEFT_OUT.get(config.get("model_type"), {}), **config}
+        config = {**LEFT_OUT.get(str(config.get("model_type")), {}), **config}
     sets = [p for p in parameters.values() if isinstance(p, dict)]
     local = config.get("rope_local_base_freq")  # Gemma 3 as it was written before transformers 5
     bases = {p.get("rope_theta") for p in sets} | ({local, config.get("rope_theta")} - {None})
