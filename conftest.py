@@ -53,6 +53,12 @@ def rows_fixture(request: pytest.FixtureRequest, cell: Any) -> Callable[[str], A
     return harness.rows_of(request, cell)
 
 
+@pytest.fixture(name="layers")
+def layers_fixture(request: pytest.FixtureRequest, cell: Any) -> Callable[[str], Any]:
+    """The cell's rows of one condition for every layer: ``layers("values_layer(random,*)")``."""
+    return harness.layers_of(request, cell)
+
+
 @pytest.fixture(name="judge")
 def judge_fixture(request: pytest.FixtureRequest, cell: Any) -> Callable[[Any], None]:
     """Judge a finding: pass, fail, skip or xfail by its verdict."""

@@ -6,7 +6,7 @@ Benefit is NLL(baseline) - NLL(condition) throughout: positive means the conditi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,14 @@ def paired_benefit(baseline: Rows, condition: Rows) -> Finding:
         return Outcome(effect.d, _beside(effect), _differences(effect.differences))
 
     return Finding("paired benefit", (baseline.condition, condition.condition), compute)
+
+
+def mean_of(*rows: Rows) -> Rows:
+    """Return rows with the mean score of several conditions on each sample."""
+    columns = ["nll", "nll_tail"]
+    means = sum(r.frame[columns] for r in rows) / len(rows)
+    return replace(rows[0], condition=" + ".join(r.condition for r in rows),
+                   frame=rows[0].frame.assign(**{name: means[name] for name in columns}))
 
 
 def mean_benefit(baseline: Rows, condition: Rows) -> Finding:
@@ -152,6 +160,53 @@ def trend_over_length(pairs: Mapping[int, tuple[Rows, Rows]]) -> Finding:
 
     return Finding("trend over length", tuple(r.condition for pair in pairs.values() for r in pair),
                    compute)
+
+
+def single_layers(baseline: Rows, layers: Mapping[int, Rows]) -> Finding:
+    """d of each sample's slope of benefit over depth, primed values standing in one layer alone."""
+    def compute(plan: Plan) -> Outcome:
+        benefits = np.array([baseline.values - rows.values for rows in layers.values()])
+        x = np.array(list(layers), dtype=np.float64) / max(1, max(layers))
+        slopes = (x - x.mean()) @ benefits / np.square(x - x.mean()).sum()
+        curve = [plan(stats.effect_size, gain, baseline.clusters) for gain in benefits]
+        best = max(layers, key=lambda layer: curve[list(layers).index(layer)].value)
+        return Outcome(plan(stats.effect_size, slopes, baseline.clusters),
+                       {"layer with the largest d": str(best),
+                        "its d": max(e.value for e in curve)},
+                       _curve(list(layers), curve, "layer with primed values"))
+
+    return Finding("single layers",
+                   (baseline.condition, *(rows.condition for rows in layers.values())), compute)
+
+
+def least_favourable(pairs: Mapping[str, tuple[Rows, Rows]], limits: Sequence[int] = ()
+                     ) -> Finding:
+    """Smallest d over several ways of measuring one benefit, with that way's interval.
+
+    ``pairs`` maps what was varied to (baseline, condition); the first is the cell's own. Both
+    variants of the score count, and so do the first samples of the first pair up to each limit.
+    """
+    def compute(plan: Plan) -> Outcome:
+        found = {}
+        for label, (baseline, condition) in pairs.items():
+            for metric in ("nll", "nll_tail"):
+                benefit = np.asarray(baseline.frame[metric] - condition.frame[metric])
+                found[f"{label}, {metric}"] = plan(
+                    stats.effect_size, benefit, baseline.clusters)
+        baseline, condition = next(iter(pairs.values()))
+        for limit in limits:
+            benefit = (baseline.values - condition.values)[:limit]
+            if (~np.isnan(benefit)).sum() > limit // 2:
+                found[f"first {limit} by name, {baseline.metric}"] = plan(
+                    stats.effect_size, benefit, baseline.clusters[:limit])
+        least = min(found, key=lambda label: found[label].value)
+        rows = [{"label": label, "value": e.value, "low": e.ci_low, "high": e.ci_high,
+                 "judged": label == least} for label, e in found.items()]
+        said = {"least favourable": least, "ways of measuring": str(len(rows))}
+        return Outcome(found[least], said, {"kind": "specifications", "unit": "d", "rows": rows})
+
+    names = (r.condition for pair in pairs.values() for r in pair)
+    return Finding("least favourable way", tuple(dict.fromkeys(names)), compute)
 
 
 def lower_against_upper_half(baseline: Rows, cutoffs: Mapping[float, Rows]) -> Finding:

@@ -16,6 +16,7 @@ from claims import cells, judging, ledger, measured, options
 from claims.cells import ClaimSpec
 from claims.estimands import Finding
 from claims.measured import Measured, Rows
+from claims.needs import EVERY_LAYER
 from claims.options import Settings
 from kvcore.errors import MissingResource
 from kvcore.verdict import Cell, Judgement
@@ -53,7 +54,8 @@ class Lab:
         if isinstance(found, MissingResource):
             return ()
         names = [c for c in self.needs[model, dataset]
-                 if found.two_bases or not c.startswith(measured.ONE_BASE)]
+                 if found.two_bases or not c.startswith(measured.ONE_BASE)
+                 if c not in found.lacking]
         key = estimate_key(wanted.code(), "explanations", {
             "model": model, "revision": found.revision, "dataset": dataset, "names": names,
             "seed": self.settings.seed})
@@ -132,11 +134,29 @@ def rows_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[str], Rows]
     if reason:
         pytest.skip(f"not applicable: {reason}")
     column = cell.metric if cell.metric.startswith("nll") else "nll"
-    usable = set(found.rows.loc[found.rows["status"] == "ok", "need"])
-    absent = [name for name in (spec.needs if spec else ()) if name not in usable]
-    if absent:
-        pytest.skip(f"no resource: no measurable rows of {', '.join(absent)} for {cell.model}")
+    try:
+        for need in spec.needs if spec else ():
+            if EVERY_LAYER not in need:
+                found.of(need, column)
+    except MissingResource as missing:
+        pytest.skip(f"no resource: {missing}")
     return lambda condition: found.of(condition, column)
+
+
+def layers_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[str], dict[int, Rows]]:
+    """Return the function that hands a claim the rows of a need for every layer."""
+    found = request.config.stash[LAB].measured(cell.model, cell.dataset)
+    column = cell.metric if cell.metric.startswith("nll") else "nll"
+
+    def layers(pattern: str) -> dict[int, Rows]:
+        if isinstance(found, MissingResource):
+            pytest.skip(f"no resource: {found}")
+        rows = found.layers(pattern, column)
+        if not rows:
+            pytest.skip(f"no resource: no measurable rows of {pattern!r} for {cell.model}")
+        return rows
+
+    return layers
 
 
 def judge_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[Finding], None]:

@@ -12,7 +12,8 @@ import pytest
 from claims import ledger
 from claims.cells import ClaimSpec
 from claims.estimands import Finding, Outcome, Plan
-from claims.measured import CONTROLS, Measured
+from claims.measured import Measured
+from claims.needs import CONTROLS
 from claims.options import Settings
 from kvcore import stats, verdict
 from kvcore.errors import MissingResource

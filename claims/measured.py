@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from claims.needs import (
+    CONTROLS,
+    EVERY_LAYER,
+    Asked,
+    Need,
+    ask,
+    base_of,
+    dataset_of,
+    place_of,
+    plain,
+)
 from claims.options import Settings
 from kvcore.errors import KvError, MissingResource
-from kvcore.store import KEY, Store, rows_hash
+from kvcore.store import KEY, TOLERANCES, Store, rows_hash
 
-PADDED = re.compile(r"@(\d+)$")  # what a padded document's length is written as, in ids and needs
-PADDED_SHARE, LAYER_SHARE = 5, 3  # long documents and sweeps of layers take fewer samples
-CONTROLS = ("bare_again", "rope_roundtrip(random)")
-CONTROL_SAMPLES = 64  # their differences are all rounding: more samples would not sharpen it
+if TYPE_CHECKING:
+    from kvcore.corpora import Sample
+
 ONE_BASE = "one_base"
-LAYER_SWEEP = re.compile(r"values_early_layers\(\w+,\d\.\d\)$")  # cutoffs in tenths of the depth
 SHARD_ROWS = 1000  # about what may be lost when a run is killed
+SEEDS = 3  # the run's own, and those of the needs ``@seed1`` and ``@seed2``
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """All samples of a cell under one condition, in the cell's sample order.
 
-    Padded documents stand where the sample stands that they are made from.
+    Padded documents stand where the sample stands that they are made from, masked lists where
+    the plain ones stand.
 
     Attributes
     ----------
@@ -35,12 +46,16 @@ class Rows:
         The stored columns; a sample that was not measured or was dropped is NaN throughout.
     metric : str
         Which column `values` gives.
+    texts : callable
+        Returns the samples themselves, in the same order; raises `MissingResource` where the
+        corpus is not what was measured.
     """
 
     condition: str
     metric: str
     frame: pd.DataFrame
     clusters: tuple[str, ...]
+    texts: Callable[[], tuple[Sample, ...]] = field(repr=False)
 
     @property
     def values(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -50,7 +65,16 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Every stored row of one model on one dataset, and where they come from."""
+    """Every stored row of one model on one dataset, and where they come from.
+
+    Attributes
+    ----------
+    rows : DataFrame
+        The store's columns; ``need`` and ``place`` as `claims.needs` has them, and ``sample``,
+        the id that rows share which stand side by side.
+    lacking : mapping of str to str
+        Why the data cannot serve some needs.
+    """
 
     model: str
     dataset: str
@@ -59,31 +83,47 @@ class Measured:
     two_bases: bool
     sentencepiece: bool
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    explanations: tuple[Mapping[str, Any], ...] = ()
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, condition: str, metric: str) -> Rows:
-        """Return the rows of one condition, ``bare``, or of padded documents, ``bare@256``.
+    def of(self, spelled: str, metric: str) -> Rows:
+        """Return the rows of one need, ``bare`` or ``bare@256``.
 
         Raises
         ------
         MissingResource
             If the store holds none.
         """
-        own = self.rows[(self.rows["need"] == condition) & (self.rows["status"] == "ok")]
+        need = Need.read(spelled)
+        own = self.rows[(self.rows["need"] == str(need)) & (self.rows["status"] == "ok")]
         if own.empty:
-            raise MissingResource(f"no stored rows of {condition!r} for {self.model} on "
-                                  f"{self.dataset}: measure them (without --kv-no-measure).")
-        clusters = dict(zip(self.rows["sample"], self.rows["cluster"], strict=True))
+            said = self.lacking.get(str(need))
+            raise MissingResource(said or f"no measurable rows of {spelled!r} for {self.model} on "
+                                  f"{self.dataset}; without --kv-no-measure they are measured.")
+        beside = self.rows[self.rows["place"] == need.place]
+        clusters = dict(zip(beside["sample"], beside["cluster"], strict=True))
         order = sorted(clusters)
         frame = own.set_index("sample").reindex(order)
-        return Rows(condition, metric, frame, tuple(str(clusters[i]) for i in order))
+
+        def texts() -> tuple[Sample, ...]:
+            return _texts(self.dataset, need, frame)
+
+        return Rows(spelled, metric, frame, tuple(str(clusters[i]) for i in order), texts)
+
+    def layers(self, pattern: str, metric: str) -> dict[int, Rows]:
+        """Return the rows of a need for every layer, ``values_layer(static_fact,*)``."""
+        before, after = pattern.split(EVERY_LAYER)
+        found = {int(need[len(before): -len(after)]) for need in set(self.rows["need"])
+                 if need.startswith(before) and need.endswith(after)
+                 and need[len(before): -len(after)].isdigit()}
+        return {layer: self.of(f"{before}{layer}{after}", metric) for layer in sorted(found)}
 
     def hash_of(self, conditions: Sequence[str]) -> str:
         """Return the hash of the rows that a claim on these conditions rests on."""
-        return rows_hash(self.rows[self.rows["need"].isin([*conditions, *CONTROLS])])
+        names = {str(Need.read(name)) for name in conditions}
+        return rows_hash(self.rows[self.rows["need"].isin([*names, *CONTROLS])])
 
 
-def measure(model: str, dataset: str, conditions: Sequence[str], settings: Settings) -> Measured:
+def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
     """Return a cell's rows, measuring what the store lacks.
 
     Raises
@@ -92,100 +132,179 @@ def measure(model: str, dataset: str, conditions: Sequence[str], settings: Setti
         If the model, the dataset or the GPU is not on this machine, or nothing is stored.
     """
     return _stored(model, dataset, settings) if settings.no_measure else _filled(
-        model, dataset, conditions, settings)
+        model, dataset, needs, settings)
 
 
 def _stored(model: str, dataset: str, settings: Settings) -> Measured:
     """Judge from what is there: the largest set of rows that one configuration measured."""
+    from kvcore import wanted
     from kvcore.models import entry_of
+    from kvcore.tokens import TARGETS
 
     dtype = settings.dtype or entry_of(model).dtype
-    rows = Store(settings.store).read(model=model, dataset=_dataset_key(dataset), dtype=dtype,
-                                      seed=settings.seed)
+    seeds = [settings.seed + offset for offset in range(SEEDS)]
+    rows = Store(settings.store).read(model=model, dtype=dtype, seed=seeds)
+    rows = rows[rows["template"].isin([wanted.template(target) for target in TARGETS])]
+    rows = _placed(rows, _dataset_key(dataset), settings.seed)
     if rows.empty:
         raise MissingResource(f"no stored rows for {model} ({dtype}) on {dataset} in "
                               f"{settings.store.name}: measure them (without --kv-no-measure).")
-    configuration = ["model_id", "tokenizer", "template", "code"]
-    rows = rows[rows["template"].str.startswith("answer:")]
-    largest = rows.groupby(configuration).size().idxmax()
-    rows = rows[(rows[configuration] == list(largest)).all(axis=1)].reset_index(drop=True)
+    same = ["model_id", "tokenizer"]
+    largest = rows.groupby(same).size().idxmax()
+    rows = rows[(rows[same] == list(largest)).all(axis=1)]
+    rows, said = one_version(rows.reset_index(drop=True))
     two_bases = any(c.startswith(ONE_BASE) for c in rows["condition"])
-    return _measured(model, dataset, rows, "as stored", two_bases, {"read from": "store alone"})
+    return _measured(model, dataset, rows, "as stored", two_bases,
+                     {"read from": "store alone", "versions of the code": said})
 
 
-def _filled(model: str, dataset: str, conditions: Sequence[str], settings: Settings) -> Measured:
-    from claims.cells import has_cuda
+def one_version(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Join what several versions of the code measured, where they agree on what both measured.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of one model and tokenizer.
+
+    Returns
+    -------
+    DataFrame
+        Each key but for the code once, from the version with the most rows where it has it.
+    str
+        In words, for the report: how many rows were compared and how far they lie apart, or how
+        many were left out because they disagree or nothing was measured twice.
+    """
+    rest = [name for name in KEY if name != "code"]
+    versions = rows["code"].value_counts(sort=True).index
+    kept, said = rows[rows["code"] == versions[0]], ["1"]
+    for code in versions[1:]:
+        other = rows[rows["code"] == code]
+        both = kept.merge(other, on=rest, suffixes=("", "_other"))
+        both = both[(both["status"] == "ok") & (both["status_other"] == "ok")]
+        apart = (both["nll"] - both["nll_other"]).abs() / both["nll"].clip(lower=1)
+        tolerance = TOLERANCES[str(rows["dtype"].iloc[0])]
+        if both.empty or apart.max() > tolerance:
+            why = "none measured twice" if both.empty else f"they differ by {apart.max():.1e} nats"
+            said.append(f"{len(other)} rows of {code} left out: {why}")
+            continue
+        new = other.merge(kept[rest], on=rest, how="left", indicator=True)
+        new = new[new["_merge"] == "left_only"].drop(columns="_merge")
+        said.append(f"{len(new)} rows of {code}, {len(both)} measured twice, at most "
+                    f"{apart.max():.1e} apart")
+        kept = pd.concat([kept, new], ignore_index=True)
+    return kept.reset_index(drop=True), "; ".join(said)
+
+
+def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
     from kvcore import wanted
-    from kvcore.corpora import choose, load_corpus
+    from kvcore.corpora import load_corpus
     from kvcore.measure import fill
-    from kvcore.models import locate, rope_bases
+    from kvcore.models import depth, locate, rope_bases
+    from kvcore.written import written
 
     _check_gpu(model, settings)
     files = locate(model, settings.dtype)
     corpus = load_corpus(dataset)
-    samples = choose(corpus.samples, settings.limit, settings.seed)
     two_bases = rope_bases(files) > 1
-    needs = [name for name in conditions if two_bases or not name.startswith(ONE_BASE)]
-    asked = _asked(needs, corpus, samples, settings.seed)
-    every = tuple(dict.fromkeys(sample for some in asked.values() for sample in some))
-    keys = wanted.rows(files, _dataset_key(corpus.name), asked, settings.seed)
-    store = Store(settings.store)
-    device = settings.device
-    if device == "auto":  # what is recorded is where it ran, not what was asked for
-        device = "cuda" if has_cuda() else "cpu"
 
+    @functools.cache
     def load() -> Any:
         from kvcore.loading import load
 
         return load(model, device=settings.device, dtype=settings.dtype)
 
-    fill(store, keys, wanted.scorer(load, every, settings.batch_tokens),
-         meta=wanted.provenance(device), progress=f"{model} on {dataset}",
-         shard_samples=max(10, min(50, SHARD_ROWS // len(asked))))
-    stored = store.read(model=model, dataset=_dataset_key(corpus.name), seed=settings.seed)
-    rows = stored.merge(keys[list(KEY)], on=list(KEY))
+    asked = ask([name for name in needs if two_bases or not name.startswith(ONE_BASE)], corpus,
+                limit=settings.limit, seed=settings.seed, depth=depth(files),
+                surrogates=lambda samples, styles: written(
+                    files, load, samples, styles, settings.store))
+    name = _dataset_key(corpus.name)
+    keys, samples = _keys(files, name, asked, settings.seed)
+    store = Store(settings.store)
+    fill(store, keys, wanted.scorer(load, samples, settings.batch_tokens),
+         meta=lambda: wanted.provenance(load()), progress=f"{model} on {dataset}",
+         shard_samples=max(10, min(50, SHARD_ROWS // max(1, len(asked.samples)))))
+    stored = store.read(model=model, dataset=list(samples), seed=sorted(set(keys["seed"])))
+    rows = _placed(stored.merge(keys[list(KEY)], on=list(KEY)), name, settings.seed)
     facts = {"samples available": len(corpus.samples), "corpus": corpus.note,
              "corpus revision": corpus.revision, "clusters are": corpus.cluster_unit,
              "left out of the corpus": dict(corpus.dropped)}
-    return _measured(model, dataset, rows, files.revision, two_bases, facts)
+    return _measured(model, dataset, rows, files.revision, two_bases, facts, asked.lacking)
 
 
-def _asked(needs: Sequence[str], corpus: Any, samples: Sequence[Any], seed: int
-           ) -> dict[tuple[str, str], tuple[Any, ...]]:
-    """Return the samples of every (condition, target): fewer where they cost more."""
-    from kvcore.corpora.padding import lengthened
+def _keys(files: Any, dataset: str, asked: Asked, seed: int
+          ) -> tuple[pd.DataFrame, dict[str, tuple[Sample, ...]]]:
+    """Return the keys of all rows, and the samples by the dataset's name in the keys."""
+    from kvcore import wanted
 
-    padded = {}
-    for length in sorted({int(m[1]) for need in needs if (m := PADDED.search(need))}):
-        some = samples[: max(2, len(samples) // PADDED_SHARE)]
-        padded[str(length)] = lengthened(some, corpus.samples, length, seed)
-    asked: dict[tuple[str, str], tuple[Any, ...]] = {}
-    for need in needs:
-        found = PADDED.search(need)
-        condition = PADDED.sub("", need)
-        if found:
-            some = padded[found[1]]
-        elif LAYER_SWEEP.match(condition):
-            some = samples[: max(2, len(samples) // LAYER_SHARE)]
-        else:
-            some = tuple(samples)
-        asked[condition, "answer"] = asked.get((condition, "answer"), ()) + tuple(some)
-    controls = {(name, "answer"): tuple(samples[:CONTROL_SAMPLES]) for name in CONTROLS}
-    return asked | controls
+    tables, samples = [], dict[str, tuple[Any, ...]]()
+    for place in dict.fromkeys(need.place for need in asked.samples):
+        of_place = {(need.condition, need.target): some for need, some in asked.samples.items()
+                    if need.place == place}
+        name, offset = dataset_of(dataset, place), Need("bare", place).seed
+        tables.append(wanted.rows(files, name, of_place, seed + offset))
+        new = dict.fromkeys(sample for some in of_place.values() for sample in some)
+        samples[name] = (*samples.get(name, ()), *new)
+    return pd.concat(tables, ignore_index=True), samples
+
+
+def _placed(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
+    """Add what tells needs apart to stored rows; leave out the rows of other datasets."""
+    places = [place_of(dataset, str(stored), int(own) - seed)
+              for stored, own in zip(rows["dataset"], rows["seed"], strict=True)]
+    rows = rows.assign(place=pd.Series(places, index=rows.index, dtype=object))
+    rows = rows[rows["place"].notna()].reset_index(drop=True)
+    targets = [template.split(":")[0] for template in rows["template"]]
+    spelled = [str(Need(*parts)) for parts in zip(
+        rows["condition"], rows["place"], targets, strict=True)]
+    base = [base_of(*parts) for parts in zip(rows["sample_id"], rows["place"], strict=True)]
+    return rows.assign(need=pd.Series(spelled, dtype=object), sample=pd.Series(base, dtype=object))
 
 
 def _measured(model: str, dataset: str, rows: pd.DataFrame, revision: str, two_bases: bool,
-              facts: Mapping[str, Any]) -> Measured:
-    ids = rows["sample_id"].astype(str)
-    lengths = ids.str.extract(PADDED)[0].fillna("")
-    rows = rows.assign(sample=ids.str.replace(PADDED, "", regex=True),
-                       need=rows["condition"] + ("@" + lengths).where(lengths != "", ""))
+              facts: Mapping[str, Any], lacking: Mapping[str, str] | None = None) -> Measured:
+    if rows.empty:
+        raise MissingResource(f"{dataset} gives {model} nothing to measure: "
+                              + "; ".join(dict.fromkeys((lacking or {}).values())))
     dropped = rows.loc[rows["status"] != "ok", "status"].value_counts().to_dict()
+    own = rows.loc[rows["place"] == "samples", "sample"]
     said = {"model": model, "dataset": dataset, "revision": revision,
-            "dtype": str(rows["dtype"].iloc[0]), "samples": int(rows["sample"].nunique()),
+            "dtype": str(rows["dtype"].iloc[0]), "samples": int(own.nunique()),
             "not measurable": dropped or "none", **facts}
     return Measured(model, dataset, rows, revision, two_bases,
-                    str(rows["tokenizer"].iloc[0]).startswith("sentencepiece"), said)
+                    str(rows["tokenizer"].iloc[0]).startswith("sentencepiece"), said,
+                    lacking or {})
+
+
+def _texts(dataset: str, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
+    """Return the samples behind some rows, from the corpus as it is now.
+
+    Raises
+    ------
+    MissingResource
+        If the corpus no longer holds them as they were measured.
+    """
+    from kvcore.corpora import load_corpus
+    from kvcore.store import clean
+
+    known = {clean(s.id): s for s in every_sample(load_corpus(dataset), need, frame)}
+    found = tuple(known[sample] for sample in frame.index if sample in known)
+    same = [s.content_hash in (stored, None) for s, stored in zip(
+        found, frame["sample_hash"].where(frame["sample_hash"].notna(), None), strict=False)]
+    if len(found) < len(frame) or not all(same):
+        raise MissingResource(f"{dataset} has changed since its rows were measured, and this claim "
+                              "needs its texts: measure again.")
+    return found
+
+
+def every_sample(corpus: Any, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
+    """Return the samples of a place: all of the corpus, or the lists of the rows' queries."""
+    from kvcore.corpora.candidates import candidates
+
+    if need.place != "lists":
+        return tuple(corpus.samples)
+    seed = int(frame["seed"].dropna().iloc[0])
+    made = candidates(corpus, int(frame["cluster"].nunique()), seed)
+    return tuple(candidate.sample for candidate in made)
 
 
 def _dataset_key(name: str) -> str:
@@ -218,11 +337,11 @@ def explanations(model: str, dataset: str, conditions: Sequence[str], settings: 
     from kvcore.tokens import Unusable
 
     lm = load(model, device=settings.device, dtype=settings.dtype)
-    samples = choose(load_corpus(dataset).samples, 20, settings.seed)
+    samples = [_with_stand_ins(s) for s in choose(load_corpus(dataset).samples, 20, settings.seed)]
+    shown = [name.replace(EVERY_LAYER, "0") for name in plain(conditions)]
     for sample in sorted(samples, key=lambda s: len(s.passage)):
         try:
-            plain = dict.fromkeys(PADDED.sub("", name) for name in conditions)
-            found = [exposition(lm, sample, name, settings.seed) for name in plain]
+            found = [exposition(lm, sample, name, settings.seed) for name in shown]
         except Unusable:
             continue
         return tuple(
@@ -231,3 +350,15 @@ def explanations(model: str, dataset: str, conditions: Sequence[str], settings: 
                         "mask": [list(row) for row in p.mask]} for p in one.panels]}
             for one in found)
     raise KvError(f"{dataset}: none of its first samples can be measured with {model}.")
+
+
+def _with_stand_ins(sample: Sample) -> Sample:
+    """Give a sample what it lacks of texts that are written elsewhere, for explanations."""
+    from kvcore.conditions import STYLES
+
+    known = dict(sample.texts)
+    names = {"past_query": "an earlier question about this passage", **{
+        f"surrogate({style})": f"what the model writes as a {style} for this passage"
+        for style in STYLES}}
+    added = tuple((name, text) for name, text in names.items() if name not in known)
+    return replace(sample, texts=(*sample.texts, *added))

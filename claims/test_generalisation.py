@@ -76,3 +76,17 @@ def test_a_static_question_hurts_on_narrativeqa(rows, judge):
 def test_the_benefit_does_not_generalise(rows, judge):
     """Away from MS MARCO a static prefix makes the answer no easier."""
     judge(paired_benefit(rows("bare"), rows("static_fact")))
+
+
+@claim("static-prefix-does-not-help-natural-questions", family="generalisation", slow=True,
+       source="priming project summary: a length effect, not a dataset effect",
+       needs=("bare", "static_fact"), predicts=does_not_help(delta=0.09),
+       applies=only("natural_questions"),
+       published={("mistral-7b", "natural_questions"): Published(
+           0.0, None, "nll_tail", legacy=True, text="none (legacy)")})
+def test_a_static_question_does_not_help_on_natural_questions(rows, judge):
+    """On long Natural Questions pages a static prefix makes the answer no easier.
+
+    Set it beside "no-benefit-at-1024-tokens": padded passages of that length show none either.
+    """
+    judge(paired_benefit(rows("bare"), rows("static_fact")))

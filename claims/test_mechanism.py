@@ -1,7 +1,12 @@
 """Mechanism: which half of a primed cache carries the effect, in which layers and positions."""
 
 from claims.cells import GEMMA_4B, MISTRAL, claim
-from claims.estimands import lower_against_upper_half, mean_benefit, paired_benefit
+from claims.estimands import (
+    lower_against_upper_half,
+    mean_benefit,
+    paired_benefit,
+    single_layers,
+)
 from claims.measured import Measured
 from kvcore.verdict import Published, does_not_help, helps, hurts, negligible
 
@@ -67,6 +72,13 @@ def test_early_layers_beat_all_layers(rows, judge):
 def test_the_lower_layers_carry_the_benefit(rows, judge):
     """The lower half of the layers gains more from primed values than the upper half adds."""
     judge(lower_against_upper_half(rows("bare"), {k: rows(below(k)) for k in TENTHS}))
+
+
+@claim("single-layers-help-less-the-deeper", family="mechanism", source=SOURCE, slow=True, min_n=50,
+       needs=("bare", "values_layer(static_fact,*)"), predicts=hurts(delta=0.09))
+def test_single_layers_help_less_the_deeper(rows, layers, judge):
+    """Primed values in one layer alone help less the deeper the layer lies."""
+    judge(single_layers(rows("bare"), layers("values_layer(static_fact,*)")))
 
 
 @claim("primed-keys-interfere", family="mechanism", source=SOURCE, slow=True,

@@ -1,7 +1,7 @@
 """Priming: what a prefix does that is read before the document and dropped again."""
 
 from claims.cells import claim
-from claims.estimands import benefit_without_first_token, paired_benefit
+from claims.estimands import benefit_without_first_token, mean_of, paired_benefit
 from kvcore.verdict import Published, does_not_help, helps, hurts, negligible
 
 SOURCE = "priming notebook, experiment 01"
@@ -45,3 +45,67 @@ def test_leaving_out_the_first_answer_token_changes_nothing(rows, judge):
 def test_framing_the_passage_hurts(rows, judge):
     """Writing "Document:" before the passage makes the answer harder."""
     judge(paired_benefit(rows("bare"), rows("framed")))
+
+
+@claim("priming-hurts-on-average", family="priming", slow=True,
+       source="priming project summary (first version)",
+       needs=("bare", "random", "oracle", "static_fact"),
+       predicts=hurts(delta=0.09, effect=-0.11),
+       published=Published(-0.11, None, "nll_tail", legacy=True, text="d -0.11 (legacy)"))
+def test_priming_hurts_on_average(rows, judge):
+    """Over a random prefix, the real query and a fixed question, priming makes answers harder."""
+    judge(paired_benefit(rows("bare"), mean_of(*map(rows, ("random", "oracle", "static_fact")))))
+
+
+SURROGATES = "priming project summary, LLM-written surrogates (first version)"
+LEGACY = Published(0.274, None, "nll_tail", legacy=True, text="d +0.274 (legacy)")
+
+
+@claim("surrogate-keywords-help", family="surrogates", source=SURROGATES, slow=True,
+       needs=("bare", "llm_surrogate(keyword)"), predicts=helps(delta=0.09, effect=0.274),
+       published=LEGACY)
+def test_written_keywords_help(rows, judge):
+    """Keywords that the model itself writes for the passage make the answer easier as a prefix."""
+    judge(paired_benefit(rows("bare"), rows("llm_surrogate(keyword)")))
+
+
+@claim("surrogate-question-helps", family="surrogates", source=SURROGATES, slow=True,
+       needs=("bare", "llm_surrogate(question)"), predicts=helps(delta=0.09, effect=0.274),
+       published=LEGACY)
+def test_a_written_question_helps(rows, judge):
+    """A question that the model itself writes for the passage makes the answer easier."""
+    judge(paired_benefit(rows("bare"), rows("llm_surrogate(question)")))
+
+
+@claim("surrogate-need-helps", family="surrogates", source=SURROGATES, slow=True,
+       needs=("bare", "llm_surrogate(need)"), predicts=helps(delta=0.09, effect=0.274),
+       published=LEGACY)
+def test_a_written_need_helps(rows, judge):
+    """A reader's need that the model itself writes for the passage makes the answer easier."""
+    judge(paired_benefit(rows("bare"), rows("llm_surrogate(need)")))
+
+
+@claim("surrogate-beats-random", family="surrogates", source=SURROGATES, slow=True,
+       needs=("random", "llm_surrogate(question)"), predicts=helps(delta=0.09))
+def test_a_written_question_beats_a_random_prefix(rows, judge):
+    """A question written for the passage does better as a prefix than random tokens."""
+    judge(paired_benefit(rows("random"), rows("llm_surrogate(question)")))
+
+
+@claim("past-queries-help", family="surrogates", slow=True,
+       source="lab notes: the passage's nearest past query, five times over",
+       needs=("bare", "click_history(5)"), predicts=helps(delta=0.09))
+def test_past_queries_help(rows, judge):
+    """The nearest past query of the passage, five times over, makes the answer easier."""
+    judge(paired_benefit(rows("bare"), rows("click_history(5)")))
+
+
+OTHERS = tuple(f"static({name})" for name in ("definition", "procedure", "quantity", "problem"))
+
+
+@claim("any-static-question-does", family="priming", slow=True,
+       source="priming project summary, static intents", needs=("static_fact", *OTHERS),
+       predicts=negligible(delta=0.09))
+def test_any_static_question_does(rows, judge):
+    """Four other fixed questions do as well, on average, as the one about key facts."""
+    judge(paired_benefit(rows("static_fact"), mean_of(*map(rows, OTHERS))))

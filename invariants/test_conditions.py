@@ -1521,12 +1521,7 @@ def test_twin_labels(llama: LM) -> None:
     must_see(label_one_off, check_labels, llama, LONG, "oracle")
 
 
-# --- not yet so ---------------------------------------------------------------------------------
-# Each of these is a fault of the instrument; a fix makes its mark fail, and it goes.
-
-
-def not_yet(why: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=why)
+# --- once faults of the instrument --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("whole", ["values_only(oracle)", "values_early_layers(oracle,1.0)"])
@@ -1558,13 +1553,22 @@ def test_blocks_of_repeats_hold_every_repeat(llama: LM) -> None:
         llama.bos_id, *case.question * 10, *case.document]
 
 
-@not_yet("on caches the question takes hidden slots' positions where they are the last ones")
-def test_hiding_what_stands_last_moves_no_question(llama: LM) -> None:
-    """Hidden slots keep their places on both routes, wherever they stand."""
-    hidden = Condition("hidden", conditions.Hide(
-        Prefill((Document(), conditions.SEPARATOR, QUERY)), "none"), "a test")
-    one, two = (kvcore.score(llama, [LONG], [hidden], route=r) for r in ("auto", "cache"))
-    assert_rows_equal(one, two, "a hidden suffix")
+@pytest.mark.parametrize("recipe", [
+    conditions.Hide(Prefill((Document(), conditions.SEPARATOR, QUERY)), "none"),
+    Mix(conditions.Hide(conditions.primed(QUERY), "none"), conditions.BARE),
+])
+def test_hiding_anything_but_copies_before_the_document_is_refused(
+    recipe: conditions.Recipe
+) -> None:
+    """Where hidden slots stood last, the question's position would hang on the route."""
+    with pytest.raises(KvError, match="'hidden': Hide comes last"):
+        Condition("hidden", recipe, "a test")
+
+
+def test_a_layer_the_model_lacks_is_refused_before_anything_is_measured(llama: LM) -> None:
+    """One line, whatever else was asked for."""
+    with pytest.raises(KvError, match="layers 40 to 41: the model has"):
+        kvcore.score(llama, [LONG], ["bare", "values_layer(oracle,40)"])
 
 
 def test_two_recipes_of_one_name_are_not_confused(llama: LM) -> None:
@@ -1582,7 +1586,6 @@ def test_the_second_bos_is_labelled_behind_all_copies(llama: LM) -> None:
     check_labels(llama, LONG, "repeat(oracle,2)")
 
 
-@not_yet("a prefill's slots are looked up by its parts' names, which two prefills may share")
 def test_two_prefills_of_like_parts_are_told_apart(llama: LM) -> None:
     """Each prefill is shown with its own tokens: where the first prefix ends, so it says."""
     both = Condition("both", Mix(truncation(QUERY), truncation(conditions.STATIC_FACT)), "a test")
@@ -1595,7 +1598,6 @@ def words(count: int) -> Sample:
     return Sample("q", " ".join(["sum"] * count), "mean value", id=f"{count} words")
 
 
-@not_yet("past their switch, models with length-dependent frequencies depend on route and batch")
 @pytest.mark.parametrize("route", ["auto", "cache"])
 def test_length_dependent_frequencies_depend_on_no_batch(route: scoring.Route) -> None:
     """A sample on one side of the switch scores alike beside one on the other."""
@@ -1605,7 +1607,6 @@ def test_length_dependent_frequencies_depend_on_no_batch(route: scoring.Route) -
     assert_rows_equal(together[together.sample_id == "232 words"], alone, "beside a longer one")
 
 
-@not_yet("past their switch, models with length-dependent frequencies depend on route and batch")
 def test_length_dependent_frequencies_depend_on_no_route() -> None:
     """A document short of the switch and a question past it: one number, or none."""
     lm = kvcore.load("tiny-longrope", device="cpu")

@@ -102,7 +102,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Hide:
-    """Keep all but one copy of a prefix, or all of them, from the query's sight."""
+    """Keep all but one copy of a prefix, or all of them, from the query's sight.
+
+    The last step of a recipe; the copies stand before the document.
+    """
 
     source: Recipe
     see: Literal["first", "last", "none", "all"]
@@ -131,6 +134,19 @@ class Condition:
     tests: str
     regrouped: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a recipe whose query would not stand right behind what it sees.
+
+        Raises
+        ------
+        KvError
+            If something is hidden anywhere but in the last step, or behind the document.
+        """
+        for node in nodes(self.recipe):
+            if isinstance(node, Hide) and (node is not self.recipe or _ends_in_prefix(node)):
+                raise KvError(f"condition {self.name!r}: Hide comes last, and hides copies that "
+                              "stand before the document; change the recipe.")
+
     def leaves(self) -> tuple[Prefill, ...]:
         """Return the distinct prefills this condition is made from."""
         return tuple(dict.fromkeys(n for n in nodes(self.recipe) if isinstance(n, Prefill)))
@@ -144,6 +160,11 @@ class Condition:
             if isinstance(node, Prefill):
                 found += [p.beacon if isinstance(p, Document) else p for p in node.parts]
         return tuple(dict.fromkeys(found))
+
+
+def _ends_in_prefix(recipe: Recipe) -> bool:
+    return any(isinstance(node, Prefill) and isinstance((node.parts or (None,))[-1], Prefix)
+               for node in nodes(recipe))
 
 
 def sources(recipe: Recipe) -> tuple[Recipe, ...]:

@@ -94,12 +94,16 @@ def exposition(lm: LM, sample: Sample, given: str | Condition, seed: int = 0) ->
         leaf: forward.run(lm, read)[1] for leaf, read in prefills.items()}
     cache = scoring.build(lm, chosen.recipe, made, [one])
     asked = scoring.query_pass(lm, cache, [one])
+    labels = {leaf: _labels(leaf, one) for leaf in prefills}
+    whole = (*_labels(chosen.recipe, one), *_query_slots(one))
     panels = (*(panel for leaf, read in prefills.items() for panel in _panels(
-                  lm, f"prefill of {_parts(leaf)}", read, _labels(leaf, one))),
-              *_panels(lm, "query and answer, on top of the cache", asked,
-                       (*_labels(chosen.recipe, one), *_query_slots(one))),
+                  lm, f"prefill of {_parts(leaf)}", read, labels[leaf])),
+              *_panels(lm, "query and answer, on top of the cache", asked, whole),
               *_in_one_pass(lm, chosen, one))
-    return Explanation(chosen.name, _text(lm, chosen, prefills, cache, asked, panels), panels)
+    read_first = [line for leaf, read in prefills.items()
+                  for line in ("", f"prefill {_parts(leaf)}", *_tokens(lm, read, labels[leaf]))]
+    return Explanation(
+        chosen.name, _text(lm, chosen, read_first, cache, asked, whole, panels), panels)
 
 
 def _in_one_pass(lm: LM, chosen: Condition, one: Prepared) -> list[Panel]:
@@ -115,22 +119,18 @@ def _in_one_pass(lm: LM, chosen: Condition, one: Prepared) -> list[Panel]:
     return _panels(lm, title, forward.batch(lm, [reading]), tuple(labels))
 
 
-def _text(lm: LM, chosen: Condition, prefills: dict[Prefill, Pass], cache: KVCache, asked: Pass,
-          panels: Sequence[Panel]) -> str:
-    lines = [f"{chosen.name}: {chosen.tests}"]
-    for leaf, read in prefills.items():
-        slots = next(p.slots for p in panels if p.title.startswith(f"prefill of {_parts(leaf)}"))
-        lines += ["", f"prefill {_parts(leaf)}", *_tokens(lm, read, slots)]
+def _text(lm: LM, chosen: Condition, read_first: Sequence[str], cache: KVCache, asked: Pass,
+          whole: Sequence[str], panels: Sequence[Panel]) -> str:
+    lines = [f"{chosen.name}: {chosen.tests}", *read_first]
     steps = _steps(chosen.recipe)
     lines += ["", *(f"then: {step}" for step in steps)] if steps else []
-    whole = next(p for p in panels if p.title.startswith("query and answer"))
-    kept = whole.slots[: cache.slots]
+    kept = whole[: cache.slots]
     seen = cache.real[0].tolist()
     visible = [name for name, real in zip(kept, seen, strict=True) if real]
     lines += ["", f"what the query sees: {len(visible)} slots, " + ", ".join(
         f"{name} at {where}" for name, where in _spans(visible, cache.positions[0][cache.real[0]]))]
     lines += ["", "query and answer (scored: each answer token, from the token before it)",
-              *_tokens(lm, asked, whole.slots[cache.slots:]),
+              *_tokens(lm, asked, whole[cache.slots:]),
               "", "masks (rows attend to columns; first and last tokens of each part)"]
     for panel in panels:
         lines += [panel.title, *_picture(panel)]

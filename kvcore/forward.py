@@ -88,8 +88,10 @@ def batch(lm: LM, readings: Sequence[Reading], past: KVCache | None = None) -> P
 
     width = max(len(r.ids) for r in readings)
     ids = torch.tensor([[*r.ids, *[lm.bos_id] * (width - len(r.ids))] for r in readings])
-    positions = torch.tensor([  # padding counts on, so that rows of one length pad alike
-        [*r.positions, *range(r.positions[-1] + 1, r.positions[-1] + 1 + width - len(r.ids))]
+    last = max(r.positions[-1] for r in readings)
+    positions = torch.tensor([  # padding counts on, but never past what is read: some models
+        [*r.positions,          # change their frequencies by the largest position of a pass
+         *(min(r.positions[-1] + 1 + i, last) for i in range(width - len(r.ids)))]
         for r in readings])
     real = torch.arange(width) < torch.tensor([len(r.ids) for r in readings]).unsqueeze(1)
     blind = _blind(readings, width)

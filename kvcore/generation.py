@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvcore import cache as kv
-from kvcore import forward, masks, scoring, tokens
+from kvcore import masks, scoring, tokens
 from kvcore.conditions import STYLES
 from kvcore.errors import KvError, unknown
 from kvcore.tokens import Unusable
@@ -214,7 +214,7 @@ def _prompt(lm: LM, passage: str, style: str) -> tuple[int, ...]:
         read = tokens.encode(lm.tokenizer, f" {passage.strip()}")
     except Unusable:
         return ()
-    room = _limit(lm) - MAX_NEW_TOKENS - len(before) - len(behind) - 1
+    room = scoring.exact_positions(lm) - MAX_NEW_TOKENS - len(before) - len(behind) - 1
     read = read[: max(0, min(room, PASSAGE_TOKENS))]
     return (*before, *read, *behind) if read and passage.strip() else ()
 
@@ -244,14 +244,9 @@ def newline_ids(lm: LM) -> frozenset[int]:
     return _NEWLINES[lm]
 
 
-def _limit(lm: LM) -> int:
-    """Return the number of positions for which the model is exact."""
-    return min(lm.max_length, forward.rope_plan(lm).max_positions or lm.max_length)
-
-
 def _check(lm: LM, read: Sequence[tuple[int, ...]], rule: Rule) -> None:
     size = int(lm.config.vocab_size)
-    limit = _limit(lm)
+    limit = scoring.exact_positions(lm)
     for number, ids in enumerate(read):
         if not 0 <= min(ids) <= max(ids) < size:
             odd = next(i for i in ids if not 0 <= i < size)

@@ -52,7 +52,7 @@ def fill(
     wanted: pd.DataFrame,
     score: Score,
     *,
-    meta: Mapping[str, str],
+    meta: Mapping[str, str] | Callable[[], Mapping[str, str]],
     shard_samples: int = 50,
     progress: str | None = "measuring",
 ) -> None:
@@ -70,7 +70,7 @@ def fill(
         Takes some of the wanted rows, which agree in all but sample, condition and template, and
         returns one
         row for each, in any order: ``sample_id``, ``condition``, ``template`` and ``VALUES``.
-    meta : mapping
+    meta : mapping, or callable that returns one
         Recorded with every shard: library versions, device, attention backend.
     shard_samples : int
         Samples per shard, from 1.
@@ -174,9 +174,11 @@ class _Seen:
         return _Seen(self.shards | set(new), self.keys | store.keys(new))
 
 
-def _measure(store: Store, todo: pd.DataFrame, score: Score, meta: Mapping[str, str]) -> None:
+def _measure(store: Store, todo: pd.DataFrame, score: Score,
+             meta: Mapping[str, str] | Callable[[], Mapping[str, str]]) -> None:
     if len(todo):  # another process may have stored it between two looks
-        store.write(with_keys(score(todo), todo), meta)
+        rows = with_keys(score(todo), todo)
+        store.write(rows, meta() if callable(meta) else meta)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -236,13 +237,7 @@ def entry_of(name: str) -> ModelEntry:
 
 def rope_bases(files: ModelFiles) -> int:
     """Return how many rope bases a model's layers use, from its configuration alone."""
-    if files.folder is None:
-        from kvcore import tiny
-
-        config = tiny.settings(files.name)
-    else:
-        config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
-        config = config.get("text_config", config)
+    config = _settings(files)
     parameters = config.get("rope_parameters") or {}
     if not parameters:
         config = {**LEFT_OUT.get(str(config.get("model_type")), {}), **config}
@@ -250,6 +245,23 @@ def rope_bases(files: ModelFiles) -> int:
     local = config.get("rope_local_base_freq")  # Gemma 3 as it was written before transformers 5
     bases = {p.get("rope_theta") for p in sets} | ({local, config.get("rope_theta")} - {None})
     return max(1, len(bases))
+
+
+def depth(files: ModelFiles) -> int:
+    """Return how many layers a model has, from its configuration alone."""
+    return int(_settings(files)["num_hidden_layers"])
+
+
+def _settings(files: ModelFiles) -> Mapping[str, Any]:
+    """Return the configuration of a model's text part, as its file has it."""
+    if files.folder is None:
+        from kvcore import tiny
+
+        return tiny.settings(files.name)
+    config: dict[str, Any] = json.loads(
+        (files.folder / "config.json").read_text(encoding="utf-8"))
+    text: dict[str, Any] = config.get("text_config", config)
+    return text
 
 
 def installed(name: str) -> bool:
@@ -307,9 +319,15 @@ def _load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[
     if device.type != "cpu" or files.quantization:
         options["device_map"] = {"": device}
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
-    model = AutoModelForCausalLM.from_pretrained(
+    found: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, files.dtype), attn_implementation=attention_of(config),
-        use_safetensors=True, local_files_only=True, trust_remote_code=trust, **options)
+        use_safetensors=True, local_files_only=True, trust_remote_code=trust,
+        output_loading_info=True, **options)
+    model, loaded = found
+    absent = sorted(loaded["missing_keys"])
+    if absent:  # they would be random numbers
+        raise KvError(f"model {files.name!r}: {folder} lacks {len(absent)} weights, {absent[0]} "
+                      "first; use a complete checkpoint of this architecture.")
     tokenizer = AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=trust)
     return model, tokenizer

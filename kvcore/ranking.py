@@ -442,6 +442,62 @@ def difference(
     return found
 
 
+def trend(
+    tables: Mapping[float, pd.DataFrame],
+    metric: str = "auc",
+    *,
+    k: int = K,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Least-squares slope of a metric over a number that the scores hang on.
+
+    Parameters
+    ----------
+    tables : mapping of float to DataFrame
+        The same candidates, scored at each of two or more values of that number.
+    metric, k, confidence, seed, resamples
+        As `difference` takes them.
+
+    Returns
+    -------
+    Estimate
+        The metric's change per unit of that number; queries are resampled, all scores together.
+
+    Raises
+    ------
+    KvError
+        As `difference` does, and for fewer than two values.
+    """
+    if len(tables) < 2:
+        raise KvError(f"trend: {len(tables)} tables; pass the scores at two values or more.")
+    kind, lists = _kind(metric, k), _lists(*tables.values())
+    x = np.array(list(tables), dtype=np.float64)
+    weights = (x - x.mean()) / np.square(x - x.mean()).sum()
+    made = [kind.make(lists, column, k) for column in lists.columns] if lists.queries else []
+
+    def slope(counts: FloatArray) -> FloatArray:
+        return np.asarray(sum(w * metric(counts) for w, metric in zip(weights, made, strict=True)))
+
+    return resampled(slope if made else _nothing, lists.ids, unit=f"{kind.unit} slope",
+                     confidence=confidence, seed=seed, resamples=resamples)
+
+
+def roc(scored: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
+    """Return the pooled ROC curve: shares of irrelevant and of relevant passages, from 0 to 1.
+
+    One point per distinct score, the highest first; ties are one straight step, so that the area
+    below is the AUC.
+    """
+    lists = _lists(scored)
+    score = lists.columns[0]
+    steps = np.unique(score)[::-1]
+    relevant, irrelevant = (np.sort(x) for x in lists.split(score))
+    above = [1 - np.searchsorted(x, steps, side="left") / x.size for x in (irrelevant, relevant)]
+    return (np.concatenate([[0.0], above[0]]), np.concatenate([[0.0], above[1]]))
+
+
 def benefit_gap(
     baseline: pd.DataFrame,
     condition: pd.DataFrame,

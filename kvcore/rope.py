@@ -179,7 +179,7 @@ def fit_layers(lm: LM, at_zero: Sequence[tuple[torch.Tensor, torch.Tensor]],
     if all(layer.pairing == "none" for layer in layers) and not allow_unpositioned:
         raise NotExact(f"{lm.name}: no layer's keys carry a rotation (ALiBi or none at all); "
                        "re-positioning has no meaning for this model.")
-    return RopePlan(layers, _max_positions(lm))
+    return RopePlan(layers, max_positions(lm))
 
 
 def _fit_layer(lm: LM, index: int, old: tuple[torch.Tensor, torch.Tensor],
@@ -202,8 +202,11 @@ def _fit_layer(lm: LM, index: int, old: tuple[torch.Tensor, torch.Tensor],
     return LayerRope(pairing, kind, 2 * turns[kind][0].shape[-1])  # type: ignore[arg-type]
 
 
-def _max_positions(lm: LM) -> int | None:
-    """Positions up to which frequencies stay the same (they switch at the original length)."""
+def max_positions(lm: LM) -> int | None:
+    """Return the positions up to which frequencies stay the same, None where they always do.
+
+    Dynamic and longrope scaling switch at the original length.
+    """
     parameters = getattr(lm.config, "rope_parameters", None) or {}
     sets = [p for p in parameters.values() if isinstance(p, dict)] or [parameters]
     limits = [

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from kvcore import cache as kv
-from kvcore import forward, tokens
+from kvcore import forward, rope, tokens
 from kvcore.conditions import (
     Condition,
     Document,
@@ -185,12 +185,7 @@ def score_pairs(lm: LM, asked: Sequence[tuple[Sample, str, Sequence[Condition]]]
     kind = lm.device.type
     budget = batch_tokens or BATCH_TOKENS.get(kind, 4096)
     cost = PASS_COST.get(kind, 256)
-    if any(_turns(c.recipe) for _, _, some in asked for c in some):
-        forward.rope_plan(lm)  # refuses by name, before anything is measured
-    named: dict[str, Condition] = {}
-    for given in (c for _, _, some in asked for c in some):
-        if named.setdefault(given.name, given) != given:
-            raise KvError(f"condition {given.name!r} stands for two recipes; rename one of them.")
+    _check(lm, dict.fromkeys(c for _, _, some in asked for c in some))
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     jobs: list[Job] = []
     for number, (sample, target, some) in enumerate(asked):
@@ -205,6 +200,19 @@ def score_pairs(lm: LM, asked: Sequence[tuple[Sample, str, Sequence[Condition]]]
     frame = {name: [row[name] for row in ordered] for name in COLUMNS}
     texts = {name: pd.Series(frame.pop(name), dtype=object) for name in COLUMNS[:4]}
     return pd.DataFrame(texts | frame)  # object: an id may hold what pandas' strings refuse
+
+
+def _check(lm: LM, chosen: Iterable[Condition]) -> None:
+    """Refuse by name, before anything is measured, what the model cannot do exactly."""
+    named: dict[str, Condition] = {}
+    for given in chosen:
+        if named.setdefault(given.name, given) != given:
+            raise KvError(f"condition {given.name!r} stands for two recipes; rename one of them.")
+        if _turns(given.recipe):
+            forward.rope_plan(lm)
+        for node in nodes(given.recipe):
+            if isinstance(node, Mix):
+                layer_range(node.layers, lm.config.num_hidden_layers)
 
 
 # --- what a sample's tokens are -----------------------------------------------------------------
@@ -243,14 +251,18 @@ def _prepare(lm: LM, sample: Sample, target: str, chosen: Sequence[Condition], s
         except Unusable as reason:
             yield given, str(reason)
             continue
-        limit = _limit(lm, given)
+        limit = exact_positions(lm)
         too_long = f"longer than the {limit} positions the model is exact for"
         yield given, ready if ready.length(given) <= limit else too_long
 
 
-def _limit(lm: LM, given: Condition) -> int:
-    switch = forward.rope_plan(lm).max_positions if _turns(given.recipe) else None
-    return min(lm.max_length, switch or lm.max_length)
+def exact_positions(lm: LM) -> int:
+    """Return how many positions a pass may reach: past them some models change frequencies.
+
+    What is cached keeps the frequencies of its own pass, so a score past the switch would hang
+    on how the work is divided into passes, whether or not any key is turned.
+    """
+    return min(lm.max_length, rope.max_positions(lm) or lm.max_length)
 
 
 def _turns(recipe: Recipe) -> bool:

@@ -94,14 +94,24 @@ def _cost(sample: Sample) -> int:
     return len(sample.passage) if sample.length is None else 4 * sample.length
 
 
-def scorer(load: Callable[[], LM], samples: Sequence[Sample], batch_tokens: int | None) -> Score:
-    """Make the function that scores wanted rows: the model is loaded by its first call."""
-    by_id = {clean(sample.id): sample for sample in samples}
+def scorer(load: Callable[[], LM], samples: Mapping[str, Sequence[Sample]],
+           batch_tokens: int | None) -> Score:
+    """Make the function that scores wanted rows: the model is loaded by its first call.
+
+    Parameters
+    ----------
+    load : callable
+    samples : mapping of str to sequence of Sample
+        By the dataset's name in the rows' keys.
+    batch_tokens : int or None
+    """
+    known = {dataset: {clean(s.id): s for s in some} for dataset, some in samples.items()}
     loaded = functools.cache(load)
 
     def score(todo: pd.DataFrame) -> pd.DataFrame:
         from kvcore.scoring import score_pairs
 
+        by_id = known[todo["dataset"].iloc[0]]
         pairs = [(by_id[name], target_of(spelled), [condition(c) for c in part["condition"]])
                  for (name, spelled), part in todo.groupby(["sample_id", "template"], sort=True)]
         scored = score_pairs(loaded(), pairs, seed=int(todo["seed"].iloc[0]),
@@ -113,8 +123,9 @@ def scorer(load: Callable[[], LM], samples: Sequence[Sample], batch_tokens: int 
     return score
 
 
-def provenance(device: str) -> dict[str, str]:
+def provenance(lm: LM) -> dict[str, str]:
     """Return what is recorded with every shard: library versions, device, attention backend."""
     versions = {name: importlib.metadata.version(name) for name in _RECORDED}
-    return versions | {"device": device, "machine": platform.machine(), "attention": "sdpa",
+    return versions | {"device": str(lm.device), "machine": platform.machine(),
+                       "attention": str(lm.config._attn_implementation),
                        "python": platform.python_version()}
