@@ -16,17 +16,20 @@ from claims import judging, ledger
 from claims.estimands import (
     Plan,
     gate_against_everything,
+    least_favourable,
     lower_against_upper_half,
     mean_benefit,
+    mean_of,
     odd_even_trend,
     paired_benefit,
     share_of_samples,
+    single_layers,
     trend_over_length,
 )
-from claims.measured import Measured, Rows, _asked
+from claims.measured import Rows
 from claims.options import Settings
 from invariants import invented
-from kvcore.errors import KvError, MissingResource
+from kvcore.errors import KvError
 
 ROOT = Path(__file__).parents[1]
 
@@ -190,7 +193,7 @@ def rows(condition: str, tokens: list[list[float]], metric: str = "nll") -> Rows
         "nll": [float(np.mean(t)) for t in tokens], "token_nlls": tokens, "status": "ok",
         "nll_tail": [float(np.mean(t[1:])) if t[1:] else float("nan") for t in tokens]},
         index=[f"s{i}" for i in range(len(tokens))])
-    return Rows(condition, metric, frame, tuple(frame.index))
+    return Rows(condition, metric, frame, tuple(frame.index), tuple)
 
 
 def test_benefit_is_baseline_minus_condition() -> None:
@@ -220,46 +223,9 @@ def test_a_share_counts_only_measured_samples() -> None:
     some = rows("bare", [[1.0, 2.0]] * 20)
     frame = some.frame.copy()
     frame.loc[["s0", "s1"], "status"] = None
-    kept = Rows("bare", "nll", frame, some.clusters)
+    kept = Rows("bare", "nll", frame, some.clusters, tuple)
     found = share_of_samples("all", lambda f: f["nll"] > 0, kept).compute(Plan())
     assert (found.estimate.value, found.estimate.n) == (1.0, 18)
-
-
-def measured(frame: Any) -> Measured:
-    return Measured("m", "d", frame, "r", False, False)
-
-
-def test_padded_documents_stand_where_their_samples_stand() -> None:
-    """Rows of a padded document pair with those of the sample it is made from, and no other."""
-    import pandas as pd
-
-    ids = ["a", "b", "c", "b@256", "a@256"]
-    frame = pd.DataFrame({
-        "sample": [i.split("@")[0] for i in ids], "status": "ok", "cluster": "m",
-        "need": ["bare", "bare", "bare", "bare@256", "bare@256"], "nll": [1.0, 2.0, 3.0, 20, 10]})
-    assert measured(frame).of("bare", "nll").values.tolist() == [1, 2, 3]
-    padded = measured(frame).of("bare@256", "nll")
-    assert padded.values.tolist()[:2] == [10, 20]
-    assert np.isnan(padded.values[2])
-    with pytest.raises(MissingResource, match="no stored rows of 'bare@512'"):
-        measured(frame).of("bare@512", "nll")
-
-
-def test_expensive_conditions_are_asked_of_fewer_samples() -> None:
-    """A fifth of the samples is padded; the controls and the sweeps have their own share."""
-    from kvcore.corpora import Corpus, Sample
-
-    samples = tuple(Sample(f"q{i}", "some words " * 40, "a", id=f"s{i}", cluster=str(i % 7))
-                    for i in range(30))
-    corpus = Corpus("x", samples, {}, "r", "module", "")
-    asked = _asked(["bare", "bare@256", "values_early_layers(static_fact,0.3)",
-                    "values_early_layers(static_fact,0.47)"], corpus, samples, 0)
-    bare = [s.id for s in asked["bare", "answer"]]
-    assert len(bare) == 30 + 6
-    assert bare[30:] == [f"s{i}@256" for i in range(6)]
-    assert len(asked["values_early_layers(static_fact,0.3)", "answer"]) == 10
-    assert len(asked["values_early_layers(static_fact,0.47)", "answer"]) == 30
-    assert len(asked["bare_again", "answer"]) == 30
 
 
 def varied(shift: float, seed: int = 3) -> list[list[float]]:
@@ -285,6 +251,40 @@ def test_lower_layers_count_against_what_the_upper_ones_add() -> None:
     late = {0.5: rows("h", varied(0.0, 4)), 1.0: rows("a", varied(-0.5, 5))}
     assert lower_against_upper_half(bare, early).compute(Plan()).estimate.ci_low > 0
     assert lower_against_upper_half(bare, late).compute(Plan()).estimate.ci_high < 0
+
+
+def test_a_gain_that_falls_with_depth_has_a_negative_slope() -> None:
+    """Layer by layer less gain: negative; from the last layer to the first: positive."""
+    bare = rows("bare", varied(0.0))
+    falling = {k: rows(f"l{k}", varied(-0.1 * (4 - k), 10 + k)) for k in range(4)}
+    rising = {k: rows(f"l{k}", varied(-0.1 * k, 10 + k)) for k in range(4)}
+    found = single_layers(bare, falling).compute(Plan())
+    assert found.estimate.ci_high < 0
+    assert found.details["layer with the largest d"] == "0"
+    assert single_layers(bare, rising).compute(Plan()).estimate.ci_low > 0
+
+
+def test_the_least_favourable_way_is_judged() -> None:
+    """Of ways that help much, little and not at all, the last one."""
+    bare = rows("bare", varied(0.0))
+    gains = {"much": -0.5, "little": -0.1, "harm": 0.2}
+    ways = {name: (bare, rows(name, varied(x, 4))) for name, x in gains.items()}
+    found = least_favourable(ways, limits=(10,)).compute(Plan())
+    assert found.estimate.value < 0
+    assert str(found.details["least favourable"]).startswith("harm")
+    drawn = found.plot["rows"]
+    assert [row["judged"] for row in drawn].count(True) == 1
+    assert len(drawn) == 2 * len(ways) + 1
+
+
+def test_a_mean_of_conditions_is_taken_sample_by_sample() -> None:
+    """The mean of 1 and 3 is 2, on both variants of the score; a sample lacking in one lacks."""
+    one, three = (rows(str(x), [[float(x)] * 3] * 4) for x in (1, 3))
+    three.frame.loc["s1", "nll"] = float("nan")
+    found = mean_of(one, three)
+    assert found.values[[0, 2, 3]].tolist() == [2.0, 2.0, 2.0]
+    assert np.isnan(found.values[1])
+    assert found.frame["nll_tail"].tolist() == [2.0] * 4
 
 
 def test_a_gate_that_spares_the_harmed_beats_priming_everything() -> None:
