@@ -365,9 +365,9 @@ def test_twin_a_vanished_shard_that_counts_as_an_error_is_caught(
     """If a shard that is gone were an error, one process would stop another."""
     real = store._verified
 
-    def strict(path: Path) -> store._Shard:
+    def strict(path: Path, kind: store.Kind) -> store._Shard:
         try:
-            return real(path)
+            return real(path, kind)
         except store._Vanished as gone:
             raise KvError(f"{gone} is gone") from gone
 
@@ -820,7 +820,7 @@ def test_twin_matching_scores_by_place_is_caught(
 ) -> None:
     """Were scores matched by their place, they would land on other samples."""
 
-    def by_place(rows: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
+    def by_place(rows: pd.DataFrame, asked: pd.DataFrame, _kind: store.Kind) -> pd.DataFrame:
         parts = (asked[list(KEY)], rows[list(VALUES)])
         return pd.concat([part.reset_index(drop=True) for part in parts], axis=1)
 
@@ -1049,3 +1049,31 @@ def test_the_hash_of_code_is_of_a_set_of_named_files(tmp_path: Path) -> None:
         code_of("def (", here, "broken.py")
     with pytest.raises(KvError, match="no readable Python source"):
         code_hash([here / "absent.py"])
+
+
+# --- other kinds of measurement -----------------------------------------------------------------
+
+STEPS = store.Kind({"ce": store.NUMBER, "steps": store.NUMBERS, "n_tokens": store.COUNT}, "ce")
+
+
+def test_another_kind_of_measurement_is_stored_alike(tmp_path: Path) -> None:
+    """Its own columns come back; a row without a finite score is refused by its name."""
+    target = Store(tmp_path, STEPS)
+    row = dict.fromkeys(KEY, "x") | {"seed": 0, "status": "ok", "cluster": "c"}
+    rows = pd.DataFrame([row | {"ce": 2.5, "steps": [1.0, 2.0], "n_tokens": 3}])
+    target.write(rows, {})
+    found = target.read()
+    assert list(found.columns) == [*KEY, *STEPS.values]
+    assert found["steps"].iloc[0].tolist() == [1.0, 2.0]
+    with pytest.raises(KvError, match="has status 'ok' and ce None"):
+        target.write(rows.assign(ce=math.nan), {})
+
+
+def test_a_folder_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """Read as scores, a sound shard of another kind is not taken for a damaged one."""
+    row = dict.fromkeys(KEY, "x") | {"seed": 0, "status": "ok", "cluster": "c"}
+    path = Store(tmp_path, STEPS).write(
+        pd.DataFrame([row | {"ce": 2.5, "steps": [1.0], "n_tokens": 3}]), {})
+    with pytest.raises(KvError, match="rows of another kind of measurement"):
+        Store(tmp_path).read()
+    assert path.exists()

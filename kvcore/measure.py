@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kvcore.errors import KvError
-from kvcore.store import KEY, VALUES, Key, Store, clean, disk_errors, row_keys
+from kvcore.store import KEY, SCORES, Key, Kind, Store, clean, disk_errors, row_keys
 
 Score = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -68,8 +68,8 @@ def fill(
         similar length then share a shard. Order does not count.
     score : callable
         Takes some of the wanted rows, which agree in all but sample, condition and template, and
-        returns one
-        row for each, in any order: ``sample_id``, ``condition``, ``template`` and ``VALUES``.
+        returns one row for each, in any order: ``sample_id``, ``condition``, ``template`` and the
+        values of the store's kind.
     meta : mapping, or callable that returns one
         Recorded with every shard: library versions, device, attention backend.
     shard_samples : int
@@ -142,7 +142,7 @@ def plan(wanted: pd.DataFrame, shard_samples: int) -> tuple[Shard, ...]:
     return tuple(sorted(shards, key=lambda shard: shard.name))  # a hash: as good as shuffled
 
 
-def with_keys(rows: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
+def with_keys(rows: pd.DataFrame, asked: pd.DataFrame, kind: Kind = SCORES) -> pd.DataFrame:
     """Give scored rows the keys of the rows asked for, matched by what tells them apart.
 
     Raises
@@ -159,7 +159,7 @@ def with_keys(rows: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
             f"{(odd or ['a row twice'])[0]}. Return each asked row once."
         )
     keys = asked[list(KEY)].iloc[[places[name] for name in names]].reset_index(drop=True)
-    return pd.concat([keys, rows[list(VALUES)].reset_index(drop=True)], axis=1)
+    return pd.concat([keys, rows[list(kind.values)].reset_index(drop=True)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class _Seen:
 def _measure(store: Store, todo: pd.DataFrame, score: Score,
              meta: Mapping[str, str] | Callable[[], Mapping[str, str]]) -> None:
     if len(todo):  # another process may have stored it between two looks
-        rows = with_keys(score(todo), todo)
+        rows = with_keys(score(todo), todo, store.kind)
         store.write(rows, meta() if callable(meta) else meta)
 
 

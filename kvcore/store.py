@@ -53,28 +53,44 @@ KEY = (
     "template",
     "code",
 )
-VALUES = (
-    "status",
-    "cluster",
-    "nll",
-    "nll_tail",
-    "token_nlls",
-    "n_answer_tokens",
-    "doc_len",
-    "prefix_len",
-    "cache_len",
-    "clean_boundary",
-)
 Key = tuple[str | int, ...]
 
-_TYPES = {
-    "seed": pa.int64(),
-    "nll": pa.float64(),
-    "nll_tail": pa.float64(),
-    "token_nlls": pa.list_(pa.field("element", pa.float64())),
-    **{name: pa.int32() for name in VALUES[5:]},
-}
-SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in (*KEY, *VALUES)])
+NUMBER, COUNT = pa.float64(), pa.int32()
+NUMBERS = pa.list_(pa.field("element", pa.float64()))
+_KEY_FIELDS = tuple((name, pa.int64() if name == "seed" else pa.string()) for name in KEY)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the rows of one kind of measurement hold beside their key.
+
+    Parameters
+    ----------
+    types : mapping of str to pyarrow type
+        `NUMBER`, `NUMBERS`, `COUNT` or text by column; ``status`` and ``cluster`` come before.
+    score : str
+        The column that is finite in every row whose status is ``ok``.
+    """
+
+    types: Mapping[str, pa.DataType]
+    score: str
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The columns beside the key."""
+        return ("status", "cluster", *self.types)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All columns and their types."""
+        return pa.schema([*_KEY_FIELDS, *(
+            (name, self.types.get(name, pa.string())) for name in self.values)])
+
+
+SCORES = Kind({"nll": NUMBER, "nll_tail": NUMBER, "token_nlls": NUMBERS,
+               **dict.fromkeys(("n_answer_tokens", "doc_len", "prefix_len", "cache_len",
+                                "clean_boundary"), COUNT)}, "nll")
+VALUES = SCORES.values
 
 # How far two measurements of one key may lie apart, in nats times max(1, nll): batches of another
 # shape round differently. float32: five times the largest difference measured. The others: half a
@@ -113,9 +129,12 @@ class Store:
     ----------
     root : Path
         The folder; made at the first write. Several processes and machines may share it.
+    kind : Kind
+        What its rows hold; a folder holds rows of one kind.
     """
 
     root: Path
+    kind: Kind = SCORES
 
     def write(self, rows: pd.DataFrame, meta: Mapping[str, str]) -> Path:
         """Write rows as one new shard, as a whole or not at all.
@@ -123,8 +142,8 @@ class Store:
         Parameters
         ----------
         rows : DataFrame
-            Exactly the columns `KEY` and `VALUES`, in any order. A missing count becomes -1; lone
-            surrogates in strings are replaced as `clean` says.
+            Exactly the columns `KEY` and the kind's values, in any order. A missing count becomes
+            -1; lone surrogates in strings are replaced as `clean` says.
         meta : mapping
             What is recorded but is no part of the key: library versions, device, attention backend.
 
@@ -140,11 +159,12 @@ class Store:
             folder that cannot be written. No part of the shard is left behind then, and the shards
             before it are intact.
         """
-        extra = [name for name in rows.columns if name not in SCHEMA.names]
+        known = self.kind.schema.names
+        extra = [name for name in rows.columns if name not in known]
         if extra:
-            raise KvError(f"rows have no column {extra[0]!r}; known are {', '.join(SCHEMA.names)}.")
-        table = _table(rows)
-        _check_scores(table)
+            raise KvError(f"rows have no column {extra[0]!r}; known are {', '.join(known)}.")
+        table = _table(rows, self.kind)
+        _check_scores(table, self.kind.score)
         data = _encode(table, meta)
         path = self.root / f"part-{os.getpid()}-{_fingerprint(data)}.parquet"
         with disk_errors(self.root, f"write {len(rows)} rows"):
@@ -163,7 +183,7 @@ class Store:
         Returns
         -------
         DataFrame
-            Columns `KEY` and `VALUES`. Of two measurements of one key the earlier written is kept.
+            Columns `KEY` and the kind's values. Of two measurements of one key the earlier is kept.
 
         Raises
         ------
@@ -181,7 +201,7 @@ class Store:
         Every shard is verified as a whole before filters apply.
         """
         keep = _keep(filters)
-        return _merge(self.root, self._shards(self.shards(), keep)).to_pandas()
+        return _merge(self.root, self._shards(self.shards(), keep), self.kind).to_pandas()
 
     def missing(self, wanted: pd.DataFrame) -> pd.DataFrame:
         """Return the wanted rows whose key the store does not hold.
@@ -233,7 +253,7 @@ class Store:
         found = []
         for path in paths:
             try:
-                shard = _verified(path)
+                shard = _verified(path, self.kind)
             except _Vanished:
                 continue
             except _Damaged as damage:
@@ -273,17 +293,17 @@ def clean(text: str) -> str:
 def row_keys(rows: pd.DataFrame) -> list[Key]:
     """Return the key of every row, cleaned, in the order of `KEY`."""
     _check_columns(rows, KEY)
-    columns = [_cells(rows[name], name) for name in KEY]
+    columns = [_cells(rows[name], SCORES.schema.field(name)) for name in KEY]
     return list(zip(*columns, strict=True))
 
 
-def rows_hash(rows: pd.DataFrame) -> str:
+def rows_hash(rows: pd.DataFrame, kind: Kind = SCORES) -> str:
     """Return a SHA-256 over all rows and columns that does not depend on their order.
 
     Parameters
     ----------
     rows : DataFrame
-        At least the columns `KEY` and `VALUES`; others do not count.
+        At least the columns `KEY` and the kind's values; others do not count.
 
     Returns
     -------
@@ -291,7 +311,7 @@ def rows_hash(rows: pd.DataFrame) -> str:
         64 hex digits. Equal exactly if every value is (NaN and null are one); the same for any
         version of pandas, pyarrow and Python.
     """
-    columns = _lists(_table(rows), SCHEMA.names)
+    columns = _lists(_table(rows, kind), kind.schema.names)
     digests = sorted(hashlib.sha256(_json(row)).digest() for row in zip(*columns, strict=True))
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
@@ -372,9 +392,9 @@ def _check_columns(rows: pd.DataFrame, names: Sequence[str]) -> None:
         raise KvError(f"rows lack the column {absent[0]!r}; needed are {', '.join(names)}.")
 
 
-def _cells(column: pd.Series[Any], name: str) -> list[Any]:
+def _cells(column: pd.Series[Any], field: pa.Field) -> list[Any]:
     """Return a column's values as plain Python objects of the schema's type."""
-    kind = SCHEMA.field(name).type
+    name, kind = field.name, field.type
     empty = column.isna().tolist()
     if name in (*KEY, "status") and any(empty):
         raise KvError(f"rows: column {name!r} has an empty value; every row needs one.")
@@ -391,28 +411,28 @@ def _cells(column: pd.Series[Any], name: str) -> list[Any]:
         raise KvError(f"rows: column {name!r} must hold {kind}: {error}.") from error
 
 
-def _table(rows: pd.DataFrame) -> pa.Table:
-    _check_columns(rows, SCHEMA.names)
+def _table(rows: pd.DataFrame, kind: Kind) -> pa.Table:
+    _check_columns(rows, kind.schema.names)
     columns = []
-    for field in SCHEMA:
+    for field in kind.schema:
         try:
-            columns.append(pa.array(_cells(rows[field.name], field.name), field.type))
+            columns.append(pa.array(_cells(rows[field.name], field), field.type))
         except (pa.ArrowInvalid, OverflowError) as error:
             message = f"rows: column {field.name!r} must hold {field.type}: {error}."
             raise KvError(message) from error
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=kind.schema)
 
 
-def _check_scores(table: pa.Table) -> None:
+def _check_scores(table: pa.Table, score: str) -> None:
     """Refuse rows that claim to be scored and have no finite score."""
     scored = np.array([status == "ok" for status in table["status"].to_pylist()], dtype=bool)
-    finite = np.isfinite(table["nll"].to_numpy())
+    finite = np.isfinite(table[score].to_numpy())
     bad = np.flatnonzero(scored & ~finite)
     if bad.size:
         row = table.slice(int(bad[0]), 1).to_pylist()[0]
         raise KvError(
-            f"rows: sample {row['sample_id']!r} under {row['condition']!r} has status 'ok' and nll "
-            f"{row['nll']}; a row without a finite nll needs a status that says why."
+            f"rows: sample {row['sample_id']!r} under {row['condition']!r} has status 'ok' and "
+            f"{score} {row[score]}; a row without a finite {score} needs a status that says why."
         )
 
 
@@ -474,7 +494,7 @@ def _damage() -> Iterator[None]:
         raise _Damaged(reason[:120]) from error
 
 
-def _verified(path: Path) -> _Shard:
+def _verified(path: Path, kind: Kind) -> _Shard:
     """Read a shard of this version whose rows are exactly those written, or raise."""
     with disk_errors(path.parent, f"read {path.name}"):
         try:
@@ -487,8 +507,12 @@ def _verified(path: Path) -> _Shard:
         record = json.loads(file.metadata.metadata[_RECORD])
         version, written = int(record["version"]), str(record["written"])
     _check_version(path, version)
+    if file.schema_arrow.names != kind.schema.names:
+        raise KvError(f"store {path.parent}: {path.name} holds rows of another kind of measurement;"
+                      " choose another store folder. Nothing was changed.")
     with _damage():
-        return _Shard(path.name, written, file.read().replace_schema_metadata(None).cast(SCHEMA))
+        table = file.read().replace_schema_metadata(None).cast(kind.schema)
+    return _Shard(path.name, written, table)
 
 
 def _fingerprint(data: bytes) -> str:
@@ -516,7 +540,7 @@ def _keep(filters: Mapping[str, Any]) -> dict[str, pa.Array]:
         if name not in KEY:
             raise unknown("filter", name, KEY)
         values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-        kind = SCHEMA.field(name).type
+        kind = SCORES.schema.field(name).type
         typed = [clean(str(x)) if pa.types.is_string(kind) else int(x) for x in values]
         keep[name] = pa.array(typed, kind)
     return keep
@@ -528,10 +552,10 @@ def _select(table: pa.Table, keep: Mapping[str, pa.Array]) -> pa.Table:
     return table
 
 
-def _merge(root: Path, shards: Sequence[_Shard]) -> pa.Table:
+def _merge(root: Path, shards: Sequence[_Shard], kind: Kind) -> pa.Table:
     """Put shards together: sorted by key, each key once, the earliest written first."""
     if not shards:
-        return SCHEMA.empty_table()
+        return kind.schema.empty_table()
     parts = [
         shard.table.append_column("_written", pa.repeat(shard.written, shard.table.num_rows))
         .append_column("_shard", pa.repeat(shard.name, shard.table.num_rows))
@@ -541,9 +565,9 @@ def _merge(root: Path, shards: Sequence[_Shard]) -> pa.Table:
     table = pa.concat_tables(parts).combine_chunks().sort_by(order)
     again = _same_key_as_before(table)
     if again.any():
-        _check_agreement(root, table, again)
+        _check_agreement(root, table, again, kind)
         table = table.filter(pa.array(~again))
-    return table.select(SCHEMA.names)
+    return table.select(kind.schema.names)
 
 
 def _same_key_as_before(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -555,29 +579,30 @@ def _same_key_as_before(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return same
 
 
-def _check_agreement(root: Path, table: pa.Table, again: np.ndarray[Any, Any]) -> None:
+def _check_agreement(root: Path, table: pa.Table, again: np.ndarray[Any, Any], kind: Kind
+                     ) -> None:
     """Raise for the first key whose measurements disagree."""
     kept = np.maximum.accumulate(np.where(again, 0, np.arange(len(again))))
     rows = np.flatnonzero(again)
     first, other = table.take(kept[rows]).to_pylist(), table.take(rows).to_pylist()
     for one, two in zip(first, other, strict=True):
-        column = _disagreement(one, two)
+        column = _disagreement(one, two, kind)
         if column:
             named = ", ".join(f"{name}={one[name]}" for name in KEY)
             raise KvError(
                 f"store {root}: two measurements of one key disagree: {column} is {one[column]} in "
                 f"{one['_shard']} and {two[column]} in {two['_shard']} (allowed: "
-                f"{tolerance(one['dtype'])} x max(1, nll)) for {named}; move one of the two shards "
-                "out of the folder."
+                f"{tolerance(one['dtype'])} x max(1, value)) for {named}; move one of the two "
+                "shards out of the folder."
             )
 
 
-def _disagreement(one: Mapping[str, Any], two: Mapping[str, Any]) -> str | None:
+def _disagreement(one: Mapping[str, Any], two: Mapping[str, Any], kind: Kind) -> str | None:
     """Name the column in which two measurements of one key differ by more than rounding."""
-    for name in VALUES:
-        if name == "token_nlls":  # their mean is nll, their number n_answer_tokens
+    for name in kind.values:
+        if kind.types.get(name) == NUMBERS:  # what they add up to is compared
             continue
-        if name not in ("nll", "nll_tail") or one[name] is None or two[name] is None:
+        if kind.types.get(name) != NUMBER or one[name] is None or two[name] is None:
             if one[name] != two[name]:
                 return name
         elif abs(one[name] - two[name]) > tolerance(one["dtype"]) * max(1.0, abs(one[name])):
