@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from claims.kinds import kind_of
 from claims.options import Settings
 from kvcore.verdict import Cell, Claim, Prediction, Published
 
-DEFAULT = (("smollm2-135m", "docstrings"), ("gemma3-270m", "docstrings"))
+DEFAULT = ("smollm2-135m", "gemma3-270m")
 MISTRAL, GEMMA_4B = ("mistral-7b", "ms_marco"), ("gemma3-4b", "ms_marco")
 BOTH = ("nll", "nll_tail")
 Place = tuple[str, str]
@@ -33,6 +34,8 @@ class ClaimSpec:
         The published values; the first is shown in every cell, each is compared in its own.
     applies : callable
         Takes what is known of a cell; returns why the claim has no meaning there, or "".
+    kind : str
+        Of measurement, as `claims.kinds` names it.
     """
 
     claim: Claim
@@ -41,6 +44,7 @@ class ClaimSpec:
     published: Mapping[Place, Published]
     applies: Callable[[Any], str]
     slow: bool
+    kind: str = "scores"
 
     def published_for(self, cell: Cell) -> tuple[Published | None, bool]:
         """Return the value to show in a cell, and whether it was published for that very cell."""
@@ -53,8 +57,8 @@ class ClaimSpec:
 def claim(claim_id: str, *, version: int = 1, family: str, source: str, predicts: Prediction,
           needs: Sequence[str], metrics: Sequence[str] = BOTH,
           published: Published | Mapping[Place, Published] | None = None, min_n: int = 100,
-          applies: Callable[[Any], str] = lambda _cell: "", slow: bool = False
-          ) -> Callable[[Any], Any]:
+          applies: Callable[[Any], str] = lambda _cell: "", slow: bool = False,
+          kind: str = "scores") -> Callable[[Any], Any]:
     """Declare a test to be a claim; its docstring is the statement.
 
     Parameters
@@ -67,11 +71,14 @@ def claim(claim_id: str, *, version: int = 1, family: str, source: str, predicts
         Conditions the test asks ``rows`` for; ``bare@256`` is ``bare`` on documents padded to
         256 tokens.
     published : Published or mapping of (model, dataset) to Published, optional
-        The published values; a single one was measured on mistral-7b and ms_marco.
+        The published values; a single one was measured where the kind's were, scores on
+        mistral-7b and ms_marco.
     min_n : int
         Fewest samples whose refutation may enter the ledger.
     slow : bool
         Leave it out of the default selection: it takes measurements that no other claim shares.
+    kind : str
+        Of measurement, a key of `claims.kinds.KINDS`.
     """
     def decorate(test: Any) -> Any:
         statement = inspect.getdoc(test) or ""
@@ -79,8 +86,9 @@ def claim(claim_id: str, *, version: int = 1, family: str, source: str, predicts
             raise pytest.UsageError(f"claim {claim_id!r}: give the test a docstring; it is the "
                                     "statement that readers see.")
         made = Claim(claim_id, version, statement, source, family, predicts, min_n)
-        values = {MISTRAL: published} if isinstance(published, Published) else published or {}
-        spec = ClaimSpec(made, tuple(needs), tuple(metrics), values, applies, slow)
+        values = {kind_of(kind).published: published} if isinstance(
+            published, Published) else published or {}
+        spec = ClaimSpec(made, tuple(needs), tuple(metrics), values, applies, slow, kind)
         marked = pytest.mark.claim(spec)(test)
         return pytest.mark.slow(marked) if slow else marked
 
@@ -98,16 +106,19 @@ def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
 
     Notes
     -----
-    The opt-in model appears among the defaults where its package is installed.
+    The opt-in model appears among the defaults where its package is installed. Datasets that hold
+    no data of the claim's kind are left out.
     """
     from kvcore.models import installed
 
+    kind = kind_of(spec.kind)
     if settings.models or settings.datasets:
-        models = settings.models or ("smollm2-135m",)
-        datasets = settings.datasets or ("docstrings",)
-        return tuple((m, d) for m in models for d in datasets)
-    opt_in = [place for place in DEFAULT[1:] if settings.no_measure or installed(place[0])]
-    return (DEFAULT[0], *opt_in, *(spec.published or (MISTRAL,)))
+        models = settings.models or DEFAULT[:1]
+        datasets = settings.datasets or (kind.dataset,)
+        return tuple((m, d) for m in models for d in datasets if kind.knows(d))
+    opt_in = [model for model in DEFAULT[1:] if settings.no_measure or installed(model)]
+    own = ((model, kind.dataset) for model in (DEFAULT[0], *opt_in))
+    return (*own, *(spec.published or (kind.published,)))
 
 
 def parameters(spec: ClaimSpec, settings: Settings) -> list[Any]:

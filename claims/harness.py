@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from claims import cells, judging, ledger, measured, options
+from claims import cells, judging, kinds, ledger, measured, options
 from claims.cells import ClaimSpec
 from claims.estimands import Finding
 from claims.measured import Measured, Rows
@@ -30,30 +30,37 @@ class Lab:
     """The measurements of one session, each cell measured once for all its claims."""
 
     settings: Settings
-    needs: Mapping[tuple[str, str], tuple[str, ...]]
+    needs: Mapping[tuple[str, str, str], tuple[str, ...]]
     families: Mapping[str, int]
 
     def __post_init__(self) -> None:
         self.measured = functools.cache(self._measured)
         self.explanations = functools.cache(self._explanations)
 
-    def _measured(self, model: str, dataset: str) -> Measured | MissingResource:
+    def _measured(self, kind: str, model: str, dataset: str) -> Measured | MissingResource:
         """Measure a cell; what this machine lacks is remembered, not retried per claim."""
+        needs = self.needs[kind, model, dataset]
         try:
-            return measured.measure(model, dataset, self.needs[model, dataset], self.settings)
+            return kinds.kind_of(kind).measure(model, dataset, needs, self.settings)
         except MissingResource as missing:
             return missing
 
-    def _explanations(self, model: str, dataset: str) -> tuple[Mapping[str, Any], ...]:
+    def cell(self, spec: ClaimSpec, cell: Cell) -> Measured | MissingResource:
+        """Return what was measured for a claim in a cell."""
+        found: Measured | MissingResource = self.measured(spec.kind, cell.model, cell.dataset)
+        return found
+
+    def _explanations(self, kind: str, model: str, dataset: str
+                      ) -> tuple[Mapping[str, Any], ...]:
         """Return the cell's explanations, kept on disk so that judging again loads no model."""
         from kvcore import wanted
         from kvcore.models import cache_dir
         from kvcore.stats import cached_json, estimate_key
 
-        found = self.measured(model, dataset)
-        if isinstance(found, MissingResource):
+        found = self.measured(kind, model, dataset)
+        if isinstance(found, MissingResource) or kind != "scores":
             return ()
-        names = [c for c in self.needs[model, dataset]
+        names = [c for c in self.needs[kind, model, dataset]
                  if found.two_bases or not c.startswith(measured.ONE_BASE)
                  if c not in found.lacking]
         key = estimate_key(wanted.code(), "explanations", {
@@ -92,24 +99,34 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
 def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Note which conditions each cell needs, so that its claims are measured together."""
-    needs: dict[tuple[str, str], list[ClaimSpec]] = {}
+    needs: dict[tuple[str, str, str], list[ClaimSpec]] = {}
+    nowhere = [item for item in items if cells.spec_of(item) and not _has_cell(item)]
+    if nowhere:  # none of the datasets asked for is of its kind
+        config.hook.pytest_deselected(items=nowhere)
+        items[:] = [item for item in items if item not in nowhere]
     families: dict[str, set[str]] = {}
     for item in items:
         spec = cells.spec_of(item)
         if spec is not None:
             cell: Cell = item.callspec.params["cell"]  # type: ignore[attr-defined]
-            needs.setdefault((cell.model, cell.dataset), []).append(spec)
+            needs.setdefault((spec.kind, cell.model, cell.dataset), []).append(spec)
             families.setdefault(spec.claim.family, set()).add(f"{spec.claim.id} {cell}")
     config.stash[LAB] = Lab(
         config.stash[SETTINGS], {place: cells.needed(specs) for place, specs in needs.items()},
         {family: len(members) for family, members in families.items()})
 
 
+def _has_cell(item: Any) -> bool:
+    return isinstance(item.callspec.params.get("cell"), Cell)
+
+
 def explain_all(config: pytest.Config) -> str:
     """Explain every condition of the collected claims, on one sample per cell."""
     lab = config.stash[LAB]
     parts = []
-    for (model, dataset), names in lab.needs.items():
+    for (kind, model, dataset), names in lab.needs.items():
+        if kind != "scores":
+            continue
         try:
             found = measured.explanations(model, dataset, names, lab.settings)
         except MissingResource as missing:
@@ -125,17 +142,13 @@ def rows_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[str], Rows]
     Skips where this machine lacks what the cell needs, or the claim has no meaning there.
     Whatever else goes wrong here is an error of the run, never a refutation.
     """
-    lab = request.config.stash[LAB]
-    found = lab.measured(cell.model, cell.dataset)
-    if isinstance(found, MissingResource):
-        pytest.skip(f"no resource: {found}")
-    spec = cells.spec_of(request.node)
-    reason = spec.applies(found) if spec else ""
+    spec, found = _spec_and_cell(request, cell)
+    reason = spec.applies(found)
     if reason:
         pytest.skip(f"not applicable: {reason}")
-    column = cell.metric if cell.metric.startswith("nll") else "nll"
+    column = cell.metric if cell.metric in found.rows.columns else found.score
     try:
-        for need in spec.needs if spec else ():
+        for need in spec.needs:
             if EVERY_LAYER not in need:
                 found.of(need, column)
     except MissingResource as missing:
@@ -145,12 +158,10 @@ def rows_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[str], Rows]
 
 def layers_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[str], dict[int, Rows]]:
     """Return the function that hands a claim the rows of a need for every layer."""
-    found = request.config.stash[LAB].measured(cell.model, cell.dataset)
-    column = cell.metric if cell.metric.startswith("nll") else "nll"
+    found = _spec_and_cell(request, cell)[1]
+    column = cell.metric if cell.metric in found.rows.columns else found.score
 
     def layers(pattern: str) -> dict[int, Rows]:
-        if isinstance(found, MissingResource):
-            pytest.skip(f"no resource: {found}")
         rows = found.layers(pattern, column)
         if not rows:
             pytest.skip(f"no resource: no measurable rows of {pattern!r} for {cell.model}")
@@ -159,28 +170,37 @@ def layers_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[str], dic
     return layers
 
 
+def _spec_and_cell(request: pytest.FixtureRequest, cell: Cell) -> tuple[ClaimSpec, Measured]:
+    """Return the claim and what was measured for it; skip where this machine lacks something."""
+    spec = cells.spec_of(request.node)
+    if spec is None:
+        raise pytest.UsageError("rows and judge: only for tests declared with @claim.")
+    found = request.config.stash[LAB].cell(spec, cell)
+    if isinstance(found, MissingResource):
+        pytest.skip(f"no resource: {found}")
+    return spec, found
+
+
 def judge_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[Finding], None]:
     """Return the function that judges a claim's finding and tells pytest."""
     lab = request.config.stash[LAB]
 
     def judge(finding: Finding) -> None:
         __tracebackhide__ = True
-        found = lab.measured(cell.model, cell.dataset)
-        spec = cells.spec_of(request.node)
-        if spec is None or isinstance(found, MissingResource):
-            raise pytest.UsageError("judge: only for tests declared with @claim.")
+        spec, found = _spec_and_cell(request, cell)
         bench = judging.Bench(spec, cell, found, lab.settings, lab.families[spec.claim.family])
         made = bench.judge(finding)
-        _report(request, lab, made, found)
+        _report(request, lab, spec.kind, made, found)
         judging.conclude(made, lab.settings)
 
     return judge
 
 
-def _report(request: pytest.FixtureRequest, lab: Lab, made: Judgement, found: Measured) -> None:
+def _report(request: pytest.FixtureRequest, lab: Lab, kind: str, made: Judgement,
+            found: Measured) -> None:
     from reports import plugin
 
-    shown = lab.explanations(found.model, found.dataset)
+    shown = lab.explanations(kind, found.model, found.dataset)
     plugin.attach(request.node, made, {"explanations": list(shown),
                                        "provenance": dict(found.provenance)})
 

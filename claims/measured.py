@@ -23,7 +23,7 @@ from claims.needs import (
 )
 from claims.options import Settings
 from kvcore.errors import KvError, MissingResource
-from kvcore.store import KEY, TOLERANCES, Store, rows_hash
+from kvcore.store import KEY, SCORES, TOLERANCES, Kind, Store, rows_hash
 
 if TYPE_CHECKING:
     from kvcore.corpora import Sample
@@ -84,6 +84,12 @@ class Measured:
     sentencepiece: bool
     provenance: Mapping[str, Any] = field(default_factory=dict)
     lacking: Mapping[str, str] = field(default_factory=dict)
+    kind: Kind = SCORES
+
+    @property
+    def score(self) -> str:
+        """The column that a claim without a metric of its own rests on."""
+        return self.kind.score
 
     def of(self, spelled: str, metric: str) -> Rows:
         """Return the rows of one need, ``bare`` or ``bare@256``.
@@ -120,7 +126,7 @@ class Measured:
     def hash_of(self, conditions: Sequence[str]) -> str:
         """Return the hash of the rows that a claim on these conditions rests on."""
         names = {str(Need.read(name)) for name in conditions}
-        return rows_hash(self.rows[self.rows["need"].isin([*names, *CONTROLS])])
+        return rows_hash(self.rows[self.rows["need"].isin([*names, *CONTROLS])], self.kind)
 
 
 def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
@@ -158,7 +164,7 @@ def _stored(model: str, dataset: str, settings: Settings) -> Measured:
                      {"read from": "store alone", "versions of the code": said})
 
 
-def one_version(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def one_version(rows: pd.DataFrame, kind: Kind = SCORES) -> tuple[pd.DataFrame, str]:
     """Join what several versions of the code measured, where they agree on what both measured.
 
     Parameters
@@ -181,7 +187,8 @@ def one_version(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         other = rows[rows["code"] == code]
         both = kept.merge(other, on=rest, suffixes=("", "_other"))
         both = both[(both["status"] == "ok") & (both["status_other"] == "ok")]
-        apart = (both["nll"] - both["nll_other"]).abs() / both["nll"].clip(lower=1)
+        score = kind.score
+        apart = (both[score] - both[f"{score}_other"]).abs() / both[score].clip(lower=1)
         tolerance = TOLERANCES[str(rows["dtype"].iloc[0])]
         if both.empty or apart.max() > tolerance:
             why = "none measured twice" if both.empty else f"they differ by {apart.max():.1e} nats"
@@ -202,7 +209,7 @@ def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
     from kvcore.models import depth, locate, rope_bases
     from kvcore.written import written
 
-    _check_gpu(model, settings)
+    check_gpu(model, settings)
     files = locate(model, settings.dtype)
     corpus = load_corpus(dataset)
     two_bases = rope_bases(files) > 1
@@ -313,7 +320,8 @@ def _dataset_key(name: str) -> str:
     return Path(name).stem
 
 
-def _check_gpu(model: str, settings: Settings) -> None:
+def check_gpu(model: str, settings: Settings) -> None:
+    """Raise MissingResource for a model that needs a GPU on a machine without one."""
     from claims.cells import has_cuda
     from kvcore.models import entry_of
 

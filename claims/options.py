@@ -162,15 +162,13 @@ def check_names(settings: Settings) -> None:
     pytest.UsageError
         With the nearest known name, in one line.
     """
-    from kvcore.corpora import DATASETS, is_path
-    from kvcore.errors import unknown
+    from claims.kinds import check_dataset
     from kvcore.models import entry_of
 
     try:
         for name in settings.models:
             entry_of(name)
         for name in settings.datasets:
-            if name not in DATASETS and not is_path(name):
-                raise unknown("dataset", name, [*DATASETS, "<file.jsonl>", "<file.parquet>"])
+            check_dataset(name)
     except KvError as error:
         raise pytest.UsageError(str(error)) from error

@@ -57,6 +57,7 @@ Key = tuple[str | int, ...]
 
 NUMBER, COUNT = pa.float64(), pa.int32()
 NUMBERS = pa.list_(pa.field("element", pa.float64()))
+TEXTS = pa.list_(pa.field("element", pa.string()))
 _KEY_FIELDS = tuple((name, pa.int64() if name == "seed" else pa.string()) for name in KEY)
 
 
@@ -67,7 +68,8 @@ class Kind:
     Parameters
     ----------
     types : mapping of str to pyarrow type
-        `NUMBER`, `NUMBERS`, `COUNT` or text by column; ``status`` and ``cluster`` come before.
+        `NUMBER`, `NUMBERS`, `COUNT`, `TEXTS` or text by column; ``status`` and ``cluster`` come
+        before.
     score : str
         The column that is finite in every row whose status is ``ok``.
     """
@@ -406,7 +408,8 @@ def _cells(column: pd.Series[Any], field: pa.Field) -> list[Any]:
             return [-1 if none else int(value) for value, none in cells]
         if pa.types.is_floating(kind):
             return [None if none else float(value) for value, none in cells]
-        return [None if none else [float(x) for x in value] for value, none in cells]
+        one = clean if kind == TEXTS else float
+        return [None if none else [one(x) for x in value] for value, none in cells]
     except (TypeError, ValueError, OverflowError) as error:
         raise KvError(f"rows: column {name!r} must hold {kind}: {error}.") from error
 
@@ -600,7 +603,7 @@ def _check_agreement(root: Path, table: pa.Table, again: np.ndarray[Any, Any], k
 def _disagreement(one: Mapping[str, Any], two: Mapping[str, Any], kind: Kind) -> str | None:
     """Name the column in which two measurements of one key differ by more than rounding."""
     for name in kind.values:
-        if kind.types.get(name) == NUMBERS:  # what they add up to is compared
+        if kind.types.get(name) in (NUMBERS, TEXTS):  # what they add up to is compared
             continue
         if kind.types.get(name) != NUMBER or one[name] is None or two[name] is None:
             if one[name] != two[name]:

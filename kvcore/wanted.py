@@ -67,16 +67,22 @@ def rows(files: ModelFiles, dataset: str, asked: Mapping[tuple[str, str], Sequen
     pandas.DataFrame
         Columns `KEY` and ``length`` (characters, for grouping samples of similar cost).
     """
-    shared = {
-        "model": files.name, "model_id": files.model_id, "dtype": files.dtype,
-        "tokenizer": files.tokenizer_id, "dataset": dataset, "seed": seed}
-    columns = ("sample_id", "sample_hash", "condition", "template", "code", "length")
-    listed: list[tuple[object, ...]] = []
+    listed: list[tuple[str, str, str, str, str, int]] = []
     for (name, target), samples in asked.items():
         given = condition(name)
         own = [p.text for p in given.prefixes() if p.kind == "own"]
         same = (name, template(target), _code_of(given))
         listed += [(clean(s.id), s.hash_with(own), *same, _cost(s)) for s in samples]
+    return keys(files, dataset, listed, seed)
+
+
+def keys(files: ModelFiles, dataset: str, listed: Sequence[tuple[str, str, str, str, str, int]],
+         seed: int) -> pd.DataFrame:
+    """Make keys of what tells rows apart: sample id and hash, condition, template, code, length."""
+    shared = {
+        "model": files.name, "model_id": files.model_id, "dtype": files.dtype,
+        "tokenizer": files.tokenizer_id, "dataset": dataset, "seed": seed}
+    columns = ("sample_id", "sample_hash", "condition", "template", "code", "length")
     found = dict(zip(columns, map(list, zip(*listed, strict=True)), strict=True))
     return pd.DataFrame(found | {k: [v] * len(listed) for k, v in shared.items()})[
         [*KEY, "length"]]

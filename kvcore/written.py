@@ -1,33 +1,22 @@
 """Texts that a model wrote for samples, kept beside the store so that each is written once.
 
-They lie in ``<store>/_written/`` as files ``texts-<pid>-<hash>.jsonl``, one text a line, the hash
-that of the file's bytes. A file appears as a whole or not at all, and nothing is changed in place;
-a damaged one is set aside as ``_<name>.damaged``, and its texts are written again. The folder's
-underscore keeps readers of Parquet folders out of it.
+They lie in ``<store>/_written/`` as files ``texts-<pid>-<hash>.jsonl``, as `kvcore.kept` says.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import json
-import os
-import re
-import time
-import uuid
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
+from kvcore import kept
 from kvcore.conditions import STYLES
-from kvcore.corpora.sample import digest
 from kvcore.errors import KvError, unknown
-from kvcore.store import StoreWarning, _publish, clean, code_hash, disk_errors
+from kvcore.kept import Key
+from kvcore.store import clean, code_hash
 
 if TYPE_CHECKING:
     from kvcore.corpora import Sample
@@ -37,9 +26,7 @@ if TYPE_CHECKING:
 TEXT_MODULES = ("gguf", "tokens", "masks", "cache", "forward", "generation")
 FILE_SAMPLES = 50  # all that a killed process can lose
 KEY = ("model_id", "dtype", "tokenizer", "style", "code", "sample_id", "sample_hash")
-
-_FILE = re.compile(r"texts-\d+-([0-9a-f]{32})\.jsonl")
-Key = tuple[str, ...]
+TEXTS = kept.Kind("texts", KEY, "text")
 
 
 def written(files: ModelFiles, load: Callable[[], LM], samples: Sequence[Sample],
@@ -83,7 +70,7 @@ def written(files: ModelFiles, load: Callable[[], LM], samples: Sequence[Sample]
         if style not in STYLES:
             raise unknown("style", style, STYLES)
     once = functools.cache(load)
-    folder = root / "_written"
+    folder = root / kept.FOLDER
     texts = {}
     for style in dict.fromkeys(styles):
         found = _present(folder, files, samples, style)
@@ -162,56 +149,19 @@ def _write_missing(folder: Path, files: ModelFiles, load: Callable[[], LM],
 
 def _save(folder: Path, texts: Mapping[Key, str]) -> None:
     """Store texts as one new file, as a whole or not at all."""
-    record = {"time": time.time(), "id": uuid.uuid4().hex}  # no two files are the same
-    lines = [json.dumps({**dict(zip(KEY, key, strict=True)), "text": text, **record})
-             for key, text in texts.items()]
-    data = "".join(f"{line}\n" for line in lines).encode("ascii")
-    with disk_errors(folder, f"write {len(texts)} texts"):
-        folder.mkdir(parents=True, exist_ok=True)
-        _publish(data, folder / f"texts-{os.getpid()}-{_fingerprint(data)}.jsonl")
+    kept.save(folder, TEXTS, texts)
 
 
 def _read(folder: Path) -> dict[Key, str]:
     """Read all texts; of two for one key, the earlier written one counts for everybody."""
-    with disk_errors(folder, "list its files"):
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    rows = [row for path in paths if _FILE.fullmatch(path.name) for row in _rows(path)]
-    texts: dict[Key, str] = {}
-    for row in sorted(rows, key=lambda row: (row["time"], row["id"])):
-        texts.setdefault(tuple(row[name] for name in KEY), row["text"])
-    return texts
+    return kept.read(folder, TEXTS, _rows)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path) -> list[kept.Row]:
     """Return a file's rows; none of a damaged one, which is set aside."""
-    with disk_errors(path.parent, f"read {path.name}"):
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:  # another process has just set it aside
-            return []
-    named = _FILE.fullmatch(path.name)
-    if named and named[1] == _fingerprint(data):
-        return [json.loads(line) for line in data.splitlines()]
-    with contextlib.suppress(OSError):
-        os.replace(path, path.with_name(f"_{path.name}.damaged"))
-    warnings.warn(f"store {path.parent}: {path.name} is damaged (its {len(data)} bytes are not "
-                  "those written); its texts count as missing.", StoreWarning, stacklevel=6)
-    return []
+    return kept.rows(path)
 
 
-def _fingerprint(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, files: ModelFiles, style: str) -> Iterator[None]:
+def _alone(folder: Path, files: ModelFiles, style: str) -> AbstractContextManager[None]:
     """Wait until no other process writes this model's texts in this style."""
-    claims = folder / ".claims"
-    lock = FileLock(claims / f"{digest(*_setting(files, style))[:32]}.lock")
-    with disk_errors(folder, "claim its texts"):
-        claims.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return kept.alone(folder, *_setting(files, style))

@@ -1,0 +1,95 @@
+"""Which rows the dynamics of prefill need, by key, and how they are filled in."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from kvcore import wanted
+from kvcore.store import COUNT, NUMBER, NUMBERS, TEXTS, Kind, clean, code_hash
+
+if TYPE_CHECKING:
+    from kvcore.activations import TokenText
+    from kvcore.corpora.texts import Text
+    from kvcore.measure import Score
+    from kvcore.models import LM, ModelFiles
+
+STATS = ("smoothness", "norm", "norm_variance", "relative_step", "cosine")
+TRACED = 0.8  # share of the depth at which single steps are kept: where the gap was largest
+DYNAMICS = Kind({
+    "ce": NUMBER, "ce_continuation": NUMBER, "n_tokens": COUNT, "n_continuation": COUNT,
+    **dict.fromkeys(STATS, NUMBERS), "tokens": TEXTS, "token_kinds": TEXTS,
+    "token_steps": NUMBERS, "token_nlls": NUMBERS}, "ce")
+FOLDER = "_dynamics"  # in the store's
+NUMBER_MODULES = ("gguf", "tokens", "masks", "cache", "forward", "generation", "activations",
+                  "sources")
+
+
+@functools.cache
+def code() -> str:
+    """Return the hash of the number-producing modules, comments and docstrings left out."""
+    folder = Path(__file__).parent
+    return code_hash(folder / f"{name}.py" for name in NUMBER_MODULES)
+
+
+def rows(files: ModelFiles, dataset: str, texts: Sequence[Text], sources: Sequence[str],
+         seed: int) -> pd.DataFrame:
+    """List the keys of all rows that are wanted: every text by every source."""
+    from kvcore.sources import LEAST_TOKENS, NEW_TOKENS
+
+    rule = hashlib.sha256(f"{NEW_TOKENS} {LEAST_TOKENS}".encode()).hexdigest()[:12]
+    return wanted.keys(files, dataset, [
+        (clean(text.id), text.content_hash, source, f"continuation:{rule}", code(),
+         len(text.prompt + text.continuation)) for text in texts for source in sources], seed)
+
+
+def scorer(load: Callable[[], LM], texts: Sequence[Text], root: Path,
+           batch_tokens: int | None) -> Score:
+    """Make the function that measures wanted rows: the model is loaded by its first call."""
+    by_id = {clean(text.id): text for text in texts}
+
+    def score(todo: pd.DataFrame) -> pd.DataFrame:
+        from kvcore.sources import compared
+
+        lm = load()
+        asked = [by_id[name] for name in dict.fromkeys(todo["sample_id"])]
+        found = compared(lm, asked, list(dict.fromkeys(todo["condition"])),
+                         seed=int(todo["seed"].iloc[0]), root=root, batch_tokens=batch_tokens)
+        usable = {(text.id, text.source): text for text in found.texts}
+        measured = _measured(lm, list(usable.values()), batch_tokens)
+        made = []
+        for name, source, template in zip(todo["sample_id"], todo["condition"], todo["template"],
+                                          strict=True):
+            own = by_id[name].id
+            row = measured.get((own, source)) or {"status": found.unusable.get(own, "no text")}
+            made.append(row | {"sample_id": name, "condition": source, "template": template,
+                               "cluster": name})
+        return pd.DataFrame(made).reindex(
+            columns=["sample_id", "condition", "template", *DYNAMICS.values])
+
+    return score
+
+
+def _measured(lm: LM, texts: Sequence[TokenText], batch_tokens: int | None
+              ) -> dict[tuple[str, str], dict[str, Any]]:
+    """Measure texts: a row of what `DYNAMICS` holds for each."""
+    from kvcore import activations
+
+    layer = max(0, round(TRACED * len(activations.layers_of(lm))) - 1)
+    layers = activations.dynamics(lm, texts, batch_tokens=batch_tokens)
+    steps = activations.trace(lm, texts, layer, batch_tokens=batch_tokens)
+    traced = {place: part for place, part in steps.groupby(["id", "source"], sort=False)}
+    made: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in layers.to_dict("records"):
+        place = (row.pop("id"), row.pop("source"))
+        if place in traced:
+            part = traced[place]
+            row |= {"tokens": part["token"].tolist(), "token_kinds": part["kind"].tolist(),
+                    "token_steps": part["step"].tolist(), "token_nlls": part["nll"].tolist()}
+        made[place] = row
+    return made
