@@ -18,7 +18,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -418,6 +418,77 @@ def _counts(indices: FloatArray, k: int) -> FloatArray:
     offset = np.arange(len(flat))[:, None] * k
     counted = np.bincount((flat + offset).ravel(), minlength=len(flat) * k)
     return counted.reshape(*indices.shape[:-1], k).astype(np.float64)
+
+
+def ratio_of_means(
+    values: ArrayLike,
+    null: ArrayLike,
+    clusters: Clusters = None,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """How many times as large a mean is as that of a null, on the same samples.
+
+    Parameters
+    ----------
+    values, null : array, (n,)
+        Both of every sample, 0 or more; pairs with a NaN are left out.
+    clusters, confidence, seed, resamples
+        As `paired_effect` takes them; both means are taken over the same resample.
+
+    Returns
+    -------
+    Estimate
+        Unit ``"ratio"``; NaN where the null's mean is 0.
+    """
+    rows = _complete(clusters, values=values, null=null)
+    sums = rows.sums(*rows.columns)[1:]
+
+    def ratio(counts: FloatArray) -> FloatArray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((counts @ sums[0]) / (counts @ sums[1]))
+
+    return resampled(ratio, rows.labels, unit="ratio", bounds=(0.0, math.inf),
+                     confidence=confidence, seed=seed, resamples=resamples)
+
+
+def interval_widths(
+    values: ArrayLike,
+    sizes: Sequence[int],
+    draws: int,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> FloatArray:
+    """Widths of the mean's interval for samples of several sizes, drawn without replacement.
+
+    Parameters
+    ----------
+    values : array, (n,)
+        Without NaN; at least as many as the largest size.
+    sizes : sequence of int
+        2 or more each.
+    draws : int
+        How often each size is drawn.
+    confidence, seed, resamples
+        As `mean_difference` takes them.
+
+    Returns
+    -------
+    (draws, len(sizes)) float64
+    """
+    x = _vector("values", values)
+    if np.isnan(x).any() or min(sizes) < 2 or max(sizes) > x.size:
+        raise KvError(f"interval_widths: sizes {min(sizes)} to {max(sizes)} of {x.size} values; "
+                      "pass values without NaN, and sizes from 2 to their number.")
+    rng = np.random.default_rng(seed)
+    widths = [[2 * mean_difference(rng.choice(x, n, replace=False), confidence=confidence,
+                                   seed=seed, resamples=resamples).half_width
+               for n in sizes] for _ in range(draws)]
+    return np.array(widths)
 
 
 # --- paired effects ----------------------------------------------------------------------------

@@ -14,6 +14,8 @@ does_not_help     (-inf, delta)        (delta, inf)               supported: del
                                                                   below -f. refuted: CI above f
 negligible        (-delta, delta)      (-inf, -delta) and         supported: delta > f.
                                        (delta, inf)               refuted: CI beyond f
+differs           (-inf, 0) and        (-delta, delta)            supported: CI beyond f.
+                  (0, inf)                                        refuted: delta > f
 at_least(x)       [x, inf)             (-inf, x)                  CI beyond x + f, or below x - f
 at_most(x)        (-inf, x]            (x, inf)                   CI below x - f, or beyond x + f
 ================= ==================== ========================== ================================
@@ -221,6 +223,14 @@ def negligible(delta: float = SMALLEST_D, effect: float = 0.0, unit: str = "d") 
     """Predict an effect between -delta and delta (equivalence); refuted beyond either."""
     inside = (Region(-_smallest(delta), delta),)
     return Prediction("negligible", inside, (_below(-delta), _above(delta)), delta, effect, unit)
+
+
+def differs(delta: float = SMALLEST_D, effect: float | None = None, unit: str = "d"
+            ) -> Prediction:
+    """Predict an effect on either side of 0; refuted where it is surely within delta of 0."""
+    chosen = _smallest(delta) if effect is None else effect
+    sides = (_below(0.0), _above(0.0))
+    return Prediction("differs", sides, (Region(-_smallest(delta), delta),), delta, chosen, unit)
 
 
 def at_least(x: float, effect: float | None = None, unit: str = "d") -> Prediction:
