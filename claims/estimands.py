@@ -55,14 +55,15 @@ def paired_benefit(baseline: Rows, condition: Rows) -> Finding:
         effect = plan(stats.paired_effect, baseline.values, condition.values, baseline.clusters)
         return Outcome(effect.d, _beside(effect), _differences(effect.differences))
 
-    return Finding("paired benefit", (baseline.condition, condition.condition), compute)
+    return Finding("paired benefit", (*baseline.needs, *condition.needs), compute)
 
 
 def mean_of(*rows: Rows) -> Rows:
     """Return rows with the mean score of several conditions on each sample."""
     columns = ["nll", "nll_tail"]
     means = sum(r.frame[columns] for r in rows) / len(rows)
-    return replace(rows[0], condition=" + ".join(r.condition for r in rows),
+    names = tuple(r.condition for r in rows)
+    return replace(rows[0], condition=f"mean of {', '.join(names)}", parts=names,
                    frame=rows[0].frame.assign(**{name: means[name] for name in columns}))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from kvcore import stats, verdict
 from kvcore.errors import MissingResource
 from kvcore.models import cache_dir
 from kvcore.stats import Estimate
+from kvcore.store import code_hash
 from kvcore.verdict import Cell, Judgement
 
 
@@ -66,7 +69,7 @@ class Bench:
         """Compute the finding, or recall it: estimates are kept by the hash of their rows."""
         parameters = {"kind": finding.kind, "conditions": list(finding.conditions),
                       "metric": self.cell.metric, "plan": dataclasses.asdict(self.plan)}
-        key = stats.estimate_key(rows_hash, "claims.estimands", parameters)
+        key = stats.estimate_key(rows_hash, _code(), parameters)
 
         def compute() -> Mapping[str, Any]:
             found = finding.compute(self.plan)
@@ -89,6 +92,16 @@ class Bench:
         return stats.noise_floor(*(bare.values - c.values for c in controls),
                                  clusters=bare.clusters, confidence=plan.confidence,
                                  seed=plan.seed)
+
+
+@functools.cache
+def _code() -> str:
+    """Return the hash of the modules that turn rows into estimates."""
+    here, kvcore = Path(__file__).parent, Path(stats.__file__).parent
+    names = ("stats", "ranking", "deployment", "overlap", "latency")
+    return code_hash([*(path for path in sorted(here.glob("*.py"))
+                        if not path.name.startswith("test_")),
+                      *(path for name in names if (path := kvcore / f"{name}.py").exists())])
 
 
 def conclude(judgement: Judgement, settings: Settings) -> None:

@@ -49,6 +49,8 @@ class Rows:
     texts : callable
         Returns the samples themselves, in the same order; raises `MissingResource` where the
         corpus is not what was measured.
+    parts : tuple of str
+        What a mean over conditions is made from.
     """
 
     condition: str
@@ -56,6 +58,12 @@ class Rows:
     frame: pd.DataFrame
     clusters: tuple[str, ...]
     texts: Callable[[], tuple[Sample, ...]] = field(repr=False)
+    parts: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The needs that these rows rest on: their own, or those of a mean's parts."""
+        return self.parts or (self.condition,)
 
     @property
     def values(self) -> np.ndarray[Any, np.dtype[np.float64]]:

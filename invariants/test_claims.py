@@ -282,6 +282,7 @@ def test_a_mean_of_conditions_is_taken_sample_by_sample() -> None:
     one, three = (rows(str(x), [[float(x)] * 3] * 4) for x in (1, 3))
     three.frame.loc["s1", "nll"] = float("nan")
     found = mean_of(one, three)
+    assert paired_benefit(one, found).conditions == ("1", "1", "3")
     assert found.values[[0, 2, 3]].tolist() == [2.0, 2.0, 2.0]
     assert np.isnan(found.values[1])
     assert found.frame["nll_tail"].tolist() == [2.0] * 4
