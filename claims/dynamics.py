@@ -24,6 +24,7 @@ from kvcore.errors import MissingResource
 from kvcore.store import KEY, Store
 from kvcore.text_rows import DYNAMICS, FOLDER
 
+BAND_RESAMPLES = 1000  # of the bands in figures, which nothing is judged by
 LAST, FIRST_PART = -1, 0.8  # of the depth: where the published gap grew
 COLUMNS = {"step": "smoothness", "relative-step": "relative_step", "cosine": "cosine"}
 LABELS = {"step": "mean step", "relative-step": "mean step / norm",
@@ -227,7 +228,8 @@ def _gap(first: Rows, second: Rows, metric: str, plan: Plan) -> dict[str, Any]:
 
 
 def _band(label: str, values: Vector, clusters: Sequence[str], plan: Plan) -> dict[str, Any]:
-    means = [plan(stats.mean_difference, column, clusters) for column in values.T]
+    means = [stats.mean_difference(column, clusters, confidence=plan.confidence, seed=plan.seed,
+                                   resamples=BAND_RESAMPLES) for column in values.T]
     return {"label": label, "x": list(range(len(means))), "y": [e.value for e in means],
             "low": [e.ci_low for e in means], "high": [e.ci_high for e in means]}
 

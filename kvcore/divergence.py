@@ -192,8 +192,12 @@ def between(lm: LM, samples: Iterable[Sample], pairs: Iterable[tuple[str | Condi
     chosen = list(samples)
     if other is not None:
         _check_same_vocabulary(lm, other)
-    firsts = _views(lm, chosen, [a for a, _ in listed], k, seed, batch_tokens)
-    seconds = _views(other or lm, chosen, [b for _, b in listed], k, seed, batch_tokens)
+    if other is None:  # each view is read once, so that none diverges from itself
+        firsts = seconds = _views(lm, chosen, [c for pair in listed for c in pair], k, seed,
+                                  batch_tokens)
+    else:
+        firsts = _views(lm, chosen, [a for a, _ in listed], k, seed, batch_tokens)
+        seconds = _views(other, chosen, [b for _, b in listed], k, seed, batch_tokens)
     rows = []
     for number, sample in enumerate(chosen):
         for a, b in listed:
