@@ -64,6 +64,19 @@ def test_a_folder_without_safetensors_is_refused(saved: Path, tmp_path: Path) ->
         kvcore.load(str(tmp_path), device="cpu")
 
 
+def test_a_checkpoint_without_all_its_weights_is_refused(saved: Path, tmp_path: Path) -> None:
+    """What a file leaves out would be random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    for file in saved.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(KvError, match="lacks 1 weights, model.norm.weight first"):
+        kvcore.load(str(tmp_path), device="cpu")
+
+
 def test_a_folder_scores_as_the_model_it_was_saved_from(saved: Path) -> None:
     """Saving and loading changes no number."""
     direct, loaded = kvcore.load("tiny-llama", device="cpu"), kvcore.load(str(saved), device="cpu")
