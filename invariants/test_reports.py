@@ -17,16 +17,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from invariants import invented
 from kvcore.errors import KvError
 from kvcore.stats import Estimate
 from kvcore.verdict import Judgement, Published
-from reports import check_page, figures, junit, masks, page, results, terminal, text
+from reports import check_page, figures, forest, junit, masks, page, results, terminal, text
 
 pytest_plugins = ["pytester"]
 
@@ -178,7 +180,7 @@ def test_missing_numbers_are_a_dash() -> None:
 def assert_states_every_estimate(judgements: tuple[Judgement, ...]) -> None:
     from reports.words import interval_words
 
-    drawn = "".join(ET.fromstring(figures.forest(judgements)).itertext())
+    drawn = "".join(ET.fromstring(forest.forest(judgements)).itertext())
     for judgement in judgements:
         assert interval_words(judgement.estimate) in drawn
 
@@ -195,15 +197,15 @@ def test_forest_states_every_estimate_as_it_is(unit: str) -> None:
 
 def test_forest_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     """One digit less is noticed."""
-    words = figures.interval_words
-    monkeypatch.setattr(figures, "interval_words", lambda e: re.sub(r"(\.\d\d)\d", r"\1", words(e)))
+    words = forest.interval_words
+    monkeypatch.setattr(forest, "interval_words", lambda e: re.sub(r"(\.\d\d)\d", r"\1", words(e)))
     with pytest.raises(AssertionError):
         assert_states_every_estimate(_with_unit("r"))
 
 
 def assert_reproducible() -> None:
     judgements = invented.judgements()
-    assert figures.forest(judgements[:3]) == figures.forest(judgements[:3])
+    assert forest.forest(judgements[:3]) == forest.forest(judgements[:3])
     for judgement in (judgements[0], judgements[20], judgements[24]):
         assert figures.plot(judgement) == figures.plot(judgement)
 
@@ -215,7 +217,8 @@ def test_figures_are_the_same_bytes_every_time() -> None:
 
 def test_figures_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a fixed salt the ids differ from one drawing to the next."""
-    monkeypatch.setattr(figures, "_style", lambda _: figures.mpl.rc_context({}))
+    for module in (figures, forest):
+        monkeypatch.setattr(module, "style", lambda _: mpl.rc_context({}))
     with pytest.raises(AssertionError):
         assert_reproducible()
 
@@ -236,8 +239,8 @@ def test_dense_scatter_is_one_bitmap() -> None:
 
 def test_dense_scatter_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn point by point they take more."""
-    scatter = figures.Axes.scatter
-    monkeypatch.setattr(figures.Axes, "scatter",
+    scatter = Axes.scatter
+    monkeypatch.setattr(Axes, "scatter",
                         lambda *args, **kw: scatter(*args, **kw | {"rasterized": False}))
     with pytest.raises(AssertionError):
         assert_small_scatter()
@@ -245,7 +248,7 @@ def test_dense_scatter_twin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_plot_is_refused_by_name() -> None:
     """A judgement that asks for a picture nobody draws says which ones exist."""
-    with pytest.raises(KvError, match="known are curve, none, paired, quartiles, scatter"):
+    with pytest.raises(KvError, match="known are curve, layers, none, paired, quartiles"):
         figures.plot(first(plot={"kind": "pie"}))
 
 
@@ -274,7 +277,7 @@ def test_degenerate_data_is_drawn(plot: dict[str, Any]) -> None:
 def test_unbounded_intervals_are_drawn() -> None:
     """An interval without a bound ends in an arrow, not in an error."""
     estimate = Estimate(0.1, -np.inf, np.inf, 0.95, "none", 12, 12, "d")
-    assert "[−∞, ∞]" in figures.forest([first(estimate=estimate, verdict="inconclusive")])
+    assert "[−∞, ∞]" in forest.forest([first(estimate=estimate, verdict="inconclusive")])
 
 
 matrices = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(

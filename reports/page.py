@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from kvcore.verdict import Judgement
-from reports import figures
+from reports import choices, figures, matrix
+from reports.elements import badge, table, value
+from reports.forest import forest
 from reports.masks import mask_svg
 from reports.order import by_claim
 from reports.text import escape, markup, number
@@ -27,6 +29,9 @@ Explanation = Mapping[str, Any]
 ``slots``: a name a column) and optionally ``model``."""
 
 TITLE = "Claims about primed KV caches"
+ROOM = 2_300_000
+"""Characters of the report proper; with the table of tests a page has to stay below 3 MB."""
+_WORDS = 3_000  # characters about one judgement, without its pictures
 _CSS = Path(__file__).with_name("report.css")
 _HEAD = (
     '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
@@ -60,17 +65,13 @@ def render(
         Every text from outside is escaped and isolated; `finish` adds the style.
     """
     groups = by_claim(judgements)
-    return "\n".join([
-        '<main class="kv">',
-        _headline(judgements, groups),
-        _forests(judgements),
-        _matrix(judgements, groups),
-        _claims(groups),
-        _explained(explanations),
-        _provenance(judgements, provenance, environment),
-        '<h2 id="kv-tests">Every test</h2>',
-        "</main>",
-    ])
+    before = [_forests(judgements), matrix.section(judgements, groups) if judgements else "",
+              choices.section(groups)]
+    after = [_explained(explanations), _provenance(judgements, provenance, environment)]
+    room = ROOM - sum(map(len, (*before, *after))) - _WORDS * len(judgements)
+    body = "\n".join([*before, _claims(groups, room), *after,
+                      '<h2 id="kv-tests">Every test</h2>'])
+    return f'<main class="kv">\n{_headline(judgements, groups, body)}\n{body}\n</main>'
 
 
 def finish(page: str) -> str:
@@ -84,28 +85,10 @@ def finish(page: str) -> str:
 Groups = Sequence[Sequence[Judgement]]
 
 
-def badge(verdict: str) -> str:
-    """Return a verdict as symbol and word in its colour."""
-    look = LOOKS[verdict]
-    return f'<span class="kv-badge kv-{look.word}">{look.symbol}&nbsp;{look.word}</span>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """Return a table of ready HTML cells; on a phone each row becomes a card with labels."""
-    titles = "".join(f'<th scope="col">{title}</th>' for title in head)
-    body = "".join(
-        "<tr>" + "".join(f'<td data-label="{title}"><div>{cell}</div></td>'
-                         for title, cell in zip(head, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return (f'<div class="kv-scroll"><table class="kv-table {kind}"><thead><tr>{titles}</tr>'
-            f"</thead><tbody>{body}</tbody></table></div>")
-
-
 # --- headline ----------------------------------------------------------------------------------
 
 
-def _headline(judgements: Sequence[Judgement], groups: Groups) -> str:
+def _headline(judgements: Sequence[Judgement], groups: Groups, body: str) -> str:
     if not judgements:
         return '<p class="kv-none">No claim was judged in this run.</p>'
     models = {j.cell.model for j in judgements}
@@ -114,7 +97,8 @@ def _headline(judgements: Sequence[Judgement], groups: Groups) -> str:
         f'<li class="kv-tile kv-{look.word}"><b>{count}</b> {look.symbol}&nbsp;{look.word}</li>'
         for look, count in zip(LOOKS.values(), counts(judgements).values(), strict=True)
     )
-    links = "".join(f'<a href="#kv-{anchor}">{title}</a>' for anchor, title in _SECTIONS)
+    links = "".join(f'<a href="#kv-{anchor}">{title}</a>' for anchor, title in _SECTIONS
+                    if f'<h2 id="kv-{anchor}">' in body)
     return (
         f'<p class="kv-lead">{_plural(len(groups), "claim")}, '
         f'{_plural(len(judgements), "verdict")}, on {_plural(len(models), "model")} and '
@@ -130,6 +114,7 @@ def _headline(judgements: Sequence[Judgement], groups: Groups) -> str:
 _SECTIONS = (
     ("forest", "All estimates"),
     ("matrix", "Verdicts"),
+    ("choices", "Choices"),
     ("claims", "Claims"),
     ("conditions", "Conditions"),
     ("provenance", "Provenance"),
@@ -141,7 +126,7 @@ def _plural(count: int, noun: str) -> str:
     return f"{count}&nbsp;{noun}{'' if count == 1 else 's'}"
 
 
-# --- forest and matrix -------------------------------------------------------------------------
+# --- forest ------------------------------------------------------------------------------------
 
 
 def _forests(judgements: Sequence[Judgement]) -> str:
@@ -166,44 +151,51 @@ _MARKS = {("o", True): "●", ("s", True): "■", ("o", False): "○"}
 def _forest(unit: str, judgements: Sequence[Judgement]) -> str:
     return (
         f'<figure class="kv-forest"><figcaption>{markup(unit_words(unit))}</figcaption>'
-        f'<div class="kv-wide">{figures.forest(judgements)}</div>'
-        f'<div class="kv-narrow">{figures.forest(judgements, narrow=True)}</div></figure>'
+        f'<div class="kv-wide">{forest(judgements)}</div>'
+        f'<div class="kv-narrow">{forest(judgements, narrow=True)}</div></figure>'
     )
-
-
-def _matrix(judgements: Sequence[Judgement], groups: Groups) -> str:
-    cells = list(dict.fromkeys(cell_words(j) for j in judgements))
-    rows = []
-    for index, group in enumerate(groups):
-        found = {cell_words(j): _mark(j) for j in group}
-        rows.append([f'<a href="#kv-claim-{index}">{markup(group[0].claim.id)}</a>',
-                     *(found.get(cell, '<span class="kv-absent">–</span>') for cell in cells)])
-    head = ["claim", *(escape(cell) for cell in cells)]
-    return f'<h2 id="kv-matrix">Verdicts</h2>{_table(head, rows, "kv-matrix")}'
-
-
-def _mark(judgement: Judgement) -> str:
-    value = number(judgement.estimate.value, 2, sign=judgement.estimate.unit != "proportion")
-    return f"{badge(judgement.verdict)} <small>{value}</small>"
 
 
 # --- one block a claim -------------------------------------------------------------------------
 
 
-def _claims(groups: Groups) -> str:
-    blocks = "\n".join(_claim(index, group) for index, group in enumerate(groups))
-    return f'<h2 id="kv-claims">Claims</h2>\n{blocks}'
+def _claims(groups: Groups, room: int) -> str:
+    shown = _pictures(groups, room)
+    missing = sum(map(len, groups)) - len(shown)
+    said = (f'<p class="kv-note">The pictures of {missing:,} cells are left out to keep the page '
+            "small: run fewer models or datasets at once to see them.</p>") if missing else ""
+    blocks = "\n".join(_claim(index, group, [shown.get((index, at), "") for at in
+                                            range(len(group))])
+                       for index, group in enumerate(groups))
+    return f'<h2 id="kv-claims">Claims</h2>{said}\n{blocks}'
 
 
-def _claim(index: int, group: Sequence[Judgement]) -> str:
+def _pictures(groups: Groups, room: int) -> dict[tuple[int, int], str]:
+    """Draw the first cell of every claim, then the second, ... as long as characters are left.
+
+    Returns (number of the claim, number of the cell) to what is shown there, which may be "".
+    """
+    places = sorted(((index, at) for index, group in enumerate(groups) for at in
+                     range(len(group))), key=lambda place: place[1])
+    shown: dict[tuple[int, int], str] = {}
+    for index, at in places:
+        picture = figures.plot(groups[index][at])
+        room -= len(picture)
+        if room < 0:
+            break
+        shown[index, at] = picture
+    return shown
+
+
+def _claim(index: int, group: Sequence[Judgement], pictures: Sequence[str]) -> str:
     claim = group[0].claim
     return (
         f'<section class="kv-claim" id="kv-claim-{index}"><h3>{markup(claim.statement)}</h3>'
         f'<p class="kv-meta"><code>{markup(claim.id)}</code> version {claim.version} · '
         f"source: {markup(claim.source)} · a refutation counts from {claim.min_n:,} samples on</p>"
         f"<p>{markup(prediction_words(claim.prediction))}</p>"
-        + _table(_CELL_HEAD, [_cell_row(j) for j in group], "kv-cells")
-        + _plots(group)
+        + table(_CELL_HEAD, [_cell_row(j) for j in group], "kv-cells")
+        + _plots(group, pictures)
         + _details(group) + "</section>"
     )
 
@@ -230,14 +222,15 @@ def _cell_row(judgement: Judgement) -> Sequence[str]:
     )
 
 
-def _plots(group: Sequence[Judgement]) -> str:
-    """Return the picture of every cell, and once what such a picture shows."""
-    drawn = [(cell_words(j), svg) for j in group if (svg := figures.plot(j))]
+def _plots(group: Sequence[Judgement], pictures: Sequence[str]) -> str:
+    """Return the pictures of every cell, and once what each kind of them shows."""
+    drawn = [(j, shown) for j, shown in zip(group, pictures, strict=True) if shown]
     if not drawn:
         return ""
-    pictures = "".join(f"<figure><figcaption><b>{markup(cell)}</b></figcaption>{svg}</figure>"
-                       for cell, svg in drawn)
-    captions = dict.fromkeys(filter(None, map(figures.caption, group)))
+    pictures = "".join(
+        f'<figure class="kv-breadth-{figures.breadth(j) or "small"}"><figcaption>'
+        f"<b>{markup(cell_words(j))}</b></figcaption>{shown}</figure>" for j, shown in drawn)
+    captions = dict.fromkeys(caption for j, _ in drawn for caption in figures.captions(j))
     return (f'<div class="kv-plots">{pictures}</div>'
             f'<p class="kv-note kv-small">{markup(" ".join(captions))}</p>')
 
@@ -246,20 +239,14 @@ def _details(group: Sequence[Judgement]) -> str:
     """Return the secondary numbers of every cell, folded away: a row a number, a column a cell."""
     names = list(dict.fromkeys(name for j in group for name in j.details))
     head = ["", *(escape(cell_words(j)) for j in group)]
-    rows = [[markup(name), *(_detail(j.details.get(name)) for j in group)] for name in names]
+    rows = [[markup(name), *(value(j.details.get(name), 4) for j in group)] for name in names]
     rows += [
         ["interval", *(markup(j.estimate.method) for j in group)],
         ["conditions", *(markup(", ".join(j.conditions)) for j in group)],
         ["seed", *(str(j.seed) for j in group)],
         ["test outcome", *(markup(j.outcome) for j in group)],
     ]
-    return f"<details><summary>More numbers</summary>{_table(head, rows)}</details>"
-
-
-def _detail(value: float | str | None) -> str:
-    if isinstance(value, float):
-        return number(value, 4)
-    return "–" if value is None else markup(value)
+    return f"<details><summary>More numbers</summary>{table(head, rows)}</details>"
 
 
 # --- conditions --------------------------------------------------------------------------------
@@ -336,4 +323,4 @@ def _rows(judgements: Sequence[Judgement]) -> str:
          markup(PurePath(j.store).name), f"<code>{markup(j.rows_hash)}</code>")
         for j in judgements
     ]
-    return f"<details><summary>Rows behind each estimate</summary>{_table(head, rows)}</details>"
+    return f"<details><summary>Rows behind each estimate</summary>{table(head, rows)}</details>"

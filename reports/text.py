@@ -117,3 +117,9 @@ def encodable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(encodable(item) for item in value)
     return value
+
+
+def token_text(token: object) -> str:
+    """Return a token's text with white space that can be seen: line feeds, tabs, lone spaces."""
+    shown = safe(token).replace("\n", "\u21b5").replace("\t", "\u21e5")
+    return shown if shown.strip() else "\u2423" * len(shown) or "\u2205"

@@ -36,7 +36,16 @@ UNITS = {
     "r": "correlation",
     "proportion": "share of samples",
     "d difference": "difference of two Cohen's d",
+    "d of groups": "Cohen's d of relevant against other passages",
+    "AUC": "area under the ROC curve; 0.5 is chance",
+    "AUC difference": "difference of two areas under the ROC curve; above 0 the condition ranks "
+    "better",
+    "AUC slope": "slope of the area under the ROC curve",
+    "MRR difference": "difference of two mean reciprocal ranks at 10; above 0 the condition ranks "
+    "better",
 }
+
+_UNSIGNED = ("proportion", "AUC")
 
 _NAMES = {
     "helps": "it helps",
@@ -53,6 +62,11 @@ _MEASURES = {"proportion": "the share", "nats/token": "the benefit, in nats/toke
 def unit_words(unit: str) -> str:
     """Return what a unit means, or the unit itself where it has no longer name."""
     return UNITS.get(unit, unit)
+
+
+def is_signed(unit: str) -> bool:
+    """Whether a number in this unit is read with its sign; a share or an area has none."""
+    return unit not in _UNSIGNED
 
 
 def cell_words(judgement: Judgement) -> str:
@@ -92,15 +106,16 @@ def prediction_words(prediction: Prediction) -> str:
 
 def interval_words(estimate: Estimate) -> str:
     """Return an estimate with its interval, three decimals."""
-    signed = estimate.unit != "proportion"
-    low, high = (_end(end, signed) for end in (estimate.ci_low, estimate.ci_high))
+    signed = is_signed(estimate.unit)
+    low, high = (end_words(end, signed) for end in (estimate.ci_low, estimate.ci_high))
     return f"{number(estimate.value, sign=signed)} [{low}, {high}]"
 
 
-def _end(value: float, signed: bool) -> str:
+def end_words(value: float, signed: bool, digits: int = 3) -> str:
+    """Return one end of an interval, which may have no bound."""
     if math.isinf(value):
         return "−∞" if value < 0 else "∞"
-    return number(value, sign=signed)
+    return number(value, digits, sign=signed)
 
 
 def required_words(judgement: Judgement) -> str:
@@ -116,7 +131,8 @@ def published_words(judgement: Judgement) -> str:
     size = f", n = {published.n:,}" if published.n is not None else ""
     legacy = ", legacy" if published.legacy else ""
     agrees = {True: "consistent", False: "not consistent", None: "not comparable"}
-    text = f"{number(published.value, sign=True)}{size}{legacy}"
+    signed = is_signed(judgement.estimate.unit)
+    text = f"{number(published.value, sign=signed)}{size}{legacy}"
     return f"{text} ({agrees[judgement.consistent]})"
 
 

@@ -1,0 +1,172 @@
+"""Plots of curves: an effect over a number, many curves over layers, survival, ROC.
+
+Each takes (figure, data, colour of the verdict) and returns whether there was anything to draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
+
+from reports.canvas import (
+    DENSE,
+    LINE,
+    SMALL,
+    Data,
+    FloatArray,
+    Size,
+    draw_zero,
+    few_ticks,
+    legend,
+    numbers,
+)
+from reports.svg import DASHES, INK, LINES, MUTED, wrapped
+from reports.text import number, one_line
+
+_DOTTED = 40  # points of a curve that is drawn with its points
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Points of one curve, (n,) each; low and high are NaN where there is no interval."""
+
+    label: str
+    x: FloatArray
+    y: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+def _curve(curve: Data) -> _Curve:
+    columns = [numbers(curve["x"]), numbers(curve["y"])]
+    columns += [numbers(curve[name]) if curve.get(name) is not None
+                else np.full(len(columns[0]), math.nan) for name in ("low", "high")]
+    table = np.array(columns)
+    x, y, low, high = table[:, np.isfinite(table[:2]).all(axis=0)]
+    return _Curve(str(curve.get("label", "")), x, y, low, high)
+
+
+def _curves(curves: Iterable[Data]) -> list[_Curve]:
+    return [drawn for drawn in map(_curve, curves) if drawn.x.size]
+
+
+def _line(index: int, colour: str | None) -> dict[str, Any]:
+    """Return colour and dashes of one line of many; a single line has the verdict's colour."""
+    return {"color": colour or LINES[index % len(LINES)],
+            "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.6}
+
+
+def _draw_band(axes: Axes, curve: _Curve, colour: str, step: Any = None) -> None:
+    drawn = np.isfinite(curve.low) & np.isfinite(curve.high)
+    if drawn.any():
+        axes.fill_between(curve.x[drawn], curve.low[drawn], curve.high[drawn], color=colour,
+                          alpha=0.16, linewidth=0, step=step, rasterized=drawn.sum() > DENSE)
+
+
+def _draw_lines(axes: Axes, curves: Sequence[_Curve], colour: str) -> list[Artist]:
+    handles: list[Artist] = []
+    for index, curve in enumerate(curves):
+        look = _line(index, colour if len(curves) == 1 else None)
+        _draw_band(axes, curve, look["color"])
+        marker = "o" if curve.x.size <= _DOTTED else ""
+        handles += axes.plot(curve.x, curve.y, marker=marker, markersize=3.2, **look)
+    return handles
+
+
+def draw_curve(figure: Figure, data: Data, colour: str) -> bool:
+    """Draw one effect over some number, with its interval; on a scale of powers of 2 by ``log``."""
+    curves = _curves([{**data, "y": data["d"], "label": ""}])
+    if not curves:
+        return False
+    axes = figure.add_subplot()
+    _draw_lines(axes, curves, colour)
+    if "y_label" not in data:  # an effect is read against none; an AUC is not
+        axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+    draw_zero(axes)
+    if data.get("log"):
+        _powers_of_two(axes, curves[0].x)
+    else:
+        few_ticks(axes, whole=_whole(curves))
+    axes.set_xlabel(wrapped(data.get("x_label", "")))
+    axes.set_ylabel(wrapped(data.get("y_label", "d of the benefit")))
+    return True
+
+
+def _whole(curves: Sequence[_Curve]) -> bool:
+    return all(bool((curve.x % 1 == 0).all()) for curve in curves)
+
+
+def _powers_of_two(axes: Axes, x: FloatArray) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(x, [f"{value:,.0f}" for value in x])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_layers(figure: Figure, data: Data, colour: str) -> bool:
+    """Draw several curves over the same numbers, each with its band where it has one."""
+    curves = _curves(data["curves"])
+    if not curves:
+        return False
+    axes = figure.add_subplot()
+    handles = _draw_lines(axes, curves, colour)
+    draw_zero(axes)
+    few_ticks(axes, whole=_whole(curves))
+    axes.set_xlabel(wrapped(data["x_label"]))
+    axes.set_ylabel(wrapped(data["y_label"]))
+    legend(figure, handles, [curve.label for curve in curves])
+    return True
+
+
+def draw_survival(figure: Figure, data: Data, colour: str) -> bool:
+    """Draw steps: the share that is still left after each x."""
+    curves = _curves(data["curves"])
+    if not curves:
+        return False
+    axes = figure.add_subplot()
+    handles: list[Artist] = []
+    for index, curve in enumerate(curves):
+        look = _line(index, colour if len(curves) == 1 else None)
+        _draw_band(axes, curve, look["color"], step="post")
+        handles += axes.step(curve.x, curve.y, where="post", **look)
+    axes.set_ylim(0, 1.03)
+    few_ticks(axes, whole=_whole(curves))
+    axes.set_xlabel(wrapped(data["x_label"]))
+    axes.set_ylabel(wrapped(data.get("y_label", "share left")))
+    legend(figure, handles, [curve.label for curve in curves])
+    return True
+
+
+def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
+    """Draw ROC curves over the diagonal, which is chance; the legend gives each area."""
+    curves = _curves({"label": f"AUC {number(c['auc'])}, {one_line(c['label'], 30)}",
+                      "x": c["fpr"], "y": c["tpr"]} for c in data["curves"])
+    if not curves:
+        return False
+    axes = figure.add_subplot()
+    handles: list[Artist] = list(axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9,
+                                           linestyle=(0, (1, 1.5))))
+    for index, curve in enumerate(curves):
+        look = _line(index, colour if len(curves) == 1 else None)
+        handles += axes.plot(curve.x, curve.y, **look)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_box_aspect(1)
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    few_ticks(axes)
+    legend(figure, handles, ["AUC 0.500, chance", *(curve.label for curve in curves)])
+    return True
+
+
+def size_roc(data: Data) -> Size:
+    """Return the size of a square with its legend, in which chance stands too."""
+    return SMALL[0], SMALL[0] + LINE * (len(data["curves"]) + 1)
