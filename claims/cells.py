@@ -86,7 +86,7 @@ def claim(claim_id: str, *, version: int = 1, family: str, source: str, predicts
             raise pytest.UsageError(f"claim {claim_id!r}: give the test a docstring; it is the "
                                     "statement that readers see.")
         made = Claim(claim_id, version, statement, source, family, predicts, min_n)
-        values = {kind_of(kind).published: published} if isinstance(
+        values = {kind_of(kind).published[0]: published} if isinstance(
             published, Published) else published or {}
         spec = ClaimSpec(made, tuple(needs), tuple(metrics), values, applies, slow, kind)
         marked = pytest.mark.claim(spec)(test)
@@ -118,7 +118,7 @@ def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
         return tuple((m, d) for m in models for d in datasets if kind.knows(d))
     opt_in = [model for model in DEFAULT[1:] if settings.no_measure or installed(model)]
     own = ((model, kind.dataset) for model in (DEFAULT[0], *opt_in))
-    return (*own, *(spec.published or (kind.published,)))
+    return (*own, *(spec.published or kind.published))
 
 
 def parameters(spec: ClaimSpec, settings: Settings) -> list[Any]:

@@ -26,15 +26,15 @@ class Kind:
         Holds ``measure(model, dataset, needs, settings)``; imported when it is needed.
     dataset : str
         What it is made on where no dataset is asked for.
-    published : (model, dataset)
-        What it was published for.
+    published : tuple of (model, dataset)
+        What it was published or planned for.
     prefix : str
         What stands before the path of a file of such data: ``texts:my.jsonl``.
     """
 
     module: str
     dataset: str
-    published: tuple[str, str]
+    published: tuple[tuple[str, str], ...]
     prefix: str = ""
 
     def names(self) -> tuple[str, ...]:
@@ -69,11 +69,12 @@ class Kind:
 
 
 KINDS = {
-    "scores": Kind("claims.measured", "docstrings", ("mistral-7b", "ms_marco")),
-    "dynamics": Kind("claims.dynamics", "pydoc", ("gemma2-2b", "wikitext2"), "texts:"),
-    "divergence": Kind("claims.diverging", "docstrings", ("mistral-7b", "ms_marco")),
-    "adaptation": Kind("claims.adapting", "word_problems", ("qwen2.5-math-7b", "mawps"),
-                       "pairs:"),
+    "scores": Kind("claims.measured", "docstrings", (("mistral-7b", "ms_marco"),)),
+    "dynamics": Kind("claims.dynamics", "pydoc",
+                     (("gemma2-2b", "wikitext2"), ("gemma2-2b-it", "wikitext2")), "texts:"),
+    "divergence": Kind("claims.diverging", "docstrings", (("mistral-7b", "ms_marco"),)),
+    "adaptation": Kind("claims.adapting", "word_problems", (
+        ("qwen2.5-math-7b", "mawps"), ("qwen2.5-math-7b", "fairytaleqa")), "pairs:"),
 }
 PREFIXES = tuple(kind.prefix for kind in KINDS.values() if kind.prefix)
 

@@ -1,0 +1,122 @@
+"""Adaptation latency: how many tokens until the model follows a new context?
+
+Pre-registered: no numbers were published, and hypotheses, thresholds and margins stand here since
+before the first measurement. A solution is read token by token; at a quarter, a half or three
+quarters of it the problem behind it is switched, by several ways along one and the same stream.
+"""
+
+from claims.adapting import (
+    becomes_the_new_answer,
+    changed,
+    detected_within,
+    gap_shrinks,
+    looks_more,
+    more_tokens_close_more,
+    same_answers,
+    share_that_adapts,
+    unchanged,
+)
+from claims.cells import claim
+from kvcore.verdict import at_least, at_most, helps, hurts, negligible
+
+SOURCE = "adaptation latency notes: a hypothesis, pre-registered"
+SHARE, CHANGE = "proportion", "proportion difference"
+SHOWN = ("gradual(4)", "flush", "partial(8)", "noise", "repetition", "ignore")
+MOST, FEW = 0.5, 0.1  # more than half of the sequences; hardly any
+PARTIAL = {m: f"partial({m})" for m in (4, 8, 16)}
+
+
+@claim("detected-within-five-tokens-of-noise", family="adaptation", kind="adaptation",
+       source=SOURCE, slow=True, needs=("injection", "noise"), metrics=("latency",), min_n=50,
+       predicts=at_least(MOST, unit=SHARE))
+def test_a_new_context_is_detected_within_five_tokens(rows, judge):
+    """Within 5 tokens most sequences move further than 95 % of those given random tokens do."""
+    judge(detected_within(5, changed(rows("injection")), changed(rows("noise"))))
+
+
+@claim("detected-within-five-tokens-of-repetition", family="adaptation", kind="adaptation",
+       source=SOURCE, slow=True, needs=("injection", "repetition"), metrics=("latency",),
+       min_n=50, predicts=at_least(MOST, unit=SHARE))
+def test_a_new_context_is_told_from_a_repetition(rows, judge):
+    """Within 5 tokens most sequences move further than 95 % of those given the old one again."""
+    judge(detected_within(5, changed(rows("injection")), changed(rows("repetition"))))
+
+
+@claim("detected-within-five-tokens-of-identical", family="adaptation", kind="adaptation",
+       source=SOURCE, slow=True, needs=("injection",), metrics=("latency",), min_n=50,
+       predicts=at_least(MOST, unit=SHARE))
+def test_a_new_context_is_told_from_an_identical_one(rows, judge):
+    """Within 5 tokens most sequences move further than 95 % of the identical pairs' do."""
+    judge(detected_within(5, changed(rows("injection")), unchanged(rows("injection"))))
+
+
+@claim("injection-adapts", family="adaptation", kind="adaptation", source=SOURCE, slow=True,
+       needs=("injection", *SHOWN), metrics=("latency",), min_n=50,
+       predicts=at_least(MOST, unit=SHARE))
+def test_injection_adapts(rows, judge):
+    """Most sequences come to follow an injected context rather than the old one."""
+    judge(share_that_adapts(changed(rows("injection")),
+                            {name: changed(rows(name)) for name in SHOWN if name != "ignore"}))
+
+
+@claim("noise-does-not-adapt", family="adaptation", kind="adaptation", source=SOURCE, slow=True,
+       needs=("noise",), metrics=("latency",), min_n=50, predicts=at_most(FEW, unit=SHARE))
+def test_noise_does_not_adapt(rows, judge):
+    """Random tokens bring hardly any sequence nearer to the new context."""
+    judge(share_that_adapts(changed(rows("noise"))))
+
+
+@claim("repetition-does-not-adapt", family="adaptation", kind="adaptation", source=SOURCE,
+       slow=True, needs=("repetition",), metrics=("latency",), min_n=50,
+       predicts=at_most(FEW, unit=SHARE))
+def test_a_repetition_does_not_adapt(rows, judge):
+    """The old context once more brings hardly any sequence nearer to the new one."""
+    judge(share_that_adapts(changed(rows("repetition"))))
+
+
+@claim("identical-does-not-adapt", family="adaptation", kind="adaptation", source=SOURCE,
+       slow=True, needs=("injection",), metrics=("latency",), min_n=20,
+       predicts=at_most(FEW, unit=SHARE))
+def test_an_identical_context_does_not_adapt(rows, judge):
+    """Where the new context is the old one, there is nothing to come nearer to."""
+    judge(share_that_adapts(unchanged(rows("injection"))))
+
+
+@claim("the-gap-to-the-oracle-shrinks", family="adaptation", kind="adaptation", source=SOURCE,
+       slow=True, needs=("injection", *SHOWN), metrics=("latency",), min_n=50,
+       predicts=helps(delta=0.2))
+def test_the_gap_to_the_oracle_shrinks(rows, judge):
+    """Behind the switch, the distance to having had the new context all along shrinks."""
+    judge(gap_shrinks(changed(rows("injection")), *(changed(rows(name)) for name in SHOWN)))
+
+
+@claim("more-recomputed-tokens-close-more", family="adaptation", kind="adaptation", source=SOURCE,
+       slow=True, needs=tuple(PARTIAL.values()), metrics=("latency",), min_n=50,
+       predicts=hurts(delta=0.2))
+def test_more_recomputed_tokens_close_more_of_the_gap(rows, judge):
+    """The more tokens are computed anew under the new context, the smaller the gap."""
+    judge(more_tokens_close_more({m: changed(rows(name)) for m, name in PARTIAL.items()}))
+
+
+@claim("attention-goes-to-the-new-context", family="adaptation", kind="adaptation", source=SOURCE,
+       slow=True, needs=("injection", "noise"), metrics=("attention",), min_n=50,
+       predicts=helps(delta=0.2))
+def test_attention_goes_to_the_new_context(rows, judge):
+    """An injected context draws more attention than as many random tokens."""
+    judge(looks_more(changed(rows("injection")), changed(rows("noise"))))
+
+
+@claim("flush-answers-as-the-oracle", family="adaptation", kind="adaptation", source=SOURCE,
+       slow=True, needs=("free:oracle", "free:flush"), metrics=("answers",), min_n=50,
+       predicts=negligible(delta=0.1, unit=CHANGE))
+def test_flush_answers_as_the_oracle_does(rows, judge):
+    """In free generation, dropping the old cache answers as rightly as the new context alone."""
+    judge(same_answers(changed(rows("free:oracle")), changed(rows("free:flush"))))
+
+
+@claim("injection-corrects-the-answer", family="adaptation", kind="adaptation", source=SOURCE,
+       slow=True, needs=("free:injection", "free:ignore"), metrics=("answers",), min_n=50,
+       predicts=helps(delta=0.1, unit=CHANGE))
+def test_injection_corrects_the_answer(rows, judge):
+    """In free generation, an injected context makes the final answer the new one."""
+    judge(becomes_the_new_answer(changed(rows("free:injection")), changed(rows("free:ignore"))))

@@ -1,0 +1,192 @@
+"""When a model follows a new context: first tokens, censored where there is none.
+
+A latency counts tokens behind the switch, the first one 1. Where what is looked for never happens
+within the tokens that were followed, it is censored: it takes longer than they are many, and the
+sequence still counts.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats as sps
+
+from kvcore.corpora.sample import digest
+from kvcore.errors import KvError
+
+RUN = 5  # tokens for which the new context must stay the nearer one
+QUANTILE = 0.95  # of control sequences' maxima: what no more than one in twenty exceeds
+WINDOWS = ((1, 5), (6, 20), (21, math.inf))
+STILL, ROLL = 0.1, 5  # variance of KL to oracle (nats squared) over this many tokens
+FOLDS = 5
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Tokens until something happens, or how many passed without it.
+
+    Parameters
+    ----------
+    tokens : int
+        1 or more where it happened; else the tokens that were followed.
+    happened : bool
+    """
+
+    tokens: int
+    happened: bool
+
+
+def detection(kl_ignore: ArrayLike, threshold: float) -> Latency:
+    """First token whose divergence from going on as before exceeds a threshold, in nats."""
+    above = np.flatnonzero(_numbers("kl_ignore", kl_ignore) > threshold)
+    return _latency(above, np.size(kl_ignore))
+
+
+def adaptation(kl_oracle: ArrayLike, kl_ignore: ArrayLike, run: int = RUN) -> Latency:
+    """First token of the first run in which the new context is the nearer one.
+
+    Parameters
+    ----------
+    kl_oracle, kl_ignore : array, (n,)
+        Divergence from having had the new context all along, and from not having it, in nats.
+    run : int
+        Tokens for which KL to the oracle must stay below KL to ignore, from 1.
+    """
+    oracle, ignore = _numbers("kl_oracle", kl_oracle), _numbers("kl_ignore", kl_ignore)
+    if run < 1 or oracle.size != ignore.size:
+        raise KvError(f"adaptation: run={run}, {oracle.size} and {ignore.size} divergences; pass a "
+                      "run from 1 and one number of each per token.")
+    nearer = oracle < ignore
+    starts = [i for i in range(nearer.size - run + 1) if nearer[i : i + run].all()]
+    return _latency(np.array(starts, dtype=np.int64), nearer.size)
+
+
+def correction(towards_oracle: ArrayLike, attribution: Sequence[str]) -> Latency:
+    """First token of a free generation that is the new context's choice alone.
+
+    Parameters
+    ----------
+    towards_oracle : array, (n,)
+        log P(token | oracle) - log P(token | ignore), nats.
+    attribution : sequence of str
+        Whose choice each token is, as `kvcore.adaptation.attribute` says.
+    """
+    towards = _numbers("towards_oracle", towards_oracle)
+    chosen = np.array([name == "injected" for name in attribution], dtype=bool)
+    return _latency(np.flatnonzero(chosen & (towards > 0)), towards.size)
+
+
+def stabilisation(kl_oracle: ArrayLike, still: float = STILL, roll: int = ROLL) -> Latency:
+    """First token from which the variance over so many tokens stays below a threshold.
+
+    Nats squared, ddof 0; the window begins at the token.
+    """
+    x = _numbers("kl_oracle", kl_oracle)
+    if x.size < roll:
+        return Latency(int(x.size), False)
+    low = np.lib.stride_tricks.sliding_window_view(x, roll).var(axis=1) < still
+    stays = np.logical_and.accumulate(low[::-1])[::-1]
+    return _latency(np.flatnonzero(stays), x.size)
+
+
+def gaps(kl_oracle: ArrayLike) -> tuple[float, ...]:
+    """Mean divergence from the oracle in each of `WINDOWS`, nats; NaN where no token lies in it."""
+    x = _numbers("kl_oracle", kl_oracle)
+    place = np.arange(1, x.size + 1)
+    parts = (x[(place >= low) & (place <= high)] for low, high in WINDOWS)
+    return tuple(float(part.mean()) if part.size else math.nan for part in parts)
+
+
+def threshold(controls: Sequence[ArrayLike], quantile: float = QUANTILE) -> float:
+    """Return the quantile, over control sequences, of each sequence's largest divergence.
+
+    The maximum, not each token: of the tokens of 64-token controls 5 % exceed a per-token
+    percentile, so that nearly all controls would "detect" something.
+    """
+    maxima = [float(np.max(_numbers("control", x))) for x in controls if np.size(x)]
+    if not maxima:
+        raise KvError("threshold: no control sequence; measure a control first.")
+    return float(np.quantile(maxima, quantile))
+
+
+def cross_fitted(ids: Sequence[str], controls: Sequence[ArrayLike], folds: int = FOLDS
+                 ) -> FloatArray:
+    """Return each sequence's threshold, taken from the controls of the other folds alone.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Names of the control sequences; the fold hangs on the name, so that what is judged and
+        its own control never share one with the threshold.
+    controls : sequence of array
+        Divergences from ignore of each control sequence.
+
+    Returns
+    -------
+    (len(ids),) float64
+    """
+    fold = np.array([int(digest("fold", name)[:8], 16) % folds for name in ids])
+    if len(set(fold.tolist())) < 2:
+        raise KvError(f"cross_fitted: {len(ids)} controls lie in one fold; pass more sequences.")
+    by_fold = {f: threshold([c for c, g in zip(controls, fold, strict=True) if g != f])
+               for f in set(fold.tolist())}
+    return np.array([by_fold[f] for f in fold])
+
+
+@dataclass(frozen=True)
+class Survival:
+    """Kaplan-Meier estimate of how many have not got there yet.
+
+    Parameters
+    ----------
+    tokens : (n,) float64
+        Where the curve steps down.
+    share, low, high : (n,) float64
+        Share still waiting behind each step, with its interval.
+    median : float
+        Tokens until half have got there; infinite where fewer ever do.
+    """
+
+    tokens: FloatArray
+    share: FloatArray
+    low: FloatArray
+    high: FloatArray
+    median: float
+
+
+def survival(latencies: Sequence[Latency], confidence: float = 0.95) -> Survival:
+    """Estimate the share that has not got there after so many tokens, censored ones included.
+
+    By `scipy.stats.ecdf`; the interval is the log-log one, NaN where it is undefined.
+    """
+    if not latencies:
+        raise KvError("survival: no latencies; pass one per sequence.")
+    data = sps.CensoredData.right_censored(
+        [x.tokens for x in latencies], [not x.happened for x in latencies])
+    found = sps.ecdf(data).sf
+    share = np.asarray(found.probabilities, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # undefined where none or all are left
+        interval = found.confidence_interval(confidence, method="log-log")
+    below = np.flatnonzero(share <= 0.5)
+    median = float(found.quantiles[below[0]]) if below.size else math.inf
+    return Survival(np.asarray(found.quantiles, dtype=np.float64), share,
+                    np.asarray(interval.low.probabilities, dtype=np.float64),
+                    np.asarray(interval.high.probabilities, dtype=np.float64), median)
+
+
+def _latency(places: NDArray[np.int64], followed: int) -> Latency:
+    return Latency(int(places[0]) + 1, True) if places.size else Latency(int(followed), False)
+
+
+def _numbers(name: str, values: ArrayLike) -> FloatArray:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or np.isnan(x).any():
+        raise KvError(f"{name}: pass one number per token, none of them NaN.")
+    return x
