@@ -48,7 +48,8 @@ class Bench:
         rows_hash = self.measured.hash_of(finding.conditions)
         outcome = self._estimated(finding, rows_hash)
         estimate, claim = outcome.estimate, self.spec.claim
-        floor_nats = self._floor() if self.cell.metric.startswith("nll") else None
+        floor_nats = _floor(self.measured, self.cell.metric, self.plan) if (
+            self.cell.metric.startswith("nll")) else None
         floor = stats.floor_on_scale(estimate, floor_nats) if floor_nats is not None else 0.0
         published, there = self.spec.published_for(self.cell)
         made = Judgement(
@@ -80,18 +81,17 @@ class Bench:
         return Outcome(Estimate.from_dict(kept["estimate"]), stats.from_plain(kept["details"]),
                        stats.from_plain(kept["plot"]))
 
-    def _floor(self) -> float | None:
-        """Return the run's own noise floor in nats per token, None where no control was stored."""
-        metric = self.cell.metric
-        try:
-            bare = self.measured.of("bare", metric)
-            controls = [self.measured.of(name, metric) for name in CONTROLS]
-        except MissingResource:
-            return None
-        plan = self.plan
-        return stats.noise_floor(*(bare.values - c.values for c in controls),
-                                 clusters=bare.clusters, confidence=plan.confidence,
-                                 seed=plan.seed)
+
+@functools.lru_cache(maxsize=64)
+def _floor(measured: Measured, metric: str, plan: Plan) -> float | None:
+    """Return a cell's noise floor in nats per token, None where no control was stored."""
+    try:
+        bare = measured.of("bare", metric)
+        controls = [measured.of(name, metric) for name in CONTROLS]
+    except MissingResource:
+        return None
+    return stats.noise_floor(*(bare.values - c.values for c in controls), clusters=bare.clusters,
+                             confidence=plan.confidence, seed=plan.seed)
 
 
 @functools.cache
