@@ -1,13 +1,12 @@
-"""``python -m benchmarks``: this engine, the notebook's procedure and lm-evaluation-harness."""
+"""``python -m benchmarks``: speed, shared prefills and ranking, each beside its peers."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
-import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,148 +15,45 @@ import transformers
 
 import kvcore
 from benchmarks import contenders as who
-from benchmarks import memory, timing, work
-from kvcore.corpora import Sample, choose
-from kvcore.errors import MissingResource
+from benchmarks import hybrids, ranking, speed
+from kvcore.corpora import Corpus, Sample, choose
 from kvcore.models import LM
-
-NOTEBOOK, ENGINE = "notebook procedure", "this engine"
-ENGINE_FULL, HARNESS = "this engine, full context", "lm-eval, full context"
-BATCH_SIZES = (4, 8, 16, 32)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark and return the exit status."""
+    """Run the benchmarks and return the exit status: 1 where two routes' numbers differ."""
     options = _options(arguments)
     lm = kvcore.load(options.model, device="cpu", dtype="float32")
     if options.peak_of:
-        return _child(lm, options)
+        ranks = options.peak_of == ranking.CHILD
+        return ranking.child(lm, options) if ranks else speed.child(lm, options)
     corpus = kvcore.load_corpus(options.dataset)
-    spare = choose(corpus.samples, 2 * options.samples, options.seed)
-    samples = who.usable(lm, spare, options.samples, options.seed)
-    report = measure(lm, samples, options)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {options.out}")
-    return 0
+    chosen = list(PARTS) if options.part == "all" else [options.part]
+    return max(_report(lm, name, PARTS[name](lm, corpus, options), options) for name in chosen)
 
 
-def measure(lm: LM, samples: Sequence[Sample], options: argparse.Namespace) -> dict[str, Any]:
-    """Time everything, print each figure as it is known, and return them all."""
-    primed = who.requests(lm, samples, who.PRIMED, options.seed)
-    visible = who.requests(lm, samples, who.VISIBLE, options.seed)
-    asked = {NOTEBOOK: primed, ENGINE: primed, ENGINE_FULL: visible, HARNESS: visible}
-    contenders, batch_size = _contenders(lm, samples, primed, visible, options.seed)
-    print(f"{lm.name}, {len(samples)} samples, {options.rounds} interleaved rounds, "
-          f"{torch.get_num_threads()} threads")
-    done, results = timing.rounds(contenders, options.rounds)
-    results["one pass"] = who.one_pass(lm, primed)()
-    arithmetic = work.model_work(lm)
-    speed = {
-        name: _speed(done, name, len(samples), work.needed(arithmetic, asked[name]))
-        for name in contenders
-    }
-    report = {
-        "model": lm.name, "samples": len(samples), "rounds": options.rounds,
-        "matmul_gflops": statistics.median(x for r in done for x in r.rates.values()) / 1e9,
-        "speed": speed, "ratios": _ratios(done, contenders),
-        "largest_difference_nats": _differences(results, primed, visible),
-        "lm_eval_batch_size": batch_size, "environment": _environment(),
-    }
-    if not options.no_memory:
-        report["peak_mib"] = memory.peak_mib(
-            options.model, list(contenders), samples, seed=options.seed, batch_size=batch_size)
-    _show(report)
-    return report
+def _report(lm: LM, part: str, report: dict[str, Any], options: argparse.Namespace) -> int:
+    """Write one part's figures and return its exit status."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"{part}-{lm.name.strip('/').replace('/', '-')}.json"
+    whole = {"model": lm.name, "dataset": options.dataset, "seed": options.seed, **report,
+             "environment": _environment()}
+    path.write_text(json.dumps(whole, indent=2) + "\n")
+    print(f"written to {path}")
+    return int(not report.get("numbers_agree", True))
 
 
-def _contenders(lm: LM, samples: Sequence[Sample], primed: Sequence[who.Request],
-                visible: Sequence[who.Request], seed: int) -> tuple[dict[str, who.Contender], int]:
-    """Build the contenders, warmed up, lm-eval at the fastest of its batch sizes (0: absent)."""
-    built = {
-        NOTEBOOK: who.notebook(lm, primed),
-        ENGINE: who.engine(lm, samples, who.PRIMED, seed),
-        ENGINE_FULL: who.engine(lm, samples, who.VISIBLE, seed),
-    }
-    who.engine(lm, samples[:4], who.PRIMED, seed)()
-    try:
-        sizes = {n: who.harness(lm, visible, n) for n in BATCH_SIZES}
-    except MissingResource as error:
-        print(error, file=sys.stderr)
-        return built, 0
-    who.harness(lm, visible[:4], 4)()
-    best = min(sizes, key=lambda n: timing.timed(sizes[n])[1])
-    return built | {HARNESS: sizes[best]}, best
+def _measurable(lm: LM, corpus: Corpus, count: int, seed: int) -> list[Sample]:
+    return who.usable(lm, choose(corpus.samples, 2 * count, seed), count, seed)
 
 
-def _speed(done: Sequence[timing.Round], name: str, samples: int, operations: int
-           ) -> dict[str, Any]:
-    seconds = [r.seconds[name] for r in done]
-    return {
-        "seconds": seconds, "samples_per_s": samples / statistics.median(seconds),
-        "operations": operations, "share_of_matmul": timing.median_share(done, name, operations),
-    }
-
-
-def _ratios(done: Sequence[timing.Round], contenders: Mapping[str, Any]) -> dict[str, float]:
-    ratios = {"engine / notebook": timing.median_ratio(done, NOTEBOOK, ENGINE)}
-    if HARNESS in contenders:
-        ratios["engine / lm-eval"] = timing.median_ratio(done, HARNESS, ENGINE_FULL)
-    return ratios
-
-
-def _differences(results: Mapping[str, who.Sums], primed: Sequence[who.Request],
-                 visible: Sequence[who.Request]) -> dict[str, float]:
-    """Return the largest differences in nats per answer token."""
-    lengths = {r.key: len(r.answer) for r in primed}
-    found = {
-        "engine - notebook": timing.largest_difference(results[ENGINE], results[NOTEBOOK], lengths),
-        "engine - one pass": timing.largest_difference(
-            results[ENGINE], results["one pass"], lengths),
-    }
-    if HARNESS in results:
-        found["engine - lm-eval"] = timing.largest_difference(
-            results[ENGINE_FULL], results[HARNESS], {r.key: len(r.answer) for r in visible})
-    return found
-
-
-def _show(report: Mapping[str, Any]) -> None:
-    m, k, n = work.SHAPE
-    print(f"matrix product {m}x{k}x{n} float32: {report['matmul_gflops']:.0f} GFLOP/s")
-    peaks = report.get("peak_mib", {})
-    for name, figures in report["speed"].items():
-        peak = f"   peak {peaks[name]:.0f} MiB" if name in peaks else ""
-        print(f"{name:<28}{figures['samples_per_s']:7.2f} samples/s   "
-              f"{figures['share_of_matmul']:6.1%} of the matrix rate{peak}")
-    if peaks:
-        print(f"{memory.LOADED:<28}{'':46}peak {peaks[memory.LOADED]:.0f} MiB")
-    for name, ratio in report["ratios"].items():
-        print(f"{name}: {ratio:.2f} times as fast")
-    for name, nats in report["largest_difference_nats"].items():
-        print(f"largest |{name}|: {nats:.1e} nats per answer token")
-
-
-def _child(lm: LM, options: argparse.Namespace) -> int:
-    """Run one contender once and print this process's peak memory."""
-    samples = memory.read_samples(options.samples_file)
-    build: dict[str, Callable[[], who.Contender]] = {
-        memory.LOADED: lambda: dict,
-        NOTEBOOK: lambda: who.notebook(lm, _asked(lm, samples, who.PRIMED, options)),
-        ENGINE: lambda: who.engine(lm, samples, who.PRIMED, options.seed),
-        ENGINE_FULL: lambda: who.engine(lm, samples, who.VISIBLE, options.seed),
-        HARNESS: lambda: who.harness(
-            lm, _asked(lm, samples, who.VISIBLE, options), options.batch_size),
-    }
-    contender = build[options.peak_of]()
-    memory.forget_peak()
-    contender()
-    print(memory.own_peak_mib())
-    return 0
-
-
-def _asked(lm: LM, samples: Sequence[Sample], names: Sequence[str],
-           options: argparse.Namespace) -> list[who.Request]:
-    return who.requests(lm, samples, names, options.seed)
+PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
+    "speed": lambda lm, corpus, options: speed.measure(
+        lm, _measurable(lm, corpus, options.samples, options.seed), options),
+    "hybrids": lambda lm, corpus, options: hybrids.measure(
+        lm, _measurable(lm, corpus, options.hybrid_samples, options.seed), options),
+    "ranking": ranking.measure,
+}
 
 
 def _environment() -> dict[str, str]:
@@ -170,16 +66,33 @@ def _environment() -> dict[str, str]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--part", choices=(*PARTS, "all"), default="all", help="what is measured")
     parser.add_argument("--model", default="smollm2-135m", help="registry name, hub id or folder")
     parser.add_argument("--dataset", default="docstrings", help="dataset name or file")
-    parser.add_argument("--samples", type=int, default=24, help="samples per round")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds")
+    parser.add_argument("--samples", type=_count, default=24, help="samples per round of speed")
+    parser.add_argument("--hybrid-samples", type=_count, default=12,
+                        help="samples per round of hybrids")
+    parser.add_argument("--rounds", type=_count, default=3,
+                        help="interleaved rounds of speed and hybrids")
+    parser.add_argument("--queries", type=int, default=2,
+                        help="queries of ranking, each a round; one takes about five minutes")
+    parser.add_argument("--passages", type=int, default=10, help="passages per query of ranking")
+    parser.add_argument("--full", action="store_true",
+                        help=f"also rank {ranking.FULL} queries for the peak memory: half an hour")
     parser.add_argument("--seed", type=int, default=0, help="of samples and random prefixes")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/bench.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out"),
+                        help="folder for one JSON file per part")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
-    for internal, kind in (("--peak-of", str), ("--samples-file", Path), ("--batch-size", int)):
+    for internal, kind in (("--peak-of", str), ("--samples-file", Path), ("--batch-size", int),
+                           ("--scores-file", Path)):
         parser.add_argument(internal, type=kind, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} given; pass 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ from kvcore.tokens import Unusable
 PRIMED = ("bare", "oracle", "random")
 VISIBLE = ("full_context(oracle)",)
 
-Sums = dict[tuple[str, str], float]
-"""(sample id, condition) to the answer's summed NLL in nats."""
+Key = tuple[str, ...]
+"""What a number is of: sample id and condition, and the target where there are several."""
+Sums = dict[Key, float]
+"""For each key an NLL in nats: of the whole answer, or per answer token where a part says so."""
 Contender = Callable[[], Sums]
 
 

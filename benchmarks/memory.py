@@ -24,7 +24,7 @@ def peak_mib(model: str, names: Sequence[str], samples: Sequence[Sample], *, see
         path.write_text(json.dumps([[s.query, s.passage, s.answer, s.id] for s in samples]))
         shared = [sys.executable, "-m", "benchmarks", "--model", model, "--seed", str(seed),
                   "--batch-size", str(batch_size), "--samples-file", str(path), "--peak-of"]
-        return {name: _child([*shared, name]) for name in (LOADED, *names)}
+        return {name: in_child([*shared, name]) for name in (LOADED, *names)}
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -48,6 +48,7 @@ def own_peak_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _child(command: Sequence[str]) -> float:
+def in_child(command: Sequence[str]) -> float:
+    """Run a command whose last line of output is its peak memory in MiB, and return that."""
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.contenders import Contender, Sums
+from benchmarks.contenders import Contender, Key, Sums
 from benchmarks.work import matmul_rate
 
 
@@ -19,8 +19,14 @@ class Round:
     rates: Mapping[str, float]
 
 
-def rounds(contenders: Mapping[str, Contender], count: int) -> tuple[list[Round], dict[str, Sums]]:
+def rounds(contenders: Mapping[str, Contender], count: int, first: int = 0
+           ) -> tuple[list[Round], dict[str, Sums]]:
     """Run all contenders `count` times, starting each round with another one.
+
+    Parameters
+    ----------
+    first : int
+        Which of them the first round starts with.
 
     Returns
     -------
@@ -31,7 +37,7 @@ def rounds(contenders: Mapping[str, Contender], count: int) -> tuple[list[Round]
     names = list(contenders)
     done: list[Round] = []
     results: dict[str, Sums] = {}
-    for number in range(count):
+    for number in range(first, first + count):
         turn = number % len(names)
         seconds: dict[str, float] = {}
         rates: dict[str, float] = {}
@@ -60,6 +66,6 @@ def median_share(done: Sequence[Round], name: str, operations: int) -> float:
     return statistics.median(operations / r.seconds[name] / r.rates[name] for r in done)
 
 
-def largest_difference(a: Sums, b: Sums, lengths: Mapping[tuple[str, str], int]) -> float:
+def largest_difference(a: Sums, b: Sums, lengths: Mapping[Key, int]) -> float:
     """Return the largest difference between two contenders, in nats per answer token."""
     return max(abs(a[key] - b[key]) / lengths[key] for key in lengths)
