@@ -24,28 +24,28 @@ def measured(rows, baseline, condition):
 
 
 @claim("random-prefix-helps-however-measured", family="choices", source=SOURCE, slow=True,
-       needs=ways("bare", "random"), metrics=("nll",), predicts=helps(delta=0.09))
+       needs=ways("bare", "random"), metrics=("nll",), min_n=40, predicts=helps(delta=0.09))
 def test_a_random_prefix_helps_however_it_is_measured(rows, judge):
     """Whatever the wording, seed, score and sample size, a random prefix helps."""
     judge(least_favourable(measured(rows, "bare", "random"), LIMITS))
 
 
 @claim("static-prefix-helps-however-measured", family="choices", source=SOURCE, slow=True,
-       needs=ways("bare", "static_fact"), metrics=("nll",), predicts=helps(delta=0.09))
+       needs=ways("bare", "static_fact"), metrics=("nll",), min_n=40, predicts=helps(delta=0.09))
 def test_a_static_question_helps_however_it_is_measured(rows, judge):
     """Whatever the wording, seed, score and sample size, a fixed question helps."""
     judge(least_favourable(measured(rows, "bare", "static_fact"), LIMITS))
 
 
 @claim("oracle-helps-however-measured", family="choices", source=SOURCE, slow=True,
-       needs=ways("bare", "oracle"), metrics=("nll",), predicts=helps(delta=0.09))
+       needs=ways("bare", "oracle"), metrics=("nll",), min_n=40, predicts=helps(delta=0.09))
 def test_the_real_query_helps_however_it_is_measured(rows, judge):
     """Whatever the wording, seed, score and sample size, the real query as a prefix helps."""
     judge(least_favourable(measured(rows, "bare", "oracle"), LIMITS))
 
 
 @claim("oracle-worse-than-random-however-measured", family="choices", source=SOURCE, slow=True,
-       needs=ways("random", "oracle"), metrics=("nll",), predicts=helps(delta=0.09))
+       needs=ways("random", "oracle"), metrics=("nll",), min_n=40, predicts=helps(delta=0.09))
 def test_a_random_prefix_beats_the_query_however_it_is_measured(rows, judge):
     """Whatever the wording, seed, score and sample size, random tokens beat the real query."""
     judge(least_favourable(measured(rows, "oracle", "random"), LIMITS))

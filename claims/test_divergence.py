@@ -23,7 +23,7 @@ SMALLEST = 0.001
 
 
 @claim("a-random-prefix-moves-the-next-token", family="divergence", kind="divergence",
-       source=SOURCE, slow=True, needs=("bare~random", *NULLS), metrics=BOTH,
+       source=SOURCE, slow=True, needs=("bare~random", *NULLS), metrics=BOTH, min_n=50,
        predicts=helps(delta=SMALLEST, unit=NATS))
 def test_a_random_prefix_moves_the_next_token(rows, judge):
     """A random prefix moves the next-token distribution further than measuring alone does."""
@@ -31,7 +31,7 @@ def test_a_random_prefix_moves_the_next_token(rows, judge):
 
 
 @claim("the-query-moves-the-next-token", family="divergence", kind="divergence", source=SOURCE,
-       slow=True, needs=("bare~oracle", *NULLS), metrics=BOTH,
+       slow=True, needs=("bare~oracle", *NULLS), metrics=BOTH, min_n=50,
        predicts=helps(delta=SMALLEST, unit=NATS))
 def test_the_real_query_moves_the_next_token(rows, judge):
     """The real query as a prefix moves it further than measuring alone does."""
@@ -39,7 +39,7 @@ def test_the_real_query_moves_the_next_token(rows, judge):
 
 
 @claim("random-and-oracle-move-it-unequally", family="divergence", kind="divergence",
-       source=SOURCE, slow=True, needs=("bare~random", "bare~oracle"), metrics=BOTH,
+       source=SOURCE, slow=True, needs=("bare~random", "bare~oracle"), metrics=BOTH, min_n=50,
        predicts=differs(delta=SMALLEST, unit=NATS))
 def test_random_and_oracle_move_it_by_different_amounts(rows, judge):
     """Random tokens and the real query move the distribution by different amounts."""
@@ -47,7 +47,7 @@ def test_random_and_oracle_move_it_by_different_amounts(rows, judge):
 
 
 @claim("a-view-does-not-diverge-from-itself", family="divergence", kind="divergence",
-       source=SOURCE, slow=True, needs=("bare~bare",), metrics=BOTH,
+       source=SOURCE, slow=True, needs=("bare~bare",), metrics=BOTH, min_n=50,
        predicts=negligible(delta=1e-12, unit=NATS))
 def test_a_view_does_not_diverge_from_itself(rows, judge):
     """A view against itself has divergence 0, with an interval of no width."""

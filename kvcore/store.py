@@ -452,6 +452,7 @@ def _encode(table: pa.Table, meta: Mapping[str, str]) -> bytes:
         table.replace_schema_metadata({_RECORD: record}),
         sink,
         compression="zstd",
+        compression_level=15,  # a shard is written once and shipped
         write_page_checksum=True,
     )
     data: bytes = sink.getvalue().to_pybytes()
