@@ -162,8 +162,9 @@ def test_twin_pydoc(fault: Fault) -> None:
 
 
 PROSE = " ".join(["The *value* is read twice.", *["It has one name."] * 15])
+END = "Then it ends. So it does. It is over."
 TOPIC = "\n\n".join([
-    "Values\n******", PROSE.replace(". ", ".\n", 3), f"   {PROSE}  Then it ends.  So it does.  It is over.",
+    "Values\n******", PROSE.replace(". ", ".\n", 3), f"   {PROSE}  {END.replace('. ', '.  ')}",
     f"* {PROSE}", f"   >>> {PROSE}", f"   name ::= {PROSE}", f"| {PROSE}",
     f"{PROSE[:-1]}.See it there.", f"{PROSE[0].lower()}{PROSE[1:]}", f"See https://x.org. {PROSE}"])
 
@@ -172,7 +173,7 @@ def check_topic() -> None:
     """Of a topic only running text is left, its line breaks and emphasis undone."""
     plain = PROSE.replace("*", "")
     found = list(texts._topic(TOPIC))
-    assert [x for x in found if not x.startswith("\0")] == [plain, f"{plain} Then it ends. So it does. It is over."]
+    assert [x for x in found if not x.startswith("\0")] == [plain, f"{plain} {END}"]
     assert Counter(x[1:] for x in found if x.startswith("\0")) == {
         "not 60 to 90 words": 1, "list, table, code or grammar": 5, "sentences run together": 1,
         "begins in mid-sentence": 1}

@@ -192,6 +192,26 @@ def free(lm: LM, given: Iterable[Switch], conditions: Iterable[str | Way] = swit
         jobs, written, judged, strict=True)])
 
 
+def refusal(lm: LM, one: Switch, conditions: Iterable[str | Way], *, steps: int = 64,
+            max_new_tokens: int = 1, seed: int = 0) -> str:
+    """Say why a switch can be neither followed nor gone on from; empty where it can.
+
+    Parameters
+    ----------
+    lm, one, conditions, steps, max_new_tokens, seed
+        As `follow` and `free` take them. No model is run.
+    """
+    ways = tuple(map(switches.way, conditions))
+    try:
+        (told,) = _told(lm, [one])
+        scripts = _case(lm, told, ways, steps, seed)[0].scripts
+        jobs = [_job(lm, told, each, max_new_tokens, seed) for each in ways]
+        _check(lm, [(told.id, n) for n in (*(s.length for s in scripts), *(j.slots for j in jobs))])
+    except KvError as reason:
+        return str(reason)
+    return ""
+
+
 def attribute(token: int, oracle: int, ignore: int) -> str:
     """Say whose choice a token is.
 

@@ -87,18 +87,17 @@ def _measured(lm: LM, pairs: Sequence[Pair], ways: Sequence[str], seed: int,
               batch_tokens: int | None) -> list[dict[str, Any]]:
     """Follow and free every pair by the ways asked for; unusable pairs keep their reason."""
     from kvcore import adaptation
-    from kvcore.errors import KvError
 
     given, made = {}, []
     for pair in pairs:
         one = switch_of(pair, seed)
-        try:
-            adaptation._told(lm, [one])
+        reason = adaptation.refusal(lm, one, {way.removeprefix(FREE) for way in ways}, steps=STEPS,
+                                    max_new_tokens=NEW_TOKENS, seed=seed)
+        if not reason:
             given[one.id] = (pair, one)
-        except KvError as reason:
-            made += [{"sample_id": one.id, "condition": way, "status": str(reason),
-                      "cluster": one.id, "step": -1, "identical": -1, "correct": -1, "stale": -1}
-                     for way in ways]
+            continue
+        made += [{"sample_id": one.id, "condition": way, "status": reason, "cluster": one.id,
+                  "step": -1, "identical": -1, "correct": -1, "stale": -1} for way in ways]
     some = [one for _, one in given.values()]
     followed = [way for way in ways if not way.startswith(FREE)]
     freed = [way.removeprefix(FREE) for way in ways if way.startswith(FREE)]

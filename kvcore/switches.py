@@ -24,7 +24,7 @@ Ids = tuple[int, ...]
 BOS, ORIGINAL, INJECTED, GENERATED = range(4)
 SPANS = ("bos", "original", "injected", "generated")
 """What a slot holds: the new context, or what a control puts in its place, is injected wherever it
-stands, also where it was there from the start."""
+stands, also where it was there from the start: on an identical pair also what ignore reads."""
 
 
 @dataclass(frozen=True)

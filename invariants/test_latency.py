@@ -1,0 +1,222 @@
+"""Latencies are those found by hand, and what never happens is censored, not dropped."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invariants.comparing import Fault, must_see
+from invariants.test_switches import replaced
+from kvcore import latency
+from kvcore.errors import KvError
+from kvcore.latency import Latency
+
+NUMBERS = st.lists(st.floats(0, 9, width=16), min_size=1, max_size=30)
+
+
+def found_or(places: Sequence[int], followed: int) -> Latency:
+    """Return the first place, counted from 1, or how many tokens went by without one."""
+    return Latency(places[0] + 1, True) if places else Latency(followed, False)
+
+
+def check_detection(values: list[float], limit: float) -> None:
+    wanted = found_or([i for i, x in enumerate(values) if x > limit], len(values))
+    assert latency.detection(values, limit) == wanted
+
+
+@given(NUMBERS, st.floats(0, 9))
+def test_detection(values: list[float], limit: float) -> None:
+    check_detection(values, limit)
+
+
+def check_adaptation(oracle: list[float], ignore: list[float], run: int) -> None:
+    starts = [i for i in range(len(oracle))
+              if i + run <= len(oracle)
+              and all(a < b for a, b in zip(oracle[i:i + run], ignore[i:i + run], strict=True))]
+    assert latency.adaptation(oracle, ignore, run) == found_or(starts, len(oracle))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=20),
+       st.integers(1, 6))
+def test_adaptation(pairs: list[tuple[int, int]], run: int) -> None:
+    oracle, ignore = (list(map(float, x)) for x in zip(*pairs, strict=True))
+    check_adaptation(oracle, ignore, run)
+
+
+@pytest.mark.parametrize(("nearer", "wanted"), [
+    ("11111", Latency(1, True)), ("0111110", Latency(2, True)), ("1111", Latency(4, False)),
+    ("1111011111", Latency(6, True)), ("00000", Latency(5, False))])
+def test_adaptation_by_hand(nearer: str, wanted: Latency) -> None:
+    """Five tokens in a row, the first of them counts; four are not enough."""
+    oracle = [0.0 if x == "1" else 1.0 for x in nearer]
+    assert latency.adaptation(oracle, [0.5] * len(nearer)) == wanted
+
+
+def test_equally_near_is_not_adapted() -> None:
+    """On an identical pair both references are one: nothing comes nearer to either."""
+    assert latency.adaptation([0.2] * 9, [0.2] * 9) == Latency(9, False)
+
+
+def check_correction() -> None:
+    classes = ["mixed", "original", "injected", "neither", "injected"]
+    assert latency.correction([1, 1, 1, 1, 1], classes) == Latency(3, True)
+    assert latency.correction([1, 1, -1, 1, 1], classes) == Latency(5, True)
+    assert latency.correction([1, 1, -1, 1, 0], classes) == Latency(5, False)
+    assert latency.correction([], []) == Latency(0, False)
+
+
+def test_correction() -> None:
+    check_correction()
+
+
+def check_stabilisation() -> None:
+    still, wild = [0.5] * 6, [0.0, 5.0, 0.0, 5.0]
+    assert latency.stabilisation(still) == Latency(1, True)
+    assert latency.stabilisation([*wild, *still]) == Latency(5, True)
+    assert latency.stabilisation([*still, *wild]) == Latency(10, False)
+    assert latency.stabilisation(still[:4]) == Latency(4, False)
+
+
+def test_stabilisation() -> None:
+    check_stabilisation()
+
+
+def check_gaps() -> None:
+    x = np.arange(1.0, 31.0)
+    assert latency.gaps(x) == (3.0, 13.0, 25.5)
+    assert latency.gaps(x[:6])[:2] == (3.0, 6.0)
+    assert math.isnan(latency.gaps(x[:6])[2])
+
+
+def test_gaps() -> None:
+    check_gaps()
+
+
+def check_threshold() -> None:
+    """The 95th percentile is of maxima over sequences, not of tokens."""
+    controls = [[0.0] * 60 + [float(i)] for i in range(101)]
+    assert latency.threshold(controls) == 95.0
+    exceeding = sum(latency.detection(c, latency.threshold(controls)).happened for c in controls)
+    assert exceeding == 5
+
+
+def test_threshold() -> None:
+    check_threshold()
+
+
+def check_cross_fitted() -> None:
+    """What a sequence itself did has no part in the threshold that judges it."""
+    draw = np.random.default_rng(0)
+    ids, controls = [f"pair-{i}" for i in range(40)], list(draw.exponential(size=(40, 12)))
+    limits = latency.cross_fitted(ids, controls)
+    assert len(set(limits.tolist())) == latency.FOLDS
+    moved = 0
+    for i in range(len(ids)):
+        changed = [*controls[:i], controls[i] + 1000, *controls[i + 1:]]
+        again = latency.cross_fitted(ids, changed)
+        assert again[i] == limits[i], f"{ids[i]} is judged by itself"
+        moved += int((again != limits).sum())
+    assert moved > len(ids), "and yet it counts for the others"
+    order = draw.permutation(40)
+    shuffled = latency.cross_fitted([ids[i] for i in order], [controls[i] for i in order])
+    assert (shuffled == limits[order]).all()
+
+
+def test_cross_fitted() -> None:
+    check_cross_fitted()
+
+
+def test_cross_fitted_detects_a_twentieth_of_its_controls() -> None:
+    """Judged by thresholds of the others, controls "detect" in 5 % of sequences, give or take."""
+    draw = np.random.default_rng(1)
+    n = 2000
+    ids, controls = [f"pair-{i}" for i in range(n)], list(draw.exponential(size=(n, 8)))
+    limits = latency.cross_fitted(ids, controls)
+    share = sum(latency.detection(c, t).happened for c, t in zip(controls, limits, strict=True)) / n
+    spread = math.sqrt(0.05 * 0.95 / n + 0.05 * 0.95 / (n * 0.8))  # of the share, and of thresholds
+    assert abs(share - 0.05) <= 3.5 * spread
+
+
+def check_survival() -> None:
+    """Kaplan-Meier by its product: of those still waiting, how many got there."""
+    draw = np.random.default_rng(2)
+    for n in (1, 7, 60):
+        data = [Latency(int(t), bool(h)) for t, h in zip(
+            draw.integers(1, 12, n), draw.random(n) < 0.7, strict=True)]
+        share, wanted = 1.0, {}
+        for t in range(1, 13):
+            waiting = sum(x.tokens >= t for x in data)
+            came = sum(x.tokens == t and x.happened for x in data)
+            share *= 1 - came / waiting if waiting else 1
+            wanted[t] = share
+        made = latency.survival(data)
+        assert np.allclose(made.share, [wanted[int(t)] for t in made.tokens], atol=1e-12)
+        half = next((t for t, s in wanted.items() if s <= 0.5 + 1e-12), math.inf)
+        assert made.median == half
+
+
+def test_survival() -> None:
+    check_survival()
+
+
+def test_survival_keeps_the_censored() -> None:
+    """Dropping those that never got there would put the median at 2 instead of 4."""
+    data = [Latency(t, True) for t in (1, 2, 4)] + [Latency(9, False)] * 2
+    assert latency.survival(data).median == 4
+    assert latency.survival([Latency(9, False)] * 3).median == math.inf
+
+
+def after(change: Callable[[object], object], name: str) -> Fault:
+    """Make a fault that changes what a production function returns."""
+    return replaced(latency, name, lambda real, *a, **k: change(real(*a, **k)))
+
+
+def uncensored(real: Callable[..., object], latencies: Sequence[Latency], *rest: object) -> object:
+    return real([x for x in latencies if x.happened] or latencies, *rest)
+
+
+def in_sample(_real: object, ids: Sequence[str], controls: Sequence[Sequence[float]],
+              *_: object) -> object:
+    return np.array([latency.threshold([c for c, j in zip(controls, ids, strict=True)
+                                        if hash(j) % 5 == hash(i) % 5]) for i in ids])
+
+
+TWINS: dict[str, tuple[Fault, Callable[..., None], tuple[object, ...]]] = {
+    "detection-one-early": (replaced(latency, "_latency", lambda real, places, n: real(
+        places - 1, n)), check_detection, ([0.0, 0.0, 3.0], 1.0)),
+    "equal-is-nearer": (replaced(latency, "adaptation", lambda real, o, i, run: real(
+        np.array(o) - 1, i, run)), check_adaptation, ([1.0] * 6, [1.0] * 6, 5)),
+    "any-class-corrects": (replaced(latency, "correction", lambda real, x, names: real(
+        x, ["injected"] * len(names))), check_correction, ()),
+    "window-ends-at-the-token": (replaced(latency, "stabilisation", lambda real, x: real(
+        [*x[:1], *x[:-1]])), check_stabilisation, ()),
+    "windows-from-0": (lambda patch: patch.setattr(
+        latency, "WINDOWS", ((0, 4), (5, 19), (20, math.inf))), check_gaps, ()),
+    "percentile-of-tokens": (replaced(latency, "threshold", lambda _real, controls: float(
+        np.quantile(list(itertools.chain(*controls)), 0.95))), check_threshold, ()),
+    "judged-by-itself": (replaced(latency, "cross_fitted", in_sample), check_cross_fitted, ()),
+    "censored-dropped": (replaced(latency, "survival", uncensored), check_survival, ()),
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_twin(name: str) -> None:
+    fault, check, arguments = TWINS[name]
+    must_see(fault, check, *arguments)
+
+
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda: latency.threshold([]), "no control sequence"),
+    (lambda: latency.cross_fitted(["a"], [[1.0]]), "1 controls lie in one fold"),
+    (lambda: latency.survival([]), "no latencies"),
+    (lambda: latency.adaptation([1.0], [1.0, 2.0]), "1 and 2 divergences"),
+    (lambda: latency.detection([math.nan], 1), "none of them NaN")])
+def test_one_clear_line(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(KvError, match=said):
+        call()
