@@ -189,7 +189,10 @@ def judge_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[Finding], 
         __tracebackhide__ = True
         spec, found = _spec_and_cell(request, cell)
         bench = judging.Bench(spec, cell, found, lab.settings, lab.families[spec.claim.family])
-        made = bench.judge(finding)
+        try:
+            made = bench.judge(finding)
+        except MissingResource as missing:
+            pytest.skip(f"no resource: {missing}")
         _report(request, lab, spec.kind, made, found)
         judging.conclude(made, lab.settings)
 

@@ -5,7 +5,7 @@ A score is -NLL, or PMI where the NLL without any document is given too. Queries
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,20 +18,24 @@ from kvcore.overlap import answer_overlap
 POINTS = 200  # of a ROC curve in the report
 
 
-def scored(rows: Rows, without: Rows | None = None) -> pd.DataFrame:
+def scored(rows: Rows, without: Rows | None = None, **beside: Sequence[float]) -> pd.DataFrame:
     """Return a table to rank by: -NLL, or PMI with the rows of ``bos_only``.
 
     The id of a list's sample is ``query#passage``, and the relevant passage goes by the query's
-    own id.
+    own id. A list stored without its relevant passage, or with nothing but it, ranks nothing and
+    is left out. What stands `beside` the rows becomes further columns.
     """
     score = ranking.raw(rows.values) if without is None else ranking.pmi(
         without.values, rows.values)
     queries = list(rows.clusters)
     passages = [sample[len(query) + 1:] for sample, query in zip(
         rows.frame.index, queries, strict=True)]
-    return pd.DataFrame({
+    table = pd.DataFrame({
         "query_id": queries, "passage_id": passages, "score": score,
-        "relevant": [query == passage for query, passage in zip(queries, passages, strict=True)]})
+        "relevant": [query == passage for query, passage in zip(queries, passages, strict=True)],
+        **beside})
+    stored = table.groupby("query_id")["relevant"].transform("nunique") == 2
+    return table[stored].reset_index(drop=True)
 
 
 def auc(rows: Rows, without: Rows | None = None) -> Finding:
@@ -107,7 +111,7 @@ def auc_at_equal_overlap(rows: Rows, without: Rows) -> Finding:
     """Change of the AUC where passages overlap with the answer alike."""
     def compute(plan: Plan) -> Outcome:
         overlap = [answer_overlap(sample) for sample in rows.texts()]
-        found = plan(ranking.control_overlap, scored(rows, without).assign(overlap=overlap))
+        found = plan(ranking.control_overlap, scored(rows, without, overlap=overlap))
         return Outcome(found.change, {
             "AUC": found.plain.value, "AUC at equal overlap": found.controlled.value,
             "AUC at equal overlap, CI low": found.controlled.ci_low,
