@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: speed, shared prefills and ranking, each beside its peers."""
+"""``python -m benchmarks``: every part's speed and memory, each beside its peers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 import transformers
 
 import kvcore
+from benchmarks import capture, following, hybrids, ranking, speed
 from benchmarks import contenders as who
-from benchmarks import hybrids, ranking, speed
 from kvcore.corpora import Corpus, Sample, choose
 from kvcore.models import LM
 
@@ -25,11 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     lm = kvcore.load(options.model, device="cpu", dtype="float32")
     if options.peak_of:
-        ranks = options.peak_of == ranking.CHILD
-        return ranking.child(lm, options) if ranks else speed.child(lm, options)
+        return _child(lm, options)
     corpus = kvcore.load_corpus(options.dataset)
     chosen = list(PARTS) if options.part == "all" else [options.part]
     return max(_report(lm, name, PARTS[name](lm, corpus, options), options) for name in chosen)
+
+
+def _child(lm: LM, options: argparse.Namespace) -> int:
+    """Run what a process is started for, to have its memory measured."""
+    if options.peak_of.startswith(capture.CHILD):
+        return capture.child(lm, options)
+    own = {ranking.CHILD: ranking.child, following.CHILD: following.child}
+    return own.get(options.peak_of, speed.child)(lm, options)
 
 
 def _report(lm: LM, part: str, report: dict[str, Any], options: argparse.Namespace) -> int:
@@ -53,6 +60,8 @@ PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
     "hybrids": lambda lm, corpus, options: hybrids.measure(
         lm, _measurable(lm, corpus, options.hybrid_samples, options.seed), options),
     "ranking": ranking.measure,
+    "capture": lambda lm, _corpus, options: capture.measure(lm, options),
+    "following": lambda lm, _corpus, options: following.measure(lm, options),
 }
 
 
@@ -73,12 +82,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hybrid-samples", type=_count, default=12,
                         help="samples per round of hybrids")
     parser.add_argument("--rounds", type=_count, default=3,
-                        help="interleaved rounds of speed and hybrids")
+                        help="interleaved rounds of each part but ranking")
     parser.add_argument("--queries", type=int, default=2,
                         help="queries of ranking, each a round; one takes about five minutes")
     parser.add_argument("--passages", type=int, default=10, help="passages per query of ranking")
     parser.add_argument("--full", action="store_true",
-                        help=f"also rank {ranking.FULL} queries for the peak memory: half an hour")
+                        help=f"also rank {ranking.FULL} queries and follow {following.FULL} pairs "
+                        "for the peak memory: an hour")
     parser.add_argument("--seed", type=int, default=0, help="of samples and random prefixes")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out"),
                         help="folder for one JSON file per part")
