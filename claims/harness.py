@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Lab:
     settings: Settings
     needs: Mapping[tuple[str, str, str], tuple[str, ...]]
     families: Mapping[str, int]
+    told: set[tuple[str, str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.measured = functools.cache(self._measured)
@@ -49,6 +50,14 @@ class Lab:
         """Return what was measured for a claim in a cell."""
         found: Measured | MissingResource = self.measured(spec.kind, cell.model, cell.dataset)
         return found
+
+    def explained_once(self, kind: str, model: str, dataset: str) -> list[Mapping[str, Any]]:
+        """Return a cell's explanations the first time, then none: they are megabytes."""
+        cell = (kind, model, dataset)
+        if cell in self.told:
+            return []
+        self.told.add(cell)
+        return list(self.explanations(*cell))
 
     def _explanations(self, kind: str, model: str, dataset: str
                       ) -> tuple[Mapping[str, Any], ...]:
@@ -203,9 +212,9 @@ def _report(request: pytest.FixtureRequest, lab: Lab, kind: str, made: Judgement
             found: Measured) -> None:
     from reports import plugin
 
-    shown = lab.explanations(kind, found.model, found.dataset)
-    plugin.attach(request.node, made, {"explanations": list(shown),
-                                       "provenance": dict(found.provenance)})
+    plugin.attach(request.node, made, {
+        "explanations": lab.explained_once(kind, found.model, found.dataset),
+        "provenance": dict(found.provenance)})
 
 
 def explain_only(session: pytest.Session) -> bool | None:

@@ -27,6 +27,7 @@ from claims.estimands import (
     trend_over_length,
 )
 from claims.measured import Rows
+from claims.harness import Lab
 from claims.options import Settings
 from invariants import invented
 from kvcore.errors import KvError
@@ -320,3 +321,12 @@ def test_the_shipped_rows_have_no_other_verdict_than_the_ledger() -> None:
         assert entry.model in ("smollm2-135m", "gemma3-270m")
         assert entry.n >= 25
         assert json.dumps(entry.versions)
+
+
+def test_a_cell_is_explained_once() -> None:
+    """Explanations are megabytes: the first judgement of a cell carries them, no other."""
+    lab = Lab(settings(), {}, {})
+    vars(lab)["explanations"] = lambda *cell: ({"condition": "bare", "model": cell[1]},)
+    told = [lab.explained_once("scores", model, "docstrings") for model in ("a", "a", "b", "a")]
+    assert [len(each) for each in told] == [1, 0, 1, 0]
+    assert told[2][0]["model"] == "b"
