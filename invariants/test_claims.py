@@ -26,8 +26,8 @@ from claims.estimands import (
     single_layers,
     trend_over_length,
 )
-from claims.measured import Rows
 from claims.harness import Lab
+from claims.measured import Rows
 from claims.options import Settings
 from invariants import invented
 from kvcore.errors import KvError

@@ -448,15 +448,25 @@ def _encode(table: pa.Table, meta: Mapping[str, str]) -> bytes:
         "meta": {clean(str(name)): clean(str(value)) for name, value in meta.items()},
     })  # fmt: skip
     sink = pa.BufferOutputStream()
+    measured = [f for f in table.schema if _is_measured(f.type)]
     pq.write_table(
         table.replace_schema_metadata({_RECORD: record}),
         sink,
         compression="zstd",
         compression_level=15,  # a shard is written once and shipped
+        # Measured numbers hardly repeat: byte by byte they take a third less than in dictionaries.
+        use_dictionary=[f.name for f in table.schema if f not in measured],
+        use_byte_stream_split=[f.name + (".list.element" if pa.types.is_list(f.type) else "")
+                               for f in measured],
         write_page_checksum=True,
     )
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def _is_measured(kind: pa.DataType) -> bool:
+    """Whether a column holds floating-point numbers, one or a list per row."""
+    return bool(pa.types.is_floating(kind.value_type if pa.types.is_list(kind) else kind))
 
 
 def _publish(data: bytes, path: Path) -> None:
