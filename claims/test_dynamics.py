@@ -3,7 +3,14 @@
 Steps and norms are those of the continuation's tokens alone. The first tokens of a prefill can
 have norms of thousands (attention sinks): they lie in the prompt, for every source the same one,
 and are left out of every source alike. Each claim stands beside its variant by relative step,
-since norms grow with depth.
+since norms grow with depth: on gemma3-270m from 166 behind the first layer to 37,000 behind the
+last, so that the mean over layers of absolute steps is one of the upper layers.
+
+Looked into since it was measured: shuffled text is the smoothest, not the roughest, because of the
+upper layers alone. Halfway up its relative steps are those of human text (0.81 against 0.80 on
+smollm2-135m, 0.29 against 0.27 on gemma3-270m); behind the last layer but one they are much
+smaller (0.44 against 0.57, 0.21 against 0.33). There the stream turns from the token read to the
+tokens predicted, and where nothing can be predicted, that is nearly the same for every token.
 """
 
 from claims.cells import claim
