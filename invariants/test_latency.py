@@ -172,6 +172,18 @@ def test_survival_keeps_the_censored() -> None:
     assert latency.survival([Latency(9, False)] * 3).median == math.inf
 
 
+def check_half() -> None:
+    """Where just half get there, the median is the last of them, however shares are rounded."""
+    for half in range(1, 101):
+        data = [Latency(t, True) for t in range(1, half + 1)] + [Latency(999, False)] * half
+        assert latency.survival(data).median == half
+        assert latency.survival([*data, Latency(999, False)]).median == math.inf
+
+
+def test_half() -> None:
+    check_half()
+
+
 def after(change: Callable[[object], object], name: str) -> Fault:
     """Make a fault that changes what a production function returns."""
     return replaced(latency, name, lambda real, *a, **k: change(real(*a, **k)))
@@ -201,6 +213,7 @@ TWINS: dict[str, tuple[Fault, Callable[..., None], tuple[object, ...]]] = {
     "percentile-of-tokens": (replaced(latency, "threshold", lambda _real, controls: float(
         np.quantile(list(itertools.chain(*controls)), 0.95))), check_threshold, ()),
     "judged-by-itself": (replaced(latency, "cross_fitted", in_sample), check_cross_fitted, ()),
+    "half-is-rounded": (lambda patch: patch.setattr(latency, "ROUNDING", 0.0), check_half, ()),
     "censored-dropped": (replaced(latency, "survival", uncensored), check_survival, ()),
 }
 

@@ -24,6 +24,7 @@ QUANTILE = 0.95  # of control sequences' maxima: what no more than one in twenty
 WINDOWS = ((1, 5), (6, 20), (21, math.inf))
 STILL, ROLL = 0.1, 5  # variance of KL to oracle (nats squared) over this many tokens
 FOLDS = 5
+ROUNDING = 1e-9  # of a product of shares: a half may come out as 0.5000000000000001
 FloatArray = NDArray[np.float64]
 
 
@@ -174,7 +175,7 @@ def survival(latencies: Sequence[Latency], confidence: float = 0.95) -> Survival
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # undefined where none or all are left
         interval = found.confidence_interval(confidence, method="log-log")
-    below = np.flatnonzero(share <= 0.5)
+    below = np.flatnonzero(share <= 0.5 + ROUNDING)
     median = float(found.quantiles[below[0]]) if below.size else math.inf
     return Survival(np.asarray(found.quantiles, dtype=np.float64), share,
                     np.asarray(interval.low.probabilities, dtype=np.float64),
