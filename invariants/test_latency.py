@@ -184,11 +184,6 @@ def test_half() -> None:
     check_half()
 
 
-def after(change: Callable[[object], object], name: str) -> Fault:
-    """Make a fault that changes what a production function returns."""
-    return replaced(latency, name, lambda real, *a, **k: change(real(*a, **k)))
-
-
 def uncensored(real: Callable[..., object], latencies: Sequence[Latency], *rest: object) -> object:
     return real([x for x in latencies if x.happened] or latencies, *rest)
 

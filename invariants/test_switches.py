@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,9 +50,10 @@ GIVEN = (a_switch("longer", 6, 11, 14, 0.5, 0), a_switch("shorter", 12, 5, 9, 3,
 
 def plain_of(switch: Switch) -> Plain:
     """Cut a switch of ids as its fields say."""
-    stream = tuple(switch.stream)
+    original, new, stream = (tuple(map(int, ids)) for ids in (
+        switch.original, switch.new, switch.stream))
     step = switch.at if isinstance(switch.at, int) else round(switch.at * len(stream))
-    return Plain(tuple(switch.original), tuple(switch.new), stream[:step], stream[step:])
+    return Plain(original, new, stream[:step], stream[step:])
 
 
 @pytest.fixture(scope="session", params=tiny.NAMES)
@@ -192,11 +194,22 @@ def a_part_more(real: Callable[..., switches.Way], spelled: str) -> switches.Way
     return dataclasses.replace(made, count=2) if made.name == "gradual(1)" else made
 
 
+def rounded_apart(real: Callable[..., object], logits: torch.Tensor, *rest: object) -> object:
+    """Round each row differently, as another machine or batch might."""
+    rows = torch.arange(len(logits)).view(-1, 1, 1)
+    return real(logits * (1 + 1e-6 * rows), *rest)
+
+
+def never_shared(patch: pytest.MonkeyPatch) -> None:
+    """Give each way a row of its own, also where it reads what another reads."""
+    replaced(adaptation, "_read_as", lambda real, script: (real(script), id(script)))(patch)
+    replaced(adaptation, "_numbers", rounded_apart)(patch)
+
+
 @pytest.mark.parametrize("fault", [
     replaced(switches, "_partial", lambda real, count, one, bos: real(
         None if count is None else count + 1, one, bos)),
-    replaced(switches, "way", a_part_more),
-    replaced(adaptation, "_read_as", lambda real, script: (real(script), id(script)))],
+    replaced(switches, "way", a_part_more), never_shared],
     ids=["one-more-anew", "two-parts", "never-shared"])
 def test_twin_identities(llama: LM, fault: Fault) -> None:
     must_see(fault, check_identities, llama)
@@ -230,11 +243,15 @@ def test_twin_batches(llama: LM) -> None:
 
 def check_contiguous(lm: LM) -> None:
     """In every pass the real slots of a row stand at 0, 1, 2, ... in order."""
-    passes = []
+    passes: list[forward.Pass] = []
+    real = forward.run
+
+    def noted(lm: LM, given: forward.Pass, *rest: Any) -> Any:
+        passes.append(given)
+        return real(lm, given, *rest)
+
     with pytest.MonkeyPatch.context() as patch:
-        real = forward.run
-        patch.setattr(forward, "run", lambda lm, given, *rest: (
-            passes.append(given), real(lm, given, *rest))[1])
+        patch.setattr(forward, "run", noted)
         adaptation.follow(lm, GIVEN, WAYS)
         adaptation.free(lm, GIVEN[:2], ["gradual(3,2)", "partial(3)"], max_new_tokens=6, stop=())
     assert len(passes) > 4
@@ -350,7 +367,7 @@ def reference(lm: LM, context: switches.Ids, held: switches.Ids, ids: switches.I
     """Return log-probabilities over the vocabulary at each of some ids behind a context."""
     read = [lm.bos_id, *context, *held, *ids]
     with torch.inference_mode():
-        logits = lm.model(torch.tensor([read]), use_cache=False).logits[0]
+        logits: torch.Tensor = lm.model(torch.tensor([read]), use_cache=False).logits[0]
     return logits[-len(ids) - 1 : -1].double().log_softmax(-1)
 
 

@@ -184,7 +184,7 @@ def free(lm: LM, given: Iterable[Switch], conditions: Iterable[str | Way] = swit
     generation._check(lm, [], rule)
     told = _told(lm, given)
     jobs = [_job(lm, one, each, max_new_tokens, seed) for one in told for each in ways]
-    _check(lm, [(job.one.id, job.slots) for job in jobs])
+    _check(lm, [(job.one.id, job.length) for job in jobs])
     written = _written(lm, jobs, rule, batch_tokens)
     judged = measure(lm, [_references(lm, job, ids) for job, ids in zip(
         jobs, written, strict=True)], batch_tokens=batch_tokens)
@@ -206,7 +206,8 @@ def refusal(lm: LM, one: Switch, conditions: Iterable[str | Way], *, steps: int 
         (told,) = _told(lm, [one])
         scripts = _case(lm, told, ways, steps, seed)[0].scripts
         jobs = [_job(lm, told, each, max_new_tokens, seed) for each in ways]
-        _check(lm, [(told.id, n) for n in (*(s.length for s in scripts), *(j.slots for j in jobs))])
+        _check(lm, [(told.id, n) for n in (*(s.length for s in scripts),
+                                   *(j.length for j in jobs))])
     except KvError as reason:
         return str(reason)
     return ""
@@ -259,14 +260,15 @@ def _noise(lm: LM, one: Tokenized, given: Way, seed: int) -> Ids:
 def _case(lm: LM, one: Tokenized, ways: Sequence[Way], steps: int, seed: int
           ) -> tuple[Case, list[int]]:
     """Return a switch's distinct scripts, and which of them each way is."""
-    wanted = [*ways, switches.way("oracle"), switches.way("ignore")]
+    wanted = [*ways, switches.way("ignore"), switches.way("oracle")]
     followed = one.after[:steps]
     scripts = [switches.script(switches.opening(
         each, one, lm.bos_id, _noise(lm, one, each, seed)), followed) for each in wanted]
-    places = {_read_as(each): n for n, each in reversed(list(enumerate(scripts)))}
+    # Of equal scripts the last one names the slots: the oracle's, whatever else was asked for.
+    places = {_read_as(each): n for n, each in enumerate(scripts)}
     order = sorted(places.values())
     at = [order.index(places[_read_as(each)]) for each in scripts]
-    return Case(followed, tuple(scripts[n] for n in order), at[-2], at[-1]), at[:-2]
+    return Case(followed, tuple(scripts[n] for n in order), at[-1], at[-2]), at[:-2]
 
 
 def _read_as(script: Script) -> tuple[object, ...]:
@@ -542,6 +544,13 @@ class _Job:
         """Slots in use once the answer is written."""
         injected = sum(len(part) for _, part in self.opening.later)
         return len(self.opening.cached) + len(self.opening.read) + injected + self.most
+
+    @property
+    def length(self) -> int:
+        """Positions in use until the answer is written and both references have read it."""
+        context = max(len(self.one.original), len(self.one.new))
+        return max(self.slots, 1 + context + len(self.before) + self.most,
+                   *(len(run) + 1 for run in self.opening.runs))
 
 
 def _job(lm: LM, one: Tokenized, given: Way, most: int, seed: int) -> _Job:
