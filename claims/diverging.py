@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from claims.estimands import Finding, Outcome, Plan, Vector
-from claims.measured import Measured, Rows, check_gpu, one_version
+from claims.measured import Measured, Rows, check_gpu, stored_lists
 from claims.options import Settings
 from kvcore import stats
-from kvcore.errors import KvError, MissingResource
+from kvcore.errors import KvError
 from kvcore.pair_rows import DIVERGENCE, FOLDER
 from kvcore.store import KEY, Store
 
@@ -34,34 +34,20 @@ def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
     MissingResource
         If the model, the dataset or the GPU is not on this machine, or nothing is stored.
     """
-    store = Store(settings.store / FOLDER, DIVERGENCE)
-    return _stored(model, dataset, store, settings) if settings.no_measure else _filled(
-        model, dataset, needs, store, settings)
+    if settings.no_measure:
+        rows, facts = stored_lists(model, dataset, FOLDER, DIVERGENCE, settings)
+        return _measured(model, dataset, rows, "as stored", facts)
+    return _filled(model, dataset, needs, settings)
 
 
-def _stored(model: str, dataset: str, store: Store, settings: Settings) -> Measured:
-    from kvcore.models import entry_of
-
-    dtype = settings.dtype or entry_of(model).dtype
-    rows = store.read(model=model, dataset=Path(dataset).stem, dtype=dtype, seed=settings.seed)
-    if rows.empty:
-        raise MissingResource(f"no stored rows for {model} ({dtype}) on {dataset} in "
-                              f"{settings.store.name}: measure them (without --kv-no-measure).")
-    largest = rows.groupby(["model_id", "tokenizer"]).size().idxmax()
-    rows = rows[(rows[["model_id", "tokenizer"]] == list(largest)).all(axis=1)]
-    kept, said = one_version(rows.reset_index(drop=True), DIVERGENCE)
-    return _measured(model, dataset, kept, "as stored",
-                     {"read from": "store alone", "versions of the code": said})
-
-
-def _filled(model: str, dataset: str, needs: Sequence[str], store: Store, settings: Settings
-            ) -> Measured:
+def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
     from kvcore import pair_rows, wanted
     from kvcore.corpora import choose, load_corpus
     from kvcore.measure import fill
     from kvcore.models import locate
 
     check_gpu(model, settings)
+    store = Store(settings.store / FOLDER, DIVERGENCE)
     files = locate(model, settings.dtype)
     corpus = load_corpus(dataset)
     samples = choose(corpus.samples, settings.limit, settings.seed)

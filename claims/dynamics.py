@@ -9,7 +9,6 @@ import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,9 @@ import pandas as pd
 
 from claims.estimands import Finding, Outcome, Plan, Vector
 from claims.kinds import path_of
-from claims.measured import Measured, Rows, check_gpu, one_version
+from claims.measured import Measured, Rows, check_gpu, stored_lists
 from claims.options import Settings
 from kvcore import stats
-from kvcore.errors import MissingResource
 from kvcore.store import KEY, Store
 from kvcore.text_rows import DYNAMICS, FOLDER
 
@@ -39,35 +37,20 @@ def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
     MissingResource
         If the model, the dataset or the GPU is not on this machine, or nothing is stored.
     """
-    store = Store(settings.store / FOLDER, DYNAMICS)
-    return _stored(model, dataset, store, settings) if settings.no_measure else _filled(
-        model, dataset, needs, store, settings)
+    if settings.no_measure:
+        rows, facts = stored_lists(model, path_of(dataset), FOLDER, DYNAMICS, settings)
+        return _measured(model, dataset, rows, "as stored", facts)
+    return _filled(model, dataset, needs, settings)
 
 
-def _stored(model: str, dataset: str, store: Store, settings: Settings) -> Measured:
-    from kvcore.models import entry_of
-
-    dtype = settings.dtype or entry_of(model).dtype
-    rows = store.read(model=model, dataset=Path(path_of(dataset)).stem, dtype=dtype,
-                      seed=settings.seed)
-    if rows.empty:
-        raise MissingResource(f"no stored rows for {model} ({dtype}) on {dataset} in "
-                              f"{settings.store.name}: measure them (without --kv-no-measure).")
-    largest = rows.groupby(["model_id", "tokenizer"]).size().idxmax()
-    rows = rows[(rows[["model_id", "tokenizer"]] == list(largest)).all(axis=1)]
-    kept, said = one_version(rows.reset_index(drop=True), DYNAMICS)
-    return _measured(model, dataset, kept, "as stored",
-                     {"read from": "store alone", "versions of the code": said})
-
-
-def _filled(model: str, dataset: str, needs: Sequence[str], store: Store, settings: Settings
-            ) -> Measured:
+def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
     from kvcore import text_rows, wanted
     from kvcore.corpora.texts import load_texts
     from kvcore.measure import fill
     from kvcore.models import locate
 
     check_gpu(model, settings)
+    store = Store(settings.store / FOLDER, DYNAMICS)
     files = locate(model, settings.dtype)
     corpus = load_texts(path_of(dataset))
     texts = corpus.texts[: settings.limit]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -160,16 +161,39 @@ def _stored(model: str, dataset: str, settings: Settings) -> Measured:
     rows = Store(settings.store).read(model=model, dtype=dtype, seed=seeds)
     rows = rows[rows["template"].isin([wanted.template(target) for target in TARGETS])]
     rows = _placed(rows, _dataset_key(dataset), settings.seed)
+    rows, facts = largest_set(rows, SCORES, model, dtype, dataset, settings)
+    two_bases = any(c.startswith(ONE_BASE) for c in rows["condition"])
+    return _measured(model, dataset, rows, "as stored", two_bases, facts)
+
+
+def stored_lists(model: str, dataset: str, folder: str, kind: Kind, settings: Settings
+                 ) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the stored rows of a kind with a store of its own, and what the report says of them.
+
+    Raises
+    ------
+    MissingResource
+        If nothing is stored for the cell.
+    """
+    from kvcore.models import entry_of
+
+    dtype = settings.dtype or entry_of(model).dtype
+    rows = Store(settings.store / folder, kind).read(
+        model=model, dataset=Path(dataset).stem, dtype=dtype, seed=settings.seed)
+    return largest_set(rows, kind, model, dtype, dataset, settings)
+
+
+def largest_set(rows: pd.DataFrame, kind: Kind, model: str, dtype: str, dataset: str,
+                settings: Settings) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the most rows that one configuration measured, and what the report says of them."""
     if rows.empty:
         raise MissingResource(f"no stored rows for {model} ({dtype}) on {dataset} in "
                               f"{settings.store.name}: measure them (without --kv-no-measure).")
     same = ["model_id", "tokenizer"]
     largest = rows.groupby(same).size().idxmax()
     rows = rows[(rows[same] == list(largest)).all(axis=1)]
-    rows, said = one_version(rows.reset_index(drop=True))
-    two_bases = any(c.startswith(ONE_BASE) for c in rows["condition"])
-    return _measured(model, dataset, rows, "as stored", two_bases,
-                     {"read from": "store alone", "versions of the code": said})
+    rows, said = one_version(rows.reset_index(drop=True), kind)
+    return rows, {"read from": "store alone", "versions of the code": said}
 
 
 def one_version(rows: pd.DataFrame, kind: Kind = SCORES) -> tuple[pd.DataFrame, str]:

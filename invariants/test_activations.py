@@ -26,7 +26,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 import kvcore
 from invariants.comparing import must_see
-from kvcore import activations, forward, tiny
+from kvcore import activations, forward
 from kvcore.activations import PARTS, STATS, TokenText, dynamics
 from kvcore.errors import KvError, NotExact
 from kvcore.models import LM
@@ -44,18 +44,6 @@ def some_ids(length: int, seed: int) -> tuple[int, ...]:
 
 TEXTS = tuple(TokenText(f"t{n}", "human", some_ids(prompt, n), some_ids(continuation, 50 + n))
               for n, (prompt, continuation) in enumerate([(5, 20), (0, 2), (11, 3), (3, 9)]))
-
-
-@pytest.fixture(scope="session", params=tiny.NAMES)
-def lm(request: pytest.FixtureRequest) -> LM:
-    """Every tiny model."""
-    return kvcore.load(request.param, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def llama() -> LM:
-    """The plainest of them."""
-    return kvcore.load("tiny-llama", device="cpu")
 
 
 # --- a route of our own ------------------------------------------------------------------------

@@ -27,23 +27,11 @@ from invariants.test_switches import (
     plain_of,
     replaced,
 )
-from kvcore import adaptation, attention, switches, tiny
+from kvcore import adaptation, attention, switches
 from kvcore.errors import NotExact
 from kvcore.models import LM
 
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="session", params=tiny.NAMES)
-def lm(request: pytest.FixtureRequest) -> LM:
-    """Every tiny model."""
-    return kvcore.load(request.param, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def llama() -> LM:
-    """The plainest of them."""
-    return kvcore.load("tiny-llama", device="cpu")
 
 
 def check_shares(lm: LM) -> None:

@@ -63,18 +63,6 @@ few = settings(max_examples=5, deadline=None)
 some = settings(max_examples=60, deadline=None)
 
 
-@pytest.fixture(scope="session", params=tiny.NAMES)
-def lm(request: pytest.FixtureRequest) -> LM:
-    """Every tiny model, one per architecture and rope type, probed."""
-    return kvcore.load(request.param, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def llama() -> LM:
-    """The plainest of them, for properties that do not depend on the architecture."""
-    return kvcore.load("tiny-llama", device="cpu")
-
-
 # --- every condition against its plain route ----------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from scipy import stats as scipy_stats
 
 import kvcore
 from kvcore import cache as kv
-from kvcore import generation, masks, tiny, tokens, written
+from kvcore import generation, masks, tokens, written
 from kvcore.conditions import STYLES, condition
 from kvcore.corpora import Sample
 from kvcore.errors import KvError
@@ -49,18 +49,6 @@ PROMPTS = tuple(some_ids(length, length) for length in (20, 0, 5, 13, 1))
 SAMPLES = tuple(Sample(f"what is {word}", f"The {word} is the sum of the {word}s along an axis.",
                        f"a {word}", id=word)
                 for word in ("mean", "key", "value", "prefix", "document", "sample"))
-
-
-@pytest.fixture(scope="session", params=tiny.NAMES)
-def lm(request: pytest.FixtureRequest) -> LM:
-    """Every tiny model, windowed ones among them."""
-    return kvcore.load(request.param, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def llama() -> LM:
-    """The plainest of them."""
-    return kvcore.load("tiny-llama", device="cpu")
 
 
 def plain_logits(lm: LM, read: Sequence[int]) -> torch.Tensor:

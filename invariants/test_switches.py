@@ -22,7 +22,7 @@ import kvcore
 from invariants import switched
 from invariants.comparing import SCORE_TOLERANCE, Fault, must_see
 from invariants.switched import Plain
-from kvcore import adaptation, forward, switches, tiny
+from kvcore import adaptation, forward, switches
 from kvcore.errors import KvError
 from kvcore.models import LM
 from kvcore.switches import Switch, Tokenized
@@ -54,18 +54,6 @@ def plain_of(switch: Switch) -> Plain:
         switch.original, switch.new, switch.stream))
     step = switch.at if isinstance(switch.at, int) else round(switch.at * len(stream))
     return Plain(original, new, stream[:step], stream[step:])
-
-
-@pytest.fixture(scope="session", params=tiny.NAMES)
-def lm(request: pytest.FixtureRequest) -> LM:
-    """Every tiny model."""
-    return kvcore.load(request.param, device="cpu")
-
-
-@pytest.fixture(scope="session")
-def llama() -> LM:
-    """The plainest of them."""
-    return kvcore.load("tiny-llama", device="cpu")
 
 
 def cells(table: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
@@ -401,6 +389,7 @@ def test_twin_free(llama: LM, fault: Fault) -> None:
     ({"steps": 0}, "steps=0; pass at least 1"),
     ({"given": [Switch("e", (), (3,), (4, 5))]}, "switch 'e': original holds no tokens"),
     ({"given": [Switch("o", (3,), (999,), (4, 5))]}, "new holds the id 999"),
+    ({"given": [Switch("b", (0, 3), (3,), (4, 5))]}, "original holds BOS"),
     ({"given": [Switch("s", (3,), (3,), (4,))]}, "at=0.5 in a stream of 1 tokens"),
     ({"given": [Switch("l", (3,) * 3000, (3,), (4, 5))]}, "is exact for")])
 def test_one_clear_line(llama: LM, asked: dict[str, object], said: str) -> None:

@@ -308,12 +308,6 @@ def lm(request: pytest.FixtureRequest) -> LM:
     return kvcore.load(request.param, device="cpu")
 
 
-@pytest.fixture(scope="session")
-def llama() -> LM:
-    """The plainer of them."""
-    return kvcore.load("tiny-llama", device="cpu")
-
-
 def check_sources(lm: LM) -> None:
     """Human and model go on from the same prompt, equally far; the model writes text only."""
     found = sources.compared(lm, SOME, ALL, seed=3)

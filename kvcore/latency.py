@@ -1,8 +1,8 @@
 """When a model follows a new context: first tokens, censored where there is none.
 
 A latency counts tokens behind the switch, the first one 1. Where what is looked for never happens
-within the tokens that were followed, it is censored: it takes longer than they are many, and the
-sequence still counts.
+within the tokens that were followed, it is censored: it takes longer than the last token at which
+it could have been seen, and the sequence still counts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Latency:
     Parameters
     ----------
     tokens : int
-        1 or more where it happened; else the tokens that were followed.
+        1 or more where it happened; else the last at which it could have been seen: of the tokens
+        followed the last one, and where several in a row are needed the last such row's first.
     happened : bool
     """
 
@@ -65,7 +66,7 @@ def adaptation(kl_oracle: ArrayLike, kl_ignore: ArrayLike, run: int = RUN) -> La
                       "run from 1 and one number of each per token.")
     nearer = oracle < ignore
     starts = [i for i in range(nearer.size - run + 1) if nearer[i : i + run].all()]
-    return _latency(np.array(starts, dtype=np.int64), nearer.size)
+    return _latency(np.array(starts, dtype=np.int64), _rows(nearer.size, run))
 
 
 def correction(towards_oracle: ArrayLike, attribution: Sequence[str]) -> Latency:
@@ -90,10 +91,10 @@ def stabilisation(kl_oracle: ArrayLike, still: float = STILL, roll: int = ROLL) 
     """
     x = _numbers("kl_oracle", kl_oracle)
     if x.size < roll:
-        return Latency(int(x.size), False)
+        return Latency(0, False)
     low = np.lib.stride_tricks.sliding_window_view(x, roll).var(axis=1) < still
     stays = np.logical_and.accumulate(low[::-1])[::-1]
-    return _latency(np.flatnonzero(stays), x.size)
+    return _latency(np.flatnonzero(stays), _rows(x.size, roll))
 
 
 def gaps(kl_oracle: ArrayLike) -> tuple[float, ...]:
@@ -180,6 +181,11 @@ def survival(latencies: Sequence[Latency], confidence: float = 0.95) -> Survival
     return Survival(np.asarray(found.quantiles, dtype=np.float64), share,
                     np.asarray(interval.low.probabilities, dtype=np.float64),
                     np.asarray(interval.high.probabilities, dtype=np.float64), median)
+
+
+def _rows(followed: int, run: int) -> int:
+    """Return how many rows of so many tokens begin among those followed."""
+    return max(followed - run + 1, 0)
 
 
 def _latency(places: NDArray[np.int64], followed: int) -> Latency:

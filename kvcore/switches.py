@@ -176,8 +176,8 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, switch: Switch, vocabulary: int
     Raises
     ------
     KvError
-        For an empty context, ids outside the vocabulary or a place outside the stream; it names
-        the switch.
+        For an empty context, ids outside the vocabulary, BOS, which is put in front by whoever
+        reads, or a place outside the stream; it names the switch.
     """
     parts = {}
     for name in ("original", "new", "stream"):
@@ -192,6 +192,9 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, switch: Switch, vocabulary: int
             what = "holds no tokens" if odd is None else f"holds the id {odd}"
             raise KvError(f"switch {switch.id!r}: {name} {what}; pass at least one token id, all "
                           f"in 0..{vocabulary - 1}.")
+        if tokenizer.bos_token_id in ids:
+            raise KvError(f"switch {switch.id!r}: {name} holds BOS ({tokenizer.bos_token_id}); "
+                          "leave it out, it is put in front.")
         parts[name] = ids
     step = place(switch, len(parts["stream"]))
     stream = parts["stream"]

@@ -7,6 +7,7 @@ model; ``verdicts.md`` has every estimate.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -124,6 +125,8 @@ def _said(judgement: Judgement) -> str:
 
 
 def _number(x: float) -> str:
+    if math.isinf(x):
+        return "−∞" if x < 0 else "∞"
     if 0 < abs(x) < 5e-4:
         return f"{x:+.0e}".replace("-", "−", 1)
     return f"{x:+.3f}".replace("-", "−")

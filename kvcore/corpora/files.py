@@ -58,14 +58,31 @@ def parquet_rows(path: Path, data: bytes) -> Iterator[Row]:
     except (pa.ArrowException, OSError) as error:
         first = (str(error).splitlines() or ["no message"])[0]
         raise KvError(f"{path}: not a readable Parquet file ({first})") from None
-    kept = [name for name in (*REQUIRED, *OPTIONAL) if name in table.column_names]
-    yield from enumerate(table.select(kept).to_pylist(), start=1)
+    yield from enumerate(table.to_pylist(), start=1)
 
 
 READERS: Mapping[str, Callable[[Path, bytes], Iterator[Row]]] = {
     ".jsonl": jsonl_rows,
     ".parquet": parquet_rows,
 }
+
+
+def rows_of_file(path: Path) -> tuple[Iterator[Row], str]:
+    """Return the rows of a JSON Lines or Parquet file, counted from 1, and its SHA-256.
+
+    Raises
+    ------
+    KvError
+        One line: no such file, unknown extension; the bad line, as the rows are read.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise KvError(f"{path}: extension {path.suffix!r} is unknown; use {' or '.join(READERS)}.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise KvError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
+    return reader(path, data), hashlib.sha256(data).hexdigest()
 
 
 def text_of(path: Path, number: int, row: Mapping[str, Any], column: str) -> str:
@@ -144,19 +161,12 @@ def load_file(given: str) -> Corpus:
         One line: no such file, unknown extension, the bad line, or nothing left.
     """
     path = Path(given).expanduser()
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise KvError(f"{path}: extension {path.suffix!r} is unknown; use {' or '.join(READERS)}.")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise KvError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
-    samples, dropped = collect(path, reader(path, data))
+    rows, revision = rows_of_file(path)
+    samples, dropped = collect(path, rows)
     if not samples:
         raise KvError(
             f"{path}: no sample left; dropped: {dropped or 'nothing, the file is empty'}."
         )
     clustered = any(sample.cluster != sample.id for sample in samples)
-    revision = hashlib.sha256(data).hexdigest()
     unit = "cluster" if clustered else "sample"
     return Corpus(path.stem, samples, dropped, revision, unit, f"samples of {path.name}")

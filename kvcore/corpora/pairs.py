@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kvcore.corpora.files import Row, jsonl_rows
+from kvcore.corpora.files import READERS, Row, rows_of_file
 from kvcore.corpora.pair import (
     CHANGES,
     ENTITY,
@@ -115,42 +113,13 @@ def code_hash() -> str:
 # --- files -------------------------------------------------------------------------------------
 
 
-def parquet_rows(path: Path, data: bytes) -> Iterator[Row]:
-    """Yield the rows of a Parquet file, counted from 1.
-
-    Raises
-    ------
-    KvError
-        Where the bytes are not Parquet.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowException, OSError) as error:
-        first = (str(error).splitlines() or ["no message"])[0]
-        raise KvError(f"{path}: not a readable Parquet file ({first})") from None
-    yield from enumerate(table.to_pylist(), start=1)
-
-
-READERS: Mapping[str, Callable[[Path, bytes], Iterator[Row]]] = {
-    ".jsonl": jsonl_rows, ".parquet": parquet_rows}
-
-
 def _from_file(path: Path, n: int | None, seed: int) -> PairCorpus:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise KvError(f"{path}: extension {path.suffix!r} is unknown; use {' or '.join(READERS)}.")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise KvError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
-    pairs, dropped = _collected(path, reader(path, data))
+    rows, revision = rows_of_file(path)
+    pairs, dropped = _collected(path, rows)
     if not pairs:
         raise KvError(f"{path}: no pair left; dropped: {dropped or 'nothing, the file is empty'}.")
-    return PairCorpus(path.stem, _ordered(pairs, seed)[:n], dropped,
-                      hashlib.sha256(data).hexdigest(), f"pairs of {path.name}")
+    return PairCorpus(path.stem, _ordered(pairs, seed)[:n], dropped, revision,
+                      f"pairs of {path.name}")
 
 
 def _ordered(pairs: list[Pair], seed: int) -> tuple[Pair, ...]:

@@ -8,7 +8,6 @@ an initial ends none.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvcore.corpora import prose
+from kvcore.corpora.files import READERS, rows_of_file
 from kvcore.corpora.files import Row as FileRow
-from kvcore.corpora.files import jsonl_rows
 from kvcore.corpora.hub import HubDataset, Row, local_files, rows_of
-from kvcore.corpora.pairs import parquet_rows
 from kvcore.corpora.sample import digest
 from kvcore.errors import KvError, unknown
 
@@ -261,19 +259,10 @@ def _wiki_line(line: str) -> str:
 
 # --- files -------------------------------------------------------------------------------------
 
-READERS = {".jsonl": jsonl_rows, ".parquet": parquet_rows}
-
-
 def _from_file(path: Path) -> TextCorpus:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise KvError(f"{path}: extension {path.suffix!r} is unknown; use {' or '.join(READERS)}.")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise KvError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
-    texts, dropped = _collected(str(path), (_row(path, row) for row in reader(path, data)))
-    return TextCorpus(path.stem, texts, dropped, hashlib.sha256(data).hexdigest(),
+    rows, revision = rows_of_file(path)
+    texts, dropped = _collected(str(path), (_row(path, row) for row in rows))
+    return TextCorpus(path.stem, texts, dropped, revision,
                       f"texts of {path.name}")
 
 
