@@ -38,6 +38,7 @@ from invariants.comparing import (
 )
 from kvcore import cache as kv
 from kvcore import conditions, forward, masks, rope, scoring, tiny, tokens
+from kvcore.cache import KVCache
 from kvcore.conditions import Condition
 from kvcore.corpora import Sample
 from kvcore.forward import Reading
@@ -111,6 +112,45 @@ def check_moved_equals_prefilled(lm: LM, ids: Sequence[int], n: int) -> None:
 
 IDS = iv.token_ids(384)
 SOME_IDS = list(range(5, 365, 15))
+
+
+def check_a_prefill_is_a_whole_pass(lm: LM, ids: Sequence[int], n: int) -> None:
+    """Demand that a pass that ends at the last layer's cache leaves what a whole one does."""
+    given = forward.prepare(lm, [list(ids), list(ids)[: len(ids) // 2 + 1]], [n, 0])
+    filled, whole = forward.fill(lm, given), forward.run(lm, given)[1]
+    assert len(filled.keys) == len(whole.keys), "layers are missing"
+    for layer in range(len(whole.keys)):
+        assert torch.equal(filled.keys[layer], whole.keys[layer]), f"keys of layer {layer}"
+        assert torch.equal(filled.values[layer], whole.values[layer]), f"values of layer {layer}"
+    assert torch.equal(filled.positions, whole.positions)
+    assert torch.equal(filled.real, whole.real)
+
+
+def test_a_prefill_is_a_whole_pass(lm: LM) -> None:
+    """Bit for bit, and the last layer's attention is not run."""
+    check_a_prefill_is_a_whole_pass(lm, SOME_IDS, 3)
+    ran: list[str] = []
+    hooks = [module.register_forward_hook(lambda *_, name=name: ran.append(name))
+             for name, module in lm.model.named_modules()]
+    forward.fill(lm, forward.prepare(lm, [SOME_IDS], [0]))
+    for hook in hooks:
+        hook.remove()
+    layers = {name.split("layers.")[1].split(".")[0] for name in ran if name.endswith("mlp")}
+    assert layers == {str(i) for i in range(lm.config.num_hidden_layers - 1)}
+
+
+def one_place_on(lm: LM, given: forward.Pass, real: Callable[..., KVCache] = forward.fill
+                 ) -> KVCache:
+    """Read every token one position further on."""
+    return real(lm, dataclasses.replace(given, positions=given.positions + 1))
+
+
+@pytest.mark.parametrize("fault", [
+    lambda patch: patch.setattr(kv, "until", lambda last, real=kv.until: real(last - 1)),
+    lambda patch: patch.setattr(forward, "fill", one_place_on)],
+    ids=["a-layer-short", "one-place-on"])
+def test_twin_a_prefill_is_a_whole_pass(llama: LM, fault: Fault) -> None:
+    must_see(fault, check_a_prefill_is_a_whole_pass, llama, SOME_IDS, 3)
 
 
 @few

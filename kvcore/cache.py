@@ -173,6 +173,8 @@ class KVCache:
     def rows(self, index: Sequence[int]) -> KVCache:
         """Return the given sequences of the batch, in that order."""
         picked = list(index)
+        if picked == list(range(self.batch)):
+            return self
         return KVCache(tuple(k[picked] for k in self.keys), tuple(v[picked] for v in self.values),
                        self.positions[picked], self.real[picked])
 
@@ -195,6 +197,25 @@ def empty() -> Any:
     from transformers import DynamicCache
 
     return DynamicCache()
+
+
+class Filled(Exception):
+    """Raised from within a forward pass when every layer has cached its keys and values."""
+
+
+def until(last: int) -> Any:
+    """Return an empty plain ``DynamicCache`` that ends the pass when a layer has been cached."""
+    from transformers import DynamicCache
+
+    class Until(DynamicCache):
+        def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any,
+                   **options: Any) -> Any:
+            both = super().update(key_states, value_states, layer_idx, *args, **options)
+            if layer_idx == last:
+                raise Filled
+            return both
+
+    return Until()
 
 
 def from_model(cache: Any, positions: torch.Tensor, real: torch.Tensor) -> KVCache:

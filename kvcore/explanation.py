@@ -91,7 +91,7 @@ def exposition(lm: LM, sample: Sample, given: str | Condition, seed: int = 0) ->
     one = scoring.prepare_one(lm, sample, chosen, seed)
     prefills = {leaf: scoring.leaf_pass(lm, leaf, [one]) for leaf in chosen.leaves()}
     made: dict[Recipe, KVCache] = {
-        leaf: forward.run(lm, read)[1] for leaf, read in prefills.items()}
+        leaf: forward.fill(lm, read) for leaf, read in prefills.items()}
     cache = scoring.build(lm, chosen.recipe, made, [one])
     asked = scoring.query_pass(lm, cache, [one])
     labels = {leaf: _labels(leaf, one) for leaf in prefills}

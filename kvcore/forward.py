@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +138,17 @@ def run(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]] = ((), 
     cache = kv.empty() if given.past is None else given.past.to_model()
     logits = _forward(lm, given, wanted, past_key_values=cache, use_cache=True)
     return logits, kv.from_model(cache, given.key_positions(), given.key_real())
+
+
+def fill(lm: LM, given: Pass) -> KVCache:
+    """Run the model for its cache alone, and no further than its last layer's keys and values.
+
+    Bit for bit the cache that `run` gives; spared are the last layer's attention and MLP.
+    """
+    cache = kv.until(lm.config.num_hidden_layers - 1)
+    with suppress(kv.Filled):
+        _forward(lm, given, ((), ()), past_key_values=cache, use_cache=True)
+    return kv.from_model(cache, given.key_positions(), given.key_real())
 
 
 def logits(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]]) -> torch.Tensor:

@@ -54,6 +54,7 @@ COLUMNS = ("sample_id", "condition", "target", "status", "nll", "nll_tail", "tok
            "n_answer_tokens", "doc_len", "prefix_len", "cache_len", "clean_boundary")
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # more gains nothing, and falls out of CPU caches
 PASS_COST = {"cpu": 48, "cuda": 512}  # what starting a pass costs, in tokens: reading the weights
+LOGITS_AT_ONCE = 2**23  # turned into NLLs at a time: 32 MB, more is slower on a CPU
 AT_ONCE = 16  # conditions whose caches are held at the same time
 BOS, DOCUMENT, COPIES = 0, 1, 2  # what a slot holds; prefixes count on from COPIES, one per copy
 SECOND_BOS, QUESTION = -2, -1  # further groups of the one-pass route
@@ -488,7 +489,7 @@ def prefill(lm: LM, leaf: Prefill, group: Sequence[Prepared]) -> KVCache:
     wanted = [one.leaf(leaf) for one in group]
     place = {ids: i for i, ids in enumerate(dict.fromkeys(wanted))}
     firsts = [group[wanted.index(ids)] for ids in place]
-    cache = forward.run(lm, leaf_pass(lm, leaf, firsts))[1]
+    cache = forward.fill(lm, leaf_pass(lm, leaf, firsts))
     return cache if len(firsts) == len(group) else cache.rows([place[ids] for ids in wanted])
 
 
@@ -638,7 +639,10 @@ def _answer_nlls(lm: LM, given: Pass, group: Sequence[Prepared], starts: Sequenc
                for i in range(len(one.tokens.answer))]
     targets = torch.tensor([t for one in group for t in one.tokens.answer], device=lm.device)
     logits = forward.logits(lm, given, (rows, columns))
-    nlls = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").tolist()
+    at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])
+    nlls = [nll for some, aims in zip(logits.split(at_once), targets.split(at_once), strict=True)
+            for nll in torch.nn.functional.cross_entropy(
+                some.float(), aims, reduction="none").tolist()]
     ends = iter(nlls)
     return [[next(ends) for _ in one.tokens.answer] for one in group]
 
