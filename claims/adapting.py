@@ -16,7 +16,7 @@ import pandas as pd
 
 from claims.estimands import Finding, Outcome, Plan, Vector
 from claims.kinds import path_of
-from claims.measured import Measured, Rows, check_gpu, stored_lists
+from claims.measured import Measured, Rows, check_gpu, stored_lists, with_lists
 from claims.options import Settings
 from kvcore import latency, stats
 from kvcore.latency import Latency
@@ -26,6 +26,7 @@ from kvcore.switch_rows import ADAPTATION, FOLDER, SPANS
 SHOWN = 48  # tokens behind the switch in figures
 CLASSES = {"injected": "the new context's choice alone", "original": "the old context's alone",
            "mixed": "the choice of both", "neither": "the choice of neither"}
+COUNTED = "pairs"  # what has a row a condition
 
 
 def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
@@ -37,8 +38,7 @@ def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
         If the model, the dataset or the GPU is not on this machine, or nothing is stored.
     """
     if settings.no_measure:
-        rows, facts = stored_lists(model, path_of(dataset), FOLDER, ADAPTATION, settings)
-        return _measured(model, dataset, rows, "as stored", facts)
+        return stored_lists(model, dataset, FOLDER, ADAPTATION, COUNTED, settings)
     return _filled(model, dataset, needs, settings)
 
 
@@ -66,18 +66,8 @@ def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
     stored = store.read(model=model, dataset=corpus.name, seed=settings.seed)
     facts = {"pairs": len(corpus.pairs), "corpus": corpus.note,
              "corpus revision": corpus.revision, "left out of the corpus": dict(corpus.dropped)}
-    return _measured(model, dataset, stored.merge(keys[list(KEY)], on=list(KEY)), files.revision,
-                     facts)
-
-
-def _measured(model: str, dataset: str, rows: pd.DataFrame, revision: str,
-              facts: Mapping[str, Any]) -> Measured:
-    dropped = rows.loc[rows["status"] != "ok", "status"].value_counts().to_dict()
-    said = {"model": model, "dataset": dataset, "revision": revision,
-            "dtype": str(rows["dtype"].iloc[0]), "pairs": int(rows["sample_id"].nunique()),
-            "not measurable": dropped or "none", **facts}
-    rows = rows.assign(need=rows["condition"], sample=rows["sample_id"], place="samples")
-    return Measured(model, dataset, rows, revision, False, False, said, kind=ADAPTATION)
+    rows = stored.merge(keys[list(KEY)], on=list(KEY))
+    return with_lists(model, dataset, rows, files.revision, ADAPTATION, COUNTED, facts)
 
 
 # --- numbers per pair ---------------------------------------------------------------------------

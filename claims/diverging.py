@@ -6,15 +6,14 @@ Every row holds one sample and one pair of conditions, ``bare~random``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from claims.estimands import Finding, Outcome, Plan, Vector
-from claims.measured import Measured, Rows, check_gpu, stored_lists
+from claims.measured import Measured, Rows, check_gpu, stored_lists, with_lists
 from claims.options import Settings
 from kvcore import stats
 from kvcore.errors import KvError
@@ -24,6 +23,7 @@ from kvcore.store import KEY, Store
 SIZES = (4, 8, 16, 32, 64, 128, 256)
 SMALL, LARGE = 4, 32  # the published comparison of widths
 DRAWS = 40
+COUNTED = "samples"  # what has a row a condition
 
 
 def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
@@ -35,8 +35,7 @@ def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
         If the model, the dataset or the GPU is not on this machine, or nothing is stored.
     """
     if settings.no_measure:
-        rows, facts = stored_lists(model, dataset, FOLDER, DIVERGENCE, settings)
-        return _measured(model, dataset, rows, "as stored", facts)
+        return stored_lists(model, dataset, FOLDER, DIVERGENCE, COUNTED, settings)
     return _filled(model, dataset, needs, settings)
 
 
@@ -64,18 +63,8 @@ def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
     stored = store.read(model=model, dataset=Path(corpus.name).stem, seed=settings.seed)
     facts = {"samples available": len(corpus.samples), "corpus": corpus.note,
              "corpus revision": corpus.revision, "clusters are": corpus.cluster_unit}
-    return _measured(model, dataset, stored.merge(keys[list(KEY)], on=list(KEY)), files.revision,
-                     facts)
-
-
-def _measured(model: str, dataset: str, rows: pd.DataFrame, revision: str,
-              facts: Mapping[str, Any]) -> Measured:
-    dropped = rows.loc[rows["status"] != "ok", "status"].value_counts().to_dict()
-    said = {"model": model, "dataset": dataset, "revision": revision,
-            "dtype": str(rows["dtype"].iloc[0]), "samples": int(rows["sample_id"].nunique()),
-            "not measurable": dropped or "none", **facts}
-    rows = rows.assign(need=rows["condition"], sample=rows["sample_id"], place="samples")
-    return Measured(model, dataset, rows, revision, False, False, said, kind=DIVERGENCE)
+    rows = stored.merge(keys[list(KEY)], on=list(KEY))
+    return with_lists(model, dataset, rows, files.revision, DIVERGENCE, COUNTED, facts)
 
 
 # --- what claims are about ----------------------------------------------------------------------

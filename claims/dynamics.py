@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from claims.estimands import Finding, Outcome, Plan, Vector
 from claims.kinds import path_of
-from claims.measured import Measured, Rows, check_gpu, stored_lists
+from claims.measured import Measured, Rows, check_gpu, stored_lists, with_lists
 from claims.options import Settings
 from kvcore import stats
 from kvcore.store import KEY, Store
@@ -27,6 +27,7 @@ LAST, FIRST_PART = -1, 0.8  # of the depth: where the published gap grew
 COLUMNS = {"step": "smoothness", "relative-step": "relative_step", "cosine": "cosine"}
 LABELS = {"step": "mean step", "relative-step": "mean step / norm",
           "cosine": "cosine between successive steps"}
+COUNTED = "texts"  # what has a row a condition
 
 
 def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
@@ -38,8 +39,7 @@ def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
         If the model, the dataset or the GPU is not on this machine, or nothing is stored.
     """
     if settings.no_measure:
-        rows, facts = stored_lists(model, path_of(dataset), FOLDER, DYNAMICS, settings)
-        return _measured(model, dataset, rows, "as stored", facts)
+        return stored_lists(model, dataset, FOLDER, DYNAMICS, COUNTED, settings)
     return _filled(model, dataset, needs, settings)
 
 
@@ -67,18 +67,8 @@ def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
     stored = store.read(model=model, dataset=corpus.name, seed=settings.seed)
     facts = {"texts available": len(corpus.texts), "corpus": corpus.note,
              "corpus revision": corpus.revision, "left out of the corpus": dict(corpus.dropped)}
-    return _measured(model, dataset, stored.merge(keys[list(KEY)], on=list(KEY)), files.revision,
-                     facts)
-
-
-def _measured(model: str, dataset: str, rows: pd.DataFrame, revision: str,
-              facts: Mapping[str, Any]) -> Measured:
-    dropped = rows.loc[rows["status"] != "ok", "status"].value_counts().to_dict()
-    said = {"model": model, "dataset": dataset, "revision": revision,
-            "dtype": str(rows["dtype"].iloc[0]), "texts": int(rows["sample_id"].nunique()),
-            "not measurable": dropped or "none", **facts}
-    rows = rows.assign(need=rows["condition"], sample=rows["sample_id"], place="samples")
-    return Measured(model, dataset, rows, revision, False, False, said, kind=DYNAMICS)
+    rows = stored.merge(keys[list(KEY)], on=list(KEY))
+    return with_lists(model, dataset, rows, files.revision, DYNAMICS, COUNTED, facts)
 
 
 # --- numbers per text ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from claims.kinds import path_of
 from claims.needs import (
     CONTROLS,
     EVERY_LAYER,
@@ -166,9 +167,9 @@ def _stored(model: str, dataset: str, settings: Settings) -> Measured:
     return _measured(model, dataset, rows, "as stored", two_bases, facts)
 
 
-def stored_lists(model: str, dataset: str, folder: str, kind: Kind, settings: Settings
-                 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the stored rows of a kind with a store of its own, and what the report says of them.
+def stored_lists(model: str, dataset: str, folder: str, kind: Kind, counted: str,
+                 settings: Settings) -> Measured:
+    """Return what is stored of a kind with a store of its own; see `with_lists`.
 
     Raises
     ------
@@ -179,8 +180,20 @@ def stored_lists(model: str, dataset: str, folder: str, kind: Kind, settings: Se
 
     dtype = settings.dtype or entry_of(model).dtype
     rows = Store(settings.store / folder, kind).read(
-        model=model, dataset=Path(dataset).stem, dtype=dtype, seed=settings.seed)
-    return largest_set(rows, kind, model, dtype, dataset, settings)
+        model=model, dataset=Path(path_of(dataset)).stem, dtype=dtype, seed=settings.seed)
+    rows, facts = largest_set(rows, kind, model, dtype, dataset, settings)
+    return with_lists(model, dataset, rows, "as stored", kind, counted, facts)
+
+
+def with_lists(model: str, dataset: str, rows: pd.DataFrame, revision: str, kind: Kind,
+               counted: str, facts: Mapping[str, Any]) -> Measured:
+    """Return a cell of rows with list columns; ``counted`` says what has one row a condition."""
+    dropped = rows.loc[rows["status"] != "ok", "status"].value_counts().to_dict()
+    said = {"model": model, "dataset": dataset, "revision": revision,
+            "dtype": str(rows["dtype"].iloc[0]), counted: int(rows["sample_id"].nunique()),
+            "not measurable": dropped or "none", **facts}
+    rows = rows.assign(need=rows["condition"], sample=rows["sample_id"], place="samples")
+    return Measured(model, dataset, rows, revision, False, False, said, kind=kind)
 
 
 def largest_set(rows: pd.DataFrame, kind: Kind, model: str, dtype: str, dataset: str,

@@ -8,12 +8,14 @@ by the NLL where that is above 1, is what is promised.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
 import kvcore
+from kvcore import cache as kv
 from kvcore import scoring
 from kvcore.conditions import Condition
 from kvcore.corpora import Sample
@@ -34,6 +36,25 @@ def must_see(fault: Fault, check: Callable[..., None], *arguments: object) -> No
         fault(patch)
         with pytest.raises(AssertionError):
             check(*arguments)
+
+
+def replaced(module: object, name: str, change: Callable[..., object]) -> Fault:
+    """Make a fault that wraps a production function."""
+    real = getattr(module, name)
+    return lambda patch: patch.setattr(module, name, lambda *a, **k: change(real, *a, **k))
+
+
+def wrong_rows(patch: pytest.MonkeyPatch) -> None:
+    """Fault: keep the first rows of a cache rather than those that go on."""
+    empty = kv.empty
+
+    def broken() -> Any:
+        made = empty()
+        select = made.batch_select_indices
+        made.batch_select_indices = lambda rows: select(torch.arange(len(rows)))
+        return made
+
+    patch.setattr(kv, "empty", broken)
 
 
 def assert_close_per_layer(

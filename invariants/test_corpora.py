@@ -786,12 +786,12 @@ def test_a_file_may_name_past_queries(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PAST_QUERY", "query"), ("OPTIONAL", ("past_query", "id"))],
+    [("PAST_QUERY", "query"), ("OPTIONAL", ("id", "cluster")), ("OPTIONAL", ("past_query", "id"))],
 )
 def test_a_lost_past_query_is_noticed(
     name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twin: another column is read, or it is taken for the identity."""
+    """Twin: another column is read, not taken from Parquet, or taken for the identity."""
     monkeypatch.setattr(files, name, value)
     with pytest.raises((AssertionError, KvError), match=r"assert|is already on line"):
         assert_past_queries_are_carried(tmp_path)

@@ -25,7 +25,7 @@ import torch
 from scipy import stats as scipy_stats
 
 import kvcore
-from kvcore import cache as kv
+from invariants.comparing import wrong_rows
 from kvcore import generation, masks, tokens, written
 from kvcore.conditions import STYLES, condition
 from kvcore.corpora import Sample
@@ -135,19 +135,6 @@ def no_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let windowed layers see everything."""
     visible = masks.visible
     monkeypatch.setattr(masks, "visible", lambda q, k, real, _window: visible(q, k, real, None))
-
-
-def wrong_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the first rows of the cache rather than those that go on."""
-    empty = kv.empty
-
-    def broken() -> Any:
-        cache = empty()
-        select = cache.batch_select_indices
-        cache.batch_select_indices = lambda rows: select(torch.arange(len(rows)))
-        return cache
-
-    monkeypatch.setattr(kv, "empty", broken)
 
 
 @pytest.mark.parametrize(("model", "breakage"), [

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.comparing import Fault, must_see
-from invariants.test_switches import replaced
+from invariants.comparing import Fault, must_see, replaced
 from kvcore import latency
 from kvcore.errors import KvError
 from kvcore.latency import Latency

@@ -16,9 +16,9 @@ import torch
 from hypothesis import given
 
 import kvcore
-from invariants.comparing import SCORE_TOLERANCE, Fault, must_see
+from invariants.comparing import SCORE_TOLERANCE, Fault, must_see, replaced, wrong_rows
 from invariants.strategies import texts
-from invariants.test_switches import GIVEN, LISTS, WAYS, cells, reference, replaced
+from invariants.test_switches import GIVEN, LISTS, WAYS, cells, reference
 from kvcore import adaptation, cache, forward, scoring, switches, tiny, tokens
 from kvcore.errors import KvError
 from kvcore.models import LM
@@ -43,15 +43,15 @@ def ids_of_passes(lm: LM, switch: Switch) -> list[tuple[bool, list[int]]]:
     """Return, for each row of each pass, whether it reads on top of a cache, and its tokens."""
     forward.rope_plan(lm)  # probed now: its pass reads no text
     seen: list[tuple[bool, list[int]]] = []
-    real = forward.run
 
-    def watching(lm: LM, asked: forward.Pass, *rest: Any) -> Any:
+    def watching(real: Any, lm: LM, asked: forward.Pass, *rest: Any) -> Any:
         seen.extend((asked.past is not None, ids[held].tolist())
                     for ids, held in zip(asked.ids, asked.real, strict=True))
         return real(lm, asked, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "run", watching)
+        for name in ("run", "fill"):
+            replaced(forward, name, watching)(patch)
         adaptation.follow(lm, [switch], WAYS)
         # Not the oracle's way: the text before the switch it writes itself, and BOS may be in it.
         adaptation.free(lm, [switch], FREED[1:], max_new_tokens=1, stop=())
@@ -248,19 +248,6 @@ def check_stops(lm: LM) -> None:
 
 def test_stops(lm: LM) -> None:
     check_stops(lm)
-
-
-def wrong_rows(patch: pytest.MonkeyPatch) -> None:
-    """Keep the first rows of the cache rather than those that go on."""
-    empty = cache.empty
-
-    def broken() -> Any:
-        made = empty()
-        select = made.batch_select_indices
-        made.batch_select_indices = lambda rows: select(torch.arange(len(rows)))
-        return made
-
-    patch.setattr(cache, "empty", broken)
 
 
 @pytest.mark.parametrize("fault", [

@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 
 import kvcore
-from invariants.comparing import Fault, must_see
-from invariants.test_switches import replaced
+from invariants.comparing import Fault, must_see, replaced
 from kvcore import adaptation, models, switch_rows
 from kvcore.corpora.pair import injection_fraction
 from kvcore.corpora.pairs import load_pairs

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import kvcore
 from invariants import switched
-from invariants.comparing import SCORE_TOLERANCE, Fault, must_see
+from invariants.comparing import SCORE_TOLERANCE, Fault, must_see, replaced
 from invariants.switched import Plain
 from kvcore import adaptation, forward, switches
 from kvcore.errors import KvError
@@ -108,12 +108,6 @@ def by_table(token: int, oracle: int, ignore: int) -> str:
 
 def test_follow(lm: LM) -> None:
     check_follow(lm)
-
-
-def replaced(module: object, name: str, change: Callable[..., object]) -> Fault:
-    """Make a fault that wraps a production function."""
-    real = getattr(module, name)
-    return lambda patch: patch.setattr(module, name, lambda *a, **k: change(real, *a, **k))
 
 
 def a_slot_late(_real: Callable[..., forward.Pass], lm: LM, cache: kvcore.cache.KVCache,

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from invariants import invented
-from invariants.comparing import must_see
-from invariants.test_switches import replaced
+from invariants.comparing import must_see, replaced
 from kvcore.verdict import Cell, Judgement
 from reports import transfer
 

@@ -478,7 +478,7 @@ def _prefilled(lm: LM, openings: Sequence[Opening], budget: int, cost: int) -> C
     cached: Cached = {}
     for a, b in scoring.cut([len(run) for run in runs], budget, cost):
         part = runs[a:b]
-        cache = forward.run(lm, forward.prepare(lm, part, [0] * len(part)))[1]
+        cache = forward.fill(lm, forward.prepare(lm, part, [0] * len(part)))
         cached |= {run: (cache, row) for row, run in enumerate(part)}
     return cached
 

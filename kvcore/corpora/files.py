@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ OPTIONAL = ("id", "cluster", PAST_QUERY)
 Row = tuple[int, Mapping[str, Any]]  # line number from 1, columns
 
 
-def jsonl_rows(path: Path, data: bytes) -> Iterator[Row]:
-    """Yield the objects of a JSON Lines file; blank lines are skipped.
+def jsonl_rows(path: Path, data: bytes, _columns: Sequence[str]) -> Iterator[Row]:
+    """Yield the objects of a JSON Lines file, whole; blank lines are skipped.
 
     Raises
     ------
@@ -42,8 +42,13 @@ def jsonl_rows(path: Path, data: bytes) -> Iterator[Row]:
         yield number, row
 
 
-def parquet_rows(path: Path, data: bytes) -> Iterator[Row]:
+def parquet_rows(path: Path, data: bytes, columns: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of a Parquet file, counted from 1.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Which of its columns are made into rows; none named: all.
 
     Raises
     ------
@@ -58,17 +63,23 @@ def parquet_rows(path: Path, data: bytes) -> Iterator[Row]:
     except (pa.ArrowException, OSError) as error:
         first = (str(error).splitlines() or ["no message"])[0]
         raise KvError(f"{path}: not a readable Parquet file ({first})") from None
-    yield from enumerate(table.to_pylist(), start=1)
+    kept = [name for name in columns or table.column_names if name in table.column_names]
+    yield from enumerate(table.select(kept).to_pylist(), start=1)
 
 
-READERS: Mapping[str, Callable[[Path, bytes], Iterator[Row]]] = {
+READERS: Mapping[str, Callable[[Path, bytes, Sequence[str]], Iterator[Row]]] = {
     ".jsonl": jsonl_rows,
     ".parquet": parquet_rows,
 }
 
 
-def rows_of_file(path: Path) -> tuple[Iterator[Row], str]:
+def rows_of_file(path: Path, columns: Sequence[str] = ()) -> tuple[Iterator[Row], str]:
     """Return the rows of a JSON Lines or Parquet file, counted from 1, and its SHA-256.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Those that are needed: others of a Parquet file are not made into rows. Default: all.
 
     Raises
     ------
@@ -82,7 +93,7 @@ def rows_of_file(path: Path) -> tuple[Iterator[Row], str]:
         data = path.read_bytes()
     except OSError as error:
         raise KvError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
-    return reader(path, data), hashlib.sha256(data).hexdigest()
+    return reader(path, data, columns), hashlib.sha256(data).hexdigest()
 
 
 def text_of(path: Path, number: int, row: Mapping[str, Any], column: str) -> str:
@@ -161,7 +172,7 @@ def load_file(given: str) -> Corpus:
         One line: no such file, unknown extension, the bad line, or nothing left.
     """
     path = Path(given).expanduser()
-    rows, revision = rows_of_file(path)
+    rows, revision = rows_of_file(path, (*REQUIRED, *OPTIONAL))
     samples, dropped = collect(path, rows)
     if not samples:
         raise KvError(

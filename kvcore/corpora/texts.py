@@ -259,11 +259,11 @@ def _wiki_line(line: str) -> str:
 
 # --- files -------------------------------------------------------------------------------------
 
+
 def _from_file(path: Path) -> TextCorpus:
     rows, revision = rows_of_file(path)
     texts, dropped = _collected(str(path), (_row(path, row) for row in rows))
-    return TextCorpus(path.stem, texts, dropped, revision,
-                      f"texts of {path.name}")
+    return TextCorpus(path.stem, texts, dropped, revision, f"texts of {path.name}")
 
 
 def _row(path: Path, given: FileRow) -> Found:
