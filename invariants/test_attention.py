@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import kvcore
 from invariants import switched
-from invariants.comparing import Fault, must_see
+from invariants.comparing import Fault, must_see, replaced
 from invariants.test_switches import (
     GIVEN,
     LISTS,
@@ -25,7 +25,6 @@ from invariants.test_switches import (
     cells,
     noise_of,
     plain_of,
-    replaced,
 )
 from kvcore import adaptation, attention, switches
 from kvcore.errors import NotExact

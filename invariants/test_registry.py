@@ -21,7 +21,7 @@ from transformers import AutoConfig
 import kvcore
 from invariants import plain
 from invariants.comparing import assert_scores, must_see
-from kvcore import forward, masks, models, tiny
+from kvcore import forward, masks, models, sdpa, tiny
 from kvcore.conditions import condition
 from kvcore.models import LM, REGISTRY
 from kvcore.scoring import prepare_one
@@ -197,7 +197,7 @@ def assert_the_text_model_is_described(saved: Saved) -> None:
     kinds = masks.layer_kinds(lm)
     assert (masks.SLIDING in kinds, masks.FULL in kinds) == (saved.name in WINDOWED, True)
     assert lm.config._attn_implementation == (
-        "eager" if text["model_type"] == "gemma2" else "sdpa")
+        "eager" if text["model_type"] == "gemma2" else sdpa.NAME)
     assert lm.bos_source == ("config" if saved.name in WITHOUT_BOS else "tokenizer")
     assert models.rope_bases(lm.files) == len(forward.rope_plan(lm).bases)
 

@@ -25,7 +25,7 @@ from kvcore.switches import Ids, Opening, Script, Switch, Tokenized, Way
 if TYPE_CHECKING:
     import torch
 
-    from kvcore.cache import KVCache
+    from kvcore.cache import KVCache, Pile
     from kvcore.forward import Pass
     from kvcore.models import LM
 
@@ -366,7 +366,7 @@ def _read(lm: LM, scripts: Sequence[Script], budget: int, cost: int, attention: 
 
 
 def _one_pass(lm: LM, part: Sequence[Script], cached: Cached, attention: bool) -> list[_Seen]:
-    cache = kv.stack([opened(lm, s.opening, cached) for s in part])
+    cache = kv.Pile(tuple(opened(lm, s.opening, cached) for s in part))
     given = on_top(lm, cache, [s.read for s in part])
     wanted = [s.predicts for s in part]
     if not attention:
@@ -397,7 +397,7 @@ def _hidden(lm: LM, given: Pass, wanted: Sequence[Ids]) -> list[torch.Tensor]:
         return hidden
 
     with _before_head(lm, take):
-        forward.run(lm, given)
+        forward.logits(lm, given, ((), ()))
     return taken[0]
 
 
@@ -521,9 +521,9 @@ def closed(lm: LM, cache: KVCache) -> KVCache:
     return cache.reposition(lm, forward.rope_plan(lm), (wanted - cache.positions) * cache.real)
 
 
-def on_top(lm: LM, cache: KVCache, read: Sequence[Ids]) -> Pass:
+def on_top(lm: LM, cache: KVCache | Pile, read: Sequence[Ids]) -> Pass:
     """Return the pass that reads tokens right behind what is cached of each row."""
-    return forward.prepare(lm, read, cache.lengths().tolist(), cache)
+    return forward.prepare(lm, read, cache.real.sum(dim=1).tolist(), cache)
 
 
 # --- free generation ----------------------------------------------------------------------------

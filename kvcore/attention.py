@@ -37,7 +37,7 @@ class Watch:
     groups : (batch, slot, group) float32
         1 where a key slot belongs to a group.
     own : str
-        The attention that the model was loaded with, ``"sdpa"`` or ``"eager"``.
+        The attention that the model was loaded with, by its name.
     seen : dict of int to (batch, n, group) float32
         Per layer, the mean over heads of the attention on each group.
     """

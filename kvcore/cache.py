@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
     from kvcore.models import LM
+
+Tensors = tuple["torch.Tensor", ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,12 +145,16 @@ class KVCache:
         weight : float
             Share of the other's value, 0 .. 1; 0 and 1 leave the endpoints bit for bit.
         """
+        import torch
+
+        # Documents mostly lie in the same slots of both, and a copy less is felt.
+        own_slots = torch.arange(self.slots, device=index.device)
+        aligned = other.slots == self.slots and bool(((index == own_slots) | ~mixed).all())
+
         def blend(own: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-            taken = _take(theirs, index)
+            taken = theirs if aligned else _take(theirs, index)
             both = taken if weight == 1 else own if weight == 0 else torch.lerp(own, taken, weight)
             return torch.where(mixed[:, None, :, None], both, own)
-
-        import torch
 
         return replace(self, values=tuple(
             blend(own, theirs) if layer in layers else own
@@ -172,9 +178,11 @@ class KVCache:
 
     def rows(self, index: Sequence[int]) -> KVCache:
         """Return the given sequences of the batch, in that order."""
-        picked = list(index)
-        if picked == list(range(self.batch)):
+        rows = list(index)
+        if rows == list(range(self.batch)):
             return self
+        run = range(rows[0], rows[0] + len(rows))
+        picked = slice(run.start, run.stop) if rows == list(run) else rows  # a view where it can be
         return KVCache(tuple(k[picked] for k in self.keys), tuple(v[picked] for v in self.values),
                        self.positions[picked], self.real[picked])
 
@@ -184,12 +192,112 @@ class KVCache:
         Notes
         -----
         Plain (built without a config) so that sliding layers drop nothing. The model appends by
-        concatenation, so this cache's tensors are never written to.
+        concatenation, so this cache's tensors are never written to, and need no copy here.
         """
-        cache = empty()
-        for layer, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
-            cache.update(k, v, layer)
-        return cache
+        return _plain(_grown(), zip(self.keys, self.values, strict=True))
+
+    def to_read(self) -> Any:
+        """Return what `to_model` does, for a pass whose own keys and values nobody wants."""
+        return Pile((self,)).to_read()
+
+
+@dataclass(frozen=True, eq=False)
+class Pile:
+    """Several batches that are read as one, joined a layer at a time while a pass runs.
+
+    Attributes
+    ----------
+    parts : tuple of KVCache
+        Sequence stands under sequence, each padded at the end to the longest.
+    """
+
+    parts: tuple[KVCache, ...]
+
+    @property
+    def slots(self) -> int:
+        """Number of slots, padding included."""
+        return max(part.slots for part in self.parts)
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """The position of each slot's token, (batch, slot) int64."""
+        import torch
+
+        return torch.cat([_padded(part.positions, self.slots) for part in self.parts])
+
+    @property
+    def real(self) -> torch.Tensor:
+        """False for padding slots, (batch, slot) bool."""
+        import torch
+
+        return torch.cat([_padded(part.real, self.slots) for part in self.parts])
+
+    def joined(self) -> KVCache:
+        """Return the one batch as a cache of its own."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        keys, values = (tuple(_joined(parts, self.slots) for parts in zip(*whole, strict=True))
+                        for whole in self._by_part())
+        return KVCache(keys, values, self.positions, self.real)
+
+    def to_model(self) -> Any:
+        """Return a new plain ``DynamicCache`` of the one batch, for one forward pass."""
+        return self.joined().to_model()
+
+    def to_read(self) -> Any:
+        """Return what `to_model` does, for a pass whose own keys and values nobody wants.
+
+        Notes
+        -----
+        Bit for bit the same numbers. A layer's keys and values are joined when it runs and let go
+        of behind it, so that one layer's memory serves them all: the passes on top of many caches
+        are spared a copy of each, and its page faults.
+        """
+        keys, values = (zip(*whole, strict=True) for whole in self._by_part())
+        return _plain(_passing(self.slots), zip(keys, values, strict=True))
+
+    def _by_part(self) -> tuple[list[Tensors], list[Tensors]]:
+        """Return the keys and the values of every part, layer by layer."""
+        return [part.keys for part in self.parts], [part.values for part in self.parts]
+
+
+def stack(caches: Sequence[KVCache]) -> KVCache:
+    """Join several batches into one, padding every sequence at the end to the longest."""
+    return Pile(tuple(caches)).joined()
+
+
+def _plain(layer_class: Any, layers: Iterable[tuple[Any, Any]]) -> Any:
+    """Return a plain ``DynamicCache`` whose layers hold what is given for each."""
+    cache = empty()
+    for keys, values in layers:
+        layer = layer_class()
+        layer.keys, layer.values, layer.is_initialized = keys, values, True
+        cache.layers.append(layer)
+    return cache
+
+
+def _grown() -> Any:
+    """Return the class of cache layers that keep what they are given."""
+    from transformers.cache_utils import DynamicLayer
+
+    return DynamicLayer
+
+
+def _passing(slots: int) -> Any:
+    """Return the class of cache layers that hand out what is new behind what is there, once.
+
+    Their keys and values are those of several batches, of at most so many slots.
+    """
+    class Passing(_grown()):  # type: ignore[misc]
+        def update(self, key_states: Any, value_states: Any, *_args: Any, **_options: Any
+                   ) -> tuple[torch.Tensor, torch.Tensor]:
+            return (_joined(self.keys, slots, key_states),
+                    _joined(self.values, slots, value_states))
+
+        def get_seq_length(self, *_args: Any) -> int:
+            return slots
+
+    return Passing
 
 
 def empty() -> Any:
@@ -236,31 +344,30 @@ def from_model(cache: Any, positions: torch.Tensor, real: torch.Tensor) -> KVCac
     return KVCache(tuple(x.keys for x in layers), tuple(x.values for x in layers), positions, real)
 
 
-def stack(caches: Sequence[KVCache]) -> KVCache:
-    """Join several batches into one, padding every sequence at the end to the longest."""
-    import torch
-
-    width = max(c.slots for c in caches)
-    return KVCache(
-        tuple(torch.cat(ks) for ks in zip(*([_padded(k, width) for k in c.keys] for c in caches),
-                                          strict=True)),
-        tuple(torch.cat(vs) for vs in zip(*([_padded(v, width) for v in c.values] for c in caches),
-                                          strict=True)),
-        torch.cat([_padded2(c.positions, width) for c in caches]),
-        torch.cat([_padded2(c.real, width) for c in caches]))
-
-
 def _take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return the slots ``index`` of each sequence; where all take the same, whole slots at once."""
+    if bool((index == index[:1]).all()):
+        return x.index_select(2, index[0])
     return x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
 
+def _joined(parts: Sequence[torch.Tensor], width: int, behind: torch.Tensor | None = None
+            ) -> torch.Tensor:
+    """Join batches of unequally many slots, padded with zeros, and what stands behind each row."""
+    first, more = parts[0], 0 if behind is None else behind.shape[2]
+    joined = first.new_empty(sum(len(x) for x in parts), first.shape[1], width + more,
+                             first.shape[3])
+    row = 0
+    for x in parts:
+        joined[row : row + len(x), :, : x.shape[2]] = x
+        joined[row : row + len(x), :, x.shape[2] : width] = 0
+        row += len(x)
+    if behind is not None:
+        joined[:, :, width:] = behind
+    return joined
+
+
 def _padded(x: torch.Tensor, width: int) -> torch.Tensor:
-    import torch
-
-    return torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[2]))
-
-
-def _padded2(x: torch.Tensor, width: int) -> torch.Tensor:
     import torch
 
     return torch.nn.functional.pad(x, (0, width - x.shape[1]))

@@ -15,7 +15,7 @@ from kvcore.errors import KvError
 if TYPE_CHECKING:
     import torch
 
-    from kvcore.cache import KVCache
+    from kvcore.cache import KVCache, Pile
     from kvcore.models import LM
 
 _PLANS: weakref.WeakKeyDictionary[LM, rope.RopePlan] = weakref.WeakKeyDictionary()
@@ -49,7 +49,7 @@ class Pass:
     ids, positions : (batch, q) int64
     real : (batch, q) bool
         False for right padding.
-    past : KVCache or None
+    past : KVCache, Pile or None
         What is already cached for each sequence.
     blind : (batch, q, q) bool or None
         Who may not attend to whom among this pass's tokens although it could.
@@ -58,7 +58,7 @@ class Pass:
     ids: torch.Tensor
     positions: torch.Tensor
     real: torch.Tensor
-    past: KVCache | None = None
+    past: KVCache | Pile | None = None
     blind: torch.Tensor | None = None
 
     def key_positions(self) -> torch.Tensor:
@@ -76,13 +76,13 @@ class Pass:
 
 
 def prepare(lm: LM, sequences: Sequence[Sequence[int]], starts: Sequence[int],
-            past: KVCache | None = None) -> Pass:
+            past: KVCache | Pile | None = None) -> Pass:
     """Right-pad token sequences into one pass, each at consecutive positions from its start."""
     return batch(lm, [Reading(tuple(ids), tuple(range(start, start + len(ids))))
                       for ids, start in zip(sequences, starts, strict=True)], past)
 
 
-def batch(lm: LM, readings: Sequence[Reading], past: KVCache | None = None) -> Pass:
+def batch(lm: LM, readings: Sequence[Reading], past: KVCache | Pile | None = None) -> Pass:
     """Right-pad readings into one pass; readings with groups need an empty past."""
     import torch
 
@@ -153,9 +153,9 @@ def fill(lm: LM, given: Pass) -> KVCache:
 
 def logits(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]]) -> torch.Tensor:
     """Run the model once and keep no cache; see `run`."""
-    if given.past is not None:
-        return run(lm, given, wanted)[0]
-    return _forward(lm, given, wanted, use_cache=False)
+    if given.past is None:
+        return _forward(lm, given, wanted, use_cache=False)
+    return _forward(lm, given, wanted, past_key_values=given.past.to_read(), use_cache=True)
 
 
 def _forward(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]], **cache: Any

@@ -98,7 +98,7 @@ def _less(mask: torch.Tensor, blind: torch.Tensor | None) -> torch.Tensor:
 def _as_attention_wants(lm: LM, mask: torch.Tensor) -> torch.Tensor:
     import torch
 
-    if lm.config._attn_implementation == "sdpa":
+    if lm.config._attn_implementation != "eager":
         return mask
     dtype = next(lm.model.parameters()).dtype
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import platformdirs
 
-from kvcore import gguf
+from kvcore import gguf, sdpa
 from kvcore.errors import KvError, MissingResource, unknown
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def locate(name: str, dtype: str | None = None, quantization: Quantization | Non
 def load_model(name: str, *, device: str = "auto", dtype: str | None = None,
                quantization: Quantization | None = None, revision: str | None = None,
                trust_remote_code: bool = False) -> LM:
-    """Load a model for scoring: eval mode, SDPA attention, no gradients.
+    """Load a model for scoring: eval mode, SDPA attention (see `kvcore.sdpa`), no gradients.
 
     Parameters
     ----------
@@ -214,6 +214,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str | None = None,
         model, tokenizer = _load_folder(files, where, trust_remote_code)
     model.eval().requires_grad_(False)
     config = model.config.get_text_config()
+    sdpa.pin(config, where)
     bos_id, bos_source = _bos(tokenizer, config, name)
     return LM(name, model, tokenizer, bos_id, bos_source, files, where, config)
 

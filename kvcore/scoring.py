@@ -45,7 +45,7 @@ from kvcore.tokens import Prefix, TokenizedSample, Unusable
 if TYPE_CHECKING:
     import torch
 
-    from kvcore.cache import KVCache
+    from kvcore.cache import KVCache, Pile
     from kvcore.corpora import Sample
     from kvcore.forward import Pass
     from kvcore.models import LM
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 COLUMNS = ("sample_id", "condition", "target", "status", "nll", "nll_tail", "token_nlls",
            "n_answer_tokens", "doc_len", "prefix_len", "cache_len", "clean_boundary")
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # more gains nothing, and falls out of CPU caches
-PASS_COST = {"cpu": 48, "cuda": 512}  # what starting a pass costs, in tokens: reading the weights
-LOGITS_AT_ONCE = 2**23  # turned into NLLs at a time: 32 MB, more is slower on a CPU
+PASS_COST = {"cpu": 64, "cuda": 512}  # what starting a pass costs, in tokens: reading the weights
+LOGITS_AT_ONCE = 2**21  # turned into NLLs at a time: 8 MB, which the heap serves again and again
 AT_ONCE = 16  # conditions whose caches are held at the same time
 BOS, DOCUMENT, COPIES = 0, 1, 2  # what a slot holds; prefixes count on from COPIES, one per copy
 SECOND_BOS, QUESTION = -2, -1  # further groups of the one-pass route
@@ -530,8 +530,15 @@ def _built(lm: LM, recipe: Recipe, made: dict[Recipe, KVCache], group: Sequence[
     if isinstance(recipe, Mean):
         return source.mean(source.real & (_step(source) > 0))
     if isinstance(recipe, Mix):
-        return _mixed(recipe, source, build(lm, recipe.values, made, group), group)
+        return _mixed(recipe, source, build(lm, _unturned(recipe.values), made, group), group)
     return _moved(lm, recipe, source, group)
+
+
+def _unturned(recipe: Recipe) -> Recipe:
+    """Return what has the same values as a recipe: turning changes keys and positions alone."""
+    while isinstance(recipe, Reposition | Shift):
+        recipe = recipe.source
+    return recipe
 
 
 def _moved(lm: LM, recipe: Reposition | Shift, source: KVCache, group: Sequence[Prepared]
@@ -591,7 +598,7 @@ def layer_range(layers: tuple[int | float, int | float], depth: int) -> range:
     return range(start, stop)
 
 
-def query_pass(lm: LM, cache: KVCache, group: Sequence[Prepared]) -> Pass:
+def query_pass(lm: LM, cache: KVCache | Pile, group: Sequence[Prepared]) -> Pass:
     """Return what the model receives to score a group's answers on top of their caches."""
     import torch
 
@@ -602,8 +609,9 @@ def query_pass(lm: LM, cache: KVCache, group: Sequence[Prepared]) -> Pass:
 def _score_group(lm: LM, jobs: Sequence[Job], budget: int, cost: int
                  ) -> dict[tuple[int, str], dict[str, Any]]:
     """Score jobs that share prefills: each prefill once, then short passes on top of caches."""
-    units = {job.one.unit(): job.one for job in jobs}
-    place = {unit: i for i, unit in enumerate(units)}
+    units = {job.one.unit(): job.one
+             for job in sorted(jobs, key=lambda job: len(job.one.query_ids()))}
+    place = {unit: i for i, unit in enumerate(units)}  # like questions side by side: no copies
     group = list(units.values())
     by_condition = {c: [job for job in jobs if job.given == c]
                     for c in dict.fromkeys(job.given for job in jobs)}
@@ -618,9 +626,9 @@ def _score_group(lm: LM, jobs: Sequence[Job], budget: int, cost: int
         work = sorted(((job, place[job.one.unit()]) for c in caches for job in by_condition[c]),
                       key=lambda item: (len(item[0].one.query_ids()), item[0].given.name, item[1]))
         for a, b in cut([len(job.one.query_ids()) for job, _ in work], budget, cost):
-            part = sorted(work[a:b], key=lambda item: item[0].given.name)
-            cache = kv.stack([caches[c].rows([which for _, which in items]) for c, items in
-                              groupby(part, key=lambda item: item[0].given)])
+            part = sorted(work[a:b], key=lambda item: (item[0].given.name, item[1]))
+            cache = kv.Pile(tuple(caches[c].rows([which for _, which in items]) for c, items in
+                                  groupby(part, key=lambda item: item[0].given)))
             asked = [job.one for job, _ in part]
             nlls = _answer_nlls(lm, query_pass(lm, cache, asked), asked, [0] * len(asked))
             rows |= {job.row: _scored_row(job, found)
@@ -640,10 +648,10 @@ def _answer_nlls(lm: LM, given: Pass, group: Sequence[Prepared], starts: Sequenc
     targets = torch.tensor([t for one in group for t in one.tokens.answer], device=lm.device)
     logits = forward.logits(lm, given, (rows, columns))
     at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    nlls = [nll for some, aims in zip(logits.split(at_once), targets.split(at_once), strict=True)
-            for nll in torch.nn.functional.cross_entropy(
-                some.float(), aims, reduction="none").tolist()]
-    ends = iter(nlls)
+    ends = iter([nll for some, aims in zip(
+        logits.split(at_once), targets.split(at_once), strict=True)
+        for nll in torch.nn.functional.cross_entropy(
+            some.float(), aims, reduction="none").tolist()])
     return [[next(ends) for _ in one.tokens.answer] for one in group]
 
 
