@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 
 CONTROLS = ("bare_again", "rope_roundtrip(random)")
 CONTROL_SAMPLES = 64  # their differences are all rounding: more samples would not sharpen it
-# Long documents, lists and sweeps of layers take fewer samples: a list is ten passages.
-SHARES = {"padded": 6, "lists": 6, "sweep": 3, "choices": 3}
+# Long documents, lists and choices take fewer samples: a list is ten passages.
+SHARES = {"padded": 6, "lists": 6, "choices": 3}
 EVERY_LAYER = "*"
 ONE_BASE = "one_base"
 _NEED = re.compile(r"(?P<condition>.+?)(?:@(?P<place>\d+|lists|masked|samples|seed\d)"
                    r"(?:\.(?P<target>\w+))?)?", re.DOTALL)
-_CUTOFFS = re.compile(r"values_early_layers\(\w+,\d\.\d\)")  # in tenths of the depth
 _SEED = re.compile(r"seed(\d)")
 
 
@@ -61,8 +60,6 @@ class Need:
     @property
     def share(self) -> str:
         """Which share of its place's samples must do, "" for all of them."""
-        if _CUTOFFS.fullmatch(self.condition) or self.condition.startswith("values_layer("):
-            return "sweep"
         return "choices" if self.place == "samples" and self.target != "answer" else ""
 
 

@@ -2,7 +2,7 @@
 
 from claims.cells import MISTRAL, claim
 from claims.estimands import paired_benefit, trend_over_length
-from kvcore.verdict import Published, does_not_help, hurts
+from kvcore.verdict import Published, does_not_help, helps, hurts
 
 SOURCE = "priming project summary, length"
 LENGTHS = (256, 512, 1024, 2048)
@@ -63,6 +63,14 @@ def test_the_benefit_decays_with_length(rows, judge):
     """The longer the document, the less a static prefix helps."""
     judge(trend_over_length({n: (rows(at("bare", n)), rows(at("static_fact", n)))
                              for n in LENGTHS}))
+
+
+@claim("unrelated-text-makes-bare-answers-easier", family="length", slow=True, min_n=50,
+       source="priming project summary, length (lab notes: NLL 1.098 to 0.889 at 2,048 tokens)",
+       needs=needs("bare", lengths=(256, 2048)), predicts=helps(delta=0.09))
+def test_unrelated_text_makes_bare_answers_easier(rows, judge):
+    """Without any prefix, the same answer is easier with 2,048 tokens of document than with 256."""
+    judge(paired_benefit(rows(at("bare", 256)), rows(at("bare", 2048))))
 
 
 @claim("beacons-do-not-help-at-1024-tokens", family="length", source=SOURCE, slow=True, min_n=50,

@@ -67,14 +67,14 @@ def test_early_layers_beat_all_layers(rows, judge):
     judge(paired_benefit(rows(VALUES), rows(EARLY)))
 
 
-@claim("lower-layers-carry-the-benefit", family="mechanism", source=SOURCE, slow=True, min_n=50,
+@claim("lower-layers-carry-the-benefit", family="mechanism", source=SOURCE, slow=True,
        needs=("bare", *map(below, TENTHS)), predicts=helps(delta=0.09))
 def test_the_lower_layers_carry_the_benefit(rows, judge):
     """The lower half of the layers gains more from primed values than the upper half adds."""
     judge(lower_against_upper_half(rows("bare"), {k: rows(below(k)) for k in TENTHS}))
 
 
-@claim("single-layers-help-less-the-deeper", family="mechanism", source=SOURCE, slow=True, min_n=50,
+@claim("single-layers-help-less-the-deeper", family="mechanism", source=SOURCE, slow=True,
        needs=("bare", "values_layer(static_fact,*)"), predicts=hurts(delta=0.09))
 def test_single_layers_help_less_the_deeper(rows, layers, judge):
     """Primed values in one layer alone help less the deeper the layer lies."""

@@ -1,6 +1,6 @@
 """Priming: what a prefix does that is read before the document and dropped again."""
 
-from claims.cells import claim
+from claims.cells import GEMMA_4B, MISTRAL, claim
 from claims.estimands import benefit_without_first_token, mean_of, paired_benefit
 from kvcore.verdict import Published, does_not_help, helps, hurts, negligible
 
@@ -9,7 +9,9 @@ SOURCE = "priming notebook, experiment 01"
 
 @claim("random-prefix-helps", family="priming", source=SOURCE, needs=("bare", "random"),
        predicts=helps(delta=0.09, effect=0.091),
-       published=Published(0.091, 2303, "nll_tail", text="d +0.091, win 59.5 %, p 1.3e-5"))
+       published={MISTRAL: Published(0.091, 2303, "nll_tail",
+                                     text="d +0.091, win 59.5 %, p 1.3e-5"),
+                  GEMMA_4B: Published(-0.109, 2174, "nll_tail", text="d -0.109, p 4e-7: hurts")})
 def test_a_random_prefix_helps(rows, judge):
     """A random prefix, read before the document and dropped again, makes the answer easier."""
     judge(paired_benefit(rows("bare"), rows("random")))
@@ -17,7 +19,9 @@ def test_a_random_prefix_helps(rows, judge):
 
 @claim("oracle-does-not-help", family="priming", source=SOURCE, needs=("bare", "oracle"),
        predicts=does_not_help(delta=0.09, effect=0.023),
-       published=Published(0.023, 2303, "nll_tail", text="d +0.023, win 50.0 %, p 0.263"))
+       published={MISTRAL: Published(0.023, 2303, "nll_tail",
+                                     text="d +0.023, win 50.0 %, p 0.263"),
+                  GEMMA_4B: Published(-0.020, 2174, "nll_tail", text="d -0.020, ns")})
 def test_the_real_query_does_not_help(rows, judge):
     """Having read the real query before the document makes the answer no easier."""
     judge(paired_benefit(rows("bare"), rows("oracle")))

@@ -70,6 +70,15 @@ def test_priming_does_not_improve_ranking(rows, judge):
     judge(against_bare(rows, PRIMED))
 
 
+@claim("priming-does-not-improve-auc-of-nll", family="ranking", source=SOURCE, slow=True,
+       min_n=300, needs=(BARE, PRIMED), predicts=NO_BETTER,
+       published=published(0.001, "AUC of NLL 0.829 against 0.828"))
+def test_priming_does_not_improve_ranking_by_raw_nll(rows, judge):
+    """By the NLL itself, values primed by a fixed question in the lower layers rank no better."""
+    bare, primed = rows(BARE), rows(PRIMED)
+    judge(auc_change(scored(bare), scored(primed), "primed against bare NLL", bare, primed))
+
+
 @claim("priming-by-the-query-does-not-improve-auc", family="ranking", source=SOURCE, slow=True,
        min_n=300, needs=(BARE, ORACLE, BOS), predicts=NO_BETTER,
        published=published(-0.010, "AUC of PMI 0.831 against 0.841 (lab notes)"))

@@ -245,28 +245,37 @@ def changing_mix(name: str, change: Callable[..., tuple[Any, ...]]) -> Fault:
     return fault
 
 
+def changing_layers(name: str, change: Callable[[range], range]) -> Fault:
+    """Make a fault that changes which layers `KVCache.with_values` takes."""
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        right = kv.KVCache.with_values
+        patch.setattr(kv.KVCache, "with_values",
+                      lambda self, other, layers: right(self, other, change(layers)))
+
+    fault.__name__ = name
+    return fault
+
+
 take_the_other_weight = changing_mix(
     "take_the_other_weight",
-    lambda other, index, slots, layers, weight: (other, index, slots, layers, 1 - weight))
-mix_further_layers = changing_mix(  # by two: the values of layer 0 depend on no prefix
-    "mix_further_layers", lambda other, index, slots, layers, weight: (
-        other, index, slots, range(layers.start, min(layers.stop + 2, DEPTH)), weight))
-only_from_layer_zero = changing_mix(
-    "only_from_layer_zero", lambda other, index, slots, layers, weight: (
-        other, index, slots, layers if layers.start == 0 else range(0), weight))
+    lambda other, index, slots, weight: (other, index, slots, 1 - weight))
+mix_further_layers = changing_layers(  # by two: the values of layer 0 depend on no prefix
+    "mix_further_layers", lambda layers: range(layers.start, min(layers.stop + 2, DEPTH)))
+only_from_layer_zero = changing_layers(
+    "only_from_layer_zero", lambda layers: layers if layers.start == 0 else range(0))
 values_of_the_neighbour = changing_mix(
-    "values_of_the_neighbour", lambda other, index, slots, layers, weight: (
-        other, (index - 1).clamp(min=0), slots, layers, weight))
+    "values_of_the_neighbour", lambda other, index, slots, weight: (
+        other, (index - 1).clamp(min=0), slots, weight))
 values_of_the_first_slots = changing_mix(
-    "values_of_the_first_slots", lambda other, index, slots, layers, weight: (
+    "values_of_the_first_slots", lambda other, index, slots, weight: (
         other, torch.arange(index.shape[1]).clamp(max=other.slots - 1).expand_as(index), slots,
-        layers, weight))
+        weight))
 mix_bos_too = changing_mix(
-    "mix_bos_too", lambda other, index, slots, layers, weight: (
-        other, index, slots | (torch.arange(slots.shape[1]) == 0), layers, weight))
+    "mix_bos_too", lambda other, index, slots, weight: (
+        other, index, slots | (torch.arange(slots.shape[1]) == 0), weight))
 last_positions_first = changing_mix(
-    "last_positions_first", lambda other, index, slots, layers, weight: (
-        other, index.flip(1), slots.flip(1), layers, weight))
+    "last_positions_first", lambda other, index, slots, weight: (
+        other, index.flip(1), slots.flip(1), weight))
 
 
 def mix_keys_too(patch: pytest.MonkeyPatch) -> None:
@@ -276,7 +285,10 @@ def mix_keys_too(patch: pytest.MonkeyPatch) -> None:
         swapped = right(replace(self, values=self.keys), replace(other, values=other.keys), *more)
         return replace(right(self, other, *more), keys=swapped.values)
 
+    some = kv.KVCache.with_values
     patch.setattr(kv.KVCache, "mix", broken)
+    patch.setattr(kv.KVCache, "with_values", lambda self, other, layers: replace(
+        some(self, other, layers), keys=other.keys))
 
 
 def count_bos_into_the_mean(patch: pytest.MonkeyPatch) -> None:
@@ -966,7 +978,7 @@ def check_prefills_are_shared(lm: LM, batch: Sequence[Sample], targets: Sequence
     right = forward._forward
 
     def counting(lm_: LM, step: forward.Pass, *more: Any, **cache: Any) -> torch.Tensor:
-        if step.past is None:
+        if not cache["past_key_values"].layers:
             read.append([ids[real].tolist() for ids, real in zip(
                 step.ids, step.real, strict=True)])
         return right(lm_, step, *more, **cache)
@@ -1317,7 +1329,7 @@ def test_a_users_own_condition_scores(lm: LM) -> None:
 
 
 def forget_the_mix(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scoring, "_mixed", lambda _recipe, own, *_: own)
+    patch.setattr(scoring, "_mixed", lambda _lm, _recipe, own, *_: own)
 
 
 def test_twin_own_condition(llama: LM) -> None:

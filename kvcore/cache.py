@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from kvcore import rope
@@ -128,8 +129,8 @@ class KVCache:
         """Return the cache with other positions and its keys left as they are."""
         return replace(self, positions=positions)
 
-    def mix(self, other: KVCache, index: torch.Tensor, mixed: torch.Tensor,
-            layers: range, weight: float) -> KVCache:
+    def mix(self, other: KVCache, index: torch.Tensor, mixed: torch.Tensor, weight: float
+            ) -> KVCache:
         """Return the cache with values of another mixed in; keys and positions stay.
 
         Parameters
@@ -140,8 +141,6 @@ class KVCache:
             For each slot of this cache the other's slot that it takes its value from.
         mixed : (batch, slot) bool
             Which slots are mixed at all.
-        layers : range
-            In which layers.
         weight : float
             Share of the other's value, 0 .. 1; 0 and 1 leave the endpoints bit for bit.
         """
@@ -157,7 +156,12 @@ class KVCache:
             return torch.where(mixed[:, None, :, None], both, own)
 
         return replace(self, values=tuple(
-            blend(own, theirs) if layer in layers else own
+            blend(own, theirs) for own, theirs in zip(self.values, other.values, strict=True)))
+
+    def with_values(self, other: KVCache, layers: range) -> KVCache:
+        """Return the cache with another's values in some layers; both have the same slots."""
+        return replace(self, values=tuple(
+            theirs if layer in layers else own
             for layer, (own, theirs) in enumerate(zip(self.values, other.values, strict=True))))
 
     def mean(self, counted: torch.Tensor) -> KVCache:
@@ -244,8 +248,27 @@ class Pile:
         """Return a new plain ``DynamicCache`` of the one batch, for one forward pass."""
         return self.joined().to_model()
 
-    def to_read(self) -> Any:
+    def places(self) -> list[tuple[int, ...]]:
+        """Return where in memory each row's positions stand, and what says which are real."""
+        return [(*at, *seen) for part in self.parts
+                for at, seen in zip(_where(part.positions), _where(part.real), strict=True)]
+
+    def memory(self) -> Iterator[list[tuple[int, ...]]]:
+        """Yield, layer by layer, where in memory each row's keys and values stand.
+
+        Rows that share memory are equal; equal rows need not share it.
+        """
+        for layer in range(len(self.parts[0].keys)):
+            yield [(*own, *worth) for part in self.parts for own, worth in zip(
+                _where(part.keys[layer]), _where(part.values[layer]), strict=True)]
+
+    def to_read(self, rows: Sequence[Sequence[int]] = ()) -> Any:
         """Return what `to_model` does, for a pass whose own keys and values nobody wants.
+
+        Parameters
+        ----------
+        rows : sequence of int sequences, optional
+            Which rows each layer reads, all by default.
 
         Notes
         -----
@@ -254,11 +277,41 @@ class Pile:
         are spared a copy of each, and its page faults.
         """
         keys, values = (zip(*whole, strict=True) for whole in self._by_part())
-        return _plain(_passing(self.slots), zip(keys, values, strict=True))
+        layers = list(zip(keys, values, strict=True))
+        if rows:
+            layers = [(self._some(k, of_layer), self._some(v, of_layer))
+                      for of_layer, (k, v) in zip(rows, layers, strict=True)]
+        return _plain(_passing(self.slots), layers)
+
+    def _some(self, whole: Tensors, rows: Sequence[int]) -> Tensors:
+        """Return some rows of one layer's parts, neighbours together: views, no copies."""
+        at = [(part, row) for part, held in enumerate(self.parts) for row in range(held.batch)]
+        runs: list[list[int]] = []
+        for part, row in (at[n] for n in rows):
+            if runs and runs[-1][0] == part and runs[-1][2] == row:
+                runs[-1][2] += 1
+            else:
+                runs.append([part, row, row + 1])
+        return tuple(whole[part][start:stop] for part, start, stop in runs)
 
     def _by_part(self) -> tuple[list[Tensors], list[Tensors]]:
         """Return the keys and the values of every part, layer by layer."""
         return [part.keys for part in self.parts], [part.values for part in self.parts]
+
+
+def _where(x: torch.Tensor) -> list[tuple[int, ...]]:
+    """Return for each row of a tensor where in memory it stands, and in which form."""
+    step = x.stride(0) * x.element_size()
+    return [(x.data_ptr() + row * step, *x.shape[1:], *x.stride()[1:]) for row in range(len(x))]
+
+
+def pile(picked: Iterable[tuple[KVCache, Sequence[int]]]) -> Pile:
+    """Return the given sequences of several caches as one batch; nothing is copied."""
+    parts: list[KVCache] = []
+    for cache, rows in picked:
+        cuts = [0, *(i for i in range(1, len(rows)) if rows[i] != rows[i - 1] + 1), len(rows)]
+        parts += [cache.rows(rows[a:b]) for a, b in pairwise(cuts)]
+    return Pile(tuple(parts))
 
 
 def stack(caches: Sequence[KVCache]) -> KVCache:

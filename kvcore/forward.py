@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kvcore import branching, masks, rope
 from kvcore import cache as kv
-from kvcore import masks, rope
 from kvcore.errors import KvError
 
 if TYPE_CHECKING:
@@ -151,19 +151,46 @@ def fill(lm: LM, given: Pass) -> KVCache:
     return kv.from_model(cache, given.key_positions(), given.key_real())
 
 
-def logits(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]]) -> torch.Tensor:
-    """Run the model once and keep no cache; see `run`."""
+def logits(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]], *,
+           branch: bool = False) -> torch.Tensor:
+    """Run the model once and keep no cache; see `run`.
+
+    Parameters
+    ----------
+    branch : bool
+        Let rows that are alike up to some layer be run once up to there (`kvcore.branching`):
+        the batch that a module of the model gets is then not that of the pass.
+    """
     if given.past is None:
         return _forward(lm, given, wanted, use_cache=False)
+    if branch and given.blind is None and isinstance(given.past, kv.Pile):
+        asked = zip(given.ids.tolist(), given.positions.tolist(), given.real.tolist(), strict=True)
+        made = branching.branches(given.past, [str(one) for one in asked])
+        if made.share <= branching.WORTHWHILE and branching.layers_of(lm):
+            return _branched(lm, given, wanted, given.past, made)
     return _forward(lm, given, wanted, past_key_values=given.past.to_read(), use_cache=True)
 
 
-def _forward(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]], **cache: Any
-             ) -> torch.Tensor:
+def _branched(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]], past: kv.Pile,
+              made: branching.Branches) -> torch.Tensor:
+    """Run a pass whose rows branch off on their way up through the layers."""
+    first = list(made.rows[0])
+    stem = Pass(given.ids[first], given.positions[first], given.real[first])
+    mask = masks.for_model(lm, stem.positions, given.key_positions()[first],
+                           given.key_real()[first])
+    rows, columns = wanted
+    with branching.branching(lm, made):
+        return _forward(lm, stem, ([made.last[row] for row in rows], columns), mask,
+                        past_key_values=past.to_read(made.rows), use_cache=True)
+
+
+def _forward(lm: LM, given: Pass, wanted: tuple[Sequence[int], Sequence[int]], mask: Any = None,
+             **cache: Any) -> torch.Tensor:
     import torch
 
-    mask = masks.for_model(lm, given.positions, given.key_positions(), given.key_real(),
-                           given.blind)
+    if mask is None:
+        mask = masks.for_model(lm, given.positions, given.key_positions(), given.key_real(),
+                               given.blind)
     with torch.inference_mode(), _head_sees_only(lm, wanted):
         out = lm.model(input_ids=given.ids, position_ids=given.positions, attention_mask=mask,
                        **cache)

@@ -15,7 +15,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -530,7 +530,8 @@ def _built(lm: LM, recipe: Recipe, made: dict[Recipe, KVCache], group: Sequence[
     if isinstance(recipe, Mean):
         return source.mean(source.real & (_step(source) > 0))
     if isinstance(recipe, Mix):
-        return _mixed(recipe, source, build(lm, _unturned(recipe.values), made, group), group)
+        other = build(lm, _unturned(recipe.values), made, group)
+        return _mixed(lm, recipe, source, other, made, group)
     return _moved(lm, recipe, source, group)
 
 
@@ -560,8 +561,16 @@ def _moved(lm: LM, recipe: Reposition | Shift, source: KVCache, group: Sequence[
         precision=source.keys[0].dtype if recipe.precision == "model" else None)
 
 
-def _mixed(recipe: Mix, own: KVCache, other: KVCache, group: Sequence[Prepared]
-           ) -> KVCache:
+def _mixed(lm: LM, recipe: Mix, own: KVCache, other: KVCache, made: dict[Recipe, KVCache],
+           group: Sequence[Prepared]) -> KVCache:
+    """Mix in every layer once, and take from that the layers that a recipe asks for.
+
+    Recipes that differ in their layers alone so share the memory of what they have in common.
+    """
+    chosen = layer_range(recipe.layers, len(own.keys))
+    everywhere = replace(recipe, layers=(0, len(own.keys)))
+    if recipe != everywhere:
+        return own.with_values(build(lm, everywhere, made, group), chosen)
     import torch
 
     index = torch.zeros(own.batch, own.slots, dtype=torch.int64)
@@ -578,8 +587,7 @@ def _mixed(recipe: Mix, own: KVCache, other: KVCache, group: Sequence[Prepared]
         index[row, ours[:count]] = torch.tensor(theirs[:count], dtype=torch.int64)
         mixed[row, ours[:count]] = True
     device = own.positions.device
-    return own.mix(other, index.to(device), mixed.to(device),
-                   layer_range(recipe.layers, len(own.keys)), recipe.weight)
+    return own.mix(other, index.to(device), mixed.to(device), recipe.weight)
 
 
 def layer_range(layers: tuple[int | float, int | float], depth: int) -> range:
@@ -627,8 +635,8 @@ def _score_group(lm: LM, jobs: Sequence[Job], budget: int, cost: int
                       key=lambda item: (len(item[0].one.query_ids()), item[0].given.name, item[1]))
         for a, b in cut([len(job.one.query_ids()) for job, _ in work], budget, cost):
             part = sorted(work[a:b], key=lambda item: (item[0].given.name, item[1]))
-            cache = kv.Pile(tuple(caches[c].rows([which for _, which in items]) for c, items in
-                                  groupby(part, key=lambda item: item[0].given)))
+            cache = kv.pile((caches[c], [which for _, which in items]) for c, items in
+                            groupby(part, key=lambda item: item[0].given))
             asked = [job.one for job, _ in part]
             nlls = _answer_nlls(lm, query_pass(lm, cache, asked), asked, [0] * len(asked))
             rows |= {job.row: _scored_row(job, found)
@@ -646,7 +654,7 @@ def _answer_nlls(lm: LM, given: Pass, group: Sequence[Prepared], starts: Sequenc
                for one, start in zip(group, starts, strict=True)
                for i in range(len(one.tokens.answer))]
     targets = torch.tensor([t for one in group for t in one.tokens.answer], device=lm.device)
-    logits = forward.logits(lm, given, (rows, columns))
+    logits = forward.logits(lm, given, (rows, columns), branch=True)
     at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])
     ends = iter([nll for some, aims in zip(
         logits.split(at_once), targets.split(at_once), strict=True)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from kvcore.models import LM, ModelFiles
 
 # The modules whose code decides what a number is; a change in any of them makes new keys.
-NUMBER_MODULES = ("gguf", "sdpa", "tokens", "rope", "masks", "cache", "forward", "conditions",
-                  "scoring")
+NUMBER_MODULES = ("gguf", "sdpa", "tokens", "rope", "masks", "cache", "branching", "forward",
+                  "conditions", "scoring")
 _RECORDED = ("torch", "transformers", "numpy", "bitsandbytes")
 
 
