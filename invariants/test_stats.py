@@ -526,6 +526,36 @@ def test_twin_identical_sees_the_branch_gone(monkeypatch: pytest.MonkeyPatch) ->
         check_identical()
 
 
+def check_few_differences(n: int, differing: int, size: float) -> None:
+    """Where few samples differ, d is bounded all the same, by 0 on the far side."""
+    x = np.zeros(n)
+    x[:differing] = size
+    d = stats.paired_effect(x, np.zeros(n)).d
+    assert d.value == pytest.approx(x.mean() / x.std(ddof=1))
+    outer = d.ci_high if size > 0 else d.ci_low
+    inner = d.ci_low if size > 0 else d.ci_high
+    # A resample holds k of them with the binomial's probability: none in 37 % if there is one.
+    most = sps.binom.ppf(0.999, n, differing / n)
+    drawn = np.repeat([np.sign(size), 0.0], [int(most), n - int(most)])
+    assert inner == 0.0
+    assert 0 < abs(outer) <= abs(drawn.mean() / drawn.std(ddof=1))
+
+
+@pytest.mark.parametrize("size", [0.3, -0.0593])
+@pytest.mark.parametrize(("n", "differing"), [(400, 1), (150, 2)])
+def test_few_differences_bound_d(n: int, differing: int, size: float) -> None:
+    check_few_differences(n, differing, size)
+
+
+def test_twin_few_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divided by the rounding of an SD of nothing, d is unbounded, and that is seen."""
+    right = stats._Complete.sums
+    monkeypatch.setattr(stats._Complete, "sums", lambda self, *weights: right(
+        self, *weights[:-1], np.ones(self.n)))
+    with pytest.raises(AssertionError):
+        check_few_differences(150, 2, 0.3)
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_fewer_than_two_samples_bound_nothing(n: int) -> None:
     effect = stats.paired_effect(np.ones(n), np.zeros(n))

@@ -586,12 +586,16 @@ def _effect(rows: _Complete, plan: _Plan) -> tuple[Estimate, Estimate]:
         return _constant_effect(rows, plan)
     scale = _Scale.of(x)
 
-    def statistic(n: FloatArray, s: FloatArray, ss: FloatArray, axis: int) -> FloatArray:
+    def statistic(n: FloatArray, s: FloatArray, ss: FloatArray, some: FloatArray, axis: int
+                  ) -> FloatArray:
         n, s, ss = n.sum(axis), s.sum(axis), ss.sum(axis)
-        return np.stack([scale.effect(n, s, ss), scale.mean + scale.sd * s / n])
+        # Where few samples differ at all, resamples may hold none of them: no difference, not
+        # one divided by the rounding of its own SD.
+        d = np.where(some.sum(axis) == 0, 0.0, scale.effect(n, s, ss))
+        return np.stack([d, scale.mean + scale.sd * s / n])
 
     z = scale.apply(x)
-    d, mean_ci = _intervals(rows, rows.sums(z, z * z), statistic, plan)
+    d, mean_ci = _intervals(rows, rows.sums(z, z * z, x != 0), statistic, plan)
     return (_estimate(scale.mean / scale.sd, d, rows, plan, "d", scale.sd),
             _estimate(scale.mean, mean_ci, rows, plan, "nats/token", scale.sd))
 
