@@ -13,9 +13,9 @@ from hypothesis import example, given
 
 import kvcore
 from invariants import strategies as iv
-from invariants.comparing import Fault, assert_scores, must_see
+from invariants.comparing import ROUNDOFF, Fault, assert_scores, must_see
 from invariants.test_conditions import LONG, SHORT, once
-from kvcore import branching, forward, scoring, sdpa, tiny
+from kvcore import branching, forward, scoring, sdpa
 from kvcore import cache as kv
 from kvcore.corpora import Sample
 from kvcore.models import LM
@@ -24,18 +24,6 @@ HYBRIDS = ("bare", "values_only(static_fact)", "values_layer(static_fact,2)",
            "values_layer(static_fact,1)", "values_early_layers(static_fact,2)",
            "values_early_positions(static_fact,0.5)", "interp(static_fact,0.25)", "qvi(0.5)",
            "no_reposition(static_fact)")
-ROUNDOFF = 2.0**-23  # of float32
-
-
-@pytest.fixture(scope="module", params=tiny.NAMES)
-def lm(request: pytest.FixtureRequest) -> LM:
-    """Every tiny architecture in turn."""
-    return kvcore.load(request.param, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def llama() -> LM:
-    return kvcore.load("tiny-llama", device="cpu")
 
 
 @contextmanager
@@ -219,7 +207,7 @@ def check_attention(heads: int, kv_heads: int, scaling: float | None) -> None:
         scores = query[:, head].double() @ key[:, of].double().mT * (scaling or 8**-0.5)
         weights = scores.masked_fill(~mask[:, 0], -torch.inf).softmax(-1)
         off = (found[:, :, head] - weights @ value[:, of].double()).abs().max()
-        assert off <= 64 * ROUNDOFF, f"head {head} of {heads}: off by {float(off):.1e}"
+        assert off <= 128 * ROUNDOFF, f"head {head} of {heads}: off by {float(off):.1e}"
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
@@ -264,7 +252,7 @@ def check_the_models_own_attention(lm: LM) -> None:
     finally:
         lm.config._attn_implementation = pinned
     for ours, theirs in zip(found[:2], found[2:], strict=True):
-        assert torch.allclose(ours, theirs, rtol=0, atol=64 * ROUNDOFF * float(theirs.abs().max()))
+        assert torch.allclose(ours, theirs, rtol=0, atol=128 * ROUNDOFF * float(theirs.abs().max()))
 
 
 def test_the_models_own_attention(lm: LM) -> None:
