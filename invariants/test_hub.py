@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invariants.children import child
-from kvcore.corpora import DATASETS, Corpus, Sample, hub, load_corpus, published, traits_of
+from kvcore.corpora import DATASETS, Corpus, Sample, hub, load_corpus, past, published, traits_of
 from kvcore.corpora.sample import digest
 from kvcore.errors import KvError, MissingResource
 
@@ -313,9 +313,40 @@ def test_only_a_dataset_that_names_them_has_others(tmp_path: Path) -> None:
     for name in CARDS:
         assert traits_of(name).ranking == bool(read_all(tmp_path, name).others)
     assert traits_of("docstrings").ranking
-    assert not any(traits.past_queries for traits in DATASETS.values())
+    assert [name for name, traits in DATASETS.items() if traits.past_queries] == [
+        "squad_v2", "narrativeqa"]
     assert [name for name, traits in DATASETS.items() if traits.long] == [
         "hotpotqa", "cnn_dailymail", "narrativeqa", "natural_questions"]
+
+
+ASKED = {"a": "which paragraph?", "b": "who wrote one paragraph here?",
+         "c": "one paragraph or two?", "d": "one paragraph or two?"}
+
+
+def assert_past_queries_are_the_nearest(folder: Path) -> None:
+    """Of the other questions about a paragraph, the one that shares most words with it."""
+    row = CARDS["squad_v2"].row
+    rows = [{**row, "id": name, "question": text} for name, text in ASKED.items()]
+    alone = {**row, "id": "e", "context": "Another.", "question": "one paragraph?"}
+    path = written(folder, "squad_v2", [*rows, alone])
+    made = hub.corpus_from(published.HUB["squad_v2"], [path])
+    # Shared with "One paragraph.", of all their words: a 1 of 3, b 2 of 5, c and d 2 of 4.
+    assert [dict(s.texts).get("past_query") for s in made.samples] == [
+        ASKED["c"], ASKED["c"], ASKED["b"], ASKED["b"], None]
+
+
+def test_past_queries_are_the_nearest(tmp_path: Path) -> None:
+    assert_past_queries_are_the_nearest(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "broken"), [
+    ("_overlap", lambda query, _passage: -len(query)), ("_with", lambda sample, _: sample)])
+def test_twin_past_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+                           broken: Any) -> None:
+    """The shortest question, and none at all, are noticed."""
+    monkeypatch.setattr(past, name, broken)
+    with pytest.raises(AssertionError):
+        assert_past_queries_are_the_nearest(tmp_path)
 
 
 def test_what_datasets_can_give_is_known_without_loading_anything() -> None:

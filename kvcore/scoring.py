@@ -5,7 +5,7 @@ once, caches are built from it, and answers are read on top of them. Where nothi
 masked pass reads everything: a second BOS, which sees only itself, stands where the truncated
 document begins, and the query sees that one (attention is relative, so the two routes agree).
 Batches, sorted by length, never change a number beyond rounding; the LM head sees scored tokens
-only.
+only. Answers on top of caches that differ in few layers run once below those (`kvcore.branching`).
 """
 
 from __future__ import annotations

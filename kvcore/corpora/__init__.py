@@ -45,7 +45,8 @@ DATASETS: Mapping[str, Traits] = {
     "docstrings": Traits(
         "docstrings of installed packages: no network needed (default)", ranking=True),
     **{name: Traits(f"{data.note}; from the hub, {data.repository}",
-                    ranking=data.others_of is not None, long=data.long)
+                    ranking=data.others_of is not None, long=data.long,
+                    past_queries=data.past_queries)
        for name, data in HUB.items()},
 }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kvcore.corpora.past import with_past_queries
 from kvcore.corpora.sample import Corpus, Sample
 from kvcore.errors import KvError, MissingResource
 
@@ -48,6 +49,8 @@ class HubDataset:
         As in `kvcore.corpora.Traits`.
     others_of : callable, optional
         Returns the row's passages that do not answer its query, where the data names them.
+    past_queries : bool
+        Whether a passage is asked several queries, so that each has past ones.
     """
 
     name: str
@@ -60,6 +63,7 @@ class HubDataset:
     note: str
     long: bool = False
     others_of: Callable[[Row], tuple[str, ...]] | None = None
+    past_queries: bool = False
 
     @property
     def command(self) -> str:
@@ -176,6 +180,8 @@ def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:
         raise KvError(f"{data.name}: none of {sum(counts.values())} rows makes a sample; "
                       f"dropped: {counts}.")
     samples = tuple(kept.values())
+    if data.past_queries:
+        samples = with_past_queries(samples)
     return Corpus(data.name, samples, counts, data.revision, data.cluster_unit, data.note,
                   {name: texts for name, texts in others.items() if texts})
 

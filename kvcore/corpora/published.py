@@ -152,7 +152,8 @@ _ALL = (
         "squad_v2", "rajpurkar/squad_v2", "3ffb306f725f7d2ce8394bc1873b24868140c412",
         ("squad_v2/validation-00000-of-00001.parquet",),
         {"id": "text", "context": "text", "question": "text", "answers": {"text": ["text"]}},
-        squad_v2, "paragraph", "SQuAD v2 validation: answerable questions, first answer"),
+        squad_v2, "paragraph", "SQuAD v2 validation: answerable questions, first answer",
+        past_queries=True),
     HubDataset(
         "hotpotqa", "hotpotqa/hotpot_qa", "1908d6afbbead072334abe2965f91bd2709910ab",
         ("distractor/validation-00000-of-00001.parquet",),
@@ -177,7 +178,8 @@ _ALL = (
         tuple(f"data/validation-{i:05}-of-00003.parquet" for i in range(3)),
         {"document": {"id": "text", "summary": {"text": "text"}}, "question": {"text": "text"},
          "answers": [{"text": "text"}]},
-        narrativeqa, "story", "NarrativeQA validation: summaries, first answer", long=True),
+        narrativeqa, "story", "NarrativeQA validation: summaries, first answer", long=True,
+        past_queries=True),
     # The dataset itself, not one of its short derivatives: the finding is about long documents.
     # One shard of seven (half a gigabyte, some 1,100 questions) is enough.
     HubDataset(
