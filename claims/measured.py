@@ -110,13 +110,12 @@ class Measured:
             If the store holds none.
         """
         need = Need.read(spelled)
-        own = self.rows[(self.rows["need"] == str(need)) & (self.rows["status"] == "ok")]
-        if own.empty:
+        own = self._by_need.get(str(need))
+        if own is None:
             said = self.lacking.get(str(need))
             raise MissingResource(said or f"no measurable rows of {spelled!r} for {self.model} on "
                                   f"{self.dataset}; without --kv-no-measure they are measured.")
-        beside = self.rows[self.rows["place"] == need.place]
-        clusters = dict(zip(beside["sample"], beside["cluster"], strict=True))
+        clusters = self._clusters[need.place]
         order = sorted(clusters)
         frame = own.set_index("sample").reindex(order)
 
@@ -124,6 +123,18 @@ class Measured:
             return _texts(self.dataset, need, frame)
 
         return Rows(spelled, metric, frame, tuple(str(clusters[i]) for i in order), texts)
+
+    @functools.cached_property
+    def _by_need(self) -> Mapping[str, pd.DataFrame]:
+        """The measurable rows of every need that has any."""
+        good = self.rows[self.rows["status"] == "ok"]
+        return {str(need): own for need, own in good.groupby("need", sort=False)}
+
+    @functools.cached_property
+    def _clusters(self) -> Mapping[str, Mapping[str, str]]:
+        """The cluster of every sample, measurable or not, by place."""
+        return {str(place): dict(zip(beside["sample"], beside["cluster"], strict=True))
+                for place, beside in self.rows.groupby("place", sort=False)}
 
     def layers(self, pattern: str, metric: str) -> dict[int, Rows]:
         """Return the rows of a need for every layer, ``values_layer(static_fact,*)``."""
