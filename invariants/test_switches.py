@@ -226,14 +226,14 @@ def test_twin_batches(llama: LM) -> None:
 def check_contiguous(lm: LM) -> None:
     """In every pass the real slots of a row stand at 0, 1, 2, ... in order."""
     passes: list[forward.Pass] = []
-    real = forward.run
+    real = forward._forward
 
-    def noted(lm: LM, given: forward.Pass, *rest: Any) -> Any:
+    def noted(lm: LM, given: forward.Pass, *rest: Any, **named: Any) -> Any:
         passes.append(given)
-        return real(lm, given, *rest)
+        return real(lm, given, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "run", noted)
+        patch.setattr(forward, "_forward", noted)
         adaptation.follow(lm, GIVEN, WAYS)
         adaptation.free(lm, GIVEN[:2], ["gradual(3,2)", "partial(3)"], max_new_tokens=6, stop=())
     assert len(passes) > 4

@@ -523,7 +523,7 @@ def closed(lm: LM, cache: KVCache) -> KVCache:
 
 def on_top(lm: LM, cache: KVCache | Pile, read: Sequence[Ids]) -> Pass:
     """Return the pass that reads tokens right behind what is cached of each row."""
-    return forward.prepare(lm, read, cache.real.sum(dim=1).tolist(), cache)
+    return forward.prepare(lm, read, cache.lengths().tolist(), cache)
 
 
 # --- free generation ----------------------------------------------------------------------------

@@ -223,6 +223,11 @@ class Pile:
         return max(part.slots for part in self.parts)
 
     @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return sum(part.batch for part in self.parts)
+
+    @property
     def positions(self) -> torch.Tensor:
         """The position of each slot's token, (batch, slot) int64."""
         import torch
@@ -235,6 +240,12 @@ class Pile:
         import torch
 
         return torch.cat([_padded(part.real, self.slots) for part in self.parts])
+
+    def lengths(self) -> torch.Tensor:
+        """Return the number of real slots of each sequence, (batch,) int64."""
+        import torch
+
+        return torch.cat([part.lengths() for part in self.parts])
 
     def joined(self) -> KVCache:
         """Return the one batch as a cache of its own."""
