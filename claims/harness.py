@@ -82,10 +82,12 @@ class Lab:
 
 
 def configure(config: pytest.Config) -> None:
-    """Read the options; make a run of the claims write its reports."""
+    """Read the options; make a run of the claims write its reports, if it is to judge any."""
     settings = options.read(config)
     options.check_names(settings)
     config.stash[SETTINGS] = settings
+    if settings.explain:
+        return
     if any("claims" in Path(str(arg).split("::")[0]).parts for arg in config.args):
         from reports import plugin
 

@@ -112,11 +112,13 @@ def test_an_option_may_come_from_the_environment() -> None:
 
 
 def test_explain_prints_conditions_and_measures_nothing(tmp_path: Path) -> None:
-    """Every condition on one sample, no row stored."""
+    """Every condition on one sample; no row stored, nothing judged, and no failure for that."""
     done = run("claims", "--kv-explain", "--kv-models", "tiny-llama", "--kv-store",
                str(tmp_path / "store"), *outputs(tmp_path))
     assert "random: whether any prefix, read and dropped again, helps" in done.stdout
     assert not (tmp_path / "store").exists()
+    assert done.returncode == 0, done.stdout
+    assert "no claim was judged" not in done.stdout
 
 
 def test_every_claim_runs(tmp_path: Path) -> None:

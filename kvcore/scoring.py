@@ -634,7 +634,8 @@ def _score_group(lm: LM, jobs: Sequence[Job], budget: int, cost: int
         work = sorted(((job, place[job.one.unit()]) for c in caches for job in by_condition[c]),
                       key=lambda item: (len(item[0].one.query_ids()), item[0].given.name, item[1]))
         for a, b in cut([len(job.one.query_ids()) for job, _ in work], budget, cost):
-            part = sorted(work[a:b], key=lambda item: (item[0].given.name, item[1]))
+            part = sorted(work[a:b], key=lambda item: (
+                item[0].given.name, item[0].one.target, item[1]))  # neighbours need no copies
             cache = kv.pile((caches[c], [which for _, which in items]) for c, items in
                             groupby(part, key=lambda item: item[0].given))
             asked = [job.one for job, _ in part]
