@@ -13,20 +13,19 @@ from typing import Any
 import torch
 import transformers
 
-import kvcore
-from benchmarks import capture, following, hybrids, ranking, speed
-from benchmarks import contenders as who
-from kvcore.corpora import Corpus, Sample, choose
-from kvcore.models import LM
+from benchmarks import capture, contenders, following, hybrids, ranking, speed
+from kvcore import corpora, loading
+from kvcore.corpora.sample import Corpus, Sample, choose
+from kvcore.models.lm import LM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks and return the exit status: 1 where two routes' numbers differ."""
     options = _options(arguments)
-    lm = kvcore.load(options.model, device="cpu", dtype="float32")
+    lm = loading.load(options.model, device="cpu", dtype="float32")
     if options.peak_of:
         return _child(lm, options)
-    corpus = kvcore.load_corpus(options.dataset)
+    corpus = corpora.load_corpus(options.dataset)
     chosen = list(PARTS) if options.part == "all" else [options.part]
     return max(_report(lm, name, PARTS[name](lm, corpus, options), options) for name in chosen)
 
@@ -51,7 +50,7 @@ def _report(lm: LM, part: str, report: dict[str, Any], options: argparse.Namespa
 
 
 def _measurable(lm: LM, corpus: Corpus, count: int, seed: int) -> list[Sample]:
-    return who.usable(lm, choose(corpus.samples, 2 * count, seed), count, seed)
+    return contenders.usable(lm, choose(corpus.samples, 2 * count, seed), count, seed)
 
 
 PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {

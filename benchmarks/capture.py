@@ -10,15 +10,16 @@ from typing import Any
 from benchmarks import memory, sharing, timing
 from benchmarks.contenders import Contender, Sums
 from benchmarks.sharing import Expected
-from kvcore import activations, sources
-from kvcore.activations import TokenText
 from kvcore.corpora.texts import load_texts
-from kvcore.models import LM
+from kvcore.engine import hooks
+from kvcore.measurements import continuations, hidden_states
+from kvcore.measurements.hidden_states import TokenText
+from kvcore.models.lm import LM
 
 PLAIN, RESIDUAL, ALL = "texts read, CE alone", "all layers' stream beside it", (
     "attention and MLP too")
 WATCHED: dict[str, tuple[str, ...]] = {PLAIN: (), RESIDUAL: ("residual",),
-                                       ALL: activations.PARTS}
+                                       ALL: hooks.PARTS}
 TEXTS = 48
 MOST, MOST_MIB, TOLERANCE = 1.3, 200.0, 1e-6
 """Most times a plain pass that capture may take, MiB more that it may hold, nats off in CE."""
@@ -28,7 +29,7 @@ CHILD = "capture:"
 
 def texts(lm: LM, count: int) -> list[TokenText]:
     """Return the first human texts, read again and again where more are wanted than there are."""
-    known = sources.compared(lm, load_texts("pydoc").texts, ("human",)).texts
+    known = continuations.load_continuations(lm, load_texts("pydoc").texts, ("human",)).texts
     return [TokenText(f"{n}", one.source, one.prompt, one.continuation)
             for n, one in ((n, known[n % len(known)]) for n in range(count))]
 
@@ -37,10 +38,10 @@ def contender(lm: LM, given: Sequence[TokenText], parts: Sequence[str]) -> Conte
     """Prepare the reading of all texts in batches; the CE of each is what is returned."""
     def run() -> Sums:
         found: Sums = {}
-        for batch in activations._batches(lm, range(len(given)), given, None):
+        for batch in hidden_states._batches(lm, range(len(given)), given, None):
             group = [given[n] for n in batch]
-            rows = (activations._measure(lm, group, parts) if parts else
-                    [{"ce": sum(nlls) / len(nlls)} for nlls in activations._read(
+            rows = (hidden_states._measure(lm, group, parts) if parts else
+                    [{"ce": sum(nlls) / len(nlls)} for nlls in hidden_states._read(
                         lm, group, (), lambda *_: None)])
             found |= {(given[n].id,): float(row["ce"]) for n, row in zip(batch, rows, strict=True)}
         return found
@@ -52,7 +53,7 @@ def measure(lm: LM, options: argparse.Namespace) -> dict[str, Any]:
     """Time the three beside each other, measure peak memory at two sizes; print and return all."""
     given = texts(lm, TEXTS)
     contenders = {name: contender(lm, given, parts) for name, parts in WATCHED.items()}
-    contender(lm, given[:8], activations.PARTS)()
+    contender(lm, given[:8], hooks.PARTS)()
     done, results = timing.rounds(contenders, options.rounds)
     beside = {name: timing.median_ratio(done, name, PLAIN) for name in (RESIDUAL, ALL)}
     apart = max(sharing.largest_difference(results[PLAIN], results[name]) for name in beside)

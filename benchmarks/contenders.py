@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import kvcore
-from invariants import plain
-from kvcore import conditions, scoring
-from kvcore.corpora import Sample
+from lm_eval.models.huggingface import HFLM
+
+from invariants.oracle import plain
+from kvcore.conditions import parse
+from kvcore.corpora.sample import Sample
+from kvcore.engine import prepared
 from kvcore.errors import KvError, MissingResource
-from kvcore.models import LM
-from kvcore.tokens import Unusable
+from kvcore.measurements import answer_nll
+from kvcore.models.lm import LM
+from kvcore.tokenization import Unusable
 
 PRIMED = ("bare", "oracle", "random")
 VISIBLE = ("full_context(oracle)",)
@@ -76,7 +79,7 @@ def engine(lm: LM, samples: Sequence[Sample], names: Sequence[str], seed: int) -
     """Prepare this project's engine, its tokenization and random prefixes included."""
 
     def run() -> Sums:
-        rows = kvcore.score(lm, samples, names, seed=seed)
+        rows = answer_nll.score(lm, samples, names, seed=seed)
         if (rows.status != "ok").any():
             raise KvError(f"benchmark samples must all be measurable: {set(rows.status)}")
         return {
@@ -99,8 +102,6 @@ def harness(lm: LM, wanted: Sequence[Request], batch_size: int) -> Contender:
         raise MissingResource(
             "lm-eval is not installed, so it is left out: pip install --no-deps lm-eval==0.4.13"
         )
-    from lm_eval.models.huggingface import HFLM
-
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns that a loaded model is odd
     peer = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size)
     asked: list[Any] = [
@@ -127,8 +128,8 @@ def usable(lm: LM, samples: Sequence[Sample], count: int, seed: int) -> list[Sam
 
 
 def _request(lm: LM, sample: Sample, name: str, seed: int) -> Request:
-    given = conditions.condition(name)
-    ready = scoring.prepare_one(lm, sample, given, seed)
+    given = parse.condition(name)
+    ready = prepared.prepare_one(lm, sample, given, seed)
     read = ready.tokens
     prefix = ready.prefixes[given.prefixes()[0]]
     return Request(str(sample.id), name, prefix, read.document, read.prompt, read.answer)

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-import kvcore
 from benchmarks import memory, sharing, timing
 from benchmarks.contenders import Contender, Sums
 from benchmarks.sharing import Expected
-from kvcore import adaptation, switch_rows, switches
+from kvcore import loading
+from kvcore.conditions import switching
+from kvcore.conditions.switching import Switch
 from kvcore.corpora.pairs import load_pairs
-from kvcore.models import LM
-from kvcore.switches import Switch
+from kvcore.measurements import context_switch, context_switch_rows
+from kvcore.models.lm import LM
 
 PLAIN, TRACKED = "eight ways followed", "with attention shares"
 SINGLY, EAGER = "way by way, one pass each", "way by way, eager, attention matrices"
@@ -32,14 +33,14 @@ CHILD = "following"
 def given(count: int, seed: int) -> list[Switch]:
     """Return switches of word problems whose contexts differ."""
     pairs = load_pairs("word_problems", 2 * count, seed).pairs
-    found = [switch_rows.switch_of(pair, seed) for pair in pairs]
+    found = [context_switch_rows.switch_of(pair, seed) for pair in pairs]
     return [one for one in found if one.original != one.new][:count]
 
 
 def followed(lm: LM, some: Sequence[Switch], *, attention: bool) -> Contender:
     """Prepare following all ways; what is returned is the mean share on what was injected."""
     def run() -> Sums:
-        table = adaptation.follow(lm, some, steps=STEPS, attention=attention)
+        table = context_switch.follow(lm, some, steps=STEPS, attention=attention)
         return {(row.switch_id, row.condition): float(np.mean(row.share_injected))
                 if attention else float(np.mean(row.logp))
                 for row in table.itertuples(index=False)}
@@ -53,16 +54,16 @@ def one_by_one(lm: LM, some: Sequence[Switch], *, eager: bool) -> Contender:
     With eager attention the shares are read off whole attention matrices. Ways that reuse a cut
     cache (partial) have no such pass and are left out.
     """
-    ways = [w for w in switches.WAYS if not w.startswith("partial")]
+    ways = [w for w in switching.METHODS if not w.startswith("partial")]
 
     def run() -> Sums:
         found: Sums = {}
         for switch in some:
-            told = switches.tokenize(lm.tokenizer, switch, int(lm.config.vocab_size))
-            noise = switches.noise_ids(lm.tokenizer, told, 0)
+            told = switching.tokenize(lm.tokenizer, switch, int(lm.config.vocab_size))
+            noise = switching.noise_ids(lm.tokenizer, told, 0)
             for name in ways:
-                start = switches.opening(switches.way(name), told, lm.bos_id, noise)
-                script = switches.script(start, told.after[:STEPS])
+                start = switching.plan_cache(switching.switch_method(name), told, lm.bos_id, noise)
+                script = switching.plan_decode(start, told.after[:STEPS])
                 ids = [*start.runs[0][: start.take[0]], *script.read]
                 rows = [start.take[0] + n for n in script.predicts]
                 found[switch.id, name] = _pass(lm, ids, rows, script.holds, eager=eager)
@@ -78,7 +79,7 @@ def _pass(lm: LM, ids: Sequence[int], rows: Sequence[int], holds: Sequence[int],
         logps = out.logits[0, list(rows)].float().log_softmax(-1)
     if not eager:
         return float(logps.mean())
-    where = torch.tensor(list(holds)) == switches.INJECTED
+    where = torch.tensor(list(holds)) == switching.INJECTED
     return float(np.mean([float(layer[0, :, list(rows)][..., where].sum(-1).mean())
                           for layer in out.attentions]))
 
@@ -86,7 +87,7 @@ def _pass(lm: LM, ids: Sequence[int], rows: Sequence[int], holds: Sequence[int],
 def measure(lm: LM, options: argparse.Namespace) -> dict[str, Any]:
     """Time the four beside each other, measure peak memory; print and return it all."""
     some = given(PAIRS, options.seed)
-    eager = kvcore.load(options.model, device="cpu", dtype="float32")
+    eager = loading.load(options.model, device="cpu", dtype="float32")
     eager.model.set_attn_implementation("eager")
     contenders = {
         PLAIN: followed(lm, some, attention=False), TRACKED: followed(lm, some, attention=True),
@@ -105,13 +106,13 @@ def measure(lm: LM, options: argparse.Namespace) -> dict[str, Any]:
         expected.append(Expected(f"peak memory at {sizes[-1]['pairs']} pairs, MiB",
                                  sizes[-1]["peak_mib"], at_most=MOST_MIB))
     seconds = sharing.seconds_of(done, list(contenders))
-    sharing.show(f"following: {lm.name}, {PAIRS} pairs × {len(switches.WAYS)} ways × {STEPS} "
+    sharing.show(f"following: {lm.name}, {PAIRS} pairs × {len(switching.METHODS)} ways × {STEPS} "
                  f"tokens, {options.rounds} interleaved rounds", seconds, expected)
     print(f"  {EAGER} / {SINGLY}: {matrices:.2f}")
     for one in sizes:
         print(f"  {one['pairs']:>4} pairs: {one['seconds']:8.1f} s   peak "
               f"{one['peak_mib']:6.0f} MiB")
-    return {"pairs": PAIRS, "ways": switches.WAYS, "steps": STEPS, "rounds": options.rounds,
+    return {"pairs": PAIRS, "ways": switching.METHODS, "steps": STEPS, "rounds": options.rounds,
             "matmul_gflops": sharing.matrix_rate(done), "seconds": seconds,
             f"{EAGER} / {SINGLY}": matrices, "by_size": sizes,
             "expected": sharing.as_data(expected), "numbers_agree": expected[1].holds}

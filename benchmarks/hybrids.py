@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks import sharing, timing
 from benchmarks.sharing import Asked, Expected
-from kvcore.corpora import Sample
-from kvcore.models import LM
+from kvcore.corpora.sample import Sample
+from kvcore.models.lm import LM
 
 PLAIN = "static_fact"
 ONE, TOGETHER = "one plain condition", "nine hybrids together"

@@ -15,10 +15,11 @@ from typing import Any
 from benchmarks import memory, sharing, timing
 from benchmarks.contenders import Sums
 from benchmarks.sharing import Asked, Expected
-from kvcore.conditions import INTENTS
-from kvcore.corpora import Corpus, Sample, load_corpus
+from kvcore.conditions.registry import INTENTS
+from kvcore.corpora import load_corpus
 from kvcore.corpora.candidates import candidates
-from kvcore.models import LM
+from kvcore.corpora.sample import Corpus, Sample
+from kvcore.models.lm import LM
 
 CONDITIONS = (
     "bare", *(f"values_early_layers(static({intent}),0.47)" for intent in INTENTS),

@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import kvcore
 from benchmarks import timing
 from benchmarks.contenders import Contender, Sums
-from kvcore import conditions, scoring
-from kvcore.corpora import Sample
+from kvcore.conditions import parse
+from kvcore.corpora.sample import Sample
+from kvcore.engine import prepared
 from kvcore.errors import KvError
-from kvcore.models import LM
-from kvcore.scoring import Route
-from kvcore.tokens import Unusable
+from kvcore.measurements import answer_nll
+from kvcore.measurements.answer_nll import Route
+from kvcore.models.lm import LM
+from kvcore.tokenization import Unusable
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def tokens_run(lm: LM, asked: Asked) -> tuple[int, int]:
     prefills: set[tuple[bool, tuple[int, ...]]] = set()
     read = apart = 0
     for part in asked.one_by_one():
-        given = conditions.condition(part.conditions[0])
+        given = parse.condition(part.conditions[0])
         try:
-            one = scoring.prepare_one(lm, part.samples[0], given, part.seed, part.targets[0])
+            one = prepared.prepare_one(lm, part.samples[0], given, part.seed, part.targets[0])
         except Unusable:
             continue
         leaves = [(leaf.isolated, one.leaf_ids(leaf, lm.bos_id)) for leaf in given.leaves()]
@@ -133,7 +134,7 @@ def as_data(expected: Sequence[Expected]) -> list[dict[str, Any]]:
 
 
 def _scores(lm: LM, asked: Asked, route: Route) -> Sums:
-    rows = kvcore.score(lm, asked.samples, asked.conditions, targets=asked.targets,
+    rows = answer_nll.score(lm, asked.samples, asked.conditions, targets=asked.targets,
                         seed=asked.seed, route=route)
     return {(row.sample_id, row.condition, row.target): float(row.nll)
             for row in rows[rows.status == "ok"].itertuples(index=False)}

@@ -8,11 +8,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import contenders as who
-from benchmarks import memory, timing, work
-from kvcore.corpora import Sample
+from benchmarks import contenders, memory, timing, work
+from kvcore.corpora.sample import Sample
 from kvcore.errors import MissingResource
-from kvcore.models import LM
+from kvcore.models.lm import LM
 
 NOTEBOOK, ENGINE = "notebook procedure", "this engine"
 ENGINE_FULL, HARNESS = "this engine, full context", "lm-eval, full context"
@@ -21,47 +20,47 @@ BATCH_SIZES = (4, 8, 16, 32)
 
 def measure(lm: LM, samples: Sequence[Sample], options: argparse.Namespace) -> dict[str, Any]:
     """Time everything, print each figure as it is known, and return them all."""
-    primed = who.requests(lm, samples, who.PRIMED, options.seed)
-    visible = who.requests(lm, samples, who.VISIBLE, options.seed)
+    primed = contenders.requests(lm, samples, contenders.PRIMED, options.seed)
+    visible = contenders.requests(lm, samples, contenders.VISIBLE, options.seed)
     asked = {NOTEBOOK: primed, ENGINE: primed, ENGINE_FULL: visible, HARNESS: visible}
-    contenders, batch_size = _contenders(lm, samples, primed, visible, options.seed)
+    built, batch_size = _contenders(lm, samples, primed, visible, options.seed)
     print(f"speed: {lm.name}, {len(samples)} samples, {options.rounds} interleaved rounds")
-    done, results = timing.rounds(contenders, options.rounds)
-    results["one pass"] = who.one_pass(lm, primed)()
+    done, results = timing.rounds(built, options.rounds)
+    results["one pass"] = contenders.one_pass(lm, primed)()
     arithmetic = work.model_work(lm)
     speed = {
         name: _speed(done, name, len(samples), work.needed(arithmetic, asked[name]))
-        for name in contenders
+        for name in built
     }
     report = {
         "samples": len(samples), "rounds": options.rounds,
         "matmul_gflops": statistics.median(x for r in done for x in r.rates.values()) / 1e9,
-        "speed": speed, "ratios": _ratios(done, contenders),
+        "speed": speed, "ratios": _ratios(done, built),
         "largest_difference_nats": _differences(results, primed, visible),
         "lm_eval_batch_size": batch_size,
     }
     if not options.no_memory:
         report["peak_mib"] = memory.peak_mib(
-            options.model, list(contenders), samples, seed=options.seed, batch_size=batch_size)
+            options.model, list(built), samples, seed=options.seed, batch_size=batch_size)
     _show(report)
     return report
 
 
-def _contenders(lm: LM, samples: Sequence[Sample], primed: Sequence[who.Request],
-                visible: Sequence[who.Request], seed: int) -> tuple[dict[str, who.Contender], int]:
+def _contenders(lm: LM, samples: Sequence[Sample], primed: Sequence[contenders.Request],
+                visible: Sequence[contenders.Request], seed: int) -> tuple[dict[str, contenders.Contender], int]:
     """Build the contenders, warmed up, lm-eval at the fastest of its batch sizes (0: absent)."""
     built = {
-        NOTEBOOK: who.notebook(lm, primed),
-        ENGINE: who.engine(lm, samples, who.PRIMED, seed),
-        ENGINE_FULL: who.engine(lm, samples, who.VISIBLE, seed),
+        NOTEBOOK: contenders.notebook(lm, primed),
+        ENGINE: contenders.engine(lm, samples, contenders.PRIMED, seed),
+        ENGINE_FULL: contenders.engine(lm, samples, contenders.VISIBLE, seed),
     }
-    who.engine(lm, samples[:4], who.PRIMED, seed)()
+    contenders.engine(lm, samples[:4], contenders.PRIMED, seed)()
     try:
-        sizes = {n: who.harness(lm, visible, n) for n in BATCH_SIZES}
+        sizes = {n: contenders.harness(lm, visible, n) for n in BATCH_SIZES}
     except MissingResource as error:
         print(error, file=sys.stderr)
         return built, 0
-    who.harness(lm, visible[:4], 4)()
+    contenders.harness(lm, visible[:4], 4)()
     best = min(sizes, key=lambda n: timing.timed(sizes[n])[1])
     return built | {HARNESS: sizes[best]}, best
 
@@ -82,10 +81,10 @@ def _ratios(done: Sequence[timing.Round], contenders: Mapping[str, Any]) -> dict
     return ratios
 
 
-def _differences(results: Mapping[str, who.Sums], primed: Sequence[who.Request],
-                 visible: Sequence[who.Request]) -> dict[str, float]:
+def _differences(results: Mapping[str, contenders.Sums], primed: Sequence[contenders.Request],
+                 visible: Sequence[contenders.Request]) -> dict[str, float]:
     """Return the largest differences in nats per answer token."""
-    lengths: dict[who.Key, int] = {r.key: len(r.answer) for r in primed}
+    lengths: dict[contenders.Key, int] = {r.key: len(r.answer) for r in primed}
     found = {
         "engine - notebook": timing.largest_difference(results[ENGINE], results[NOTEBOOK], lengths),
         "engine - one pass": timing.largest_difference(
@@ -116,13 +115,13 @@ def _show(report: Mapping[str, Any]) -> None:
 def child(lm: LM, options: argparse.Namespace) -> int:
     """Run one contender once and print this process's peak memory."""
     samples = memory.read_samples(options.samples_file)
-    build: dict[str, Callable[[], who.Contender]] = {
+    build: dict[str, Callable[[], contenders.Contender]] = {
         memory.LOADED: lambda: dict,
-        NOTEBOOK: lambda: who.notebook(lm, _asked(lm, samples, who.PRIMED, options)),
-        ENGINE: lambda: who.engine(lm, samples, who.PRIMED, options.seed),
-        ENGINE_FULL: lambda: who.engine(lm, samples, who.VISIBLE, options.seed),
-        HARNESS: lambda: who.harness(
-            lm, _asked(lm, samples, who.VISIBLE, options), options.batch_size),
+        NOTEBOOK: lambda: contenders.notebook(lm, _asked(lm, samples, contenders.PRIMED, options)),
+        ENGINE: lambda: contenders.engine(lm, samples, contenders.PRIMED, options.seed),
+        ENGINE_FULL: lambda: contenders.engine(lm, samples, contenders.VISIBLE, options.seed),
+        HARNESS: lambda: contenders.harness(
+            lm, _asked(lm, samples, contenders.VISIBLE, options), options.batch_size),
     }
     contender = build[options.peak_of]()
     memory.forget_peak()
@@ -132,5 +131,5 @@ def child(lm: LM, options: argparse.Namespace) -> int:
 
 
 def _asked(lm: LM, samples: Sequence[Sample], names: Sequence[str],
-           options: argparse.Namespace) -> list[who.Request]:
-    return who.requests(lm, samples, names, options.seed)
+           options: argparse.Namespace) -> list[contenders.Request]:
+    return contenders.requests(lm, samples, names, options.seed)

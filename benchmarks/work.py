@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from benchmarks.contenders import Request
-from kvcore import masks
-from kvcore.models import LM
+from kvcore.cache import masks
+from kvcore.models.lm import LM
 
 SHAPE = (2048, 576, 1536)
 """The product that sets the limit: 2048 tokens through one of SmolLM2's MLP matrices."""

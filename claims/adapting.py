@@ -18,10 +18,15 @@ from claims.estimands import Finding, Outcome, Plan, Vector
 from claims.kinds import path_of
 from claims.measured import Measured, Rows, check_gpu, stored_lists, with_lists
 from claims.options import Settings
-from kvcore import latency, stats
+from kvcore import latency, loading, stats
+from kvcore.corpora.pairs import load_pairs
 from kvcore.latency import Latency
-from kvcore.store import KEY, Store
-from kvcore.switch_rows import ADAPTATION, FOLDER, SPANS
+from kvcore.measurements import answer_nll_rows, context_switch_rows
+from kvcore.measurements.context_switch_rows import ADAPTATION, FOLDER, SPANS
+from kvcore.models.files import locate
+from kvcore.store.fill import measure_missing
+from kvcore.store.schema import KEY
+from kvcore.store.shards import Store
 
 SHOWN = 48  # tokens behind the switch in figures
 CLASSES = {"injected": "the new context's choice alone", "original": "the old context's alone",
@@ -43,11 +48,6 @@ def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
 
 
 def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
-    from kvcore import switch_rows, wanted
-    from kvcore.corpora.pairs import load_pairs
-    from kvcore.measure import fill
-    from kvcore.models import locate
-
     check_gpu(model, settings)
     store = Store(settings.store / FOLDER, ADAPTATION)
     files = locate(model, settings.dtype)
@@ -55,13 +55,11 @@ def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
 
     @functools.cache
     def load() -> Any:
-        from kvcore.loading import load
+        return loading.load(model, device=settings.device, dtype=settings.dtype)
 
-        return load(model, device=settings.device, dtype=settings.dtype)
-
-    keys = switch_rows.rows(files, corpus.name, corpus.pairs, needs, settings.seed)
-    fill(store, keys, switch_rows.scorer(load, corpus.pairs, settings.batch_tokens),
-         meta=lambda: wanted.provenance(load()), progress=f"{model} on {dataset}",
+    keys = context_switch_rows.rows(files, corpus.name, corpus.pairs, needs, settings.seed)
+    measure_missing(store, keys, context_switch_rows.scorer(load, corpus.pairs, settings.batch_tokens),
+         meta=lambda: answer_nll_rows.provenance(load()), progress=f"{model} on {dataset}",
          shard_samples=20)
     stored = store.read(model=model, dataset=corpus.name, seed=settings.seed)
     facts = {"pairs": len(corpus.pairs), "corpus": corpus.note,

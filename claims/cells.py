@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from claims.kinds import kind_of
 from claims.options import Settings
+from kvcore.models.registry import entry_of, installed
 from kvcore.verdict import Cell, Claim, Prediction, Published
 
 DEFAULT = ("smollm2-135m", "gemma3-270m")
@@ -109,8 +111,6 @@ def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
     The opt-in model appears among the defaults where its package is installed. Datasets that hold
     no data of the claim's kind are left out.
     """
-    from kvcore.models import installed
-
     kind = kind_of(spec.kind)
     if settings.models or settings.datasets:
         models = settings.models or DEFAULT[:1]
@@ -123,8 +123,6 @@ def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
 
 def parameters(spec: ClaimSpec, settings: Settings) -> list[Any]:
     """Return one pytest parameter per cell, with a slug as id, GPU cells marked."""
-    from kvcore.models import entry_of
-
     made = []
     for model, dataset in places(spec, settings):
         dtype = settings.dtype or entry_of(model).dtype
@@ -135,8 +133,6 @@ def parameters(spec: ClaimSpec, settings: Settings) -> list[Any]:
 
 
 def _marks(model: str, settings: Settings) -> list[pytest.MarkDecorator]:
-    from kvcore.models import entry_of
-
     group = [pytest.mark.xdist_group(model)]
     on_gpu = entry_of(model).gpu or settings.device.startswith("cuda") or (
         settings.device == "auto" and has_cuda())
@@ -147,8 +143,6 @@ def has_cuda() -> bool:
     """Whether this machine has a CUDA GPU."""
     if not Path("/dev/nvidiactl").exists():  # spares the seconds that importing torch takes
         return False
-    import torch
-
     return torch.cuda.is_available()
 
 

@@ -15,10 +15,16 @@ import numpy as np
 from claims.estimands import Finding, Outcome, Plan, Vector
 from claims.measured import Measured, Rows, check_gpu, stored_lists, with_lists
 from claims.options import Settings
-from kvcore import stats
+from kvcore import loading, stats
+from kvcore.corpora import load_corpus
+from kvcore.corpora.sample import choose
 from kvcore.errors import KvError
-from kvcore.pair_rows import DIVERGENCE, FOLDER
-from kvcore.store import KEY, Store
+from kvcore.measurements import answer_nll_rows, divergence_rows
+from kvcore.measurements.divergence_rows import DIVERGENCE, FOLDER
+from kvcore.models.files import locate
+from kvcore.store.fill import measure_missing
+from kvcore.store.schema import KEY
+from kvcore.store.shards import Store
 
 SIZES = (4, 8, 16, 32, 64, 128, 256)
 SMALL, LARGE = 4, 32  # the published comparison of widths
@@ -40,11 +46,6 @@ def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
 
 
 def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
-    from kvcore import pair_rows, wanted
-    from kvcore.corpora import choose, load_corpus
-    from kvcore.measure import fill
-    from kvcore.models import locate
-
     check_gpu(model, settings)
     store = Store(settings.store / FOLDER, DIVERGENCE)
     files = locate(model, settings.dtype)
@@ -53,13 +54,11 @@ def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
 
     @functools.cache
     def load() -> Any:
-        from kvcore.loading import load
+        return loading.load(model, device=settings.device, dtype=settings.dtype)
 
-        return load(model, device=settings.device, dtype=settings.dtype)
-
-    keys = pair_rows.rows(files, Path(corpus.name).stem, samples, needs, settings.seed)
-    fill(store, keys, pair_rows.scorer(load, samples, settings.batch_tokens),
-         meta=lambda: wanted.provenance(load()), progress=f"{model} on {dataset}")
+    keys = divergence_rows.rows(files, Path(corpus.name).stem, samples, needs, settings.seed)
+    measure_missing(store, keys, divergence_rows.scorer(load, samples, settings.batch_tokens),
+         meta=lambda: answer_nll_rows.provenance(load()), progress=f"{model} on {dataset}")
     stored = store.read(model=model, dataset=Path(corpus.name).stem, seed=settings.seed)
     facts = {"samples available": len(corpus.samples), "corpus": corpus.note,
              "corpus revision": corpus.revision, "clusters are": corpus.cluster_unit}

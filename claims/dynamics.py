@@ -13,14 +13,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats as sps
 
 from claims.estimands import Finding, Outcome, Plan, Vector
 from claims.kinds import path_of
 from claims.measured import Measured, Rows, check_gpu, stored_lists, with_lists
 from claims.options import Settings
-from kvcore import stats
-from kvcore.store import KEY, Store
-from kvcore.text_rows import DYNAMICS, FOLDER
+from kvcore import loading, stats
+from kvcore.corpora.texts import load_texts
+from kvcore.measurements import answer_nll_rows, hidden_states_rows
+from kvcore.measurements.hidden_states_rows import DYNAMICS, FOLDER
+from kvcore.models.files import locate
+from kvcore.store.fill import measure_missing
+from kvcore.store.schema import KEY
+from kvcore.store.shards import Store
 
 BAND_RESAMPLES = 1000  # of the bands in figures, which nothing is judged by
 LAST, FIRST_PART = -1, 0.8  # of the depth: where the published gap grew
@@ -44,11 +50,6 @@ def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
 
 
 def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
-    from kvcore import text_rows, wanted
-    from kvcore.corpora.texts import load_texts
-    from kvcore.measure import fill
-    from kvcore.models import locate
-
     check_gpu(model, settings)
     store = Store(settings.store / FOLDER, DYNAMICS)
     files = locate(model, settings.dtype)
@@ -57,13 +58,11 @@ def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
 
     @functools.cache
     def load() -> Any:
-        from kvcore.loading import load
+        return loading.load(model, device=settings.device, dtype=settings.dtype)
 
-        return load(model, device=settings.device, dtype=settings.dtype)
-
-    keys = text_rows.rows(files, corpus.name, texts, needs, settings.seed)
-    fill(store, keys, text_rows.scorer(load, texts, settings.store, settings.batch_tokens),
-         meta=lambda: wanted.provenance(load()), progress=f"{model} on {dataset}")
+    keys = hidden_states_rows.rows(files, corpus.name, texts, needs, settings.seed)
+    measure_missing(store, keys, hidden_states_rows.scorer(load, texts, settings.store, settings.batch_tokens),
+         meta=lambda: answer_nll_rows.provenance(load()), progress=f"{model} on {dataset}")
     stored = store.read(model=model, dataset=corpus.name, seed=settings.seed)
     facts = {"texts available": len(corpus.texts), "corpus": corpus.note,
              "corpus revision": corpus.revision, "left out of the corpus": dict(corpus.dropped)}
@@ -172,8 +171,6 @@ def steps_and_token_nlls(rows: Rows) -> Finding:
     With a table of steps by kind of token and by position, and the trace of one text.
     """
     def compute(plan: Plan) -> Outcome:
-        from scipy import stats as sps
-
         measured = rows.frame[rows.frame["status"].notna()]
         found = {str(name): float(sps.spearmanr(row["token_nlls"][1:], row["token_steps"][1:])[0])
                  for name, row in measured.iterrows()}

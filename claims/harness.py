@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,11 @@ from claims.measured import Measured, Rows
 from claims.needs import EVERY_LAYER
 from claims.options import Settings
 from kvcore.errors import MissingResource
+from kvcore.io import cache_folder
+from kvcore.measurements import answer_nll_rows
+from kvcore.stats import cached_json, estimate_key
 from kvcore.verdict import Cell, Judgement
+from reports import plugin
 
 SETTINGS = pytest.StashKey[Settings]()
 LAB = pytest.StashKey["Lab"]()
@@ -62,22 +66,18 @@ class Lab:
     def _explanations(self, kind: str, model: str, dataset: str
                       ) -> tuple[Mapping[str, Any], ...]:
         """Return the cell's explanations, kept on disk so that judging again loads no model."""
-        from kvcore import wanted
-        from kvcore.models import cache_dir
-        from kvcore.stats import cached_json, estimate_key
-
         found = self.measured(kind, model, dataset)
         if isinstance(found, MissingResource) or kind != "scores":
             return ()
         names = [c for c in self.needs[kind, model, dataset]
                  if found.two_bases or not c.startswith(measured.ONE_BASE)
                  if c not in found.lacking]
-        key = estimate_key(wanted.code(), "explanations", {
+        key = estimate_key(answer_nll_rows.code(), "explanations", {
             "model": model, "revision": found.revision, "dataset": dataset, "names": names,
             "seed": self.settings.seed})
         if self.settings.no_measure:
             return ()
-        return tuple(cached_json(cache_dir() / "explanations", key, lambda: {
+        return tuple(cached_json(cache_folder() / "explanations", key, lambda: {
             "all": list(measured.explanations(model, dataset, names, self.settings))})["all"])
 
 
@@ -89,8 +89,6 @@ def configure(config: pytest.Config) -> None:
     if settings.explain:
         return
     if any("claims" in Path(str(arg).split("::")[0]).parts for arg in config.args):
-        from reports import plugin
-
         plugin.enable(config, config.rootpath / "reports" / "out", settings.shown())
 
 
@@ -212,8 +210,6 @@ def judge_of(request: pytest.FixtureRequest, cell: Cell) -> Callable[[Finding], 
 
 def _report(request: pytest.FixtureRequest, lab: Lab, kind: str, made: Judgement,
             found: Measured) -> None:
-    from reports import plugin
-
     plugin.attach(request.node, made, {
         "explanations": lab.explained_once(kind, found.model, found.dataset),
         "provenance": dict(found.provenance)})

@@ -19,9 +19,9 @@ from claims.needs import CONTROLS
 from claims.options import Settings
 from kvcore import stats, verdict
 from kvcore.errors import MissingResource
-from kvcore.models import cache_dir
+from kvcore.io import cache_folder
 from kvcore.stats import Estimate
-from kvcore.store import code_hash
+from kvcore.store.code_hash import code_hash
 from kvcore.verdict import Cell, Judgement
 
 
@@ -77,7 +77,7 @@ class Bench:
             return {"estimate": found.estimate.to_dict(), "details": dict(found.details),
                     "plot": dict(found.plot)}
 
-        kept = stats.cached_json(cache_dir() / "estimates", key, compute)
+        kept = stats.cached_json(cache_folder() / "estimates", key, compute)
         return Outcome(Estimate.from_dict(kept["estimate"]), stats.from_plain(kept["details"]),
                        stats.from_plain(kept["plot"]))
 

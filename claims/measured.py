@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from claims.cells import has_cuda
 from claims.kinds import path_of
 from claims.needs import (
     CONTROLS,
@@ -24,11 +25,21 @@ from claims.needs import (
     plain,
 )
 from claims.options import Settings
+from kvcore import loading
+from kvcore.conditions.registry import STYLES
+from kvcore.corpora import load_corpus
+from kvcore.corpora.candidates import candidates
+from kvcore.corpora.sample import Sample, choose
 from kvcore.errors import KvError, MissingResource
-from kvcore.store import KEY, SCORES, TOLERANCES, Kind, Store, rows_hash
-
-if TYPE_CHECKING:
-    from kvcore.corpora import Sample
+from kvcore.measurements import answer_nll_rows
+from kvcore.measurements.explain import exposition
+from kvcore.measurements.surrogate_store import with_surrogates
+from kvcore.models.files import depth, locate, rope_bases
+from kvcore.models.registry import entry_of
+from kvcore.store.fill import measure_missing
+from kvcore.store.schema import KEY, SCORES, TOLERANCES, RowSchema, clean, rows_hash
+from kvcore.store.shards import Store
+from kvcore.tokenization import TARGETS, Unusable
 
 ONE_BASE = "one_base"
 SHARD_ROWS = 1000  # about what may be lost when a run is killed
@@ -94,7 +105,7 @@ class Measured:
     sentencepiece: bool
     provenance: Mapping[str, Any] = field(default_factory=dict)
     lacking: Mapping[str, str] = field(default_factory=dict)
-    kind: Kind = SCORES
+    kind: RowSchema = SCORES
 
     @property
     def score(self) -> str:
@@ -164,21 +175,17 @@ def measure(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
 
 def _stored(model: str, dataset: str, settings: Settings) -> Measured:
     """Judge from what is there: the largest set of rows that one configuration measured."""
-    from kvcore import wanted
-    from kvcore.models import entry_of
-    from kvcore.tokens import TARGETS
-
     dtype = settings.dtype or entry_of(model).dtype
     seeds = [settings.seed + offset for offset in range(SEEDS)]
     rows = Store(settings.store).read(model=model, dtype=dtype, seed=seeds)
-    rows = rows[rows["template"].isin([wanted.template(target) for target in TARGETS])]
+    rows = rows[rows["template"].isin([answer_nll_rows.template(target) for target in TARGETS])]
     rows = _placed(rows, _dataset_key(dataset), settings.seed)
     rows, facts = largest_set(rows, SCORES, model, dtype, dataset, settings)
     two_bases = any(c.startswith(ONE_BASE) for c in rows["condition"])
     return _measured(model, dataset, rows, "as stored", two_bases, facts)
 
 
-def stored_lists(model: str, dataset: str, folder: str, kind: Kind, counted: str,
+def stored_lists(model: str, dataset: str, folder: str, kind: RowSchema, counted: str,
                  settings: Settings) -> Measured:
     """Return what is stored of a kind with a store of its own; see `with_lists`.
 
@@ -187,8 +194,6 @@ def stored_lists(model: str, dataset: str, folder: str, kind: Kind, counted: str
     MissingResource
         If nothing is stored for the cell.
     """
-    from kvcore.models import entry_of
-
     dtype = settings.dtype or entry_of(model).dtype
     rows = Store(settings.store / folder, kind).read(
         model=model, dataset=Path(path_of(dataset)).stem, dtype=dtype, seed=settings.seed)
@@ -196,7 +201,7 @@ def stored_lists(model: str, dataset: str, folder: str, kind: Kind, counted: str
     return with_lists(model, dataset, rows, "as stored", kind, counted, facts)
 
 
-def with_lists(model: str, dataset: str, rows: pd.DataFrame, revision: str, kind: Kind,
+def with_lists(model: str, dataset: str, rows: pd.DataFrame, revision: str, kind: RowSchema,
                counted: str, facts: Mapping[str, Any]) -> Measured:
     """Return a cell of rows with list columns; ``counted`` says what has one row a condition."""
     dropped = rows.loc[rows["status"] != "ok", "status"].value_counts().to_dict()
@@ -207,7 +212,7 @@ def with_lists(model: str, dataset: str, rows: pd.DataFrame, revision: str, kind
     return Measured(model, dataset, rows, revision, False, False, said, kind=kind)
 
 
-def largest_set(rows: pd.DataFrame, kind: Kind, model: str, dtype: str, dataset: str,
+def largest_set(rows: pd.DataFrame, kind: RowSchema, model: str, dtype: str, dataset: str,
                 settings: Settings) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the most rows that one configuration measured, and what the report says of them."""
     if rows.empty:
@@ -220,7 +225,7 @@ def largest_set(rows: pd.DataFrame, kind: Kind, model: str, dtype: str, dataset:
     return rows, {"read from": "store alone", "versions of the code": said}
 
 
-def one_version(rows: pd.DataFrame, kind: Kind = SCORES) -> tuple[pd.DataFrame, str]:
+def one_version(rows: pd.DataFrame, kind: RowSchema = SCORES) -> tuple[pd.DataFrame, str]:
     """Join what several versions of the code measured, where they agree on what both measured.
 
     Parameters
@@ -259,12 +264,6 @@ def one_version(rows: pd.DataFrame, kind: Kind = SCORES) -> tuple[pd.DataFrame, 
 
 
 def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) -> Measured:
-    from kvcore import wanted
-    from kvcore.corpora import load_corpus
-    from kvcore.measure import fill
-    from kvcore.models import depth, locate, rope_bases
-    from kvcore.written import written
-
     check_gpu(model, settings)
     files = locate(model, settings.dtype)
     corpus = load_corpus(dataset)
@@ -272,19 +271,17 @@ def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
 
     @functools.cache
     def load() -> Any:
-        from kvcore.loading import load
-
-        return load(model, device=settings.device, dtype=settings.dtype)
+        return loading.load(model, device=settings.device, dtype=settings.dtype)
 
     asked = ask([name for name in needs if two_bases or not name.startswith(ONE_BASE)], corpus,
                 limit=settings.limit, seed=settings.seed, depth=depth(files),
-                surrogates=lambda samples, styles: written(
+                surrogates=lambda samples, styles: with_surrogates(
                     files, load, samples, styles, settings.store))
     name = _dataset_key(corpus.name)
     keys, samples = _keys(files, name, asked, settings.seed)
     store = Store(settings.store)
-    fill(store, keys, wanted.scorer(load, samples, settings.batch_tokens),
-         meta=lambda: wanted.provenance(load()), progress=f"{model} on {dataset}",
+    measure_missing(store, keys, answer_nll_rows.scorer(load, samples, settings.batch_tokens),
+         meta=lambda: answer_nll_rows.provenance(load()), progress=f"{model} on {dataset}",
          shard_samples=max(10, min(50, SHARD_ROWS // max(1, len(asked.samples)))))
     stored = store.read(model=model, dataset=list(samples), seed=sorted(set(keys["seed"])))
     rows = _placed(stored.merge(keys[list(KEY)], on=list(KEY)), name, settings.seed)
@@ -297,14 +294,12 @@ def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
 def _keys(files: Any, dataset: str, asked: Asked, seed: int
           ) -> tuple[pd.DataFrame, dict[str, tuple[Sample, ...]]]:
     """Return the keys of all rows, and the samples by the dataset's name in the keys."""
-    from kvcore import wanted
-
     tables, samples = [], dict[str, tuple[Any, ...]]()
     for place in dict.fromkeys(need.place for need in asked.samples):
         of_place = {(need.condition, need.target): some for need, some in asked.samples.items()
                     if need.place == place}
         name, offset = dataset_of(dataset, place), Need("bare", place).seed
-        tables.append(wanted.rows(files, name, of_place, seed + offset))
+        tables.append(answer_nll_rows.rows(files, name, of_place, seed + offset))
         new = dict.fromkeys(sample for some in of_place.values() for sample in some)
         samples[name] = (*samples.get(name, ()), *new)
     return pd.concat(tables, ignore_index=True), samples
@@ -346,9 +341,6 @@ def _texts(dataset: str, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
     MissingResource
         If the corpus no longer holds them as they were measured.
     """
-    from kvcore.corpora import load_corpus
-    from kvcore.store import clean
-
     known = {clean(s.id): s for s in every_sample(load_corpus(dataset), need, frame)}
     found = tuple(known[sample] for sample in frame.index if sample in known)
     same = [s.content_hash in (stored, None) for s, stored in zip(
@@ -361,8 +353,6 @@ def _texts(dataset: str, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
 
 def every_sample(corpus: Any, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
     """Return the samples of a place: all of the corpus, or the lists of the rows' queries."""
-    from kvcore.corpora.candidates import candidates
-
     if need.place != "lists":
         return tuple(corpus.samples)
     seed = int(frame["seed"].dropna().iloc[0])
@@ -371,16 +361,11 @@ def every_sample(corpus: Any, need: Need, frame: pd.DataFrame) -> tuple[Sample, 
 
 
 def _dataset_key(name: str) -> str:
-    from pathlib import Path
-
     return Path(name).stem
 
 
 def check_gpu(model: str, settings: Settings) -> None:
     """Raise MissingResource for a model that needs a GPU on a machine without one."""
-    from claims.cells import has_cuda
-    from kvcore.models import entry_of
-
     if entry_of(model).gpu and settings.device in ("auto", "cuda") and not has_cuda():
         raise MissingResource(f"{model} needs a GPU and this machine has none; judge stored rows "
                               "with --kv-no-measure, or force it with --kv-device cpu.")
@@ -395,12 +380,7 @@ def explanations(model: str, dataset: str, conditions: Sequence[str], settings: 
     KvError
         If no sample of the corpus can be measured under a condition.
     """
-    from kvcore.corpora import choose, load_corpus
-    from kvcore.explanation import exposition
-    from kvcore.loading import load
-    from kvcore.tokens import Unusable
-
-    lm = load(model, device=settings.device, dtype=settings.dtype)
+    lm = loading.load(model, device=settings.device, dtype=settings.dtype)
     samples = [_with_stand_ins(s) for s in choose(load_corpus(dataset).samples, 20, settings.seed)]
     shown = [name.replace(EVERY_LAYER, "0") for name in plain(conditions)]
     for sample in sorted(samples, key=lambda s: len(s.passage)):
@@ -418,8 +398,6 @@ def explanations(model: str, dataset: str, conditions: Sequence[str], settings: 
 
 def _with_stand_ins(sample: Sample) -> Sample:
     """Give a sample what it lacks of texts that are written elsewhere, for explanations."""
-    from kvcore.conditions import STYLES
-
     known = dict(sample.texts)
     names = {"past_query": "an earlier question about this passage", **{
         f"surrogate({style})": f"what the model writes as a {style} for this passage"

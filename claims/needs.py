@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kvcore.conditions import condition
+from kvcore.conditions.parse import condition
+from kvcore.corpora.candidates import candidates
+from kvcore.corpora.padding import lengthened
+from kvcore.corpora.sample import Corpus, Sample, choose
 from kvcore.errors import KvError
-
-if TYPE_CHECKING:
-    from kvcore.corpora import Corpus, Sample
 
 CONTROLS = ("bare_again", "rope_roundtrip(random)")
 CONTROL_SAMPLES = 64  # their differences are all rounding: more samples would not sharpen it
@@ -157,10 +157,6 @@ def _texts(need: Need) -> tuple[str, ...]:
 
 def _pool(need: Need, corpus: Corpus, limit: int, seed: int) -> tuple[Sample, ...] | str:
     """Return the samples of a place, or why the corpus has none."""
-    from kvcore.corpora import choose
-    from kvcore.corpora.candidates import candidates
-    from kvcore.corpora.padding import lengthened
-
     if need.place == "samples":
         return choose(corpus.samples, limit, seed)
     if need.seed:

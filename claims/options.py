@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kvcore.errors import KvError
+from kvcore.models.registry import DTYPES, entry_of
 
 SHIPPED = "reports/reference"
 
@@ -139,8 +140,6 @@ def _share(text: str) -> float:
 
 
 def _dtype(text: str) -> str | None:
-    from kvcore.models import DTYPES
-
     if text and text not in DTYPES:
         raise pytest.UsageError(f"--kv-dtype {text!r}: pass one of {', '.join(DTYPES)}.")
     return text or None
@@ -163,7 +162,6 @@ def check_names(settings: Settings) -> None:
         With the nearest known name, in one line.
     """
     from claims.kinds import check_dataset
-    from kvcore.models import entry_of
 
     try:
         for name in settings.models:

@@ -19,21 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.children import child
-from kvcore import corpora
-from kvcore.corpora import (
-    Corpus,
-    Sample,
-    choose,
-    clean,
-    docstrings,
-    files,
-    load_corpus,
-    prose,
-    traits_of,
-    walk,
-)
-from kvcore.corpora import sample as sample_module
+from invariants.support.children import child
+from kvcore import corpora, io
+from kvcore.corpora import clean, docstrings, files, load_corpus, prose, traits_of, walk
+from kvcore.corpora.sample import Corpus, Sample, choose
 from kvcore.errors import KvError, MissingResource
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +61,7 @@ def test_a_choice_depends_on_seed_and_identity_alone(
 def test_a_choice_by_luck_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twin: a digest that is drawn anew at each call."""
     luck = random.Random(0)
-    monkeypatch.setattr(sample_module, "digest", lambda *_parts: str(luck.random()))
+    monkeypatch.setattr(io, "digest", lambda *_parts: str(luck.random()))
     with pytest.raises(AssertionError):
         assert_choice_is_by_identity([str(i) for i in range(30)], 10, 0, random.Random(1))
 
@@ -89,8 +78,8 @@ def test_another_seed_chooses_others() -> None:
 
 def test_an_ignored_seed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twin: a digest that leaves out its first part."""
-    real = sample_module.digest
-    monkeypatch.setattr(sample_module, "digest", lambda *parts: real(*parts[1:]))
+    real = io.digest
+    monkeypatch.setattr(io, "digest", lambda *parts: real(*parts[1:]))
     with pytest.raises(AssertionError):
         assert_seeds_differ()
 
@@ -127,8 +116,8 @@ def test_the_content_hash_tells_different_samples_apart(
 @pytest.mark.parametrize("separator", ["", "\n", "\0", "\x1f"])
 def test_a_hash_of_joined_texts_is_noticed(separator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twin: texts joined by a separator that they may hold themselves."""
-    real = sample_module.digest
-    monkeypatch.setattr(sample_module, "digest", lambda *parts: real(separator.join(parts)))
+    real = io.digest
+    monkeypatch.setattr(io, "digest", lambda *parts: real(separator.join(parts)))
     with pytest.raises(AssertionError):
         assert_hash_separates((f"a{separator}b", "c", "d"), ("a", f"b{separator}c", "d"))
 

@@ -21,11 +21,23 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from invariants import invented
-from invariants.comparing import must_see
 from invariants.invented_plots import plots
+from invariants.support.comparing import must_see
 from kvcore.errors import KvError
 from kvcore.verdict import Cell, Judgement
-from reports import choices, curves, elements, figures, matrix, page, samples, sequences, text
+from reports import (
+    canvas,
+    choices,
+    curves,
+    elements,
+    figures,
+    matrix,
+    page,
+    samples,
+    sequences,
+    svg,
+    text,
+)
 from reports.order import by_claim
 from reports.words import LOOKS
 
@@ -103,7 +115,7 @@ def test_kinds_without_a_legend_twin(name: str) -> None:
 
 def test_axes_without_names_twin() -> None:
     """So are axes without units."""
-    must_see(lambda patch: patch.setattr(sequences, "wrapped", lambda _: ""), assert_says, "trace")
+    must_see(lambda patch: patch.setattr(svg, "wrapped", lambda _: ""), assert_says, "trace")
 
 
 @pytest.mark.parametrize("plot", [
@@ -178,8 +190,8 @@ def test_curves_are_those_of_the_data(name: str) -> None:
 def test_curves_twin(name: str) -> None:
     """A point less is noticed."""
     def shorter(patch: pytest.MonkeyPatch) -> None:
-        numbers = curves.numbers
-        patch.setattr(curves, "numbers", lambda values: numbers(values)[1:])
+        numbers = canvas.numbers
+        patch.setattr(canvas, "numbers", lambda values: numbers(values)[1:])
 
     must_see(shorter, assert_draws_curves, name)
 
@@ -279,8 +291,8 @@ def test_stack_adds_up() -> None:
 def test_stack_twin() -> None:
     """Parts in another order are noticed."""
     def turned(patch: pytest.MonkeyPatch) -> None:
-        finite = sequences.finite
-        patch.setattr(sequences, "finite", lambda *columns: finite(*columns)[::-1])
+        finite = canvas.finite
+        patch.setattr(canvas, "finite", lambda *columns: finite(*columns)[::-1])
 
     must_see(turned, assert_draws_stack)
 
@@ -416,13 +428,13 @@ def test_hostile_labels_are_inert(name: str) -> None:
 @pytest.mark.parametrize("name", ["tokens", "table"])
 def test_hostile_labels_twin(name: str) -> None:
     """Unescaped, they are more."""
-    must_see(lambda patch: patch.setattr(elements, "markup", str), assert_plot_inert, name,
+    must_see(lambda patch: patch.setattr(text, "markup", str), assert_plot_inert, name,
              HOSTILE)
 
 
 def test_hostile_axes_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a picture, unsafe text cannot even be written."""
-    monkeypatch.setattr(curves, "wrapped", str)
+    monkeypatch.setattr(svg, "wrapped", str)
     # what refuses it depends on the version of matplotlib
     with pytest.raises((AssertionError, UnicodeEncodeError, TypeError, ET.ParseError)):
         assert_plot_inert("layers", HOSTILE)
@@ -443,8 +455,8 @@ def test_several_figures_share_no_id() -> None:
 def test_several_figures_twin() -> None:
     """With one seed for all, they do not."""
     def one_salt(patch: pytest.MonkeyPatch) -> None:
-        style = figures.style
-        patch.setattr(figures, "style", lambda _: style("one"))
+        style = svg.style
+        patch.setattr(svg, "style", lambda _: style("one"))
 
     must_see(one_salt, assert_ids_apart)
 

@@ -17,10 +17,12 @@ from datasets import ClassLabel, Features, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.children import child
-from kvcore.corpora import DATASETS, Corpus, Sample, hub, load_corpus, past, published, traits_of
-from kvcore.corpora.sample import digest
+from invariants.support.children import child
+from kvcore import io
+from kvcore.corpora import DATASETS, hub, load_corpus, past, published, traits_of
+from kvcore.corpora.sample import Corpus, Sample
 from kvcore.errors import KvError, MissingResource
+from kvcore.io import digest
 
 TEXT, INT, LONG, BOOL = Value("string"), Value("int32"), Value("int64"), Value("bool")
 
@@ -470,7 +472,7 @@ def test_files_that_are_forgotten_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twin: all questions of a story have one identity."""
-    monkeypatch.setattr(published, "digest", lambda _text: "same")
+    monkeypatch.setattr(io, "digest", lambda _text: "same")
     with pytest.raises(AssertionError):
         assert_files_are_read_in_order(tmp_path)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.comparing import Fault, must_see, replaced
+from invariants.support.comparing import Fault, must_see, replaced
 from kvcore import latency
 from kvcore.errors import KvError
 from kvcore.latency import Latency

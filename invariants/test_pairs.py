@@ -26,18 +26,14 @@ from datasets import Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.children import child
-from invariants.comparing import must_see
-from kvcore.corpora import (
-    Sample,
-    equations,
-    hub,
-    pair,
-    pairs,
-    published_pairs,
-    word_problems,
-)
-from kvcore.corpora.pairs import Pair, injection_fraction, load_pairs, worked
+from invariants.support.children import child
+from invariants.support.comparing import must_see
+from kvcore import io
+from kvcore.corpora import equations, hub, pair, pairs, published_pairs, word_problems
+from kvcore.corpora.pair import Pair, injection_fraction
+from kvcore.corpora.pairs import load_pairs
+from kvcore.corpora.sample import Sample
+from kvcore.corpora.word_problems import worked
 from kvcore.errors import KvError, MissingResource
 
 seeds = st.integers(-(2**31), 2**31)
@@ -283,7 +279,7 @@ def step_untold(problem: Any, *key: object) -> Any:
         *before, dataclasses.replace(added, text="{other} looks on at {0} of them."), closing))
 
 
-UNCHECKED = patched(word_problems, "flaw", lambda _pair: None)
+UNCHECKED = patched(pair, "flaw", lambda _pair: None)
 FAULTS: dict[str, Fault] = {
     "a wrong sum": patched(
         word_problems, "apply", lambda sign, a, b: REAL_APPLY("-" if sign == "+" else sign, a, b)),
@@ -295,7 +291,7 @@ FAULTS: dict[str, Fault] = {
             dataclasses.replace(p, numbers=p.numbers[::-1]))),
     "one too many": patched(
         word_problems, "answer_of", lambda p: str(Fraction(REAL_ANSWER(p)) + 1)),
-    "rounded numbers": patched(word_problems, "spelled", lambda value: str(round(value))),
+    "rounded numbers": patched(equations, "spelled", lambda value: str(round(value))),
     "a number too many": patched(word_problems, "with_others", wrong_numbers),
     "a step untold": lambda patch: patch.setitem(
         word_problems.CHANGERS, "added_step", step_untold),  # type: ignore[arg-type]
@@ -350,7 +346,7 @@ def test_the_generator_makes_what_is_planned() -> None:
     lambda i: None if i % 4 == 0 else pair.CHANGES[i % 3]], ids=["none", "a third", "a quarter"])
 def test_other_shares_are_noticed(plan: Callable[[int], str | None]) -> None:
     """Twin: no controls, a third of them, or a quarter."""
-    must_see(patched(word_problems, "planned", plan), assert_generated_shares)
+    must_see(patched(pair, "planned", plan), assert_generated_shares)
 
 
 @pytest.fixture(scope="module")
@@ -500,9 +496,9 @@ def test_every_contradiction_is_told() -> None:
 
 
 @each(
-    patched(pair, "value_of", lambda _equation: Fraction(17)),
+    patched(equations, "value_of", lambda _equation: Fraction(17)),
     patched(pair, "mentioned", lambda _text: range(100)),
-    patched(pair, "steps_of", lambda _equation: ()),
+    patched(equations, "steps_of", lambda _equation: ()),
     patched(pair, "wording_of", lambda _text: ""),
     patched(pair, "answers_agree", lambda *_: False),
     patched(pair, "_within", lambda *_: True),
@@ -573,7 +569,7 @@ def test_places_dealt_otherwise_are_noticed() -> None:
     """Twin: by a digest that is drawn anew at each call; one place for all."""
     luck = random.Random(0)
     for fault in (
-        patched(pair, "digest", lambda *_parts: str(luck.random())),
+        patched(io, "digest", lambda *_parts: str(luck.random())),
         patched(word_problems, "_pair", lambda *given_: dataclasses.replace(
             REAL_PAIR(*given_), number=0)),
     ):
@@ -751,7 +747,7 @@ def test_a_bad_row_is_one_line_with_its_number(tmp_path: Path) -> None:
 
 def test_rows_that_nobody_checks_are_noticed(tmp_path: Path) -> None:
     """Twin: no pair ever contradicts itself."""
-    must_see(patched(pairs, "flaw", lambda _pair: None), assert_bad_rows_are_told, tmp_path)
+    must_see(patched(pair, "flaw", lambda _pair: None), assert_bad_rows_are_told, tmp_path)
 
 
 def test_a_bad_file_is_one_line(tmp_path: Path) -> None:
@@ -890,11 +886,11 @@ REAL_SUBSTITUTED = published_pairs.substituted
     patched(published_pairs, "substituted", lambda text, numbers: REAL_SUBSTITUTED(
         text, [*numbers[:-1], Fraction(numbers[-1]) + (" " in text and "?" in text)])),
     patched(published_pairs, "_keeps_to", lambda *_: True),
-    patched(published_pairs, "flaw", lambda _pair: None),
+    patched(pair, "flaw", lambda _pair: None),
     patched(published_pairs, "ROUNDED", Fraction(1, 2)),
-    patched(published_pairs, "planned", lambda _index: "multi_number"),
+    patched(pair, "planned", lambda _index: "multi_number"),
     patched(published_pairs, "_another", lambda number, *_key: number + Fraction(1, 3)),
-    patched(published_pairs, "digest", lambda *parts: str(parts)[-3:]),
+    patched(io, "digest", lambda *parts: str(parts)[-3:]),
 )
 def test_a_mawps_rule_that_is_off_is_noticed(fault: Fault, tmp_path: Path) -> None:
     """Twin: numbers put elsewhere, no check of what is drawn or stated, other shares, an order
@@ -1039,7 +1035,7 @@ REAL_OCCURRENCES = published_pairs.occurrences
     patched(published_pairs, "bare_name", lambda answer: tuple(answer.split())),
     patched(published_pairs, "words_in", lambda text: text.split()[:1]),
     patched(published_pairs, "_LITTLE", frozenset()),
-    patched(published_pairs, "planned", lambda _index: None),
+    patched(pair, "planned", lambda _index: None),
     patched(published_pairs, "_kind", lambda _sample: ("one story", "one kind")),
 )
 def test_a_fairytale_rule_that_is_off_is_noticed(fault: Fault, tmp_path: Path) -> None:

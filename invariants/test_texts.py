@@ -23,15 +23,14 @@ from datasets import Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-import kvcore
-from invariants.children import child
-from invariants.comparing import must_see
-from kvcore import generation, sources, tokens
+from invariants.support.children import child
+from invariants.support.comparing import must_see
+from kvcore import loading, sources, tokenization
 from kvcore.corpora import hub, prose, texts
 from kvcore.corpora.texts import WIKITEXT, Text, TextCorpus, load_texts, split
-from kvcore.errors import KvError, MissingResource
-from kvcore.models import LM
-from kvcore.store import StoreWarning
+from kvcore.errors import KvError, MissingResource, StoreWarning
+from kvcore.measurements import continuations, generation, surrogate_store
+from kvcore.models.lm import LM
 
 Fault = Callable[[pytest.MonkeyPatch], None]
 CLOSING = "\"')]\u201d\u2019"
@@ -305,21 +304,21 @@ ALL = ("human", "greedy", "temperature(0.7)", "temperature(2)", "shuffled")
 @pytest.fixture(scope="session", params=["tiny-llama", "tiny-mistral"])
 def lm(request: pytest.FixtureRequest) -> LM:
     """A byte-level tokenizer and one of the SentencePiece kind."""
-    return kvcore.load(request.param, device="cpu")
+    return loading.load(request.param, device="cpu")
 
 
 def check_sources(lm: LM) -> None:
     """Human and model go on from the same prompt, equally far; the model writes text only."""
-    found = sources.compared(lm, SOME, ALL, seed=3)
+    found = continuations.load_continuations(lm, SOME, ALL, seed=3)
     assert not found.unusable
     assert [(t.id, t.source) for t in found.texts] == [(t.id, s) for t in SOME for s in ALL]
     by = {(text.id, text.source): text for text in found.texts}
     special = generation.special_ids(lm)
     for text in SOME:
         human, greedy, cool, hot, shuffled = (by[text.id, source] for source in ALL)
-        whole = tokens.encode(lm.tokenizer, text.prompt + text.continuation)
+        whole = tokenization.encode(lm.tokenizer, text.prompt + text.continuation)
         assert human.ids == whole[: len(human.ids)]
-        assert human.prompt == tokens.encode(lm.tokenizer, text.prompt)
+        assert human.prompt == tokenization.encode(lm.tokenizer, text.prompt)
         assert len(human.continuation) == min(90, len(whole) - len(human.prompt))
         assert {t.prompt for t in by.values() if t.id == text.id} == {human.prompt}
         assert {len(t.continuation) for t in by.values() if t.id == text.id} == {
@@ -336,13 +335,13 @@ def check_sources(lm: LM) -> None:
 def check_order(lm: LM) -> None:
     """Neither order, nor batches, nor what else is asked for counts; the seed does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "NEW_TOKENS", 24)  # enough to tell texts apart
-        found = {(t.id, t.source): t for t in sources.compared(lm, SOME, ALL, seed=3).texts}
+        patch.setattr(continuations, "NEW_TOKENS", 24)  # enough to tell texts apart
+        found = {(t.id, t.source): t for t in continuations.load_continuations(lm, SOME, ALL, seed=3).texts}
         for some, asked in ((SOME[::-1], ALL[::-1]), (SOME[2:], ALL[2:])):
-            again = sources.compared(lm, some, asked, seed=3, batch_tokens=60).texts
+            again = continuations.load_continuations(lm, some, asked, seed=3, batch_tokens=60).texts
             assert len(again) == len(some) * len(asked)
             assert all(found[t.id, t.source] == t for t in again)
-        for other in sources.compared(lm, SOME, ALL, seed=4).texts:
+        for other in continuations.load_continuations(lm, SOME, ALL, seed=4).texts:
             drawn = other.source not in ("human", "greedy")
             assert (found[other.id, other.source] != other) == drawn
 
@@ -365,41 +364,41 @@ def specials_too(patch: pytest.MonkeyPatch) -> None:
 
 def uncut(patch: pytest.MonkeyPatch) -> None:
     """Leave what the model wrote as long as it is."""
-    by = sources._by
+    by = continuations._by
 
     def broken(source: str, human: Any, written: Any, seed: int) -> Any:
         made = by(source, human, written, seed)
         return made if source not in written else dataclasses.replace(
             made, continuation=written[source][human.id])
 
-    patch.setattr(sources, "_by", broken)
+    patch.setattr(continuations, "_by", broken)
 
 
 def redrawn(patch: pytest.MonkeyPatch) -> None:
     """Draw tokens with replacement rather than put them in another order."""
-    by = sources._by
+    by = continuations._by
 
     def broken(source: str, human: Any, written: Any, seed: int) -> Any:
         made = by(source, human, written, seed)
         return made if source != "shuffled" else dataclasses.replace(
             made, continuation=(made.continuation[0], *made.continuation[:-1]))
 
-    patch.setattr(sources, "_by", broken)
+    patch.setattr(continuations, "_by", broken)
 
 
 def alone_tokenized(patch: pytest.MonkeyPatch) -> None:
     """Tokenize the continuation by itself."""
-    tokenized = sources.tokenized
+    tokenized = continuations.tokenize_text
 
     def broken(lm: LM, text: Text) -> Any:
-        ids = tokens.encode(lm.tokenizer, text.continuation.strip())[:90]
+        ids = tokenization.encode(lm.tokenizer, text.continuation.strip())[:90]
         return dataclasses.replace(tokenized(lm, text), continuation=ids)
 
-    patch.setattr(sources, "tokenized", broken)
+    patch.setattr(continuations, "tokenize_text", broken)
 
 
 @pytest.mark.parametrize("fault", [specials_too, uncut, redrawn, alone_tokenized,
-                                   patched(sources, "NEW_TOKENS", 80)],
+                                   patched(continuations, "NEW_TOKENS", 80)],
                          ids=lambda fault: fault.__name__)
 def test_twin_sources(llama: LM, fault: Fault) -> None:
     must_see(fault, check_sources, llama)
@@ -408,11 +407,11 @@ def test_twin_sources(llama: LM, fault: Fault) -> None:
 def by_turn(patch: pytest.MonkeyPatch) -> None:
     """Seed by how many seeds were asked for before."""
     turns = iter(range(10**6))
-    patch.setattr(sources, "seed_of", lambda *_given: next(turns))
+    patch.setattr(continuations, "seed_of", lambda *_given: next(turns))
 
 
 @pytest.mark.parametrize("fault", [
-    by_turn, patched(sources, "seed_of", lambda _seed, name, _source: len(name))])
+    by_turn, patched(continuations, "seed_of", lambda _seed, name, _source: len(name))])
 def test_twin_order(llama: LM, fault: Fault) -> None:
     must_see(fault, check_order, llama)
 
@@ -420,10 +419,10 @@ def test_twin_order(llama: LM, fault: Fault) -> None:
 def test_what_cannot_be_compared(llama: LM) -> None:
     """Each with its reason, and the others are compared all the same."""
     prompt, going_on = SOME[0].prompt, SOME[0].continuation
-    at = next(n for n in range(1, len(prompt)) if tokens.encode(
-        llama.tokenizer, prompt)[: len(tokens.encode(llama.tokenizer, prompt[:n]))]
-        != tokens.encode(llama.tokenizer, prompt[:n]))
-    found = sources.compared(llama, [
+    at = next(n for n in range(1, len(prompt)) if tokenization.encode(
+        llama.tokenizer, prompt)[: len(tokenization.encode(llama.tokenizer, prompt[:n]))]
+        != tokenization.encode(llama.tokenizer, prompt[:n]))
+    found = continuations.load_continuations(llama, [
         Text("merged", prompt[:at], prompt[at:] + going_on), Text("short", prompt, " It is."),
         Text("odd", prompt, f" \udc80{going_on}"), Text("long", prompt * 500, going_on), SOME[1],
     ], ("human",))
@@ -434,7 +433,7 @@ def test_what_cannot_be_compared(llama: LM) -> None:
         "long": "longer than the 2048 positions the model is exact for"}
     assert found.dropped == {reason: 1 for reason in sorted(found.unusable.values())}
     assert [text.id for text in found.texts] == ["x1"]
-    assert sources.compared(llama, []).texts == ()
+    assert continuations.load_continuations(llama, []).texts == ()
 
 
 @pytest.mark.parametrize(("asked", "said"), [
@@ -443,13 +442,13 @@ def test_what_cannot_be_compared(llama: LM) -> None:
     ("temperature(hot)", "unknown source")])
 def test_unknown_sources(llama: LM, asked: str, said: str) -> None:
     with pytest.raises(KvError, match=re.escape(said)) as error:
-        sources.compared(llama, SOME, ["human", asked])
+        continuations.load_continuations(llama, SOME, ["human", asked])
     assert "\n" not in str(error.value)
 
 
 def test_a_text_twice(llama: LM) -> None:
     with pytest.raises(KvError, match="two texts have the id 'x0'"):
-        sources.compared(llama, [SOME[0], SOME[0]])
+        continuations.load_continuations(llama, [SOME[0], SOME[0]])
 
 
 # --- continuations on disk ---------------------------------------------------------------------
@@ -465,13 +464,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return [(5 + len(prompt),) * how["max_new_tokens"] for prompt in prompts]
 
     monkeypatch.setattr(generation, "generate", generate)
-    monkeypatch.setattr(sources, "FILE_SAMPLES", 2)
+    monkeypatch.setattr(surrogate_store, "FILE_SAMPLES", 2)
     return counts
 
 
 def written(lm: LM, root: Path, some: Sequence[Text] = SOME, source: str = "temperature(0.7)",
-            seed: int = 0) -> sources.Compared:
-    return sources.compared(lm, some, [source], root=root, seed=seed)
+            seed: int = 0) -> continuations.ContinuationSet:
+    return continuations.load_continuations(lm, some, [source], root=root, seed=seed)
 
 
 def check_kept(lm: LM, root: Path, asked: list[int]) -> None:
@@ -521,7 +520,7 @@ def check_keys(lm: LM, root: Path, asked: list[int]) -> None:
     for number, run_it in enumerate(runs, start=2):
         run_it()
         assert len(asked) == n * number
-    assert len(runs) == len(sources.KEY)
+    assert len(runs) == len(continuations.KEY)
     written(lm, root, source="greedy")
     written(lm, root, source="greedy", seed=1)
     assert len(asked) == n * (len(runs) + 2)
@@ -531,16 +530,16 @@ def test_keys(llama: LM, tmp_path: Path, asked: list[int]) -> None:
     check_keys(llama, tmp_path, asked)
 
 
-@pytest.mark.parametrize("left_out", range(len(sources.KEY)), ids=sources.KEY)
+@pytest.mark.parametrize("left_out", range(len(continuations.KEY)), ids=continuations.KEY)
 def test_twin_keys(left_out: int, llama: LM, tmp_path: Path, asked: list[int],
                    monkeypatch: pytest.MonkeyPatch) -> None:
-    key = sources._key
+    key = continuations._key
 
     def broken(*given: Any) -> tuple[str, ...]:
         parts = key(*given)
         return (*parts[:left_out], "", *parts[left_out + 1:])
 
-    monkeypatch.setattr(sources, "_key", broken)
+    monkeypatch.setattr(continuations, "_key", broken)
     with pytest.raises(AssertionError):
         check_keys(llama, tmp_path, asked)
 

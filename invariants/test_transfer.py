@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from invariants import invented
-from invariants.comparing import must_see, replaced
+from invariants.support.comparing import must_see, replaced
 from kvcore.verdict import Cell, Judgement
 from reports import transfer
 

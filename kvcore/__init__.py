@@ -9,18 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvcore.conditions import Condition as Condition
-    from kvcore.conditions import truncated as truncated
+    from kvcore.conditions.parse import truncated as truncated
+    from kvcore.conditions.recipes import Condition as Condition
     from kvcore.corpora import Sample as Sample
     from kvcore.corpora import load_corpus as load_corpus
-    from kvcore.explanation import explain as explain
     from kvcore.loading import load as load
-    from kvcore.scoring import score as score
+    from kvcore.measurements.answer_nll import score as score
+    from kvcore.measurements.explain import explain as explain
 
 _HOMES = {
-    "Condition": "kvcore.conditions", "truncated": "kvcore.conditions",
-    "Sample": "kvcore.corpora", "load_corpus": "kvcore.corpora",
-    "explain": "kvcore.explanation", "load": "kvcore.loading", "score": "kvcore.scoring",
+    "Condition": "kvcore.conditions.recipes",
+    "Sample": "kvcore.corpora",
+    "explain": "kvcore.measurements.explain",
+    "load": "kvcore.loading",
+    "load_corpus": "kvcore.corpora",
+    "score": "kvcore.measurements.answer_nll",
+    "truncated": "kvcore.conditions.parse",
 }
 __all__ = sorted(_HOMES)
 

@@ -18,6 +18,10 @@ class MissingResource(RuntimeError):
     """Something this machine does not have: a model, a dataset, a package or a GPU."""
 
 
+class StoreWarning(UserWarning):
+    """A shard is damaged: it was set aside and its rows count as missing."""
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> KvError:
     """Build the error for a name that does not exist, with the nearest one that does.
 

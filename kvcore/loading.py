@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kvcore import forward
-from kvcore.models import load_model
-
-if TYPE_CHECKING:
-    from kvcore.models import LM
+from kvcore.engine import rope_probe
+from kvcore.models.lm import LM
+from kvcore.models.load import load_model
 
 
 def load(name: str, **options: Any) -> LM:
@@ -30,5 +28,5 @@ def load(name: str, **options: Any) -> LM:
         If the model or the device is not on this machine.
     """
     lm = load_model(name, **options)
-    forward.rope_plan(lm)
+    rope_probe.rope_plan(lm)
     return lm

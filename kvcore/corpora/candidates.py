@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kvcore.corpora.clean import template, twins, words_of
-from kvcore.corpora.sample import Corpus, Sample, choose, digest
+from kvcore.corpora.sample import Corpus, Sample, choose
 from kvcore.errors import KvError
+from kvcore.io import digest
 
 NEUTRAL = "it"
 """What stands where a name was."""

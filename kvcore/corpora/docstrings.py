@@ -14,9 +14,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from kvcore.corpora.sample import Corpus, Sample, digest
+from kvcore.corpora.clean import clean
+from kvcore.corpora.sample import Corpus, Sample
 from kvcore.errors import MissingResource
-from kvcore.models import cache_dir
+from kvcore.io import cache_folder, digest
 
 PACKAGES = ("numpy", "scipy", "pandas", "torch", "matplotlib")
 # What decides which samples come out; a change to any of them makes a new cache file.
@@ -48,7 +49,7 @@ def cache_file(revision: str) -> Path:
     """Name the file that holds the cleaned corpus of these versions and this code."""
     code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in SOURCES]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return cache_dir() / "corpora" / f"docstrings-{digest(revision, python, *code)[:16]}.json"
+    return cache_folder() / "corpora" / f"docstrings-{digest(revision, python, *code)[:16]}.json"
 
 
 def extract(packages: tuple[str, ...] = PACKAGES) -> Mapping[str, Any]:
@@ -85,8 +86,6 @@ def extract(packages: tuple[str, ...] = PACKAGES) -> Mapping[str, Any]:
 
 def build(revision: str) -> Corpus:
     """Extract and clean the corpus anew."""
-    from kvcore.corpora.clean import clean  # needs NumPy and SciPy; a cached load does not
-
     raw = extract()
     samples, dropped = clean((name, module, doc) for name, module, doc in raw["found"])
     failed = {"module does not import": len(raw["failed"])} if raw["failed"] else {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kvcore.corpora.sample import Sample, digest
+from kvcore.corpora.sample import Sample
+from kvcore.io import digest
 
 CHARACTERS_PER_TOKEN = 8  # more than any tokenizer here packs into a token of prose
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from kvcore.corpora.equations import numbers_of, spelled, steps_of, value_of
-from kvcore.corpora.sample import digest
 from kvcore.errors import KvError
+from kvcore.io import digest
 
 CHANGES = ("single_number", "multi_number", "added_step")
 """How a word problem is changed: one number, several, or a further sentence and operation."""

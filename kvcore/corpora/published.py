@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from kvcore.corpora.hub import HubDataset, Row
-from kvcore.corpora.sample import Sample, digest
+from kvcore.corpora.sample import Sample
+from kvcore.io import digest
 
 WORDS = (50, 300)  # of an MS MARCO passage, white-space separated, as in the published study
 NO_ANSWER = "No Answer Present."

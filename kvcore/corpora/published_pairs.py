@@ -16,13 +16,17 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+import pyarrow as pa
+from pyarrow import csv
+
 from kvcore.corpora.equations import decimals, numbers_of, spelled, steps_of, value_of
 from kvcore.corpora.hub import HubDataset, Row, corpus_from, local_files
 from kvcore.corpora.pair import ENTITY, Pair, flaw, planned
 from kvcore.corpora.published import checked
-from kvcore.corpora.sample import Sample, digest
+from kvcore.corpora.sample import Sample
 from kvcore.corpora.word_problems import pick, shuffled
 from kvcore.errors import KvError
+from kvcore.io import digest
 
 DRAWS = 60  # of numbers for one change, before the row is given up
 ROUNDED = Fraction(1, 10**9)  # a stated answer is a float in decimals, such as 28.299999999999997
@@ -98,9 +102,6 @@ def csv_rows(data: HubDataset, path: Path) -> list[Row]:
     KvError
         Where the file is not readable CSV, or a column lacks.
     """
-    import pyarrow as pa
-    from pyarrow import csv
-
     try:
         table = csv.read_csv(
             path, parse_options=csv.ParseOptions(newlines_in_values=True),

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kvcore import io
 from kvcore.errors import KvError
 
 
@@ -64,12 +65,12 @@ class Sample:
     def content_hash(self) -> str:
         """Return 32 hex digits that change with query, passage, answer and padding."""
         further = () if self.length is None else ("padding", str(self.length), *self.padding)
-        return digest(self.query, self.passage, self.answer, *further)[:32]
+        return io.digest(self.query, self.passage, self.answer, *further)[:32]
 
     def hash_with(self, names: Sequence[str]) -> str:
         """Return 32 hex digits that also change with the named further texts."""
         used = [(name, text) for name, text in self.texts if name in names]
-        return digest(self.content_hash, *(part for pair in used for part in pair))[:32] if (
+        return io.digest(self.content_hash, *(part for pair in used for part in pair))[:32] if (
             used) else self.content_hash
 
 
@@ -129,4 +130,4 @@ def choose(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample,
     """
     if n is not None and n < 0:
         raise KvError(f"choose: n = {n} samples; pass 0 or more, or None for all of them.")
-    return tuple(sorted(samples, key=lambda sample: (digest(str(seed), sample.id), sample.id))[:n])
+    return tuple(sorted(samples, key=lambda sample: (io.digest(str(seed), sample.id), sample.id))[:n])

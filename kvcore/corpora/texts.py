@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 
 from kvcore.corpora import prose
 from kvcore.corpora.files import READERS, rows_of_file
 from kvcore.corpora.files import Row as FileRow
 from kvcore.corpora.hub import HubDataset, Row, local_files, rows_of
-from kvcore.corpora.sample import digest
 from kvcore.errors import KvError, unknown
+from kvcore.io import digest
 
 __all__ = ["TEXTS", "WIKITEXT", "Text", "TextCorpus", "load_texts"]
 
@@ -203,8 +204,6 @@ def _sized(paragraph: str) -> str:
 
 
 def _pydoc() -> TextCorpus:
-    from pydoc_data.topics import topics
-
     texts, dropped = _collected("pydoc", (
         (f"{topic}-{digest(paragraph)[:8]}", paragraph)
         for topic in sorted(topics) for paragraph in _topic(topics[topic])))

@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from kvcore.corpora.equations import Step, decimals, spelled, steps_of
 from kvcore.corpora.pair import Pair, flaw, numbers_in, planned, sentences_of
-from kvcore.corpora.sample import digest
 from kvcore.errors import KvError
+from kvcore.io import digest
 
 T = TypeVar("T")
 MOST_STEPS = 3

@@ -1,0 +1,299 @@
+"""Divergence: exact on the shared partition, a lower bound of the whole, and the engine's numbers.
+
+Tolerances: sums of 50 float64 terms leave 1e-14; distributions computed by two routes differ by
+float32 logits, about 1e-6 each, as in `SCORE_TOLERANCE`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial import distance
+
+import kvcore
+from claims import diverging
+from claims.estimands import Plan
+from claims.measured import Rows
+from invariants.support.comparing import SCORE_TOLERANCE, must_see
+from kvcore import loading, stats, verdict
+from kvcore.conditions.parse import condition
+from kvcore.corpora.sample import Sample
+from kvcore.errors import KvError
+from kvcore.measurements import answer_nll, divergence, divergence_rows
+from kvcore.measurements.divergence import Distribution, between, js, kl, next_token, of_logits
+from kvcore.models.files import locate
+from kvcore.models.lm import LM
+from kvcore.store.fill import measure_missing
+from kvcore.store.shards import Store
+
+ROUNDING = 1e-12
+VIEWS = ("bare", "random", "full_context(oracle)", "values_only(static_fact)", "bare_again")
+SAMPLES = tuple(
+    Sample(f"what does f{i} do", "the mean of the sum is a number " * (2 + 3 * i), "a sum",
+           id=f"s{i}") for i in range(4))
+VOCABULARY = 40
+
+
+@pytest.fixture(scope="module", params=["tiny-llama", "tiny-gemma3"])
+def lm(request: pytest.FixtureRequest) -> LM:
+    return loading.load(request.param, device="cpu")
+
+
+def logits() -> st.SearchStrategy[torch.Tensor]:
+    row = st.lists(st.floats(-20, 20), min_size=VOCABULARY, max_size=VOCABULARY)
+    return row.map(lambda x: torch.tensor([x], dtype=torch.float64))
+
+
+def whole(row: torch.Tensor) -> np.ndarray[Any, Any]:
+    found: np.ndarray[Any, Any] = torch.softmax(row[0], dim=-1).numpy()
+    return found
+
+
+@given(logits(), st.integers(1, VOCABULARY + 5))
+def test_a_distribution_sums_to_one_with_its_tail(row: torch.Tensor, k: int) -> None:
+    """Kept are the k likeliest tokens, each with its own probability."""
+    (view,) = of_logits(row, k)
+    assert view.masses().sum() == pytest.approx(1, abs=ROUNDING)
+    exact = whole(row)
+    assert np.allclose(np.exp(view.log_probs), exact[view.ids], rtol=1e-10, atol=1e-300)
+    assert view.log_probs.min() >= np.log(np.sort(exact)[::-1][: k][-1]) - 1e-9
+
+
+def check_divergences(first: torch.Tensor, second: torch.Tensor, k: int) -> None:
+    (p,), (q,) = of_logits(first, k), of_logits(second, k)
+    a, b = whole(first), whole(second)
+    exact = float(distance.jensenshannon(a, b)) ** 2
+    found = js(p, q)
+    assert 0 <= found <= math.log(2)
+    assert found <= exact + ROUNDING, "above the divergence of the full distributions"
+    assert found == pytest.approx(js(q, p), abs=ROUNDING)
+    assert js(p, q, "bits") == pytest.approx(found / math.log(2), abs=ROUNDING)
+    full = float(np.sum(a * np.log(a / b)))
+    assert -ROUNDING <= kl(p, q) <= full + 1e-9 * max(1.0, full)
+    if k >= VOCABULARY:
+        assert found == pytest.approx(exact, abs=1e-9)
+        assert kl(p, q) == pytest.approx(full, rel=1e-9, abs=1e-9)
+
+
+@given(logits(), logits(), st.integers(1, VOCABULARY + 5))
+def test_divergences_are_bounds_and_exact_at_the_full_vocabulary(
+    first: torch.Tensor, second: torch.Tensor, k: int
+) -> None:
+    """Symmetric, within [0, ln 2], never above SciPy's on all tokens, equal to it in the end."""
+    check_divergences(first, second, k)
+
+
+@given(logits(), logits())
+def test_fewer_tokens_never_show_more(first: torch.Tensor, second: torch.Tensor) -> None:
+    """Coarser partitions of the same tokens: monotone, for both divergences."""
+    (p,), (q,) = of_logits(first, VOCABULARY), of_logits(second, VOCABULARY)
+    ids = np.arange(VOCABULARY)
+    before = (math.inf, math.inf)
+    for count in (VOCABULARY, 20, 7, 2, 1):
+        a, b = p.only(ids[:count]), q.only(ids[:count])
+        now = (js(a, b), kl(a, b))
+        assert now[0] <= before[0] + ROUNDING
+        assert now[1] <= before[1] + 1e-9 * max(1.0, now[1])
+        before = now
+
+
+@given(logits(), st.integers(1, VOCABULARY))
+def test_a_distribution_does_not_diverge_from_itself(row: torch.Tensor, k: int) -> None:
+    """Exactly 0; and above 0 for another one."""
+    (p,), (q,) = of_logits(row, k), of_logits(row + torch.eye(VOCABULARY)[0] * 5, VOCABULARY)
+    assert js(p, p) == 0
+    assert kl(p, p) == 0
+    (exact,) = of_logits(row, VOCABULARY)
+    assert js(exact, q) > 0 or whole(row)[0] > 1 - 1e-9 or whole(row)[0] < 1e-12
+
+
+def test_faults_of_the_divergences_are_seen() -> None:
+    """A tail left out, and Kullback-Leibler in place of Jensen-Shannon."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(1, VOCABULARY, generator=generator).double() * 3
+                     for _ in range(2))
+
+    def no_tail(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(Distribution, "masses", lambda self: np.exp(self.log_probs))
+
+    def unsymmetric(patch: pytest.MonkeyPatch) -> None:
+        right = divergence.kl
+        patch.setitem(check_divergences.__globals__, "js",
+                      lambda p, q, unit="nats": right(p, q, unit))
+
+    must_see(unsymmetric, check_divergences, first, second, 10)
+    must_see(no_tail, check_mass, first)
+
+
+def check_mass(row: torch.Tensor) -> None:
+    assert of_logits(row, 5)[0].masses().sum() == pytest.approx(1, abs=ROUNDING)
+
+
+# --- the engine's views -------------------------------------------------------------------------
+
+
+def check_first_token(lm: LM) -> None:
+    """The first answer token's probability is that of its score."""
+    rows = answer_nll.score(lm, SAMPLES, VIEWS).set_index(["sample_id", "condition"])
+    found = next_token(lm, SAMPLES, VIEWS, k=10**6)
+    for sample, views in zip(SAMPLES, found, strict=True):
+        for name, view in views.items():
+            assert isinstance(view, Distribution)
+            ready = kvcore.scoring.prepare_one(lm, sample, condition(name))
+            (place,) = np.flatnonzero(view.ids == ready.tokens.answer[0])
+            nll = rows.loc[(sample.id, name), "token_nlls"][0]
+            assert -view.log_probs[place] == pytest.approx(nll, abs=SCORE_TOLERANCE), name
+
+
+def test_the_first_tokens_probability_is_that_of_its_score(lm: LM) -> None:
+    """By another route through the engine, for every kind of cache."""
+    check_first_token(lm)
+
+    def one_off(patch: pytest.MonkeyPatch) -> None:
+        right = divergence.of_logits
+        patch.setattr(divergence, "of_logits",
+                      lambda logits, k: right(logits.roll(1, dims=-1), k))
+
+    must_see(one_off, check_first_token, lm)
+
+
+def test_batches_and_order_change_nothing(lm: LM) -> None:
+    """One sample at a time, all at once, and backwards: the same divergences."""
+    pairs = [("bare", "random"), ("random", "full_context(oracle)")]
+    together = between(lm, SAMPLES, pairs).set_index(["sample_id", "first"])
+    small = between(lm, SAMPLES[::-1], pairs, batch_tokens=8).set_index(["sample_id", "first"])
+    assert (together["status"] == "ok").all()
+    assert np.allclose(together["js"], small.loc[together.index, "js"], atol=1e-7)
+    assert np.allclose(together["kl"], small.loc[together.index, "kl"], atol=1e-6)
+
+
+def test_controls_are_far_below_what_priming_does(lm: LM) -> None:
+    """A/A and the round trip are rounding; a view against itself is exactly 0."""
+    pairs = [("bare", name) for name in ("bare", "bare_again", "rope_roundtrip(random)", "random")]
+    means = between(lm, SAMPLES, pairs).groupby("second")["js"].mean()
+    assert means["bare"] == 0
+    assert means["random"] > 1e3 * max(means["bare_again"], means["rope_roundtrip(random)"])
+
+
+def test_two_models_of_one_tokenizer_are_compared_and_others_refused(lm: LM) -> None:
+    """A model in another dtype moves a little; one with another vocabulary is no view."""
+    half = loading.load(lm.name, device="cpu", dtype="bfloat16")
+    found = between(lm, SAMPLES, [("bare", "bare")], other=half)
+    assert (found["js"] > 0).all()
+    assert found["js"].max() < 0.05
+    other = loading.load("tiny-llama" if lm.name != "tiny-llama" else "tiny-gemma3", device="cpu")
+    if other.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
+        with pytest.raises(KvError, match="other vocabularies"):
+            between(lm, SAMPLES, [("bare", "bare")], other=other)
+
+
+def test_a_sample_that_cannot_be_measured_has_its_reason(lm: LM) -> None:
+    """The others are measured."""
+    found = between(lm, [*SAMPLES, Sample("q", "", "a", id="none")], [("bare", "random")])
+    assert found["status"].tolist() == ["ok"] * 4 + ["no tokens in the passage or the answer"]
+    assert found["js"].isna().tolist() == [False] * 4 + [True]
+
+
+def test_bad_requests_are_one_line(lm: LM) -> None:
+    """What was given, what is allowed."""
+    with pytest.raises(KvError, match="unknown condition 'bar'"):
+        between(lm, SAMPLES, [("bar", "bare")])
+    with pytest.raises(KvError, match="unit"):
+        between(lm, SAMPLES, [("bare", "bare")], unit="bytes")  # type: ignore[arg-type]
+    with pytest.raises(KvError, match="k=0"):
+        next_token(lm, SAMPLES, ["bare"], k=0)
+    with pytest.raises(KvError, match="write two conditions"):
+        divergence_rows.split("bare")
+
+
+def test_rows_are_stored_once_and_are_the_instruments(tmp_path: Any) -> None:
+    """Every sample with every pair; nothing is measured twice."""
+    files = locate("tiny-llama")
+    pairs = ("bare~random", "bare~bare")
+    keys = divergence_rows.rows(files, "x", SAMPLES, pairs, 0)
+    store = Store(tmp_path / divergence_rows.FOLDER, divergence_rows.DIVERGENCE)
+    loads: list[int] = []
+
+    def load() -> LM:
+        loads.append(1)
+        return loading.load("tiny-llama", device="cpu")
+
+    for _ in range(2):
+        measure_missing(store, keys, divergence_rows.scorer(load, SAMPLES, None), meta={}, progress=None)
+    assert len(loads) == 1
+    rows = store.read().set_index(["sample_id", "condition"])
+    direct = between(load(), SAMPLES, [("bare", "random")]).set_index("sample_id")
+    for name in direct.index:
+        assert rows.loc[(name, "bare~random"), "js"] == pytest.approx(
+            direct.loc[name, "js"], abs=1e-7)
+        assert rows.loc[(name, "bare~bare"), "js"] == 0
+
+
+# --- estimands ----------------------------------------------------------------------------------
+
+
+def rows(name: str, values: Any) -> Rows:
+    frame = pd.DataFrame({"js": values}, index=[f"s{i}" for i in range(len(values))])
+    return Rows(name, "js", frame, tuple(frame.index), tuple)
+
+
+def test_a_divergence_beyond_the_null_is_positive() -> None:
+    """Mean less the larger null's, and its multiple of each."""
+    rng = np.random.default_rng(0)
+    moved, null = rows("a", rng.uniform(0.5, 1.5, 50)), rows("n", rng.uniform(0.005, 0.015, 50))
+    found = diverging.beyond_the_null(moved, null, rows("m", np.zeros(50))).compute(Plan())
+    assert found.estimate.ci_low > 0.5
+    assert found.details["times n"] == pytest.approx(100, rel=0.2)
+    turned = diverging.difference_of_divergence(moved, null).compute(Plan())
+    assert turned.estimate.ci_high < 0
+
+
+def check_widths() -> None:
+    spread = rows("a", np.random.default_rng(1).exponential(1.0, 300))
+    ratio = diverging.ratio_of_widths(spread).compute(Plan()).estimate
+    assert 1.5 < ratio.ci_low < math.sqrt(8) * 1.3
+    slope = diverging.slope_of_widths(spread).compute(Plan())
+    # a bootstrap of few samples is too narrow, which flattens the slope by about a tenth
+    assert slope.estimate.value == pytest.approx(0.05, abs=0.1)
+    assert slope.plot["x"] == [4, 8, 16, 32, 64, 128, 256]
+    held = diverging.intervals_that_hold_their_mean(spread).compute(Plan()).estimate
+    assert held.value == 1
+
+
+def test_widths_fall_with_the_square_root_of_n() -> None:
+    """On independent numbers; widths that do not fall are seen."""
+    check_widths()
+
+    def constant(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(stats, "interval_widths",
+                      lambda _x, sizes, draws, **_: np.ones((draws, len(sizes))))
+
+    must_see(constant, check_widths)
+
+
+def test_a_ratio_of_means_is_one_of_the_same_samples() -> None:
+    """Twice a number is exactly twice as large in every resample; a NaN leaves its pair out."""
+    x = np.random.default_rng(2).uniform(1, 2, 30)
+    found = stats.ratio_of_means(2 * x, x)
+    assert (found.value, found.ci_low, found.ci_high) == pytest.approx((2, 2, 2), abs=1e-12)
+    x[3] = np.nan
+    assert stats.ratio_of_means(2 * x, x).n == 29
+
+
+def test_either_side_supports_a_difference() -> None:
+    """An interval clear of 0 supports it, one within delta refutes it."""
+    predicted = verdict.differs(delta=0.1)
+
+    def said(low: float, high: float) -> str:
+        estimate = stats.Estimate((low + high) / 2, low, high, 0.95, "x", 40, 40, "d", 1.0)
+        return verdict.judge(estimate, predicted)
+
+    assert [said(0.02, 0.5), said(-0.5, -0.02), said(-0.05, 0.05), said(-0.2, 0.2)] == [
+        "supported", "supported", "refuted", "inconclusive"]

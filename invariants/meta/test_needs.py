@@ -1,0 +1,259 @@
+"""What claims need: places and targets, the samples they take, and rows of several versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claims import needs, ranked
+from claims.estimands import Plan
+from claims.measured import Measured, Rows, one_version
+from claims.needs import Need, ask, base_of, dataset_of, place_of
+from invariants.support.comparing import must_see
+from invariants.support.strategies import condition_names
+from kvcore import ranking
+from kvcore.corpora.sample import Corpus, Sample
+from kvcore.errors import MissingResource
+from kvcore.measurements.surrogate_store import attach
+from kvcore.store import schema
+from kvcore.store.schema import KEY
+
+PLACES = ["samples", "256", "2048", "lists", "masked", "seed1", "seed2"]
+
+
+def letters(number: int) -> str:
+    """Spell a number as a word that no other number has."""
+    return "".join(chr(97 + number // 26**k % 26) for k in range(4))
+
+
+def corpus(count: int = 30, **texts: str) -> Corpus:
+    samples = tuple(
+        Sample(f"what does m{i % 3}.f{i} do", " ".join(letters(31 * i + k) for k in range(20)),
+               f"answer {chr(97 + i)}", id=f"m{i % 3}.f{i}", cluster=f"m{i % 3}",
+               texts=tuple(texts.items())) for i in range(count))
+    return Corpus("x", samples, {}, "r", "module", "")
+
+
+def asked(*spelled: str, of: Corpus | None = None, limit: int = 30, depth: int = 4) -> needs.Asked:
+    def surrogates(samples: Any, styles: Any) -> Any:
+        return attach(samples, {style: [f"{style} text"] * len(samples) for style in styles})
+
+    return ask(spelled, of or corpus(), limit=limit, seed=0, depth=depth, surrogates=surrogates)
+
+
+@given(condition_names(), st.sampled_from(PLACES), st.sampled_from(["answer", "qdoc"]))
+def test_a_need_comes_back_from_its_spelling(name: str, place: str, target: str) -> None:
+    """Whatever the condition, a literal with an @ included."""
+    need = Need(name, place, target)
+    assert Need.read(str(need)) == need
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_place_comes_back_from_the_stored_dataset(place: str) -> None:
+    """Padded, ranked and masked documents are datasets of their own; a seed is a seed."""
+    offset = Need("bare", place).seed
+    stored = dataset_of("docstrings", place)
+    assert place_of("docstrings", stored, offset) == place
+    assert place_of("docs", stored, offset) is None
+
+
+def test_a_padded_and_a_masked_sample_go_by_the_id_of_what_they_are_made_from() -> None:
+    """An id that happens to end like a padded one is left alone elsewhere."""
+    assert base_of("a@256", "256") == "a"
+    assert base_of("a@256", "samples") == "a@256"
+    assert base_of("q#p#masked", "masked") == "q#p"
+
+
+def test_expensive_needs_take_a_share_of_the_samples() -> None:
+    """Padded documents and lists a sixth, other wordings and seeds a third."""
+    found = {str(need): some for need, some in asked(
+        "bare", "bare@256", "values_early_layers(static_fact,0.3)", "bare@lists", "bare@seed1",
+        "bare@samples.answer_plain").samples.items()}
+    assert {name: len(some) for name, some in found.items()} == {
+        "bare": 30, "bare@256": 5, "values_early_layers(static_fact,0.3)": 30, "bare@lists": 50,
+        "bare@seed1": 10, "bare_again": 30, "bare@samples.answer_plain": 10,
+        "rope_roundtrip(random)": 30}
+    assert [s.id for s in found["bare@256"]] == [f"{s.id}@256" for s in found["bare"][:5]]
+
+
+def test_a_sweep_is_asked_of_every_layer() -> None:
+    """As many needs as the model has layers."""
+    found = asked("values_layer(static_fact,*)", depth=3).samples
+    assert [str(need) for need in found] == [f"values_layer(static_fact,{k})" for k in range(3)]
+
+
+def test_what_the_data_cannot_give_is_said() -> None:
+    """No past queries, no clusters to rank within: a reason by need, and the rest is asked."""
+    alone = Corpus("x", tuple(Sample(f"q{i}", "some words", "a", id=f"s{i}") for i in range(9)),
+                   {}, "r", "sample", "")
+    found = asked("bare", "bare@lists", "click_history(5)", of=alone)
+    assert "cannot be ranked" in found.lacking["bare@lists"]
+    assert found.lacking["click_history(5)"] == "x brings no past queries of its passages"
+    assert Need("bare") in found.samples
+    assert Need("click_history(5)") in asked("click_history(5)", of=corpus(past_query="q")).samples
+
+
+def test_surrogates_are_written_for_all_samples_and_change_nothing_else() -> None:
+    """Every sample brings its surrogate; its passage and answer are what they were."""
+    found = asked("bare", "llm_surrogate(need)").samples
+    plain = {s.id: s for s in corpus().samples}
+    for sample in found[Need("llm_surrogate(need)")]:
+        assert dict(sample.texts) == {"surrogate(need)": "need text"}
+        assert sample.content_hash == plain[sample.id].content_hash
+
+
+# --- rows side by side --------------------------------------------------------------------------
+
+
+def frame(ids: list[str], need: list[str], nll: list[float], cluster: list[str]) -> Any:
+    places = [Need.read(n).place for n in need]
+    return pd.DataFrame({"sample": [base_of(*p) for p in zip(ids, places, strict=True)],
+                         "status": "ok", "cluster": cluster, "need": need, "place": places,
+                         "nll": nll})
+
+
+def cell(rows: Any, **lacking: str) -> Measured:
+    return Measured("m", "d", rows, "r", False, False, lacking=lacking)
+
+
+def test_padded_documents_stand_where_their_samples_stand() -> None:
+    """Rows of padded documents pair with one another and with nothing that is not padded."""
+    rows = frame(["a", "b", "c", "b@256", "a@256"], ["bare"] * 3 + ["bare@256"] * 2,
+                 [1.0, 2.0, 3.0, 20, 10], ["m"] * 5)
+    assert cell(rows).of("bare", "nll").values.tolist() == [1, 2, 3]
+    assert cell(rows).of("bare@256", "nll").values.tolist() == [10, 20]
+    with pytest.raises(MissingResource, match="no measurable rows of 'bare@512'"):
+        cell(rows).of("bare@512", "nll")
+    with pytest.raises(MissingResource, match="never"):
+        cell(rows, **{"bare@lists": "never"}).of("bare@lists", "nll")
+
+
+def test_every_layer_is_handed_out_by_its_number() -> None:
+    """In the order of the layers, not of their spelling."""
+    layers = [10, 2, 0]
+    rows = frame(["a"] * 3, [f"values_layer(random,{k})" for k in layers], [1.0, 2, 3], ["m"] * 3)
+    found = cell(rows).layers("values_layer(random,*)", "nll")
+    assert {k: r.values.tolist() for k, r in found.items()} == {0: [3], 2: [2], 10: [1]}
+    assert list(found) == [0, 2, 10]
+
+
+def versions(shift: float, both: int) -> pd.DataFrame:
+    """Rows of two versions of the code, of which some were measured twice."""
+    one = pd.DataFrame({"sample_id": [f"s{i}" for i in range(20)], "code": "new"})
+    two = pd.DataFrame({"sample_id": [f"s{i}" for i in range(20 - both, 30)], "code": "old"})
+    rows = pd.concat([one, two], ignore_index=True)
+    rest = {name: "x" for name in KEY if name not in rows.columns}
+    nll = [float(i[1:]) / 10 for i in rows["sample_id"]]
+    rows = rows.assign(**(rest | {"dtype": "float32"}), status="ok", nll=nll)
+    return rows.assign(nll=rows["nll"] + shift * (rows["code"] == "old"))
+
+
+def check_versions(shift: float, both: int, kept: int) -> None:
+    found, said = one_version(versions(shift, both))
+    assert len(found) == kept, said
+    assert not found["sample_id"].duplicated().any()
+
+
+def test_versions_of_the_code_are_joined_where_they_agree() -> None:
+    """Agreeing rows extend each other; disagreeing ones, or none in common, are left out."""
+    check_versions(1e-7, 5, 30)
+    check_versions(1e-3, 5, 20)
+    check_versions(0.0, 0, 20)
+    assert "they differ by" in one_version(versions(1e-3, 5))[1]
+    assert "none measured twice" in one_version(versions(0.0, 0))[1]
+
+    def blind(patch: pytest.MonkeyPatch) -> None:
+        patch.setitem(schema.TOLERANCES, "float32", 1.0)
+
+    must_see(blind, check_versions, 1e-3, 5, 20)
+
+
+# --- ranked lists -------------------------------------------------------------------------------
+
+
+def lists(scores: dict[str, list[float]], condition: str = "bare@lists") -> Rows:
+    """Return rows of lists in which the first passage of each is the relevant one."""
+    ids = [f"{query}#{query if n == 0 else f'p{n}'}" for query, nlls in scores.items()
+           for n in range(len(nlls))]
+    made = pd.DataFrame({"nll": [x for nlls in scores.values() for x in nlls]}, index=ids)
+    clusters = tuple(query for query, nlls in scores.items() for _ in nlls)
+    return Rows(condition, "nll", made, clusters, tuple)
+
+
+def random_lists(gap: float, seed: int, condition: str = "bare@lists", add: float = 0.0) -> Rows:
+    rng = np.random.default_rng(seed)
+    return lists({f"q{i}": [x + add - gap * (n == 0) for n, x in enumerate(rng.normal(3, 1, 6))]
+                  for i in range(40)}, condition)
+
+
+def test_the_lower_the_nll_the_higher_the_rank() -> None:
+    """A relevant passage with the lowest NLL of its list comes first."""
+    table = ranked.scored(lists({"a": [1.0, 2.0, 3.0], "b": [5.0, 4.0]}))
+    assert table["relevant"].tolist() == [True, False, False, True, False]
+    assert ranking.value(table, "mrr") == pytest.approx((1 + 1 / 2) / 2)
+
+
+def check_pmi() -> None:
+    bare, without = random_lists(1.0, 0), random_lists(0.0, 0, "bos_only@lists")
+    table = ranked.scored(bare, without)
+    assert np.allclose(table["score"], without.values - bare.values)
+    assert ranking.auc(table) == 1.0  # every relevant passage gains 1 nat, no other gains any
+
+
+def test_pmi_is_the_nll_without_the_document_less_the_nll_with_it() -> None:
+    """The field's sign: a document that makes the answer likelier ranks higher."""
+    check_pmi()
+
+    def turned(patch: pytest.MonkeyPatch) -> None:
+        right = ranking.pmi
+        patch.setattr(ranking, "pmi", lambda a, b: right(b, a))
+
+    must_see(turned, check_pmi)
+
+
+def test_a_better_score_changes_the_auc_upwards() -> None:
+    """The second score less the first: positive where the second ranks better."""
+    worse, better = random_lists(0.2, 1), random_lists(2.0, 1, "p@lists")
+    tables = ranked.scored(worse), ranked.scored(better)
+    up = ranked.auc_change(*tables, "x", worse, better).compute(Plan())
+    assert up.estimate.ci_low > 0
+    assert ranked.auc_change(*tables[::-1], "x", worse).compute(Plan()).estimate.ci_high < 0
+    wins = up.plot["figures"][1]
+    assert wins["wins"] > wins["losses"]
+    assert wins["wins"] + wins["ties"] + wins["losses"] == len(wins["differences"]) == 40
+    assert ranked.mrr_change(*tables, "x", worse, better).compute(Plan()).estimate.ci_low > 0
+
+
+def test_a_falling_auc_has_a_negative_slope() -> None:
+    """The more is mixed in, the worse the ranking: below 0; least squares over the AUCs."""
+    found = {a: random_lists(2 - 3 * a, 2) for a in (0.0, 0.25, 0.5)}
+    tables = {a: ranked.scored(rows) for a, rows in found.items()}
+    outcome = ranked.auc_over(tables, *found.values()).compute(Plan())
+    assert outcome.estimate.ci_high < 0
+    line = np.polyfit(list(tables), [ranking.auc(t) for t in tables.values()], 1)
+    assert outcome.estimate.value == pytest.approx(line[0], abs=1e-12)
+
+
+def test_a_benefit_for_relevant_passages_alone_is_seen() -> None:
+    """In SDs of the benefit, and in nats beside it."""
+    bare = random_lists(1.0, 3)
+    both, relevant = random_lists(1.0, 3, add=-0.5), random_lists(1.5, 3)
+    alike = ranked.relevant_against_not(bare, both).compute(Plan())
+    apart = ranked.relevant_against_not(bare, relevant).compute(Plan())
+    assert alike.details["difference (nats/token)"] == pytest.approx(0, abs=1e-9)
+    assert apart.details["difference (nats/token)"] == pytest.approx(0.5, abs=1e-9)
+    assert apart.estimate.unit == "d of groups"
+
+
+def test_the_area_below_the_roc_curve_is_the_auc() -> None:
+    """Ties included, by the trapezoid rule."""
+    rows = random_lists(0.7, 4)
+    table = ranked.scored(rows).round({"score": 1})
+    x, y = ranking.roc(table)
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(y, x) == pytest.approx(ranking.auc(table), abs=1e-12)

@@ -1,0 +1,275 @@
+"""Every hub model of the registry: a tiny checkpoint in its published form, from load to score.
+
+The configurations are spelled as the checkpoints spell them, which for all of them is older than
+the installed transformers, with everything that decides a route kept and only sizes made small.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig
+
+from invariants.oracle import plain
+from invariants.support.comparing import assert_scores, must_see
+from kvcore import loading
+from kvcore.cache import masks
+from kvcore.conditions.parse import condition
+from kvcore.corpora import sample
+from kvcore.engine import rope_probe
+from kvcore.engine.prepared import prepare_one
+from kvcore.measurements import answer_nll
+from kvcore.models import attention, load, registry, tiny
+from kvcore.models import files as model_files
+from kvcore.models.lm import LM
+from kvcore.models.registry import REGISTRY
+
+SMALL = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
+         "max_position_embeddings": 2048}
+IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+GEMMA_2 = SMALL | IDS | {
+    "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "head_dim": 8,
+    "query_pre_attn_scalar": 8, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+    "sliding_window": 8, "rope_theta": 10000.0, "cache_implementation": "hybrid",
+    "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
+QWEN_2 = SMALL | {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "bos_token_id": 0,
+    "eos_token_id": 1, "rope_theta": 1_000_000.0, "sliding_window": 8, "max_window_layers": 2,
+    "use_sliding_window": False, "tie_word_embeddings": True}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "mistral-7b": SMALL | IDS | {
+        "architectures": ["MistralForCausalLM"], "model_type": "mistral",
+        "rope_theta": 1_000_000.0, "sliding_window": None, "tie_word_embeddings": False},
+    # The text model's heads, vocabulary and rope bases are left to the class there.
+    "gemma3-4b": {
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+        "boi_token_index": 397, "eoi_token_index": 398, "image_token_index": 399,
+        "eos_token_id": [1, 3], "initializer_range": 0.2, "mm_tokens_per_image": 4,
+        "text_config": SMALL | IDS | {
+            "model_type": "gemma3_text", "num_hidden_layers": 6, "head_dim": 8,
+            "query_pre_attn_scalar": 8, "sliding_window": 8,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
+        "vision_config": {
+            "model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+            "vision_use_head": False}},
+    "gemma2-2b": GEMMA_2,
+    "gemma2-2b-it": GEMMA_2,
+    "llama3.2-1b": SMALL | IDS | {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "head_dim": 8,
+        "rope_theta": 500_000.0, "tie_word_embeddings": True, "eos_token_id": [1, 3],
+        "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                         "original_max_position_embeddings": 64, "rope_type": "llama3"}},
+    "qwen2.5-0.5b": QWEN_2,
+    "qwen2.5-math-7b": QWEN_2 | {"tie_word_embeddings": False},
+}
+WINDOWED = {name for name in PUBLISHED if name.startswith("gemma")}
+WITHOUT_BOS = {name for name in PUBLISHED if name.startswith("qwen")}
+CONDITIONS = ("bare", "random", "oracle")
+SAMPLES = (
+    sample.Sample("what is the mean", "The sum divided by the number of samples.", "a mean"),
+    sample.Sample("what does the function do?",  # longer than every window
+                  "It returns the sum of the entries along an axis, " * 4, "it returns the sum"),
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Saved:
+    """A tiny checkpoint on disk, loaded, and the model it was saved from."""
+
+    name: str
+    folder: Path
+    built: Any
+    lm: LM
+
+
+def save(name: str, folder: Path, published: dict[str, Any]) -> Any:
+    """Write a random checkpoint with a published configuration; return the model."""
+    (folder / "config.json").write_text(json.dumps(published), encoding="utf-8")
+    config = AutoConfig.from_pretrained(folder)
+    config._attn_implementation = attention.choose_attention(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        built = getattr(transformers, published["architectures"][0])(config).eval()
+    built.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(published), encoding="utf-8")
+    tokenizer = tiny._tokenizer(sentencepiece=name not in WITHOUT_BOS | {"llama3.2-1b"})
+    if name in WITHOUT_BOS:
+        tokenizer.bos_token = None
+    tokenizer.save_pretrained(folder)
+    return built
+
+
+@pytest.fixture(scope="module", params=PUBLISHED)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """One of the checkpoints, loaded as a user's folder is."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    built = save(request.param, folder, PUBLISHED[request.param])
+    return Saved(request.param, folder, built, loading.load(str(folder), device="cpu"))
+
+
+def assert_engine_equals_one_pass(saved: Saved, route: Any) -> None:
+    """Each token's score is finite and that of one masked pass of the model before it was saved."""
+    lm = saved.lm
+    scored = answer_nll.score(lm, SAMPLES, CONDITIONS, route=route).set_index(
+        ["sample_id", "condition"])
+    assert set(scored.status) == {"ok"}
+    for sample, name in itertools.product(SAMPLES, CONDITIONS):
+        one = prepare_one(lm, sample, condition(name))
+        prefix = one.prefixes[condition(name).prefixes()[0]]
+        read = one.tokens
+        wanted = plain.one_pass_nlls(
+            saved.built, lm.bos_id, prefix, read.document, read.prompt, read.answer)
+        found = scored.token_nlls[sample.id, name]
+        assert all(map(math.isfinite, found))
+        assert_scores(found, wanted, f"{saved.name}, {name}")
+
+
+def assert_every_hub_model_is_here() -> None:
+    """Each has its form above, and runs where it fits."""
+    hub = {name: entry for name, entry in REGISTRY.items() if entry.source.startswith("hub:")}
+    assert set(hub) == set(PUBLISHED)
+    assert {name for name, entry in hub.items() if not entry.gpu} == {"llama3.2-1b", "qwen2.5-0.5b"}
+    assert all(entry.gpu for entry in hub.values() if entry.quantization)
+    assert {entry.dtype for entry in hub.values() if not entry.gpu} == {"float32"}
+
+
+def test_every_hub_model_has_its_published_form_here() -> None:
+    """An entry added later needs its configuration, and one too big for a CPU is marked."""
+    assert_every_hub_model_is_here()
+
+
+@pytest.mark.parametrize("name", ["mistral-7b", "an-added-one"])
+def test_twin_an_entry_without_its_form_or_mark_is_seen(name: str) -> None:
+    """One that nobody tests, or that would be loaded whole on a CPU."""
+    entry = dataclasses.replace(REGISTRY["mistral-7b"], gpu=False)
+    must_see(lambda patch: patch.setitem(REGISTRY, name, entry), assert_every_hub_model_is_here)
+
+
+@pytest.mark.parametrize("route", ["auto", "cache"])
+def test_a_published_checkpoint_scores_as_the_plain_route(saved: Saved, route: str) -> None:
+    """Nothing is lost between the file and the number, on either route of the engine."""
+    assert_engine_equals_one_pass(saved, route)
+
+
+def test_twin_a_key_left_unturned_is_seen(saved: Saved) -> None:
+    """Keys that stay where they were prefilled give other numbers."""
+    must_see(lambda patch: patch.setattr("kvcore.rope.rotate", lambda keys, *_: keys),
+             assert_engine_equals_one_pass, saved, "cache")
+
+
+def test_twin_a_forgotten_window_is_seen(saved: Saved) -> None:
+    """A sliding layer that sees everything does; a model without windows does not care."""
+    right = masks.visible
+
+    def forget(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(masks, "visible", lambda q, k, real, _window: right(q, k, real, None))
+
+    if saved.name in WINDOWED:
+        must_see(forget, assert_engine_equals_one_pass, saved, "cache")
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            forget(patch)
+            assert_engine_equals_one_pass(saved, "cache")
+
+
+def test_twin_a_weight_lost_in_loading_is_seen(saved: Saved) -> None:
+    """One matrix of the last layer that is not the one in the file."""
+
+    def lose(patch: pytest.MonkeyPatch) -> None:
+        name, weight = [(n, p) for n, p in saved.lm.model.named_parameters()
+                        if n.endswith("v_proj.weight") and "vision" not in n][-1]
+        assert "layers" in name
+        patch.setattr(weight, "data", torch.zeros_like(weight))
+
+    must_see(lose, assert_engine_equals_one_pass, saved, "auto")
+
+
+def assert_the_text_model_is_described(saved: Saved) -> None:
+    """Configuration, BOS and rope bases are those of the model that reads text."""
+    lm, text = saved.lm, PUBLISHED[saved.name].get("text_config", PUBLISHED[saved.name])
+    assert type(lm.model).__name__ == PUBLISHED[saved.name]["architectures"][0]
+    assert lm.config.model_type == text["model_type"]
+    assert (lm.config.num_hidden_layers, lm.max_length) == (text["num_hidden_layers"], 2048)
+    kinds = masks.layer_kinds(lm)
+    assert (masks.SLIDING in kinds, masks.FULL in kinds) == (saved.name in WINDOWED, True)
+    assert lm.config._attn_implementation == (
+        "eager" if text["model_type"] == "gemma2" else attention.GROUPED_SDPA)
+    assert lm.bos_source == ("config" if saved.name in WITHOUT_BOS else "tokenizer")
+    assert model_files.rope_bases(lm.files) == len(rope_probe.rope_plan(lm).bases)
+
+
+def test_the_text_model_is_described(saved: Saved) -> None:
+    """Also for a checkpoint that could read images too, or that leaves its bases to the class."""
+    assert_the_text_model_is_described(saved)
+
+
+@pytest.mark.parametrize("saved", ["gemma3-4b"], indirect=True)
+def test_twin_bases_that_are_left_out_are_missed(saved: Saved) -> None:
+    """Counting only what config.json spells finds one base where there are two."""
+    must_see(lambda patch: patch.setattr(registry, "IMPLIED_ROPE_BASES", {}),
+             assert_the_text_model_is_described, saved)
+
+
+@pytest.mark.parametrize("saved", ["gemma3-4b"], indirect=True)
+def test_twin_the_wrapper_is_not_the_text_model(saved: Saved) -> None:
+    """The configuration of the whole checkpoint describes no layer."""
+    wrapper = dataclasses.replace(saved, lm=dataclasses.replace(
+        saved.lm, config=saved.lm.model.config))
+    with pytest.raises(AssertionError):
+        assert_the_text_model_is_described(wrapper)
+
+
+def widened(published: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration wide enough for blocks of 4-bit weights."""
+    wide = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "initializer_range": 0.05}
+    if "text_config" not in published:
+        return published | wide
+    seeing = {"hidden_size": 64, "intermediate_size": 128}
+    return published | {"text_config": published["text_config"] | wide,
+                        "vision_config": published["vision_config"] | seeing}
+
+
+QUANTIZED = [name for name, entry in REGISTRY.items() if entry.quantization]
+
+
+def assert_a_quantized_entry_scores(name: str, folder: Path) -> None:
+    """In its own dtype and 4 bits, near, but not at, the scores of the full weights."""
+    entry = REGISTRY[name]
+    full = loading.load(str(folder), device="cpu")
+    small = loading.load(
+        str(folder), device="cpu", dtype=entry.dtype, quantization=entry.quantization)
+    assert "Linear4bit" in {type(module).__name__ for module in small.model.modules()}
+    assert small.dtype == entry.dtype
+    one, other = (answer_nll.score(lm, SAMPLES, CONDITIONS) for lm in (full, small))
+    assert set(other.status) == {"ok"}
+    assert 0 < (one.nll - other.nll).abs().max() < 3
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_a_quantized_entry_loads_and_scores(name: str, tmp_path: Path) -> None:
+    """The wrapper of a model that also reads images included."""
+    save(name, tmp_path, widened(PUBLISHED[name]))
+    assert_a_quantized_entry_scores(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_twin_weights_that_stay_whole_are_seen(name: str, tmp_path: Path) -> None:
+    """The quantization is lost on the way to the weights."""
+    save(name, tmp_path, widened(PUBLISHED[name]))
+    right = load._load_folder
+
+    def whole(files: model_files.ModelFiles, *rest: Any) -> Any:
+        return right(dataclasses.replace(files, quantization=None), *rest)
+
+    must_see(lambda patch: patch.setattr(load, "_load_folder", whole),
+             assert_a_quantized_entry_scores, name, tmp_path)

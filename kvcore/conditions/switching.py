@@ -1,0 +1,368 @@
+"""A context switched in mid-answer: what is switched, the ways to do it, and each token by token.
+
+Nothing here touches a model. A switch is spelled out as an opening, that is, which slots are
+cached and which tokens are read on top of them, and then as a script, the opening followed by the
+tokens whose predictions are wanted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvcore import tokenization
+from kvcore.errors import KvError, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+Ids = tuple[int, ...]
+BOS, ORIGINAL, INJECTED, GENERATED = range(4)
+SPANS = ("bos", "original", "injected", "generated")
+"""What a slot holds: the new context, or what a control puts in its place, is injected wherever it
+stands, also where it was there from the start: on an identical pair also what ignore reads."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A context, the one that replaces it, and the text during which it does.
+
+    Parameters
+    ----------
+    id : str
+        Unique; the noise control is drawn by it.
+    original, new : str or sequence of int
+        The two contexts, as text or as token ids without special ones. They are read as they are:
+        a newline or a question mark between context and text belongs to the context.
+    stream : str or sequence of int
+        The text that goes on behind the original context: up to the switch what was generated,
+        behind it what every condition reads.
+    at : float or int
+        Where in the stream the switch comes: a share of it, between 0 and 1, or a number of
+        tokens. At least one token of the stream stands before it and one behind it; a share is
+        rounded to the nearest such place, halves to even.
+    """
+
+    id: str
+    original: str | Sequence[int]
+    new: str | Sequence[int]
+    stream: str | Sequence[int]
+    at: float | int = 0.5
+
+
+@dataclass(frozen=True)
+class TokenizedSwitch:
+    """A switch as token ids, none of which is BOS.
+
+    Attributes
+    ----------
+    before, after : tuple of int
+        The stream, cut at the switch; neither part is empty.
+    """
+
+    id: str
+    original: Ids
+    new: Ids
+    before: Ids
+    after: Ids
+
+    @property
+    def identical(self) -> bool:
+        """Whether the new context is the old one: the control that changes nothing."""
+        return self.original == self.new
+
+
+@dataclass(frozen=True)
+class SwitchMethod:
+    """One way to switch, as its name spells it.
+
+    Attributes
+    ----------
+    kind : str
+        A key of `KINDS`.
+    count : int or None
+        Parts of ``gradual``, tokens of ``partial``; None: all of them.
+    every : int
+        Tokens of the stream from one part of ``gradual`` to the next.
+    """
+
+    name: str
+    kind: str
+    count: int | None = 0
+    every: int = 1
+
+
+METHOD_MEANINGS: Mapping[str, str] = {
+    "ignore": "[BOS][original][g] — no switch; a reference",
+    "oracle": "[BOS][new][g] — the new context from the start; the other reference. In free "
+    "generation [BOS][new] alone: it writes its own text from the start",
+    "injection": "[BOS][original][g][new] — the new context is appended to the live cache",
+    "gradual": "gradual(p) or gradual(p,k): the new context in p parts, as equal as can be; the "
+    "first where injection puts it, each further one k tokens later (default 1)",
+    "flush": "[BOS][new][g] — the old cache is dropped, and the tokens so far are read again "
+    "behind the new context; on a shared stream that is what oracle reads",
+    "partial": "partial(m) or partial(all): of [BOS][original][g] the last m slots give way to "
+    "the last m of [BOS][new][g]",
+    "noise": "injection of random tokens, as many as the new context has",
+    "repetition": "injection of the original context once more",
+}
+"""Every way to switch; [g] are the tokens generated up to then, g_1 ... g_t.
+
+In all of them slot i has position i. Everything sees everything before it, within the window of
+its layer. At the switch g_t has been chosen but not read: every way reads it next, on top of what
+it caches, so that the first prediction behind the switch is made by a token that saw the cache as
+that way leaves it (ignore, oracle, flush, partial) or by the last injected token.
+
+**partial(m)** counts m back from g_{t-1}, over the generated tokens and then, where m is larger
+than t - 1, over the context. What is taken was read behind BOS and the whole new context, and its
+keys are turned to follow on what is kept, so that the positions stay contiguous whatever the
+lengths of the contexts. The tokens behind see BOS, what is kept of the original context and of
+the text, and what was computed anew; the new context itself they see only where it is counted in.
+With m = 0 this is ignore. From m = t - 1 + length of the new context on, and as partial(all),
+nothing of the old is left: this is flush.
+
+**gradual(1)** is injection. Parts that are due behind the last token followed are never read."""
+METHODS = (
+    "oracle",
+    "injection",
+    "gradual(4)",
+    "ignore",
+    "flush",
+    "partial(8)",
+    "noise",
+    "repetition",
+)
+
+
+def switch_method(spelled: str | SwitchMethod) -> SwitchMethod:
+    """Return the way that a name spells; a way passes through.
+
+    Raises
+    ------
+    KvError
+        For an unknown name or a number that makes no sense.
+
+    Examples
+    --------
+    >>> way("gradual(4,2)")
+    Way(name='gradual(4,2)', kind='gradual', count=4, every=2)
+    >>> way("partial(all)").count is None
+    True
+    """
+    if isinstance(spelled, SwitchMethod):
+        return spelled
+    found = re.fullmatch(r"(\w+)(?:\((\d+|all)(?:,(\d+))?\))?", spelled.replace(" ", ""))
+    kind, count, every = found.groups() if found else (spelled, None, None)
+    if kind not in METHOD_MEANINGS:
+        raise unknown("way to switch", spelled, METHOD_MEANINGS)
+    name = f"{kind}({count}{f',{every}' if every else ''})" if count else str(kind)
+    fits = {
+        "gradual": count not in (None, "all") and int(count) > 0 and every != "0",
+        "partial": count is not None and every is None,
+    }.get(kind, count is None)
+    if not fits:
+        raise KvError(
+            f"way to switch {spelled!r}: write gradual(parts) or gradual(parts,every) "
+            "with numbers from 1, partial(tokens) or partial(all), and the others by "
+            "their name alone."
+        )
+    return SwitchMethod(name, kind, None if count == "all" else int(count or 0), int(every or 1))
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, switch: Switch, vocabulary: int
+) -> TokenizedSwitch:
+    """Turn a switch into token ids; each text is tokenized on its own, without special tokens.
+
+    Parameters
+    ----------
+    vocabulary : int
+        Ids lie in 0 .. vocabulary - 1.
+
+    Raises
+    ------
+    KvError
+        For an empty context, ids outside the vocabulary, BOS, which is put in front by whoever
+        reads, or a place outside the stream; it names the switch.
+    """
+    parts = {}
+    for name in ("original", "new", "stream"):
+        given = getattr(switch, name)
+        try:
+            ids = (
+                tokenization.encode(tokenizer, given)
+                if isinstance(given, str)
+                else tuple(int(i) for i in given)
+            )
+        except tokenization.Unusable as error:
+            raise KvError(f"switch {switch.id!r}: {name} is {error}.") from error
+        odd = next((i for i in ids if not 0 <= i < vocabulary), None)
+        if not ids or odd is not None:
+            what = "holds no tokens" if odd is None else f"holds the id {odd}"
+            raise KvError(
+                f"switch {switch.id!r}: {name} {what}; pass at least one token id, all "
+                f"in 0..{vocabulary - 1}."
+            )
+        if tokenizer.bos_token_id in ids:
+            raise KvError(
+                f"switch {switch.id!r}: {name} holds BOS ({tokenizer.bos_token_id}); "
+                "leave it out, it is put in front."
+            )
+        parts[name] = ids
+    step = switch_position(switch, len(parts["stream"]))
+    stream = parts["stream"]
+    return TokenizedSwitch(switch.id, parts["original"], parts["new"], stream[:step], stream[step:])
+
+
+def switch_position(switch: Switch, length: int) -> int:
+    """Return before how many tokens of a stream the switch comes, 1 .. length - 1."""
+    at = switch.at
+    share = isinstance(at, float)
+    if length < 2 or not (0 < at < 1 if share else 1 <= at < length):
+        raise KvError(
+            f"switch {switch.id!r}: at={at!r} in a stream of {length} tokens; pass a "
+            "share between 0 and 1 or a number of tokens from 1 to one less than the "
+            "stream has, which is at least 2."
+        )
+    return min(max(round(at * length), 1), length - 1) if share else int(at)
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What stands there when the first token behind the switch is predicted.
+
+    Attributes
+    ----------
+    runs : tuple of tuple of int
+        One or two sequences, each read from BOS on, whose slots the cache is made of.
+    take : (int, int)
+        How many first slots of the first run and how many last slots of the second; what the
+        second gives is turned to follow on the first.
+    cached : tuple of int
+        What each of these slots holds, `BOS` ... `GENERATED`.
+    read : tuple of int
+        Tokens that are read on top of the cache, the last of which predicts; at least one.
+    holds : tuple of int
+        What each of them is.
+    later : tuple of (int, tuple of int)
+        What else is injected: after how many of the tokens that follow, and which tokens.
+    """
+
+    runs: tuple[Ids, ...]
+    take: tuple[int, int]
+    cached: Ids
+    read: Ids
+    holds: Ids
+    later: tuple[tuple[int, Ids], ...] = ()
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """An opening and the tokens that follow, as one pass on top of the cache.
+
+    Attributes
+    ----------
+    read : tuple of int
+        All tokens of that pass.
+    holds : tuple of int
+        What each slot holds, the cached ones first.
+    predicts : tuple of int
+        Which tokens of the pass predict the tokens followed, one after the other.
+    """
+
+    opening: CachePlan
+    read: Ids
+    holds: Ids
+    predicts: Ids
+
+    @property
+    def length(self) -> int:
+        """Number of positions, the longest run's included where that is longer."""
+        return max(len(self.holds), *(len(run) + 1 for run in self.opening.runs))
+
+
+def plan_cache(
+    given: SwitchMethod, one: TokenizedSwitch, bos_id: int, noise: Ids = ()
+) -> CachePlan:
+    """Spell out a way to switch.
+
+    Parameters
+    ----------
+    noise : tuple of int
+        What the noise control injects.
+    """
+    if given.kind in ("oracle", "flush"):
+        return reprefill(one.new, INJECTED, one.before, bos_id)
+    if given.kind == "partial":
+        return _partial(given.count, one, bos_id)
+    old = reprefill(one.original, ORIGINAL, one.before, bos_id)
+    injected = {"ignore": (), "noise": noise, "repetition": one.original}.get(given.kind, one.new)
+    parts = _parts(injected, (given.count or 1) if given.kind == "gradual" else 1)
+    later = tuple((i * given.every, part) for i, part in enumerate(parts) if i and part)
+    return CachePlan(
+        old.runs,
+        old.take,
+        old.cached,
+        (*old.read, *parts[0]),
+        (*old.holds, *[INJECTED] * len(parts[0])),
+        later,
+    )
+
+
+def reprefill(context: Ids, kind: int, before: Ids, bos_id: int) -> CachePlan:
+    """Return what is there after reading a context and a text anew, the last token unread."""
+    ids = (bos_id, *context, *before)
+    holds = (BOS, *[kind] * len(context), *[GENERATED] * len(before))
+    return CachePlan((ids[:-1],), (len(ids) - 1, 0), holds[:-1], ids[-1:], holds[-1:])
+
+
+def _partial(count: int | None, one: TokenizedSwitch, bos_id: int) -> CachePlan:
+    old = reprefill(one.original, ORIGINAL, one.before, bos_id)
+    new = reprefill(one.new, INJECTED, one.before, bos_id)
+    most = new.take[0] - 1
+    anew = most if count is None else min(count, most)
+    if anew in (0, most):
+        return new if anew else old
+    kept = max(1, old.take[0] - anew)
+    return CachePlan(
+        (*old.runs, *new.runs),
+        (kept, anew),
+        (*old.cached[:kept], *new.cached[-anew:]),
+        old.read,
+        old.holds,
+    )
+
+
+def _parts(ids: Ids, count: int) -> list[Ids]:
+    """Cut ids into parts whose lengths differ by one at most, the longer ones first."""
+    return [tuple(part.tolist()) for part in np.array_split(np.array(ids, dtype=np.int64), count)]
+
+
+def plan_decode(start: CachePlan, followed: Ids) -> DecodePlan:
+    """Let tokens follow on an opening; the last one is predicted and not read."""
+    read, holds = list(start.read), list(start.holds)
+    later = dict(start.later)
+    predicts = []
+    for number, token in enumerate(followed):
+        due = later.get(number, ())
+        read += due
+        holds += [INJECTED] * len(due)
+        predicts.append(len(read) - 1)
+        read.append(token)
+        holds.append(GENERATED)
+    return DecodePlan(start, tuple(read[:-1]), (*start.cached, *holds[:-1]), tuple(predicts))
+
+
+def noise_ids(tokenizer: PreTrainedTokenizerBase, one: TokenizedSwitch, seed: int) -> Ids:
+    """Return the noise control's tokens, as many as the new context has; (seed, id) decide."""
+    try:
+        return tokenization.random_prefix(tokenizer, len(one.new), one.id, seed)
+    except tokenization.Unusable as error:
+        raise KvError(
+            f"switch {one.id!r}: {error}; leave the noise control out or pass another seed."
+        ) from error

@@ -1,0 +1,1 @@
+"""Running the model: passes, batches, caches from recipes."""

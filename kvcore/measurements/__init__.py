@@ -1,0 +1,1 @@
+"""The kinds of measurement, each in a module of its own."""

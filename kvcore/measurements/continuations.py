@@ -1,0 +1,288 @@
+"""The continuations of one prompt that are compared: the author's, the model's own, a shuffled one.
+
+All continuations of a text have the same number of tokens, so that none is smoother for being
+shorter. What a model writes is kept in ``<store>/_written/`` as files ``continuations-*.jsonl``
+(see `kvcore.kept`), so that it is written once.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from kvcore import tokenization
+from kvcore.corpora.texts import Text
+from kvcore.engine import limits
+from kvcore.errors import KvError, unknown
+from kvcore.io import digest
+from kvcore.measurements import generation
+from kvcore.measurements.hidden_states import TokenText
+from kvcore.measurements.surrogate_store import FILE_SAMPLES
+from kvcore.models.lm import LM
+from kvcore.store import artifacts
+from kvcore.store.artifacts import Key
+from kvcore.store.code_hash import package_hash
+from kvcore.store.schema import clean
+from kvcore.tokenization import Unusable
+
+SOURCES = ("human", "greedy", "temperature(0.7)", "shuffled")
+NEW_TOKENS = 90  # most of a continuation, as in the published study
+LEAST_TOKENS = 20  # fewer steps than that say little
+KEY = (
+    "model_id",
+    "dtype",
+    "tokenizer",
+    "source",
+    "seed",
+    "n_tokens",
+    "code",
+    "text_id",
+    "prompt_hash",
+)
+CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids")
+_TEMPERATURE = re.compile(r"temperature\(([0-9]+(?:\.[0-9]+)?)\)")
+
+
+@dataclass(frozen=True)
+class ContinuationSet:
+    """Texts by source, of equal length within each text.
+
+    Parameters
+    ----------
+    texts : tuple of TokenText
+        For each usable text one per source, in the order given.
+    unusable : mapping of str to str
+        Why a text cannot be compared, by its id; such a text has no source at all.
+    """
+
+    texts: tuple[TokenText, ...]
+    unusable: Mapping[str, str]
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many texts were left out, by reason."""
+        return dict(sorted(Counter(self.unusable.values()).items()))
+
+
+def load_continuations(
+    lm: LM,
+    texts: Sequence[Text],
+    sources: Sequence[str] = SOURCES,
+    *,
+    seed: int = 0,
+    root: Path | None = None,
+    batch_tokens: int | None = None,
+) -> ContinuationSet:
+    """Return each text's continuations by the sources asked for.
+
+    Parameters
+    ----------
+    lm : LM
+        From `kvcore.load`; it writes the model's own continuations.
+    texts : sequence of Text
+        With unique identities.
+    sources : sequence of str
+        ``human`` is the author's continuation, its first ``NEW_TOKENS`` tokens at most;
+        ``greedy`` and ``temperature(x)`` are as many tokens by the model itself, no special one
+        among them and none that ends the text; ``shuffled`` are the human tokens in random order.
+    seed : int
+        Together with a text's id it decides what is sampled and how tokens are shuffled.
+    root : Path, optional
+        The store's folder: what the model wrote is read from it, and what it writes is added.
+        Without it nothing is kept.
+    batch_tokens : int, optional
+        As `kvcore.generation.generate` takes it.
+
+    Returns
+    -------
+    Compared
+        Prompt ids are those that the text as a whole begins with.
+
+    Raises
+    ------
+    KvError
+        An unknown source, a text twice, or a folder that cannot be read or written.
+
+    Notes
+    -----
+    Neither the order of the texts nor what else is asked for changes a continuation, but for
+    logits that lie closer than rounding (see `generate`).
+    """
+    asked = tuple(dict.fromkeys(sources))
+    for source in asked:
+        if source not in SOURCES:
+            temperature_of(source)
+    twice = [name for name, n in Counter(text.id for text in texts).items() if n > 1]
+    if twice:
+        raise KvError(f"compared: two texts have the id {twice[0]!r}; give each one of its own.")
+    human: dict[str, TokenText] = {}
+    unusable: dict[str, str] = {}
+    for text in texts:
+        try:
+            human[text.id] = tokenize_text(lm, text)
+        except Unusable as reason:
+            unusable[text.id] = str(reason)
+    written = {
+        source: _own(lm, list(human.values()), source, seed, root, batch_tokens)
+        for source in asked
+        if source not in ("human", "shuffled")
+    }
+    return ContinuationSet(
+        tuple(_by(source, text, written, seed) for text in human.values() for source in asked),
+        unusable,
+    )
+
+
+def tokenize_text(lm: LM, text: Text) -> TokenText:
+    """Tokenize prompt and continuation as one text, and cut the continuation to `NEW_TOKENS`.
+
+    Raises
+    ------
+    Unusable
+        Where a token spans the two, the continuation is too short, the text is too long for the
+        model, or it is not valid Unicode.
+    """
+    prompt = tokenization.encode(lm.tokenizer, text.prompt)
+    whole = tokenization.encode(lm.tokenizer, text.prompt + text.continuation)
+    if whole[: len(prompt)] != prompt:
+        raise Unusable("prompt and continuation merge into one token")
+    continuation = whole[len(prompt) :][:NEW_TOKENS]
+    if len(continuation) < LEAST_TOKENS:
+        raise Unusable(f"fewer than {LEAST_TOKENS} tokens in the continuation")
+    limit = limits.exact_positions(lm)
+    if 1 + len(prompt) + NEW_TOKENS > limit:
+        raise Unusable(f"longer than the {limit} positions the model is exact for")
+    return TokenText(text.id, "human", prompt, continuation)
+
+
+def temperature_of(source: str) -> float:
+    """Return the temperature at which a source is written, 0 for greedy.
+
+    Raises
+    ------
+    KvError
+        For a source that no model writes.
+    """
+    named = _TEMPERATURE.fullmatch(source)
+    if source != "greedy" and (named is None or float(named[1]) == 0):
+        raise unknown("source", source, (*SOURCES, "temperature(<above 0>)"))
+    return float(named[1]) if named else 0.0
+
+
+def seed_of(seed: int, name: str, source: str) -> int:
+    """Return the seed of one text's randomness, from 0, the same wherever the text stands."""
+    return int(digest(str(seed), name, source)[:16], 16)
+
+
+def _by(
+    source: str, human: TokenText, written: Mapping[str, Mapping[str, tuple[int, ...]]], seed: int
+) -> TokenText:
+    """Return the text as one source continues it, as long as the human's."""
+    ids = human.continuation
+    if source == "shuffled":
+        rng = np.random.Generator(np.random.PCG64(seed_of(seed, human.id, source)))
+        ids = tuple(ids[i] for i in rng.permutation(len(ids)))
+    elif source != "human":
+        ids = written[source][human.id][: len(ids)]
+    return replace(human, source=source, continuation=ids)
+
+
+def _own(
+    lm: LM,
+    texts: Sequence[TokenText],
+    source: str,
+    seed: int,
+    root: Path | None,
+    batch_tokens: int | None,
+) -> dict[str, tuple[int, ...]]:
+    """Return the model's continuation of each text, `NEW_TOKENS` long, by its id."""
+    if root is None:
+        return dict(
+            zip(
+                (text.id for text in texts),
+                _written(lm, texts, source, seed, batch_tokens),
+                strict=True,
+            )
+        )
+    folder = root / artifacts.FOLDER
+    found = _present(folder, lm, texts, source, seed)
+    if len(found) < len(texts):
+        with artifacts.exclusive(folder, *_setting(lm, source, seed)):
+            _write_missing(folder, lm, texts, source, seed, batch_tokens)
+        found = _present(folder, lm, texts, source, seed)
+    return found
+
+
+def _write_missing(
+    folder: Path,
+    lm: LM,
+    texts: Sequence[TokenText],
+    source: str,
+    seed: int,
+    batch_tokens: int | None,
+) -> None:
+    """Write what is missing, a file at a time; files are divided by all texts, present or not."""
+    present = _present(folder, lm, texts, source, seed)  # another process may have written since
+    for start in range(0, len(texts), FILE_SAMPLES):
+        todo = [t for t in texts[start : start + FILE_SAMPLES] if t.id not in present]
+        if todo:
+            keys = [_key(lm, text, source, seed) for text in todo]
+            artifacts.save(
+                folder,
+                CONTINUATIONS,
+                dict(zip(keys, _written(lm, todo, source, seed, batch_tokens), strict=True)),
+            )
+
+
+def _written(
+    lm: LM, texts: Sequence[TokenText], source: str, seed: int, batch_tokens: int | None
+) -> list[tuple[int, ...]]:
+    return generation.generate(
+        lm,
+        [text.prompt for text in texts],
+        max_new_tokens=NEW_TOKENS,
+        temperature=temperature_of(source),
+        stop=(),
+        never=generation.special_ids(lm),
+        seeds=[seed_of(seed, text.id, source) for text in texts],
+        batch_tokens=batch_tokens,
+    )
+
+
+def _present(
+    folder: Path, lm: LM, texts: Sequence[TokenText], source: str, seed: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the continuations that are there, by the text's id."""
+    stored = artifacts.read(folder, CONTINUATIONS)
+    keys = {text.id: _key(lm, text, source, seed) for text in texts}
+    return {name: tuple(stored[key]) for name, key in keys.items() if key in stored}
+
+
+def _setting(lm: LM, source: str, seed: int) -> Key:
+    """Return the part of a key that all continuations by one source share."""
+    drawn = "" if temperature_of(source) == 0 else str(seed)
+    return (
+        lm.files.model_id,
+        lm.files.dtype,
+        lm.files.tokenizer_id,
+        source,
+        drawn,
+        str(NEW_TOKENS),
+        code(),
+    )
+
+
+def _key(lm: LM, text: TokenText, source: str, seed: int) -> Key:
+    return (*_setting(lm, source, seed), clean(text.id), digest(*map(str, text.prompt))[:32])
+
+
+@functools.cache
+def code() -> str:
+    """Return the hash of the modules that decide what is written, comments left out."""
+    return package_hash()

@@ -1,0 +1,348 @@
+"""What a model writes itself: batched generation, and surrogate queries for passages.
+
+Prompts are left-padded, so that every row's next token comes from the last slot; positions are
+always explicit, and the masks are those of every other pass. One live cache grows by a token a
+step, and a row that has ended leaves the batch.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from kvcore import tokenization
+from kvcore.cache import hf_cache, masks
+from kvcore.engine import limits
+from kvcore.errors import KvError
+from kvcore.models.lm import LM
+
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # slots of a batch once it is written
+_NEWLINES: weakref.WeakKeyDictionary[LM, frozenset[int]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the next token is chosen and when a text ends.
+
+    Attributes
+    ----------
+    max_new_tokens, min_new_tokens : int
+        Before the least number no stop token is chosen; at the most the text ends.
+    temperature : float
+        0 for greedy.
+    stop, never : frozenset of int
+        Token ids that end a text, and those that are not chosen at all.
+    """
+
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    temperature: float = 0.0
+    stop: frozenset[int] = frozenset()
+    never: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be followed."""
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens or self.max_new_tokens < 1:
+            raise KvError(
+                f"generate: min_new_tokens={self.min_new_tokens}, max_new_tokens="
+                f"{self.max_new_tokens}; pass 0 <= min <= max and 1 <= max."
+            )
+        if not 0 <= self.temperature < float("inf"):
+            raise KvError(
+                f"generate: temperature={self.temperature}; pass 0 (greedy) or a positive number."
+            )
+
+    def banned(self, step: int) -> list[int]:
+        """Return the token ids that may not come as number `step`, counted from 0."""
+        return sorted(self.never | (self.stop if step < self.min_new_tokens else frozenset()))
+
+
+def generate(
+    lm: LM,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
+    stop: Iterable[int] | None = None,
+    never: Iterable[int] = (),
+    min_new_tokens: int = 0,
+    batch_tokens: int | None = None,
+) -> list[tuple[int, ...]]:
+    """Let the model go on from each prompt.
+
+    Parameters
+    ----------
+    lm : LM
+        From `kvcore.load`.
+    prompts : sequence of int sequences
+        Token ids without BOS, which is put before each; an empty prompt is BOS alone.
+    max_new_tokens : int
+        From 1.
+    temperature : float
+        0 takes the likeliest token (of equals the first), above 0 samples from
+        softmax(logits / temperature).
+    seeds : sequence of int, optional
+        One per prompt, from 0; needed where temperature is above 0, ignored where it is 0.
+    stop : iterable of int, optional
+        Token ids that end a text; they are its last token. Default: `end_ids`; ``()`` for none,
+        and then an end-of-text token is read on like any other.
+    never : iterable of int
+        Token ids that are not chosen.
+    min_new_tokens : int
+        Before this many tokens none of `stop` is chosen: with ``max_new_tokens`` all texts are of
+        one length.
+    batch_tokens : int, optional
+        Most slots of a batch, padding and new tokens included.
+
+    Returns
+    -------
+    list of tuple of int
+        The new ids of each prompt, in the order of the prompts.
+
+    Raises
+    ------
+    KvError
+        Ids outside the vocabulary, a prompt that with its new tokens reaches past the positions
+        the model is exact for, seeds that are absent or do not match, logits that are not finite.
+
+    Notes
+    -----
+    Exact: a row's ids are those of one full forward per token, without cache or padding, up to
+    rounding (1e-5 in float32). Where two logits lie closer than that, another batch may choose
+    the other one; from there on the texts differ. A row's randomness is one uniform number per
+    token from a generator of its own, so it hangs on the seed and nothing else. Cost: one prefill
+    and one step per token for each batch; the LM head sees the last position only.
+    """
+    rule = Rule(
+        max_new_tokens,
+        min_new_tokens,
+        float(temperature),
+        end_ids(lm) if stop is None else frozenset(stop),
+        frozenset(never),
+    )
+    read = [(lm.bos_id, *(int(i) for i in prompt)) for prompt in prompts]
+    check_prompts(lm, read, rule)
+    noise = _noise(len(read), rule, seeds)
+    written: dict[int, tuple[int, ...]] = {}
+    budget = batch_tokens or BATCH_TOKENS.get(lm.device.type, 16384)
+    for part in batches_by_slots([len(ids) + max_new_tokens for ids in read], budget):
+        new = _write_or_halve(lm, [read[n] for n in part], rule, noise[part])
+        written.update(zip(part, new, strict=True))
+    return [written[n] for n in range(len(read))]
+
+
+def end_ids(lm: LM) -> frozenset[int]:
+    """Return the ids that end a text, by the tokenizer and both of the model's configurations."""
+    named = [
+        lm.tokenizer.eos_token_id,
+        lm.config.eos_token_id,
+        getattr(lm.model.generation_config, "eos_token_id", None),
+    ]
+    listed = [i for ids in named for i in (ids if isinstance(ids, list | tuple) else [ids])]
+    return frozenset(int(i) for i in listed if i is not None)
+
+
+def special_ids(lm: LM) -> frozenset[int]:
+    """Return the ids that are no text: special and added tokens, those that end one included."""
+    vocabulary = range(int(lm.config.vocab_size))
+    text = frozenset(int(i) for i in tokenization.ordinary_ids(lm.tokenizer))
+    return (frozenset(vocabulary) - text) | end_ids(lm)
+
+
+def newline_ids(lm: LM) -> frozenset[int]:
+    """Return the ids of tokens whose text holds a newline; found once per loaded model."""
+    if lm not in _NEWLINES:
+        ordinary = [int(i) for i in tokenization.ordinary_ids(lm.tokenizer)]
+        spelled = lm.tokenizer.batch_decode([[i] for i in ordinary])
+        _NEWLINES[lm] = frozenset(
+            i for i, text in zip(ordinary, spelled, strict=True) if "\n" in text
+        )
+    return _NEWLINES[lm]
+
+
+def check_prompts(lm: LM, read: Sequence[tuple[int, ...]], rule: Rule) -> None:
+    size = int(lm.config.vocab_size)
+    limit = limits.exact_positions(lm)
+    for number, ids in enumerate(read):
+        if not 0 <= min(ids) <= max(ids) < size:
+            odd = next(i for i in ids if not 0 <= i < size)
+            raise KvError(
+                f"generate: prompt {number} holds the id {odd}; {lm.name}'s vocabulary "
+                f"is 0..{size - 1}."
+            )
+        if len(ids) + rule.max_new_tokens > limit:
+            raise KvError(
+                f"generate: prompt {number} is {len(ids)} tokens with BOS, and "
+                f"{rule.max_new_tokens} new ones reach past the {limit} positions that "
+                f"{lm.name} is exact for; pass a shorter one."
+            )
+    for i in rule.stop | rule.never:
+        if not 0 <= i < size:
+            raise KvError(
+                f"generate: stop or never holds the id {i}; {lm.name}'s vocabulary is "
+                f"0..{size - 1}."
+            )
+    if len(rule.banned(0)) >= size:
+        raise KvError("generate: stop and never leave no token to choose; pass fewer.")
+
+
+def _noise(count: int, rule: Rule, seeds: Sequence[int] | None) -> np.ndarray:
+    """Return uniform numbers in [0, 1), one row per prompt and one column per new token."""
+    if rule.temperature == 0:
+        return np.zeros((count, rule.max_new_tokens))
+    if seeds is None or len(seeds) != count or any(seed < 0 for seed in seeds):
+        given = "none" if seeds is None else f"{len(seeds)} (least {min(seeds, default=0)})"
+        raise KvError(
+            f"generate: temperature={rule.temperature} needs one seed from 0 per prompt; "
+            f"given are {given} for {count} prompts."
+        )
+    rows = [
+        np.random.Generator(np.random.PCG64(seed)).random(rule.max_new_tokens) for seed in seeds
+    ]
+    return np.stack(rows) if rows else np.zeros((0, rule.max_new_tokens))
+
+
+def batches_by_slots(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Cut the rows, sorted by length, into batches that do not exceed the budget of slots."""
+    part: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda n: (lengths[n], n)):
+        if part and (len(part) + 1) * lengths[row] > budget:
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
+
+
+def _write_or_halve(
+    lm: LM, read: Sequence[tuple[int, ...]], rule: Rule, noise: np.ndarray
+) -> list[tuple[int, ...]]:
+    """Write for a batch; where memory runs out, for its halves, and say so."""
+    try:
+        return _write(lm, read, rule, noise)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if len(read) == 1 or not limits.is_out_of_memory(error):
+            raise
+    middle = len(read) // 2
+    warnings.warn(
+        f"out of memory with {len(read)} texts at once: going on with {middle}; a "
+        "smaller --kv-batch-tokens avoids this.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    if lm.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return [
+        *_write_or_halve(lm, read[:middle], rule, noise[:middle]),
+        *_write_or_halve(lm, read[middle:], rule, noise[middle:]),
+    ]
+
+
+def _write(
+    lm: LM, read: Sequence[tuple[int, ...]], rule: Rule, noise: np.ndarray
+) -> list[tuple[int, ...]]:
+    """Write for one batch, a token a step; rows that have ended leave it."""
+    written: list[list[int]] = [[] for _ in read]
+    rows = list(range(len(read)))
+    with torch.inference_mode():
+        live = _start(lm, read)
+        for step in range(rule.max_new_tokens):
+            chosen = choose_tokens(lm, live.next_logits(lm), rule, step, noise[rows, step])
+            for row, token in zip(rows, chosen, strict=True):
+                written[row].append(token)
+            going = [i for i, token in enumerate(chosen) if token not in rule.stop]
+            if not going or step + 1 == rule.max_new_tokens:
+                break
+            live = live.grown(chosen, going)
+            rows = [rows[i] for i in going]
+    return [tuple(ids) for ids in written]
+
+
+@dataclass(frozen=True, eq=False)
+class LiveBatch:
+    """A batch being written: what is cached, and the tokens that are not read yet.
+
+    Attributes
+    ----------
+    unread : (batch, q) int64
+        The last q slots' tokens.
+    positions, real : (batch, slots)
+        Of all slots, the unread ones included.
+    cache : DynamicCache
+        Of the other slots; the model appends to it.
+    """
+
+    unread: torch.Tensor
+    positions: torch.Tensor
+    real: torch.Tensor
+    cache: Any
+
+    def next_logits(self, lm: LM) -> torch.Tensor:
+        """Read what is unread and return the logits behind it, (batch, vocab) float32."""
+        at = self.positions[:, -self.unread.shape[1] :]
+        mask = masks.for_model(lm, at, self.positions, self.real)
+        out = lm.model(
+            input_ids=self.unread,
+            position_ids=at,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = out.logits[:, -1].float()
+        return logits
+
+    def grown(self, chosen: Sequence[int], going: Sequence[int]) -> LiveBatch:
+        """Return the batch of the rows still going, with the token chosen for each."""
+        device = self.positions.device
+        rows = torch.tensor(going, device=device)
+        if len(going) < len(chosen):
+            self.cache.batch_select_indices(rows)
+        positions, real = self.positions[rows], self.real[rows]
+        return LiveBatch(
+            torch.tensor([[chosen[i]] for i in going], device=device),
+            torch.cat([positions, positions[:, -1:] + 1], dim=1),
+            torch.cat([real, torch.ones_like(real[:, -1:])], dim=1),
+            self.cache,
+        )
+
+
+def _start(lm: LM, read: Sequence[tuple[int, ...]]) -> LiveBatch:
+    """Left-pad a batch; every row counts its positions from 0 at its own BOS."""
+    width = max(len(ids) for ids in read)
+    unread = torch.full((len(read), width), lm.bos_id, dtype=torch.int64)
+    for row, ids in enumerate(read):
+        unread[row, width - len(ids) :] = torch.tensor(ids, dtype=torch.int64)
+    first = width - torch.tensor([len(ids) for ids in read]).unsqueeze(1)
+    positions = torch.arange(width) - first
+    return LiveBatch(
+        unread.to(lm.device),
+        positions.clamp_min(0).to(lm.device),
+        (positions >= 0).to(lm.device),
+        hf_cache.empty(),
+    )
+
+
+def choose_tokens(
+    lm: LM, logits: torch.Tensor, rule: Rule, step: int, noise: np.ndarray
+) -> list[int]:
+    """Choose each row's next token; (batch, vocab) logits are changed where ids are banned."""
+    logits[:, rule.banned(step)] = -torch.inf
+    best = logits.argmax(dim=-1, keepdim=True)
+    if not bool(logits.gather(1, best).isfinite().all()):
+        raise KvError(f"{lm.name}: the logits are not finite; load the model in another dtype.")
+    if rule.temperature > 0:
+        # Inverse of the distribution function, the likeliest token's share of it kept exact.
+        shares = ((logits - logits.gather(1, best)).double() / rule.temperature).softmax(dim=-1)
+        upto = shares.cumsum(dim=-1)
+        at = torch.from_numpy(noise).to(logits.device).unsqueeze(1)
+        best = torch.searchsorted(upto / upto[:, -1:], at, right=True)
+    chosen: list[int] = best.squeeze(1).tolist()
+    return chosen

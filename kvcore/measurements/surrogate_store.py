@@ -1,0 +1,181 @@
+"""Texts that a model wrote for samples, kept beside the store so that each is written once.
+
+They lie in ``<store>/_written/`` as files ``texts-<pid>-<hash>.jsonl``, as `kvcore.kept` says.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from kvcore.conditions.registry import STYLES
+from kvcore.corpora.sample import Sample
+from kvcore.errors import KvError, unknown
+from kvcore.measurements import surrogate_queries
+from kvcore.models.files import ModelFiles
+from kvcore.models.lm import LM
+from kvcore.store import artifacts
+from kvcore.store.artifacts import Key
+from kvcore.store.code_hash import package_hash
+from kvcore.store.schema import clean
+
+# The modules whose code decides what a text is; a change in any of them makes new keys.
+TEXT_MODULES = ("gguf", "tokens", "masks", "cache", "forward", "generation")
+FILE_SAMPLES = 50  # all that a killed process can lose
+KEY = ("model_id", "dtype", "tokenizer", "style", "code", "sample_id", "sample_hash")
+TEXTS = artifacts.ArtifactKind("texts", KEY, "text")
+
+
+def with_surrogates(
+    files: ModelFiles,
+    load: Callable[[], LM],
+    samples: Sequence[Sample],
+    styles: Sequence[str],
+    root: Path,
+) -> tuple[Sample, ...]:
+    """Give each sample the surrogate queries that a model wrote for its passage.
+
+    Parameters
+    ----------
+    files : ModelFiles
+        From `kvcore.models.locate`: which model writes.
+    load : callable
+        Loads that model; called at most once, and only where a text is missing.
+    samples : sequence of Sample
+        With unique identities.
+    styles : sequence of str
+        Of `kvcore.conditions.STYLES`; none leaves the samples as they are.
+    root : Path
+        The store's folder. Texts are read from ``_written/`` in it, missing ones are added.
+
+    Returns
+    -------
+    tuple of Sample
+        In the order given, as `attach` returns them.
+
+    Raises
+    ------
+    KvError
+        An unknown style, a folder that cannot be read or written, or whatever `load` raises.
+
+    Warns
+    -----
+    StoreWarning
+        For each damaged file.
+
+    Notes
+    -----
+    Killed at any instant, all but the file at work is kept. Of several processes that want the
+    same model's texts in a style one writes and the others wait; its lock dies with it.
+    """
+    for style in styles:
+        if style not in STYLES:
+            raise unknown("style", style, STYLES)
+    once = functools.cache(load)
+    folder = root / artifacts.FOLDER
+    texts = {}
+    for style in dict.fromkeys(styles):
+        found = _present(folder, files, samples, style)
+        if len(found) < len(samples):
+            with _alone(folder, files, style):
+                _write_missing(folder, files, once, samples, style)
+            found = _present(folder, files, samples, style)
+        texts[style] = [found[n] for n in range(len(samples))]
+    return attach(samples, texts)
+
+
+def attach(samples: Sequence[Sample], texts: Mapping[str, Sequence[str]]) -> tuple[Sample, ...]:
+    """Return the samples with their surrogates as texts named ``surrogate(<style>)``.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+    texts : mapping of str to sequence of str
+        For each style one text per sample. Where it is "", the sample gets none of that style; a
+        text of that name which it had before is dropped.
+    """
+    names = {f"surrogate({style})": style for style in texts}
+    for style, given in texts.items():
+        if len(given) != len(samples):
+            raise KvError(
+                f"attach: {len(given)} texts of style {style!r} for {len(samples)} "
+                "samples; pass one per sample."
+            )
+    return tuple(
+        replace(
+            sample,
+            texts=(
+                *(pair for pair in sample.texts if pair[0] not in names),
+                *((name, texts[style][n]) for name, style in names.items() if texts[style][n]),
+            ),
+        )
+        for n, sample in enumerate(samples)
+    )
+
+
+@functools.cache
+def code() -> str:
+    """Return the hash of the modules that decide what is written, comments left out."""
+    return package_hash()
+
+
+def _setting(files: ModelFiles, style: str) -> Key:
+    """Return the part of a key that all texts of one model and style share."""
+    return files.model_id, files.dtype, files.tokenizer_id, style, code()
+
+
+def _key(files: ModelFiles, style: str, sample: Sample) -> Key:
+    return *_setting(files, style), clean(sample.id), sample.content_hash
+
+
+def _present(
+    folder: Path, files: ModelFiles, samples: Sequence[Sample], style: str
+) -> dict[int, str]:
+    """Return the texts that are there, by the sample's place."""
+    stored = _read(folder)
+    keys = [_key(files, style, sample) for sample in samples]
+    return {n: stored[key] for n, key in enumerate(keys) if key in stored}
+
+
+def _write_missing(
+    folder: Path, files: ModelFiles, load: Callable[[], LM], samples: Sequence[Sample], style: str
+) -> None:
+    """Write what is missing, a file at a time.
+
+    Files are divided by all samples, present or not, so that a run that resumes forms the batches
+    of one that was never interrupted.
+    """
+    present = _present(folder, files, samples, style)  # another process may have written since
+    for start in range(0, len(samples), FILE_SAMPLES):
+        todo = [
+            samples[n]
+            for n in range(start, min(start + FILE_SAMPLES, len(samples)))
+            if n not in present
+        ]
+        if todo:
+            texts = surrogate_queries.surrogates(load(), todo, style)
+            keys = [_key(files, style, sample) for sample in todo]
+            _save(folder, dict(zip(keys, texts, strict=True)))
+
+
+def _save(folder: Path, texts: Mapping[Key, str]) -> None:
+    """Store texts as one new file, as a whole or not at all."""
+    artifacts.save(folder, TEXTS, texts)
+
+
+def _read(folder: Path) -> dict[Key, str]:
+    """Read all texts; of two for one key, the earlier written one counts for everybody."""
+    return artifacts.read(folder, TEXTS, _rows)
+
+
+def _rows(path: Path) -> list[artifacts.Row]:
+    """Return a file's rows; none of a damaged one, which is set aside."""
+    return artifacts.rows(path)
+
+
+def _alone(folder: Path, files: ModelFiles, style: str) -> AbstractContextManager[None]:
+    """Wait until no other process writes this model's texts in this style."""
+    return artifacts.exclusive(folder, *_setting(files, style))

@@ -1,0 +1,1 @@
+"""What can be loaded, and loading it."""

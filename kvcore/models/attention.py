@@ -1,0 +1,88 @@
+"""Which attention a model runs with: SDPA on grouped heads as they are, or eager.
+
+transformers repeats each key head for all query heads that share it as soon as a mask is given,
+which every pass here has. On a CPU, PyTorch's kernel takes grouped heads with a mask; the numbers
+are the same bit for bit. On a GPU its fast kernels do not, so there the copies are made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+
+def choose_attention(config: Any) -> str:
+    """Return the attention to pin: SDPA, or eager for a model that SDPA cannot be exact on.
+
+    SDPA has no soft-capping: older transformers use it for Gemma 2 all the same and leave the
+    capping out, newer ones refuse.
+    """
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        return "eager"
+    known = AutoModelForCausalLM._model_mapping
+    model_class = known[type(config)] if type(config) in known else None
+    return "sdpa" if getattr(model_class, "_supports_sdpa", True) else "eager"
+
+
+GROUPED_SDPA = "kvcore_sdpa"
+"""What this attention is called where transformers looks attention functions up."""
+
+
+def pin_attention(config: Any, device: torch.device) -> None:
+    """Make a model that was loaded with SDPA attend without copies, where that is faster.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        Of the model's text part; its attention is changed in place. Eager attention stays.
+    device : torch.device
+        Where the model runs.
+    """
+    if config._attn_implementation != "sdpa" or device.type != "cpu":
+        return
+    AttentionInterface.register(GROUPED_SDPA, attend)
+    AttentionMaskInterface.register(GROUPED_SDPA, sdpa_mask)
+    config._attn_implementation = GROUPED_SDPA
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend as transformers' SDPA does, in its form.
+
+    Parameters
+    ----------
+    query : (batch, head, q, head_dim)
+    key, value : (batch, kv_head, slot, head_dim)
+        Heads that share one stand side by side.
+    attention_mask : (batch, 1, q, slot) or None
+        None leaves everything to transformers.
+
+    Returns
+    -------
+    (batch, q, head, head_dim), None
+    """
+    if attention_mask is None or settings.get("position_bias") is not None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **settings
+        )
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        dropout_p=settings.get("dropout", 0.0),
+        scale=scaling,
+        enable_gqa=key.shape[1] < query.shape[1],
+    )
+    return out.transpose(1, 2).contiguous(), None

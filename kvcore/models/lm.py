@@ -1,0 +1,40 @@
+"""A loaded model with everything the instrument needs to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kvcore.models.files import ModelFiles
+
+
+@dataclass(frozen=True, eq=False)
+class LM:
+    """A loaded causal language model and everything the instrument needs to know of it."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    bos_id: int
+    bos_source: str  # "tokenizer", "config" or "end of text"
+    files: ModelFiles
+    device: torch.device
+    config: Any = field(repr=False)
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype that keys, values and activations have."""
+        return self.files.dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of exactly what was loaded."""
+        return self.files.model_id
+
+    @property
+    def max_length(self) -> int:
+        """Most positions the model was built for, in tokens."""
+        return int(getattr(self.config, "max_position_embeddings", 1 << 30))

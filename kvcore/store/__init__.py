@@ -1,0 +1,1 @@
+"""Measured rows and written texts on disk."""

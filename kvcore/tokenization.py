@@ -1,0 +1,284 @@
+"""Matched tokenization and prefixes: every condition of a sample uses the same document ids."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from kvcore.corpora.sample import Sample
+from kvcore.errors import KvError, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+TRIES = 400  # draws per token before a random prefix is given up
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked about a document, and the text whose NLL is measured.
+
+    Attributes
+    ----------
+    prompt, answer : str
+        With ``{query}`` and ``{answer}`` where the sample's stand; tokenized on their own.
+    """
+
+    prompt: str
+    answer: str
+
+
+TARGETS = {
+    "answer": Target("\nQuery: {query}\nAnswer:", " {answer}"),
+    "answer_question": Target("\nQuestion: {query}\nAnswer:", " {answer}"),
+    "answer_plain": Target("\n{query}\n", "{answer}"),
+    "qdoc": Target("\nThis document is about:", " {query}"),
+    "relevance": Target(
+        "\nQuery: {query}\nIs this document relevant?",
+        " Yes, this document is relevant to the query",
+    ),
+}
+"""The published target first, two rewordings of it, and the other two of ranking."""
+
+
+class Unusable(KvError):
+    """A sample that cannot be measured; the message is the reason it is counted under."""
+
+
+@dataclass(frozen=True)
+class TokenizedSample:
+    """One sample as token ids, none of which is BOS.
+
+    Attributes
+    ----------
+    query_prefix : tuple of int
+        ``"{query}\\n"``: the oracle prefix, and the length every random prefix matches.
+    document : tuple of int
+        The passage as it is tokenized behind ``"{query}\\n"``, then its padding, if it has any.
+    prompt, answer : tuple of int
+        The target's two texts, tokenized on their own.
+    clean_boundary : bool
+        Whether the passage tokenized on its own gives the same ids as behind the prefix.
+    texts : tuple of (str, str)
+        The sample's further texts, by name.
+    """
+
+    sample_id: str
+    query_prefix: tuple[int, ...]
+    document: tuple[int, ...]
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    clean_boundary: bool
+    texts: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens that stand beside the document while the cache is built.
+
+    Attributes
+    ----------
+    kind : str
+        ``none`` is nothing, ``query`` the sample's own query, ``random`` random tokens of the
+        query's length, ``literal`` a fixed text, ``own`` a text that each sample brings along
+        (`text` is its name in ``Sample.texts``), ``raw`` a fixed text to which no newline is
+        added; all others but ``none`` end in a newline.
+    times : int
+        How many copies stand in a row.
+    """
+
+    kind: Literal["none", "query", "random", "literal", "own", "raw"]
+    text: str = ""
+    times: int = 1
+
+
+NO_PREFIX = Prefix("none")
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Tokenize a text without special tokens; text that spells one is read as plain text.
+
+    Raises
+    ------
+    Unusable
+        If the text is not valid Unicode (a lone surrogate).
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Unusable("not valid Unicode (lone surrogate)") from error
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    return tuple(int(i) for i in ids)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, sample: Sample, target: str = "answer"
+) -> TokenizedSample:
+    """Tokenize a sample once, for all conditions.
+
+    Parameters
+    ----------
+    target : str
+        A key of `TARGETS`.
+
+    Raises
+    ------
+    Unusable
+        If the boundary between prefix and passage merges into one token, if a part is empty,
+        if the passage cannot be padded to the length asked for, or if the text is not valid
+        Unicode.
+    KvError
+        For an unknown target.
+    """
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
+    asked = TARGETS[target]
+    query_prefix = encode(tokenizer, f"{sample.query}\n")
+    joined = encode(tokenizer, f"{sample.query}\n{sample.passage}")
+    if joined[: len(query_prefix)] != query_prefix:
+        raise Unusable("prefix and passage merge into one token")
+    document = joined[len(query_prefix) :]
+    prompt, answer = (
+        encode(tokenizer, _filled(text, sample)) for text in (asked.prompt, asked.answer)
+    )
+    if not document or not answer:
+        raise Unusable("no tokens in the passage or the answer")
+    return TokenizedSample(
+        sample_id=str(sample.id),
+        query_prefix=query_prefix,
+        document=_padded(tokenizer, document, sample),
+        prompt=prompt,
+        answer=answer,
+        clean_boundary=encode(tokenizer, sample.passage) == document,
+        texts=sample.texts,
+    )
+
+
+def _filled(text: str, sample: Sample) -> str:
+    """Fill in the query and the answer, which may themselves hold braces."""
+    parts = {"{query}": sample.query, "{answer}": sample.answer}
+    return re.sub(r"\{(?:query|answer)\}", lambda found: parts[found.group()], text)
+
+
+def _padded(
+    tokenizer: PreTrainedTokenizerBase, document: tuple[int, ...], sample: Sample
+) -> tuple[int, ...]:
+    """Return the document followed by unrelated passages, exactly as long as asked for."""
+    if sample.length is None:
+        return document
+    if len(document) > sample.length:
+        raise Unusable(f"longer than {sample.length} tokens before any padding")
+    padded = document
+    for text in sample.padding:
+        if len(padded) >= sample.length:
+            break
+        padded += encode(tokenizer, f"\n{text}")
+    if len(padded) < sample.length:
+        raise Unusable(f"not enough padding for {sample.length} tokens")
+    return padded[: sample.length]
+
+
+def prefix_ids(
+    tokenizer: PreTrainedTokenizerBase, tokens: TokenizedSample, prefix: Prefix, seed: int
+) -> tuple[int, ...]:
+    """Return a prefix's token ids for one sample.
+
+    Parameters
+    ----------
+    seed : int
+        Only a random prefix depends on it, together with the sample's id.
+
+    Raises
+    ------
+    Unusable
+        If no random prefix of this length survives decoding and encoding, or the sample brings
+        no text of that name.
+    """
+    return _one_copy(tokenizer, tokens, prefix, seed) * prefix.times
+
+
+def _one_copy(
+    tokenizer: PreTrainedTokenizerBase, tokens: TokenizedSample, prefix: Prefix, seed: int
+) -> tuple[int, ...]:
+    if prefix.kind == "none":
+        return ()
+    if prefix.kind == "query":
+        return tokens.query_prefix
+    if prefix.kind == "random":
+        return random_prefix(tokenizer, len(tokens.query_prefix), tokens.sample_id, seed)
+    if prefix.kind == "raw":
+        return encode(tokenizer, prefix.text)
+    text = dict(tokens.texts).get(prefix.text) if prefix.kind == "own" else prefix.text
+    if not text:
+        raise Unusable(f"the sample has no text {prefix.text!r}")
+    return encode(tokenizer, f"{text}\n")
+
+
+def random_prefix(
+    tokenizer: PreTrainedTokenizerBase, length: int, sample_id: str, seed: int
+) -> tuple[int, ...]:
+    """Draw exactly ``length`` token ids: random ordinary tokens, then a newline.
+
+    Each token is uniform over the ordinary vocabulary, given that the text read so far comes
+    back unchanged from decoding and encoding; so does the whole prefix.
+
+    Parameters
+    ----------
+    length : int
+        In tokens, at least 1, the newline included.
+
+    Raises
+    ------
+    Unusable
+        If no such prefix is found.
+
+    Notes
+    -----
+    Depends on (seed, sample_id) alone: sample order, shards and workers never change it.
+    """
+    rng = np.random.Generator(np.random.PCG64(_seed(seed, sample_id)))
+    ordinary = ordinary_ids(tokenizer)
+    chosen: tuple[int, ...] = ()
+    for _ in range(TRIES * max(1, length)):
+        closed = (
+            encode(tokenizer, _decode(tokenizer, chosen) + "\n")
+            if _stable(tokenizer, chosen)
+            else ()
+        )
+        if len(closed) == length and closed[: len(chosen)] == chosen:
+            return closed
+        if len(chosen) >= length:
+            chosen = chosen[:-2]
+        grown = (*chosen, int(ordinary[rng.integers(len(ordinary))]))
+        chosen = grown if _stable(tokenizer, grown) else chosen
+    raise Unusable("no random prefix of this length survives decode and encode")
+
+
+def ordinary_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Return the ids of every token that is neither special nor added, ascending."""
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    key = "_kvcore_ordinary_ids"
+    known = tokenizer.__dict__.get(key)
+    if known is None:
+        known = np.array(sorted(set(tokenizer.get_vocab().values()) - special), dtype=np.int64)
+        tokenizer.__dict__[key] = known
+    return known
+
+
+def _stable(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> bool:
+    text = _decode(tokenizer, ids)
+    return "\ufffd" not in text and encode(tokenizer, text) == ids
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
+    return str(tokenizer.decode(list(ids)))
+
+
+def _seed(seed: int, sample_id: str) -> int:
+    digest = hashlib.sha256(f"{seed}\x1f{sample_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:16], "big")
