@@ -35,7 +35,7 @@ class Need:
     """One condition on one kind of samples, asked by one target."""
 
     condition: str
-    place: str = "samples"
+    sample_set: str = "samples"
     target: str = "answer"
 
     @classmethod
@@ -48,19 +48,19 @@ class Need:
 
     def __str__(self) -> str:
         target = "" if self.target == "answer" else f".{self.target}"
-        place = "" if self.place == "samples" and not target else f"@{self.place}"
+        place = "" if self.sample_set == "samples" and not target else f"@{self.sample_set}"
         return f"{self.condition}{place}{target}"
 
     @property
     def seed(self) -> int:
         """How much is added to the run's seed."""
-        found = _SEED.fullmatch(self.place)
+        found = _SEED.fullmatch(self.sample_set)
         return int(found[1]) if found else 0
 
     @property
     def share(self) -> str:
         """Which share of its place's samples must do, "" for all of them."""
-        return "choices" if self.place == "samples" and self.target != "answer" else ""
+        return "choices" if self.sample_set == "samples" and self.target != "answer" else ""
 
 
 def dataset_of(dataset: str, place: str) -> str:
@@ -122,9 +122,9 @@ def ask(spelled: Iterable[str], corpus: Corpus, *, limit: int, seed: int, depth:
     lacking: dict[str, str] = {}
     pools: dict[str, tuple[Sample, ...] | str] = {}
     for need in dict.fromkeys(needs):
-        if need.place not in pools:
-            pools[need.place] = _pool(need, corpus, limit, seed)
-        pool = pools[need.place]
+        if need.sample_set not in pools:
+            pools[need.sample_set] = _pool(need, corpus, limit, seed)
+        pool = pools[need.sample_set]
         texts = _texts(need)
         if isinstance(pool, str):
             lacking[str(need)] = pool
@@ -136,16 +136,21 @@ def ask(spelled: Iterable[str], corpus: Corpus, *, limit: int, seed: int, depth:
                      if text.startswith("surrogate(")})
     if styles:
         written = {s.id: s for s in surrogates(pools["samples"], styles)}
-        chosen = {need: tuple(written[s.id] for s in some) if need.place == "samples" else some
+        chosen = {need: tuple(written[s.id] for s in some) if need.sample_set == "samples" else some
                   for need, some in chosen.items()}
     some = next((found for need, found in chosen.items() if need == Need("bare")), ())
     controls = {Need(name): some[:CONTROL_SAMPLES] for name in CONTROLS if some}
     return Asked(chosen | controls, lacking)
 
 
+def is_sweep(need: str) -> bool:
+    """Whether a need stands for one of every layer."""
+    return EVERY_LAYER in need and "literal" not in need
+
+
 def expanded(need: Need, depth: int) -> list[Need]:
     """Return a need for every layer where its condition says so."""
-    if EVERY_LAYER not in need.condition or "literal" in need.condition:
+    if not is_sweep(need.condition):
         return [need]
     return [replace(need, condition=need.condition.replace(EVERY_LAYER, str(layer)))
             for layer in range(depth)]
@@ -157,16 +162,16 @@ def _texts(need: Need) -> tuple[str, ...]:
 
 def _pool(need: Need, corpus: Corpus, limit: int, seed: int) -> tuple[Sample, ...] | str:
     """Return the samples of a place, or why the corpus has none."""
-    if need.place == "samples":
+    if need.sample_set == "samples":
         return choose(corpus.samples, limit, seed)
     if need.seed:
         return choose(corpus.samples, max(2, limit // SHARES["choices"]), seed + need.seed)
-    count = max(2, limit // SHARES["lists" if need.place in ("lists", "masked") else "padded"])
-    if need.place.isdigit():
+    count = max(2, limit // SHARES["lists" if need.sample_set in ("lists", "masked") else "padded"])
+    if need.sample_set.isdigit():
         some = choose(corpus.samples, count, seed)
-        return lengthened(some, corpus.samples, int(need.place), seed)
+        return lengthened(some, corpus.samples, int(need.sample_set), seed)
     try:
-        ranked = candidates(corpus, count, seed, masked=need.place == "masked")
+        ranked = candidates(corpus, count, seed, masked=need.sample_set == "masked")
     except KvError as error:
         return str(error)
     return tuple(candidate.sample for candidate in ranked)

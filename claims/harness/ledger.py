@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+import tomli_w
 
 from kvcore.errors import KvError
+from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
 
-PATH = Path(__file__).with_name("known.toml")
-_KEY = ("claim", "version", "metric", "model", "dtype", "dataset")
+PATH = Path(__file__).parent.parent / "known.toml"
+Key = tuple[str, int, str, str, str, str]
+"""Claim and its version, metric, model, dtype and dataset."""
+
 _HEADER = """# Cells whose claim is known to be refuted: a refutation here is expected (xfail), and
 # a cell that turns out to be supported fails until its entry is removed. `pytest claims
 # --kv-record` writes the entries with source = "recorded".
+
 """
 
 
@@ -40,16 +44,16 @@ class Entry:
     versions: str
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> Key:
         """What an entry is looked up by."""
-        return tuple(getattr(self, name) for name in _KEY)
+        return (self.claim, self.version, self.metric, self.model, self.dtype, self.dataset)
 
-    def said(self) -> str:
+    def described(self) -> str:
         """Say how the refutation is known."""
         return f"known refuted ({self.source} {self.date})".replace(" )", ")")
 
 
-def read(path: Path = PATH) -> dict[tuple[Any, ...], Entry]:
+def read(path: Path = PATH) -> dict[Key, Entry]:
     """Read the ledger.
 
     Raises
@@ -60,27 +64,29 @@ def read(path: Path = PATH) -> dict[tuple[Any, ...], Entry]:
     if not path.is_file():
         return {}
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get("refuted", [])
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("refuted", [])
     except tomllib.TOMLDecodeError as error:
         raise KvError(f"ledger {path.name} is not valid TOML: {error}.") from error
     entries = []
-    for number, one in enumerate(found, 1):
+    for number, table in enumerate(tables, 1):
         try:
-            entries.append(Entry(**one))
+            entries.append(Entry(**table))
         except TypeError as error:
-            raise KvError(f"ledger {path.name}, entry {number}: {error}; give each entry exactly "
-                          f"the fields {', '.join(Entry.__dataclass_fields__)}.") from error
+            raise KvError(
+                f"ledger {path.name}, entry {number}: {error}; give each entry exactly "
+                f"the fields {', '.join(Entry.__dataclass_fields__)}."
+            ) from error
     return {entry.key: entry for entry in entries}
 
 
-def key_of(judgement: Judgement) -> tuple[Any, ...]:
+def key_of(judgement: Judgement) -> Key:
     """Return the key under which a judgement's cell would stand."""
     cell, claim = judgement.cell, judgement.claim
     return (claim.id, claim.version, cell.metric, cell.model, cell.dtype, cell.dataset)
 
 
 def record(judgements: Iterable[Judgement], versions: str, path: Path = PATH) -> list[str]:
-    """Write what was found: refuted cells enter, cells no longer refuted leave.
+    """Write what was judged: refuted cells enter, cells no longer refuted leave.
 
     Returns
     -------
@@ -89,38 +95,42 @@ def record(judgements: Iterable[Judgement], versions: str, path: Path = PATH) ->
         is refused and changes nothing; an inconclusive one leaves its entry as it is.
     """
     entries = read(path)
-    said = []
+    lines = []
     for judgement in judgements:
         key, n = key_of(judgement), judgement.estimate.n
+        where = f"{judgement.claim.id} on {judgement.cell}"
         if judgement.verdict == "inconclusive":
             continue
         if n < judgement.claim.min_n:
-            said.append(f"not recorded: {judgement.claim.id} on {judgement.cell}, n = {n} is below "
-                        f"the claim's minimum of {judgement.claim.min_n}")
+            lines.append(
+                f"not recorded: {where}, n = {n} is below the claim's minimum of "
+                f"{judgement.claim.min_n}"
+            )
         elif judgement.verdict == "refuted":
-            entries[key] = _entry(judgement, key, versions)
-            said.append(f"recorded as refuted: {judgement.claim.id} on {judgement.cell}")
+            entries[key] = _entry(judgement, versions)
+            lines.append(f"recorded as refuted: {where}")
         elif key in entries:
             del entries[key]
-            said.append(f"no longer refuted: {judgement.claim.id} on {judgement.cell}")
+            lines.append(f"no longer refuted: {where}")
     _write(entries, path)
-    return said
+    return lines
 
 
-def _entry(judgement: Judgement, key: tuple[Any, ...], versions: str) -> Entry:
-    e = judgement.estimate
-    return Entry(**dict(zip(_KEY, key, strict=True)), source="recorded",
-                 estimate=round(e.value, 6), ci_low=round(e.ci_low, 6),
-                 ci_high=round(e.ci_high, 6), n=e.n,
-                 date=datetime.now(UTC).date().isoformat(), versions=versions)
+def _entry(judgement: Judgement, versions: str) -> Entry:
+    estimate = judgement.estimate
+    return Entry(
+        *key_of(judgement),
+        source="recorded",
+        estimate=round(estimate.value, 6),
+        ci_low=round(estimate.ci_low, 6),
+        ci_high=round(estimate.ci_high, 6),
+        n=estimate.n,
+        date=datetime.now(UTC).date().isoformat(),
+        versions=versions,
+    )
 
 
-def _write(entries: Mapping[tuple[Any, ...], Entry], path: Path) -> None:
-    tables = []
-    for key in sorted(entries, key=str):
-        values = vars(entries[key])
-        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
-        tables.append("\n".join(["[[refuted]]", *lines]))
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(_HEADER + "\n" + "\n\n".join(tables) + "\n", encoding="utf-8")
-    temporary.replace(path)
+def _write(entries: Mapping[Key, Entry], path: Path) -> None:
+    tables = [asdict(entries[key]) for key in sorted(entries, key=str)]
+    text = _HEADER + tomli_w.dumps({"refuted": tables})
+    write_atomically(path, text.encode("utf-8"))
