@@ -2,7 +2,7 @@
 
 All continuations of a text have the same number of tokens, so that none is smoother for being
 shorter. What a model writes is kept in ``<store>/_written/`` as files ``continuations-*.jsonl``
-(see `kvcore.kept`), so that it is written once.
+(see `kvcore.store.artifacts`), so that it is written once.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from kvcore.engine import limits
 from kvcore.errors import KvError, unknown
 from kvcore.io import digest
 from kvcore.measurements import generation
+from kvcore.measurements.base import ENGINE, source_files
 from kvcore.measurements.hidden_states import TokenText
 from kvcore.measurements.surrogate_store import FILE_SAMPLES
 from kvcore.models.lm import LM
 from kvcore.store import artifacts
 from kvcore.store.artifacts import Key
-from kvcore.store.code_hash import package_hash
+from kvcore.store.code_hash import code_hash
 from kvcore.store.schema import clean
 from kvcore.tokenization import Unusable
 
@@ -41,11 +42,13 @@ KEY = (
     "source",
     "seed",
     "n_tokens",
-    "code",
+    "method",
     "text_id",
     "prompt_hash",
 )
-CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids")
+METHOD = "continuations/1"  # its version: raised by hand when texts are meant to change
+CODE_SOURCES = (*ENGINE, "measurements/continuations.py", "measurements/generation.py")
+CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids", {"method": METHOD})
 _TEMPERATURE = re.compile(r"temperature\(([0-9]+(?:\.[0-9]+)?)\)")
 
 
@@ -237,6 +240,7 @@ def _write_missing(
                 folder,
                 CONTINUATIONS,
                 dict(zip(keys, _written(lm, todo, source, seed, batch_tokens), strict=True)),
+                code(),
             )
 
 
@@ -274,7 +278,7 @@ def _setting(lm: LM, source: str, seed: int) -> Key:
         source,
         drawn,
         str(NEW_TOKENS),
-        code(),
+        METHOD,
     )
 
 
@@ -284,5 +288,5 @@ def _key(lm: LM, text: TokenText, source: str, seed: int) -> Key:
 
 @functools.cache
 def code() -> str:
-    """Return the hash of the modules that decide what is written, comments left out."""
-    return package_hash()
+    """Return the hash of the code that decides what is written: provenance."""
+    return code_hash(source_files(CODE_SOURCES))
