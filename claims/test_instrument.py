@@ -7,12 +7,12 @@ from kvcore.verdict import Published, at_least, hurts
 
 def only_sentencepiece(cell):
     """A byte-level tokenizer has no word marker to add, so the question does not arise."""
-    return "" if cell.sentencepiece else "the tokenizer is byte-level, not SentencePiece"
+    return "" if cell.collected.sentencepiece else "the tokenizer is byte-level, not SentencePiece"
 
 
 def only_two_bases(cell):
     """With one rope base for all layers there is nothing to mix up."""
-    return "" if cell.two_bases else "the model has one rope base for all layers"
+    return "" if cell.collected.two_bases else "the model has one rope base for all layers"
 
 
 def equally_long(first, second, third):

@@ -29,7 +29,7 @@ def gemma(d: float, text: str) -> Published:
 
 def only_below_float32(cell: Measured) -> str:
     """In a float32 model both rotations are the same arithmetic."""
-    exact = cell.provenance["dtype"] == "float32"
+    exact = cell.facts["dtype"] == "float32"
     return "the model itself computes in float32" if exact else ""
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from claims.harness.claims import ClaimSpec, Place
+from claims.harness.claims import ClaimSpec
+from claims.harness.datasets import is_for
 from claims.harness.settings import Settings
+from kvcore.errors import MissingResource
+from kvcore.measurements.base import Place
 from kvcore.models.registry import entry_of, installed
 from kvcore.verdict import Cell
 
@@ -25,7 +28,7 @@ def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
     if settings.models or settings.datasets:
         models = settings.models or (DEFAULT_MODEL,)
         datasets = settings.datasets or (kind.dataset,)
-        return tuple((m, d) for m in models for d in datasets if kind.knows(d))
+        return tuple((m, d) for m in models for d in datasets if is_for(kind, d))
     opt_in = [name for name in OPT_IN_MODELS if settings.no_measure or installed(name)]
     own = ((model, kind.dataset) for model in (DEFAULT_MODEL, *opt_in))
     return (*own, *(spec.published or kind.published))
@@ -58,3 +61,12 @@ def has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def check_gpu(model: str, settings: Settings) -> None:
+    """Raise MissingResource for a model that needs a GPU on a machine without one."""
+    if entry_of(model).gpu and settings.device in ("auto", "cuda") and not has_cuda():
+        raise MissingResource(
+            f"{model} needs a GPU and this machine has none; judge stored rows with "
+            "--kv-no-measure, or force it with --kv-device cpu."
+        )

@@ -22,13 +22,12 @@ from typing import Any
 import pytest
 
 from claims.harness.estimands.base import Finding
-from claims.harness.kinds import Kind, kind_of
 from kvcore.errors import KvError
+from kvcore.measurements.base import MeasurementKind, Place
+from kvcore.measurements.registry import kind_of
 from kvcore.verdict import Cell, Claim, Prediction, Published
 
 BOTH = ("nll", "nll_tail")
-Place = tuple[str, str]
-"""A model and a dataset."""
 MISTRAL: Place = ("mistral-7b", "ms_marco")
 GEMMA_4B: Place = ("gemma3-4b", "ms_marco")
 Applies = Callable[[Any], str]
@@ -156,7 +155,7 @@ class ClaimSpec:
     """A claim that holds together, with everything its cells need."""
 
     claim: Claim
-    kind: Kind
+    kind: MeasurementKind
     metrics: tuple[str, ...]
     published: Mapping[Place, Published]
     applies: Applies

@@ -195,7 +195,7 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
         judgement,
         {
             "explanations": session.explained_once(spec.kind.name, cell.model, cell.dataset),
-            "provenance": dict(measured.provenance),
+            "provenance": measured.facts,
         },
     )
     return Conclusion(*judging.conclusion(judgement, session.settings))

@@ -18,6 +18,7 @@ from kvcore import analysis, verdict
 from kvcore.analysis import Estimate, IntervalSettings
 from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder
+from kvcore.measurements.needs import CONTROLS
 from kvcore.store.code_hash import code_hash
 from kvcore.verdict import Cell, Judgement
 
@@ -87,7 +88,7 @@ class CellJudge:
             seed=self.settings.seed,
             store=self.settings.store.name,
             rows_hash=rows_hash,
-            model_revision=self.measured.revision,
+            model_revision=self.measured.collected.revision,
             ledger="",
             outcome="",
             details=outcome.details,
@@ -131,7 +132,7 @@ def noise_floor(measured: Measured, metric: str, interval: IntervalSettings) -> 
     """Return a cell's noise floor in nats per token, None where no control was stored."""
     try:
         bare = measured.of("bare", metric)
-        controls = [measured.of(name, metric) for name in measured.controls]
+        controls = [measured.of(name, metric) for name in CONTROLS]
     except MissingResource:
         return None
     return analysis.noise_floor(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from claims.harness.kinds import check_dataset
+from claims.harness.datasets import check_dataset
 from claims.harness.settings import Settings
 from kvcore.errors import KvError
 from kvcore.models.registry import DTYPES, entry_of

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from claims.needs import CONTROLS, EVERY_LAYER, Need, is_sweep
+from claims.harness.samples import samples_behind
 from kvcore.analysis import FloatArray
 from kvcore.corpora.sample import Sample
 from kvcore.errors import MissingResource
-from kvcore.store.schema import SCORES, RowSchema, rows_hash
-
-Texts = Callable[[Need, pd.DataFrame], tuple[Sample, ...]]
-
+from kvcore.measurements.collect import CollectedRows
+from kvcore.measurements.needs import CONTROLS, EVERY_LAYER, Need, is_sweep
+from kvcore.store.keys import rows_hash
+from kvcore.store.schema import RowSchema
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -51,37 +51,30 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Every stored row of one model on one dataset, and where they come from.
+    """Every row of one model on one dataset, and where they come from.
 
     Attributes
     ----------
-    rows : DataFrame
-        The store's columns; ``need`` and ``place`` (its sample set) as claims spell them, and
-        ``sample``, the id that rows share which stand side by side.
-    texts : callable
-        Takes a need and some of its rows and returns the samples behind them.
-    lacking : mapping of str to str
-        Why the data cannot serve some needs.
+    dataset : str
+        As options spell it.
+    collected : CollectedRows
+        The rows and what is known of them.
     """
 
     model: str
     dataset: str
-    rows: pd.DataFrame
-    revision: str
-    texts: Texts
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    lacking: Mapping[str, str] = field(default_factory=dict)
-    schema: RowSchema = SCORES
+    schema: RowSchema
+    collected: CollectedRows
 
     @property
-    def two_bases(self) -> bool:
-        """Whether the model has two rope bases: only there re-positioning can mix them up."""
-        return bool(self.rows["condition"].str.startswith("one_base").any())
+    def rows(self) -> pd.DataFrame:
+        """The store's columns, with ``need``, ``place`` and ``sample`` (see `CollectedRows`)."""
+        return self.collected.rows
 
     @property
-    def sentencepiece(self) -> bool:
-        """Whether the tokenizer marks the beginnings of words as SentencePiece does."""
-        return str(self.rows["tokenizer"].iloc[0]).startswith("sentencepiece")
+    def facts(self) -> dict[str, Any]:
+        """What the report says of model, data and rows."""
+        return {**self.collected.facts, "dataset": self.dataset}
 
     def column(self, metric: str) -> str:
         """Return the column that a metric rests on: its own, or the kind's score."""
@@ -99,11 +92,11 @@ class Measured:
         own = self._by_need.get(str(need))
         if own is None:
             raise MissingResource(
-                self.lacking.get(str(need))
+                self.collected.lacking.get(str(need))
                 or f"no measurable rows of {spelled!r} for {self.model} on {self.dataset}; "
                 "without --kv-no-measure they are measured."
             )
-        clusters = self._clusters[need.sample_set]
+        clusters = self._clusters[need.place]
         order = sorted(clusters)
         frame = own.set_index("sample").reindex(order)
         return Rows(
@@ -111,7 +104,7 @@ class Measured:
             self.column(metric),
             frame,
             tuple(str(clusters[i]) for i in order),
-            lambda: self.texts(need, frame),
+            lambda: samples_behind(self.dataset, need, frame),
         )
 
     def layers_of(self, pattern: str) -> dict[int, str]:

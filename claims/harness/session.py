@@ -9,15 +9,20 @@ from typing import Any
 import pytest
 
 from claims.harness import ledger
+from claims.harness.cells import check_gpu
 from claims.harness.claims import CellClaim
-from claims.harness.kinds import kind_of
+from claims.harness.datasets import path_of
 from claims.harness.ledger import Entry, Key
 from claims.harness.rows import Measured
 from claims.harness.settings import Settings
-from claims.needs import is_sweep
 from kvcore import analysis
 from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder
+from kvcore.measurements.base import MeasurementKind, MeasureRequest
+from kvcore.measurements.collect import CollectedRows, collect_rows, stored_rows
+from kvcore.measurements.needs import Need, is_sweep
+from kvcore.measurements.registry import kind_of
+from kvcore.models.registry import entry_of
 
 CellKey = tuple[str, str, str]
 """Kind of measurement, model and dataset."""
@@ -96,10 +101,46 @@ class Session:
         self, kind: str, model: str, dataset: str
     ) -> Measured | MissingResource:
         try:
-            needs = self.needs[kind, model, dataset]
-            return kind_of(kind).measure(model, dataset, needs, self.settings)
+            collected = self._collect(kind_of(kind), model, dataset)
         except MissingResource as missing:
             return missing
+        return Measured(model, dataset, kind_of(kind).schema, collected)
+
+    def _collect(self, kind: MeasurementKind, model: str, dataset: str) -> CollectedRows:
+        settings = self.settings
+        if settings.no_measure:
+            return stored_rows(
+                kind,
+                model=model,
+                dtype=settings.dtype or entry_of(model).dtype,
+                dataset=path_of(dataset),
+                seed=settings.seed,
+                store=settings.store,
+            )
+        needs = self.needs[kind.name, model, dataset]
+        request = self._request(model, dataset, needs)
+        progress = f"{model} on {dataset}"
+        return collect_rows(kind, request, settings.store, progress=progress)
+
+    def _request(self, model: str, dataset: str, needs: tuple[str, ...]) -> MeasureRequest:
+        """Return what a cell is asked to measure; the model is loaded when it is needed."""
+        from kvcore import loading
+        from kvcore.models.files import locate
+
+        settings = self.settings
+        check_gpu(model, settings)
+        return MeasureRequest(
+            files=locate(model, settings.dtype),
+            load=functools.cache(
+                lambda: loading.load(model, device=settings.device, dtype=settings.dtype)
+            ),
+            dataset=path_of(dataset),
+            needs=needs,
+            limit=settings.limit,
+            seed=settings.seed,
+            batch_tokens=settings.batch_tokens,
+            store=settings.store,
+        )
 
     def explained_once(self, kind: str, model: str, dataset: str) -> list[Mapping[str, Any]]:
         """Return a cell's explanations the first time, then none: they are megabytes."""
@@ -111,24 +152,27 @@ class Session:
 
     def _explain(self, kind: str, model: str, dataset: str) -> tuple[Mapping[str, Any], ...]:
         """Return a cell's explanations, stored so that judging again loads no model."""
-        explain = kind_of(kind).explain
-        if explain is None or self.settings.no_measure:
+        explain, settings = kind_of(kind).explain, self.settings
+        if explain is None or settings.no_measure:
             return ()
         measured = self.measured(kind, model, dataset)
         stored = set(measured.rows["need"])
-        needs = self.needs[kind, model, dataset]
-        names = [need for need in needs if is_sweep(need) or need in stored]
+        needs = tuple(
+            need
+            for need in self.needs[kind, model, dataset]
+            if is_sweep(need) or str(Need.read(need)) in stored
+        )
         parameters = {
             "model": model,
-            "revision": measured.revision,
+            "revision": measured.collected.revision,
             "dataset": dataset,
-            "names": names,
-            "seed": self.settings.seed,
+            "names": needs,
+            "seed": settings.seed,
         }
-        key = analysis.estimate_key(kind_of(kind).code(), "explanations", parameters)
+        key = analysis.estimate_key(kind_of(kind).code, "explanations", parameters)
 
         def compute() -> Mapping[str, Any]:
-            return {"all": list(explain(model, dataset, names, self.settings))}
+            return {"all": list(explain(self._request(model, dataset, needs)))}
 
         return tuple(analysis.cached_json(cache_folder() / "explanations", key, compute)["all"])
 
@@ -140,7 +184,7 @@ class Session:
             if explain is None:
                 continue
             try:
-                explanations = explain(model, dataset, needs, self.settings)
+                explanations = explain(self._request(model, dataset, needs))
             except MissingResource as missing:
                 parts.append(f"{model} on {dataset}: {missing}")
                 continue

@@ -95,9 +95,14 @@ def plain(needs: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(Need.read(need).condition for need in needs))
 
 
+def is_sweep(need: str) -> bool:
+    """Whether a need, or its condition, stands for one of every layer."""
+    return EVERY_LAYER in need and "literal" not in need
+
+
 def expanded(need: Need, depth: int) -> list[Need]:
     """Return a need for every layer where its condition says so."""
-    if EVERY_LAYER not in need.condition or "literal" in need.condition:
+    if not is_sweep(need.condition):
         return [need]
     return [
         replace(need, condition=need.condition.replace(EVERY_LAYER, str(layer)))

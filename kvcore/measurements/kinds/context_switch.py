@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvcore.conditions.switching import SPANS, Switch
+from kvcore.conditions.switching import SPANS, Switch, switch_method
 from kvcore.corpora.pair import Pair, injection_fraction, numbers_in
 from kvcore.corpora.pairs import PAIRS, load_pairs
 from kvcore.corpora.word_problems import worked
@@ -210,6 +210,11 @@ def line_ends(lm: LM) -> frozenset[int]:
     return end_ids(lm) | newline_ids(lm)
 
 
+def check_method(name: str) -> None:
+    """Raise KvError for a name that is no way to switch."""
+    switch_method(name.removeprefix(FREE))
+
+
 KIND = register(
     MeasurementKind(
         name="context_switch",
@@ -231,5 +236,6 @@ KIND = register(
         published=(("qwen2.5-math-7b", "mawps"), ("qwen2.5-math-7b", "fairytaleqa")),
         prefix="pairs:",
         counted="pairs",
+        check_need=check_method,
     )
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kvcore.conditions.parse import condition
 from kvcore.conditions.registry import recipe_of_defined
 from kvcore.corpora import DATASETS, load_corpus
 from kvcore.corpora.sample import Sample, choose
@@ -56,6 +57,12 @@ def split(pair: str) -> tuple[str, str]:
     if not separator:
         raise KvError(f"pair {pair!r}: write two conditions with {AGAINST!r} between them.")
     return first, second
+
+
+def check_pair(pair: str) -> None:
+    """Raise KvError for a pair of which one is no condition."""
+    for name in split(pair):
+        condition(name)
 
 
 def recipe_of(pair: str) -> str:
@@ -112,5 +119,6 @@ KIND = register(
         datasets=lambda: tuple(DATASETS),
         published=(("mistral-7b", "ms_marco"),),
         recipe_of=recipe_of,
+        check_need=check_pair,
     )
 )
