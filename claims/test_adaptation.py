@@ -11,6 +11,7 @@ references is nearer then hangs on small things, and so noise and repetition "ad
 of sequences, injection in 92 %. The adaptation point as defined tells little on this model.
 """
 
+from claims.harness.claims import claims_about
 from claims.harness.estimands.context_switch import (
     becomes_the_new_answer,
     changed,
@@ -22,7 +23,6 @@ from claims.harness.estimands.context_switch import (
     share_that_adapts,
     unchanged,
 )
-from claims.harness.claims import claims_about
 from kvcore.verdict import at_least, at_most, helps, hurts, negligible
 
 SOURCE = "adaptation latency notes: a hypothesis, pre-registered"
@@ -32,7 +32,9 @@ MOST, FEW = 0.5, 0.1  # more than half of the sequences; hardly any
 PARTIAL = {m: f"partial({m})" for m in (4, 8, 16)}
 
 
-topic = claims_about("adaptation", kind="context_switch", source=SOURCE, slow=True, metrics=("latency",), min_n=50)
+topic = claims_about(
+    "adaptation", kind="context_switch", source=SOURCE, slow=True, metrics=("latency",), min_n=50
+)
 
 
 @topic.claim("detected-within-five-tokens-of-noise", predicts=at_least(MOST, unit=SHARE))
@@ -56,8 +58,11 @@ def test_a_new_context_is_told_from_an_identical_one(judge):
 @topic.claim("injection-adapts", predicts=at_least(MOST, unit=SHARE))
 def test_injection_adapts(judge):
     """Most sequences come to follow an injected context rather than the old one."""
-    judge(share_that_adapts(changed("injection"),
-                            {name: changed(name) for name in SHOWN if name != "ignore"}))
+    judge(
+        share_that_adapts(
+            changed("injection"), {name: changed(name) for name in SHOWN if name != "ignore"}
+        )
+    )
 
 
 @topic.claim("noise-does-not-adapt", predicts=at_most(FEW, unit=SHARE))
@@ -103,13 +108,17 @@ def test_attention_goes_to_the_new_context(judge):
     judge(looks_more(changed("injection"), changed("noise")))
 
 
-@topic.claim("flush-answers-as-the-oracle", metrics=("answers",), predicts=negligible(delta=0.1, unit=CHANGE))
+@topic.claim(
+    "flush-answers-as-the-oracle", metrics=("answers",), predicts=negligible(delta=0.1, unit=CHANGE)
+)
 def test_flush_answers_as_the_oracle_does(judge):
     """In free generation, dropping the old cache answers as rightly as the new context alone."""
     judge(same_answers(changed("free:oracle"), changed("free:flush")))
 
 
-@topic.claim("injection-corrects-the-answer", metrics=("answers",), predicts=helps(delta=0.1, unit=CHANGE))
+@topic.claim(
+    "injection-corrects-the-answer", metrics=("answers",), predicts=helps(delta=0.1, unit=CHANGE)
+)
 def test_injection_corrects_the_answer(judge):
     """In free generation, an injected context makes the final answer the new one."""
     judge(becomes_the_new_answer(changed("free:injection"), changed("free:ignore")))

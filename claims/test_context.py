@@ -51,7 +51,12 @@ def test_a_question_behind_the_document_helps(judge):
     judge(paired_benefit("separator", "suffix(oracle)"))
 
 
-@topic.claim("oracle-does-not-beat-random", source="priming project summary (first version); did not replicate", predicts=does_not_help(delta=0.09, effect=-0.051), slow=False)
+@topic.claim(
+    "oracle-does-not-beat-random",
+    source="priming project summary (first version); did not replicate",
+    predicts=does_not_help(delta=0.09, effect=-0.051),
+    slow=False,
+)
 def test_the_truncated_query_does_not_beat_a_random_prefix(judge):
     """The real query as a prefix does no better than random tokens (an early claim it did)."""
     judge(paired_benefit("random", "oracle"))

@@ -22,7 +22,9 @@ NATS, BOTH = "nats/token", ("js", "kl")
 SMALLEST = 0.001
 
 
-topic = claims_about("divergence", kind="divergence", source=SOURCE, slow=True, metrics=BOTH, min_n=50)
+topic = claims_about(
+    "divergence", kind="divergence", source=SOURCE, slow=True, metrics=BOTH, min_n=50
+)
 
 
 @topic.claim("a-random-prefix-moves-the-next-token", predicts=helps(delta=SMALLEST, unit=NATS))
@@ -49,19 +51,34 @@ def test_a_view_does_not_diverge_from_itself(judge):
     judge(mean_divergence("bare~bare"))
 
 
-@topic.claim("intervals-hold-their-mean", metrics=("js",), min_n=64, predicts=at_least(0.9, effect=1.0, unit="proportion"))
+@topic.claim(
+    "intervals-hold-their-mean",
+    metrics=("js",),
+    min_n=64,
+    predicts=at_least(0.9, effect=1.0, unit="proportion"),
+)
 def test_intervals_hold_their_mean(judge):
     """The interval of the mean divergence brackets that mean."""
     judge(intervals_that_hold_their_mean("bare~random"))
 
 
-@topic.claim("more-samples-narrow-the-interval", metrics=("js",), min_n=32, predicts=at_least(1.5, effect=2.83, unit="ratio"))
+@topic.claim(
+    "more-samples-narrow-the-interval",
+    metrics=("js",),
+    min_n=32,
+    predicts=at_least(1.5, effect=2.83, unit="ratio"),
+)
 def test_more_samples_narrow_the_interval(judge):
     """At 32 samples the interval is at most two thirds as wide as at 4, on average."""
     judge(ratio_of_widths("bare~random"))
 
 
-@topic.claim("widths-follow-the-square-root", metrics=("js",), min_n=32, predicts=negligible(delta=0.1, unit=NATS))
+@topic.claim(
+    "widths-follow-the-square-root",
+    metrics=("js",),
+    min_n=32,
+    predicts=negligible(delta=0.1, unit=NATS),
+)
 def test_widths_fall_with_the_square_root_of_n(judge):
     """Over 4 to 256 samples the width falls as n to the power -1/2, give or take a tenth."""
     judge(slope_of_widths("bare~random"))

@@ -33,26 +33,43 @@ WARM = "temperature(0.7)"
 
 def published(value: float, text: str, metric: str = "step") -> dict[tuple[str, str], Published]:
     """Return a value published for the base model, and expected alike of the instruct one."""
-    return {BASE: Published(value, 50, metric, text=text),
-            INSTRUCT: Published(value, None, metric, text=f"{text} (base model)")}
+    return {
+        BASE: Published(value, 50, metric, text=text),
+        INSTRUCT: Published(value, None, metric, text=f"{text} (base model)"),
+    }
 
 
-topic = claims_about("dynamics", kind="hidden_states", source=SOURCE, slow=True, metrics=STEPS, min_n=50)
+topic = claims_about(
+    "dynamics", kind="hidden_states", source=SOURCE, slow=True, metrics=STEPS, min_n=50
+)
 
 
-@topic.claim("own-text-is-less-surprising", metrics=("ce",), predicts=helps(delta=0.2), published={BASE: Published(1.54, None, "ce", legacy=True, text="CE 2.99 against 1.45")})
+@topic.claim(
+    "own-text-is-less-surprising",
+    metrics=("ce",),
+    predicts=helps(delta=0.2),
+    published={BASE: Published(1.54, None, "ce", legacy=True, text="CE 2.99 against 1.45")},
+)
 def test_own_text_is_less_surprising(judge):
     """The text with the model's own continuation has a lower cross-entropy than the author's."""
     judge(paired_benefit("human", "greedy"))
 
 
-@topic.claim("own-text-is-smoother", predicts=helps(delta=0.2, effect=1.49), published=published(1.49, "193.8 against 179.5, d +1.49"))
+@topic.claim(
+    "own-text-is-smoother",
+    predicts=helps(delta=0.2, effect=1.49),
+    published=published(1.49, "193.8 against 179.5, d +1.49"),
+)
 def test_own_text_is_smoother(judge, cell):
     """The residual stream takes smaller steps along the model's own continuation."""
     judge(smoother("human", "greedy", metric=cell.metric))
 
 
-@topic.claim("surprise-and-steps-correlate", predicts=helps(delta=0.1, effect=0.65, unit="r"), published=published(0.65, "r 0.65"))
+@topic.claim(
+    "surprise-and-steps-correlate",
+    predicts=helps(delta=0.1, effect=0.65, unit="r"),
+    published=published(0.65, "r 0.65"),
+)
 def test_surprise_and_steps_correlate(judge, cell):
     """The more surprising a text, the larger its steps, both sources pooled."""
     judge(surprise_and_steps("human", "greedy", metric=cell.metric))
@@ -106,13 +123,23 @@ def test_shuffled_text_is_rougher_than_human_text(judge, cell):
     judge(smoother("human", "shuffled", metric=cell.metric))
 
 
-@topic.claim("own-text-goes-straighter", source="prefill dynamics plan, extensions", metrics=("cosine",), predicts=hurts(delta=0.2))
+@topic.claim(
+    "own-text-goes-straighter",
+    source="prefill dynamics plan, extensions",
+    metrics=("cosine",),
+    predicts=hurts(delta=0.2),
+)
 def test_own_text_goes_straighter(judge, cell):
     """Successive steps point more alike along the model's own continuation."""
     judge(smoother("human", "greedy", metric=cell.metric))
 
 
-@topic.claim("surprising-tokens-take-large-steps", source="prefill dynamics plan, extensions", metrics=("step",), predicts=helps(delta=0.2))
+@topic.claim(
+    "surprising-tokens-take-large-steps",
+    source="prefill dynamics plan, extensions",
+    metrics=("step",),
+    predicts=helps(delta=0.2),
+)
 def test_surprising_tokens_take_large_steps(judge):
     """Within a text, the steps that arrive at surprising tokens are the larger ones."""
     judge(steps_and_token_nlls("human"))

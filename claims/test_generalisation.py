@@ -57,7 +57,7 @@ topic = claims_about(
         for dataset, (slug, name, (verb, said, prediction), d, win) in SURVEY.items()
     },
 )
-def test_a_static_question_does_on_this_dataset_what_was_published(judge, dataset):
+def test_a_static_question_does_on_this_dataset_what_was_published(judge):
     """See the statements above."""
     judge(paired_benefit("bare", "static_fact"))
 

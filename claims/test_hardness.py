@@ -16,8 +16,13 @@ from kvcore.verdict import Published, helps, hurts
 
 SOURCE = "priming notebook, experiment 01: hardness"
 QUARTER = 25  # of at least 100 samples
-LEGACY = Published(0.302, None, "nll_tail", legacy=True,
-                   text="r 0.302 by bare NLL (legacy; inverted on some datasets)")
+LEGACY = Published(
+    0.302,
+    None,
+    "nll_tail",
+    legacy=True,
+    text="r 0.302 by bare NLL (legacy; inverted on some datasets)",
+)
 GROWS = helps(delta=0.09, effect=0.094, unit="r")
 
 
@@ -36,13 +41,21 @@ def test_harder_samples_gain_more_from_the_real_query(judge):
     judge(trend_with_hardness("bare", "oracle", "bos_only"))
 
 
-@topic.claim("random-gains-with-hardness-oldham", predicts=GROWS, published=Published(0.094, 2303, "nll_tail", text="r 0.193, 0.094 after Oldham"))
+@topic.claim(
+    "random-gains-with-hardness-oldham",
+    predicts=GROWS,
+    published=Published(0.094, 2303, "nll_tail", text="r 0.193, 0.094 after Oldham"),
+)
 def test_harder_samples_gain_more_from_a_random_prefix_by_oldham(judge):
     """Harder samples gain more from a random prefix, by Oldham's correlation."""
     judge(oldham_trend("bare", "random"))
 
 
-@topic.claim("oracle-gains-with-hardness-oldham", predicts=GROWS, published=Published(0.040, 2303, "nll_tail", text="r 0.157, 0.040 after Oldham"))
+@topic.claim(
+    "oracle-gains-with-hardness-oldham",
+    predicts=GROWS,
+    published=Published(0.040, 2303, "nll_tail", text="r 0.157, 0.040 after Oldham"),
+)
 def test_harder_samples_gain_more_from_the_real_query_by_oldham(judge):
     """Harder samples gain more from the real query as prefix, by Oldham's correlation."""
     judge(oldham_trend("bare", "oracle"))
@@ -60,32 +73,52 @@ def test_harder_answers_gain_more_from_the_real_query_by_odd_tokens(judge):
     judge(odd_even_trend("bare", "oracle"))
 
 
-@topic.claim("oracle-hurts-the-easy-quarter", min_n=QUARTER, predicts=hurts(delta=0.09, effect=-0.195))
+@topic.claim(
+    "oracle-hurts-the-easy-quarter", min_n=QUARTER, predicts=hurts(delta=0.09, effect=-0.195)
+)
 def test_the_real_query_hurts_the_easy_quarter(judge):
     """The real query hurts the quarter of answers that is easiest without the document."""
     judge(benefit_in_quartile("bare", "oracle", "bos_only", quartile=1))
 
 
-@topic.claim("oracle-helps-the-hard-quarter", min_n=QUARTER, predicts=helps(delta=0.09, effect=0.121))
+@topic.claim(
+    "oracle-helps-the-hard-quarter", min_n=QUARTER, predicts=helps(delta=0.09, effect=0.121)
+)
 def test_the_real_query_helps_the_hard_quarter(judge):
     """The real query helps the quarter of answers that is hardest without the document."""
     judge(benefit_in_quartile("bare", "oracle", "bos_only", quartile=4))
 
 
-@topic.claim("oracle-hurts-the-easy-quarter-odd-even", min_n=QUARTER, predicts=hurts(delta=0.09, effect=-0.195))
+@topic.claim(
+    "oracle-hurts-the-easy-quarter-odd-even",
+    min_n=QUARTER,
+    predicts=hurts(delta=0.09, effect=-0.195),
+)
 def test_the_real_query_hurts_the_easy_quarter_by_odd_tokens(judge):
     """Where the odd answer tokens are easiest, the real query hurts the even ones."""
     judge(odd_even_benefit_in_quartile("bare", "oracle", quartile=1))
 
 
-@topic.claim("oracle-helps-the-hard-quarter-odd-even", min_n=QUARTER, predicts=helps(delta=0.09, effect=0.121))
+@topic.claim(
+    "oracle-helps-the-hard-quarter-odd-even",
+    min_n=QUARTER,
+    predicts=helps(delta=0.09, effect=0.121),
+)
 def test_the_real_query_helps_the_hard_quarter_by_odd_tokens(judge):
     """Where the odd answer tokens are hardest, the real query helps the even ones."""
     judge(odd_even_benefit_in_quartile("bare", "oracle", quartile=4))
 
 
-@topic.claim("static-prefix-helps-the-hard-quarter", min_n=QUARTER, slow=True, source="priming project summary, datasets (first version)", predicts=helps(delta=0.09, effect=0.19), published=Published(0.19, None, "nll_tail", legacy=True,
-                           text="d +0.19, 59 % win on hard samples (legacy)"))
+@topic.claim(
+    "static-prefix-helps-the-hard-quarter",
+    min_n=QUARTER,
+    slow=True,
+    source="priming project summary, datasets (first version)",
+    predicts=helps(delta=0.09, effect=0.19),
+    published=Published(
+        0.19, None, "nll_tail", legacy=True, text="d +0.19, 59 % win on hard samples (legacy)"
+    ),
+)
 def test_a_static_question_helps_the_hard_quarter(judge):
     """A fixed question helps the quarter of answers that is hardest without the document."""
     judge(benefit_in_quartile("bare", "static_fact", "bos_only", quartile=4))

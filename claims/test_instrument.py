@@ -24,25 +24,46 @@ def equally_long(first, second, third):
 topic = claims_about("instrument", source="priming notebook, experiment 01")
 
 
-@topic.claim("newline-is-no-clean-boundary", source="priming notebook, diagnostics", metrics=("boundary",), applies=only_sentencepiece, predicts=at_least(0.95, effect=1.0, unit="proportion"), published=Published(1.0, 100, "boundary", text="100 of 100 samples mismatch"))
+@topic.claim(
+    "newline-is-no-clean-boundary",
+    source="priming notebook, diagnostics",
+    metrics=("boundary",),
+    applies=only_sentencepiece,
+    predicts=at_least(0.95, effect=1.0, unit="proportion"),
+    published=Published(1.0, 100, "boundary", text="100 of 100 samples mismatch"),
+)
 def test_a_newline_is_never_a_clean_boundary(judge):
     """A passage tokenized alone never has the ids it has behind a newline (SentencePiece)."""
-    judge(share_of_samples(
-        "bare",
-        name="passages that tokenize differently alone",
-        holds=lambda bare: bare["clean_boundary"] == 0,
-    ))
+    judge(
+        share_of_samples(
+            "bare",
+            name="passages that tokenize differently alone",
+            holds=lambda bare: bare["clean_boundary"] == 0,
+        )
+    )
 
 
-@topic.claim("caches-have-equal-length", metrics=("lengths",), predicts=at_least(0.98, effect=1.0, unit="proportion"), published=Published(1.0, 2500, "lengths", text="2,500 of 2,500"))
+@topic.claim(
+    "caches-have-equal-length",
+    metrics=("lengths",),
+    predicts=at_least(0.98, effect=1.0, unit="proportion"),
+    published=Published(1.0, 2500, "lengths", text="2,500 of 2,500"),
+)
 def test_all_three_caches_have_equal_length(judge):
     """The bare, random and oracle caches of a sample have the same number of slots."""
-    judge(share_of_samples(
-        "bare", "random", "oracle", name="samples with three equal caches", holds=equally_long
-    ))
+    judge(
+        share_of_samples(
+            "bare", "random", "oracle", name="samples with three equal caches", holds=equally_long
+        )
+    )
 
 
-@topic.claim("one-rope-base-hurts", source="re-positioning artifact, Gemma 3 270M", applies=only_two_bases, predicts=hurts(delta=0.09, effect=-0.31))
+@topic.claim(
+    "one-rope-base-hurts",
+    source="re-positioning artifact, Gemma 3 270M",
+    applies=only_two_bases,
+    predicts=hurts(delta=0.09, effect=-0.31),
+)
 def test_one_rope_base_for_all_layers_hurts(judge):
     """Re-positioning all layers with one base harms a model that has two."""
     judge(paired_benefit("random", "one_base(random)"))

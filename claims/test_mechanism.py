@@ -36,27 +36,47 @@ def only_below_float32(cell: Measured) -> str:
 topic = claims_about("mechanism", source=SOURCE, slow=True, published_on=GEMMA_4B)
 
 
-@topic.claim("static-prefix-helps", predicts=helps(delta=0.09, effect=0.303), published={MISTRAL: Published(0.472, 2303, "nll_tail", text="d +0.472"),
-                  GEMMA_4B: gemma(-0.031, "d -0.031, ns")})
+@topic.claim(
+    "static-prefix-helps",
+    predicts=helps(delta=0.09, effect=0.303),
+    published={
+        MISTRAL: Published(0.472, 2303, "nll_tail", text="d +0.472"),
+        GEMMA_4B: gemma(-0.031, "d -0.031, ns"),
+    },
+)
 def test_a_static_question_helps(judge):
     """A fixed question, read before the document and dropped again, makes the answer easier."""
     judge(paired_benefit("bare", "static_fact"))
 
 
-@topic.claim("primed-values-help", predicts=helps(delta=0.05, effect=0.056), published={MISTRAL: Published(0.275, 2303, "nll_tail", text="d +0.275"),
-                  GEMMA_4B: gemma(0.056, "d +0.056, p 0.009")})
+@topic.claim(
+    "primed-values-help",
+    predicts=helps(delta=0.05, effect=0.056),
+    published={
+        MISTRAL: Published(0.275, 2303, "nll_tail", text="d +0.275"),
+        GEMMA_4B: gemma(0.056, "d +0.056, p 0.009"),
+    },
+)
 def test_primed_values_help(judge):
     """Primed values under bare keys make the answer easier."""
     judge(paired_benefit("bare", VALUES))
 
 
-@topic.claim("primed-values-of-early-layers-help", predicts=helps(delta=0.09, effect=0.211), published=gemma(0.211, "d +0.211"))
+@topic.claim(
+    "primed-values-of-early-layers-help",
+    predicts=helps(delta=0.09, effect=0.211),
+    published=gemma(0.211, "d +0.211"),
+)
 def test_primed_values_of_the_early_layers_help(judge):
     """Primed values in the lower half of the layers alone make the answer easier."""
     judge(paired_benefit("bare", EARLY))
 
 
-@topic.claim("early-values-beat-all-values", predicts=helps(delta=0.09, effect=0.170), published=gemma(0.170, "d +0.170, p 4e-15"))
+@topic.claim(
+    "early-values-beat-all-values",
+    predicts=helps(delta=0.09, effect=0.170),
+    published=gemma(0.170, "d +0.170, p 4e-15"),
+)
 def test_early_layers_beat_all_layers(judge):
     """Primed values in the lower half of the layers do better than in all of them."""
     judge(paired_benefit(VALUES, EARLY))
@@ -74,31 +94,51 @@ def test_single_layers_help_less_the_deeper(judge):
     judge(single_layers("bare", "values_layer(static_fact,*)"))
 
 
-@topic.claim("primed-keys-interfere", predicts=hurts(delta=0.087, effect=-0.087), published=gemma(-0.087, "d -0.087"))
+@topic.claim(
+    "primed-keys-interfere",
+    predicts=hurts(delta=0.087, effect=-0.087),
+    published=gemma(-0.087, "d -0.087"),
+)
 def test_primed_keys_interfere(judge):
     """Adding the primed keys to the primed values makes the answer harder again."""
     judge(paired_benefit(VALUES, "static_fact"))
 
 
-@topic.claim("values-of-early-positions-do-not-help", predicts=does_not_help(delta=0.09, effect=0.010), published=gemma(0.010, "d +0.010 (lab notes)"))
+@topic.claim(
+    "values-of-early-positions-do-not-help",
+    predicts=does_not_help(delta=0.09, effect=0.010),
+    published=gemma(0.010, "d +0.010 (lab notes)"),
+)
 def test_primed_values_of_the_first_positions_do_not_help(judge):
     """Primed values on the first quarter of the document alone make the answer no easier."""
     judge(paired_benefit("bare", "values_early_positions(static_fact,0.25)"))
 
 
-@topic.claim("a-quarter-of-primed-values-helps", predicts=helps(delta=0.08, effect=0.081), published=gemma(0.081, "d +0.081 (lab notes)"))
+@topic.claim(
+    "a-quarter-of-primed-values-helps",
+    predicts=helps(delta=0.08, effect=0.081),
+    published=gemma(0.081, "d +0.081 (lab notes)"),
+)
 def test_a_quarter_of_the_primed_values_helps(judge):
     """Mixing a quarter of the primed values into the bare ones makes the answer easier."""
     judge(paired_benefit("bare", "interp(static_fact,0.25)"))
 
 
-@topic.claim("unmoved-keys-do-not-help", predicts=does_not_help(delta=0.09, effect=-0.009), published=gemma(-0.009, "d -0.009 (lab notes)"))
+@topic.claim(
+    "unmoved-keys-do-not-help",
+    predicts=does_not_help(delta=0.09, effect=-0.009),
+    published=gemma(-0.009, "d -0.009 (lab notes)"),
+)
 def test_keys_left_at_their_old_positions_do_not_help(judge):
     """A static prefix without re-positioning makes the answer no easier."""
     judge(paired_benefit("bare", "no_reposition(static_fact)"))
 
 
-@topic.claim("turning-keys-forth-and-back-changes-nothing", source="priming project summary, mechanism (lab notes: d -0.019)", predicts=ROUNDING)
+@topic.claim(
+    "turning-keys-forth-and-back-changes-nothing",
+    source="priming project summary, mechanism (lab notes: d -0.019)",
+    predicts=ROUNDING,
+)
 def test_turning_keys_forth_and_back_changes_nothing(judge):
     """Turning the keys forth and back by the prefix's length changes nothing."""
     judge(mean_benefit("bare", "rope_roundtrip(static_fact)"))

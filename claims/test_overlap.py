@@ -11,13 +11,21 @@ LEGACY = Published(0.034, None, "nll_tail", legacy=True, text="r 0.034 (legacy)"
 topic = claims_about("overlap", source=SOURCE, slow=True)
 
 
-@topic.claim("a-semantic-signal-exists", predicts=helps(delta=0.034, effect=0.034, unit="r"), published=LEGACY)
+@topic.claim(
+    "a-semantic-signal-exists",
+    predicts=helps(delta=0.034, effect=0.034, unit="r"),
+    published=LEGACY,
+)
 def test_a_semantic_signal_exists(judge):
     """The more words query and passage share, the more the query gains on a random prefix."""
     judge(overlap_trend("random", "oracle"))
 
 
-@topic.claim("the-semantic-signal-is-tiny", predicts=negligible(delta=0.1, effect=0.034, unit="r"), published=LEGACY)
+@topic.claim(
+    "the-semantic-signal-is-tiny",
+    predicts=negligible(delta=0.1, effect=0.034, unit="r"),
+    published=LEGACY,
+)
 def test_the_semantic_signal_is_tiny(judge):
     """What the query gains on a random prefix has next to nothing to do with shared words."""
     judge(overlap_trend("random", "oracle"))

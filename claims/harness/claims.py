@@ -118,17 +118,17 @@ class Topic:
         **fields
             What all of them share.
         """
-        return pytest.mark.claim(*(
-            self._declaration(case["claim_id"], fields | _without_id(case), {parameter: value})
-            for value, case in cases.items()
-        ))
+        return pytest.mark.claim(
+            *(
+                self._declaration(case["claim_id"], fields | _without_id(case), {parameter: value})
+                for value, case in cases.items()
+            )
+        )
 
     def _declaration(
         self, claim_id: str, fields: Mapping[str, Any], parameters: Mapping[str, Any] | None = None
     ) -> Declaration:
-        return Declaration(
-            id=claim_id, parameters=parameters or {}, **{**self.defaults, **fields}
-        )
+        return Declaration(id=claim_id, parameters=parameters or {}, **{**self.defaults, **fields})
 
 
 def claims_about(family: str, *, source: str, **defaults: Any) -> Topic:

@@ -72,9 +72,11 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
             problem = f"{_where(metafunc, error)}: claim {declared.id!r}: {_line(error)}"
             metafunc.config.stash[PROBLEMS][metafunc.definition.nodeid, problem] = None
     taken = inspect.signature(metafunc.function).parameters
-    names = list(dict.fromkeys(
-        name for declared in marker.args for name in declared.parameters if name in taken
-    ))
+    names = list(
+        dict.fromkeys(
+            name for declared in marker.args for name in declared.parameters if name in taken
+        )
+    )
     rows = [
         pytest.param(*(test.spec.parameters[n] for n in names), test, id=name, marks=marks)
         for test, name, marks in tests

@@ -45,8 +45,7 @@ OPTIONS = (
     Option(
         "datasets",
         "",
-        "datasets to judge on, comma separated: names or files "
-        "(default: every claim's own cells)",
+        "datasets to judge on, comma separated: names or files (default: every claim's own cells)",
     ),
     Option("limit", "300", "samples per cell, a count"),
     Option("seed", "0", "seed of the sample choice, the random prefixes and the bootstrap"),

@@ -19,6 +19,7 @@ from kvcore.measurements.needs import CONTROLS, EVERY_LAYER, Need, is_sweep
 from kvcore.store.keys import rows_hash
 from kvcore.store.schema import RowSchema
 
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """All samples of a cell under one condition, in the cell's sample order.

@@ -1,4 +1,9 @@
-"""What an estimand returns, and the figures that several of them show."""
+"""What an estimand returns, how it is declared, and the figures that several of them show.
+
+An estimand is a function of rows. A claim calls it with the *names* of rows (needs): what comes
+back is a `Finding` that says which rows it rests on, and computes once it is handed them. Rows, and
+what is derived from them, are its positional arguments; numbers and texts are passed by keyword.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,17 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Concatenate, ParamSpec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from claims.measured import Rows
+from claims.harness.rows import Rows
 from kvcore.analysis import Estimate, FloatArray, IntervalSettings, mean_difference
 
 Plot = dict[str, Any]
-P = ParamSpec("P")
+Lookup = Callable[[str], Rows | dict[int, Rows]]
+"""Takes a need and returns its rows, for a sweep by layer."""
 BAND_RESAMPLES = 1000
 """Of the bands in figures, by which nothing is judged."""
 
@@ -29,55 +36,128 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a claim measures: which conditions it rests on, and how to compute it."""
+class Derived:
+    """What a function makes of rows that are known by name alone.
 
-    kind: str
-    conditions: tuple[str, ...]
-    compute: Callable[[IntervalSettings], Outcome]
+    Attributes
+    ----------
+    sources : tuple
+        Needs (str) and `Derived`, also inside mappings and sequences.
+    parameters : mapping
+        What else the function takes, by keyword; no needs.
+    """
+
+    function: Callable[..., Any]
+    sources: tuple[Any, ...]
+    parameters: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The needs it rests on, each once and in their order."""
+        return tuple(dict.fromkeys(_needs(self.sources)))
+
+    def __str__(self) -> str:
+        parameters = (f"{name}={_spelled(value)}" for name, value in self.parameters.items())
+        return f"{self.name}({', '.join([*map(_spelled, self.sources), *parameters])})"
+
+    def files(self) -> list[Path]:
+        """Return the files of the functions among the parameters, on which numbers hang too."""
+        functions = (value for value in self.parameters.values() if callable(value))
+        return sorted({Path(inspect.getfile(function)) for function in functions})
+
+    def value(self, rows: Lookup) -> Any:
+        """Return what the function makes of the rows."""
+        return self.function(*_resolved(self.sources, rows), **self.parameters)
 
 
-def estimand(
-    kind: str,
-) -> Callable[[Callable[Concatenate[IntervalSettings, P], Outcome]], Callable[P, Finding]]:
-    """Decorate a function of interval settings and rows: it returns the `Finding` of its rows.
+@dataclass(frozen=True)
+class Finding(Derived):
+    """What a claim measures: the rows it rests on, and how to compute it in its unit."""
 
-    The finding rests on the conditions of every `Rows` among the arguments, in mappings and
-    tuples too, each once and in their order.
+    unit: str
+
+    def compute(self, rows: Lookup, interval: IntervalSettings) -> Outcome:
+        """Compute the finding from its rows.
+
+        Raises
+        ------
+        MissingResource
+            If no row was measured of something it rests on.
+        """
+        sources = _resolved(self.sources, rows)
+        outcome: Outcome = self.function(interval, *sources, **self.parameters)
+        return outcome
+
+
+def estimand(unit: str) -> Callable[[Callable[..., Outcome]], Callable[..., Finding]]:
+    """Decorate a function of interval settings and rows: called with needs, it gives a `Finding`.
 
     Parameters
     ----------
-    kind : str
-        What is computed; ``{name}`` stands for the argument of that name, ``{conditions}`` for
-        the conditions.
+    unit : str
+        Of its estimate.
     """
 
-    def decorate(
-        compute: Callable[Concatenate[IntervalSettings, P], Outcome],
-    ) -> Callable[P, Finding]:
-        names = inspect.signature(compute)
+    def decorate(function: Callable[..., Outcome]) -> Callable[..., Finding]:
+        signature = inspect.signature(function)
 
-        @functools.wraps(compute)
-        def finding(*args: P.args, **kwargs: P.kwargs) -> Finding:
-            arguments = names.bind(None, *args, **kwargs).arguments
-            conditions = tuple(dict.fromkeys(_conditions(list(arguments.values()))))
-            name = kind.format(**arguments, conditions=" and ".join(conditions))
-            return Finding(name, conditions, lambda interval: compute(interval, *args, **kwargs))
+        @functools.wraps(function)
+        def declare(*sources: Any, **parameters: Any) -> Finding:
+            signature.bind(None, *sources, **parameters)
+            return Finding(function, sources, parameters, unit)
 
-        return finding
+        return declare
 
     return decorate
 
 
-def _conditions(value: object) -> Iterator[str]:
-    """Yield the conditions of the rows in an argument, however deep they lie."""
-    if isinstance(value, Rows):
-        yield from value.needs
-    elif isinstance(value, Mapping):
-        yield from _conditions(list(value.values()))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _conditions(item)
+def derived(function: Callable[..., Any]) -> Callable[..., Derived]:
+    """Decorate a function of rows: called with needs, it gives something an estimand takes."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def declare(*sources: Any, **parameters: Any) -> Derived:
+        signature.bind(*sources, **parameters)
+        return Derived(function, sources, parameters)
+
+    return declare
+
+
+def _needs(source: object) -> Iterator[str]:
+    if isinstance(source, str):
+        yield source
+    elif isinstance(source, Derived):
+        yield from source.needs
+    elif isinstance(source, Mapping):
+        yield from _needs(tuple(source.values()))
+    elif isinstance(source, Sequence):
+        for part in source:
+            yield from _needs(part)
+    elif source is not None:
+        raise TypeError(f"{source!r} is no need; pass numbers and functions by keyword")
+
+
+def _resolved(source: Any, rows: Lookup) -> Any:
+    if isinstance(source, str):
+        return rows(source)
+    if isinstance(source, Derived):
+        return source.value(rows)
+    if isinstance(source, Mapping):
+        return {key: _resolved(part, rows) for key, part in source.items()}
+    return None if source is None else tuple(_resolved(part, rows) for part in source)
+
+
+def _spelled(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_spelled(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_spelled, value))})"
+    return getattr(value, "__qualname__", None) or str(value)
 
 
 def with_bounds(name: str, estimate: Estimate) -> dict[str, float | str]:

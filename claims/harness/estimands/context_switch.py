@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from claims.harness.estimands.base import Outcome, Plot, band, bands_plot, estimand
-from claims.measured import Rows
+from claims.harness.estimands.base import Outcome, Plot, band, bands_plot, derived, estimand
+from claims.harness.rows import Rows
 from kvcore.analysis import (
     Estimate,
     FloatArray,
@@ -36,11 +36,13 @@ CLASSES = {
 }
 
 
+@derived
 def changed(rows: Rows) -> Rows:
     """Return the rows of pairs whose two problems differ."""
     return _selected(rows, rows.frame["identical"] == 0)
 
 
+@derived
 def unchanged(rows: Rows) -> Rows:
     """Return the rows of pairs whose two problems are identical: a control."""
     return _selected(rows, rows.frame["identical"] == 1)
@@ -62,8 +64,10 @@ def adaptations(rows: Rows) -> list[Latency]:
     return [latency.adaptation(oracle, ignore) for oracle, ignore in pairs]
 
 
-@estimand("detection within {tokens}")
-def detected_within(interval: IntervalSettings, tokens: int, rows: Rows, control: Rows) -> Outcome:
+@estimand("proportion")
+def detected_within(
+    interval: IntervalSettings, rows: Rows, control: Rows, *, tokens: int
+) -> Outcome:
     """Share of pairs whose divergence from ignore exceeds the controls' within so many tokens.
 
     The threshold of a pair comes from control sequences of other folds.
@@ -90,7 +94,7 @@ def detected_within(interval: IntervalSettings, tokens: int, rows: Rows, control
     )
 
 
-@estimand("share that adapts")
+@estimand("proportion")
 def share_that_adapts(
     interval: IntervalSettings, rows: Rows, beside: Mapping[str, Rows] | None = None
 ) -> Outcome:
@@ -105,7 +109,7 @@ def share_that_adapts(
     )
 
 
-@estimand("gap to the oracle")
+@estimand("d")
 def gap_shrinks(interval: IntervalSettings, rows: Rows, *shown: Rows) -> Outcome:
     """d of the gap to the oracle in tokens 1 to 5 less that from token 21 on, pair by pair."""
     gaps = lists(rows, "kl_oracle")
@@ -124,7 +128,7 @@ def gap_shrinks(interval: IntervalSettings, rows: Rows, *shown: Rows) -> Outcome
     )
 
 
-@estimand("slope over tokens recomputed")
+@estimand("d")
 def more_tokens_close_more(interval: IntervalSettings, partials: Mapping[int, Rows]) -> Outcome:
     """d of each pair's slope of the mean gap to the oracle over log2 of the tokens recomputed."""
     sources = list(partials.values())
@@ -136,7 +140,7 @@ def more_tokens_close_more(interval: IntervalSettings, partials: Mapping[int, Ro
     )
 
 
-@estimand("attention on the injected span")
+@estimand("d")
 def looks_more(interval: IntervalSettings, rows: Rows, control: Rows) -> Outcome:
     """d of the mean share of attention on the injected span, less that on the control's."""
     own, others = (_means(r, "share_injected") for r in (rows, control))
@@ -151,14 +155,14 @@ def looks_more(interval: IntervalSettings, rows: Rows, control: Rows) -> Outcome
     )
 
 
-@estimand("same answers")
+@estimand("proportion difference")
 def same_answers(interval: IntervalSettings, first: Rows, second: Rows) -> Outcome:
     """Share of right answers by the second way less that by the first, pair by pair."""
     shares = {f"right answers, {r.condition}": _share(r, "correct") for r in (first, second)}
     return Outcome(_change_of_correct(first, second, interval), shares)
 
 
-@estimand("new answers")
+@estimand("proportion difference")
 def becomes_the_new_answer(interval: IntervalSettings, rows: Rows, ignore: Rows) -> Outcome:
     """Share of pairs whose free answer is the new one less that without any switch."""
     towards, attribution = lists(rows, "towards_oracle"), rows.frame["attribution"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from claims.harness.estimands.base import Outcome, curve_plot, differences_plot, estimand
-from claims.measured import Rows
+from claims.harness.rows import Rows
 from kvcore.analysis import (
     FloatArray,
     IntervalSettings,
@@ -29,7 +29,7 @@ WIDTH_RESAMPLES = 1000
 DIGITS = 6  # of divergences in figures: some are below a thousandth of a nat
 
 
-@estimand("divergence beyond the null")
+@estimand("nats/token")
 def beyond_the_null(interval: IntervalSettings, moved: Rows, *nulls: Rows) -> Outcome:
     """Mean divergence less that of the larger null, in nats, and its multiple of each null."""
     beyond = moved.values - np.maximum.reduce([rows.values for rows in nulls])
@@ -42,7 +42,7 @@ def beyond_the_null(interval: IntervalSettings, moved: Rows, *nulls: Rows) -> Ou
     return Outcome(estimate, details, differences_plot(beyond, DIGITS))
 
 
-@estimand("difference of divergences")
+@estimand("nats/token")
 def difference_of_divergence(interval: IntervalSettings, first: Rows, second: Rows) -> Outcome:
     """Mean of the second pair's divergence less the first's, in nats."""
     difference = second.values - first.values
@@ -53,14 +53,14 @@ def difference_of_divergence(interval: IntervalSettings, first: Rows, second: Ro
     )
 
 
-@estimand("mean divergence")
+@estimand("nats/token")
 def mean_divergence(interval: IntervalSettings, rows: Rows) -> Outcome:
     """Mean divergence in nats."""
     estimate = mean_difference(rows.values, rows.clusters, interval)
     return Outcome(estimate, {"width of the interval": estimate.ci_high - estimate.ci_low})
 
 
-@estimand("intervals that hold their mean")
+@estimand("proportion")
 def intervals_that_hold_their_mean(interval: IntervalSettings, rows: Rows) -> Outcome:
     """Share of samples of 32 whose interval holds their own mean."""
     x, rng = _complete(rows), np.random.default_rng(interval.seed)
@@ -72,7 +72,7 @@ def intervals_that_hold_their_mean(interval: IntervalSettings, rows: Rows) -> Ou
     return Outcome(estimate, {"samples drawn": str(DRAWS)})
 
 
-@estimand("ratio of widths")
+@estimand("ratio")
 def ratio_of_widths(interval: IntervalSettings, rows: Rows) -> Outcome:
     """Mean over draws of an interval's width at n = 4 by its width at n = 32."""
     widths = _widths(rows, (SMALL, LARGE), interval)
@@ -84,7 +84,7 @@ def ratio_of_widths(interval: IntervalSettings, rows: Rows) -> Outcome:
     )
 
 
-@estimand("slope of widths")
+@estimand("nats/token")
 def slope_of_widths(interval: IntervalSettings, rows: Rows) -> Outcome:
     """Slope of log width over log n less -1/2, over draws."""
     sizes = tuple(n for n in SIZES if n <= _complete(rows).size)

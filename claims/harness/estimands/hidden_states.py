@@ -21,7 +21,7 @@ from claims.harness.estimands.base import (
     scatter_plot,
     with_bounds,
 )
-from claims.measured import Rows
+from claims.harness.rows import Rows
 from kvcore.analysis import (
     FloatArray,
     IntervalSettings,
@@ -62,8 +62,8 @@ def _scored(rows: Rows, values: FloatArray) -> Rows:
     return replace(rows, metric="_score", frame=rows.frame.assign(_score=values))
 
 
-@estimand("{metric} over layers")
-def smoother(interval: IntervalSettings, first: Rows, second: Rows, metric: str) -> Outcome:
+@estimand("d")
+def smoother(interval: IntervalSettings, first: Rows, second: Rows, *, metric: str) -> Outcome:
     """d of how much larger the first source's mean over layers is, text by text."""
     a, b = over_layers(first, metric), over_layers(second, metric)
     effect = paired_effect(a.values, b.values, a.clusters, interval)
@@ -76,8 +76,10 @@ def smoother(interval: IntervalSettings, first: Rows, second: Rows, metric: str)
     )
 
 
-@estimand("{metric} in the last layer")
-def gap_at_the_end(interval: IntervalSettings, first: Rows, second: Rows, metric: str) -> Outcome:
+@estimand("d")
+def gap_at_the_end(
+    interval: IntervalSettings, first: Rows, second: Rows, *, metric: str
+) -> Outcome:
     """d of how much larger the first source's metric is in the last layer, text by text."""
     a, b = last_layer(first, metric), last_layer(second, metric)
     effect = paired_effect(a.values, b.values, a.clusters, interval)
@@ -85,8 +87,10 @@ def gap_at_the_end(interval: IntervalSettings, first: Rows, second: Rows, metric
     return Outcome(effect.d, details, _gap_plot(first, second, metric, interval))
 
 
-@estimand("{metric} over depth")
-def gap_over_depth(interval: IntervalSettings, first: Rows, second: Rows, metric: str) -> Outcome:
+@estimand("d")
+def gap_over_depth(
+    interval: IntervalSettings, first: Rows, second: Rows, *, metric: str
+) -> Outcome:
     """d of each text's slope of the gap over the first four fifths of the depth."""
     gap = per_layer(first, metric) - per_layer(second, metric)
     layers = max(2, round(FIRST_PART * gap.shape[1]))
@@ -98,8 +102,8 @@ def gap_over_depth(interval: IntervalSettings, first: Rows, second: Rows, metric
     )
 
 
-@estimand("CE with {metric}, {conditions}")
-def surprise_and_steps(interval: IntervalSettings, metric: str, *sources: Rows) -> Outcome:
+@estimand("r")
+def surprise_and_steps(interval: IntervalSettings, *sources: Rows, metric: str) -> Outcome:
     """Correlation of a text's cross-entropy with its metric; texts are resampled.
 
     With two sources each text counts twice, and is resampled as one.
@@ -111,9 +115,9 @@ def surprise_and_steps(interval: IntervalSettings, metric: str, *sources: Rows) 
     return Outcome(correlation(ce, steps, clusters, interval), {}, plot)
 
 
-@estimand("differences of CE and {metric}")
+@estimand("r")
 def differences_of_surprise_and_steps(
-    interval: IntervalSettings, metric: str, first: Rows, second: Rows
+    interval: IntervalSettings, first: Rows, second: Rows, *, metric: str
 ) -> Outcome:
     """Correlation of the differences in cross-entropy with those in the metric, text by text."""
     ce = _cross_entropy(first) - _cross_entropy(second)
@@ -123,7 +127,7 @@ def differences_of_surprise_and_steps(
     return Outcome(estimate, {}, scatter_plot(ce, steps, *labels))
 
 
-@estimand("steps and token NLLs")
+@estimand("d")
 def steps_and_token_nlls(interval: IntervalSettings, rows: Rows) -> Outcome:
     """Mean over texts of the rank correlation of a token's NLL with the step that arrives there.
 

@@ -15,12 +15,13 @@ from claims.harness.estimands.base import (
     Outcome,
     Plot,
     curve_plot,
+    derived,
     differences_plot,
     estimand,
     scatter_plot,
     with_bounds,
 )
-from claims.measured import Rows
+from claims.harness.rows import Rows
 from kvcore.analysis import (
     FloatArray,
     IntervalSettings,
@@ -41,29 +42,30 @@ VARIANTS = ("nll", "nll_tail")
 Quartile = Literal[1, 2, 3, 4]
 
 
-@estimand("paired benefit")
+@estimand("d")
 def paired_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Cohen's d of the paired benefit of a condition over a baseline."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
     return Outcome(effect.d, _secondary(effect), differences_plot(effect.differences))
 
 
+@derived
 def mean_of(*rows: Rows) -> Rows:
-    """Return rows with the mean score of several conditions on each sample."""
+    """Mean score of several conditions on each sample."""
     means = sum(r.frame[[*VARIANTS]] for r in rows) / len(rows)
-    names = tuple(r.condition for r in rows)
-    frame = rows[0].frame.assign(**{name: means[name] for name in VARIANTS})
-    return replace(rows[0], condition=f"mean of {', '.join(names)}", parts=names, frame=frame)
+    name = f"mean of {', '.join(r.condition for r in rows)}"
+    frame = rows[0].frame.assign(**{variant: means[variant] for variant in VARIANTS})
+    return replace(rows[0], condition=name, frame=frame)
 
 
-@estimand("mean benefit")
+@estimand("nats/token")
 def mean_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Mean benefit in nats per token, for differences too small to be divided by their own SD."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
     return Outcome(effect.mean, _secondary(effect), differences_plot(effect.differences))
 
 
-@estimand("variant difference")
+@estimand("d difference")
 def benefit_without_first_token(
     interval: IntervalSettings, baseline: Rows, condition: Rows
 ) -> Outcome:
@@ -77,7 +79,7 @@ def benefit_without_first_token(
     return Outcome(estimate, parts, differences_plot(whole - tail))
 
 
-@estimand("trend with BOS-only NLL")
+@estimand("r")
 def trend_with_hardness(
     interval: IntervalSettings, baseline: Rows, condition: Rows, hardness: Rows
 ) -> Outcome:
@@ -92,7 +94,7 @@ def trend_with_hardness(
     )
 
 
-@estimand("Oldham's trend")
+@estimand("r")
 def oldham_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Oldham's correlation: benefit with the mean of the two NLLs."""
     estimate = oldham(baseline.values, condition.values, baseline.clusters, interval)
@@ -105,7 +107,7 @@ def oldham_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) ->
     )
 
 
-@estimand("trend with odd tokens")
+@estimand("r")
 def odd_even_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Correlation of benefit on the even answer tokens with hardness on the odd ones."""
     hard, benefit = _odd_even(baseline, condition)
@@ -117,25 +119,30 @@ def odd_even_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) 
     )
 
 
-@estimand("quartile {quartile} by BOS-only NLL")
+@estimand("d")
 def benefit_in_quartile(
-    interval: IntervalSettings, quartile: Quartile, baseline: Rows, condition: Rows, hardness: Rows
+    interval: IntervalSettings,
+    baseline: Rows,
+    condition: Rows,
+    hardness: Rows,
+    *,
+    quartile: Quartile,
 ) -> Outcome:
     """d within one quartile (1 easy, 4 hard) of a hardness measured without the document."""
     benefit = baseline.values - condition.values
     return _in_quartile(quartile, hardness.values, benefit, baseline, condition, interval)
 
 
-@estimand("quartile {quartile} by odd tokens")
+@estimand("d")
 def odd_even_benefit_in_quartile(
-    interval: IntervalSettings, quartile: Quartile, baseline: Rows, condition: Rows
+    interval: IntervalSettings, baseline: Rows, condition: Rows, *, quartile: Quartile
 ) -> Outcome:
     """d on the even answer tokens within one quartile of the odd ones' NLL."""
     hard, benefit = _odd_even(baseline, condition)
     return _in_quartile(quartile, hard, benefit, baseline, condition, interval)
 
 
-@estimand("trend over length")
+@estimand("d")
 def trend_over_length(
     interval: IntervalSettings, pairs: Mapping[int, tuple[Rows, Rows]]
 ) -> Outcome:
@@ -154,7 +161,7 @@ def trend_over_length(
     )
 
 
-@estimand("single layers")
+@estimand("d")
 def single_layers(
     interval: IntervalSettings, baseline: Rows, layers: Mapping[int, Rows]
 ) -> Outcome:
@@ -170,9 +177,12 @@ def single_layers(
     )
 
 
-@estimand("least favourable way")
+@estimand("d")
 def least_favourable(
-    interval: IntervalSettings, pairs: Mapping[str, tuple[Rows, Rows]], limits: Sequence[int] = ()
+    interval: IntervalSettings,
+    pairs: Mapping[str, tuple[Rows, Rows]],
+    *,
+    limits: Sequence[int] = (),
 ) -> Outcome:
     """Smallest d over several ways of measuring one benefit, with that way's interval.
 
@@ -211,7 +221,7 @@ def least_favourable(
     )
 
 
-@estimand("lower against upper half")
+@estimand("d")
 def lower_against_upper_half(
     interval: IntervalSettings, baseline: Rows, cutoffs: Mapping[float, Rows]
 ) -> Outcome:
@@ -234,9 +244,9 @@ def lower_against_upper_half(
     )
 
 
-@estimand("gate at {threshold}")
+@estimand("d")
 def gate_against_everything(
-    interval: IntervalSettings, threshold: float, baseline: Rows, condition: Rows
+    interval: IntervalSettings, baseline: Rows, condition: Rows, *, threshold: float
 ) -> Outcome:
     """d of priming above a threshold of hardness against priming every sample, as policies.
 
@@ -254,9 +264,9 @@ def gate_against_everything(
     return Outcome(effect.gain_d, details, _benefit_plot(hard, benefit, label))
 
 
-@estimand("{name}")
+@estimand("proportion")
 def share_of_samples(
-    interval: IntervalSettings, name: str, holds: Callable[..., Any], *rows: Rows
+    interval: IntervalSettings, *rows: Rows, name: str, holds: Callable[..., Any]
 ) -> Outcome:
     """Share of samples on which something holds, with an exact interval.
 

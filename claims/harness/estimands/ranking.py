@@ -14,11 +14,12 @@ from claims.harness.estimands.base import (
     Outcome,
     Plot,
     curve_plot,
+    derived,
     estimand,
     scatter_plot,
     with_bounds,
 )
-from claims.measured import Rows
+from claims.harness.rows import Rows
 from kvcore.analysis import IntervalSettings, correlation, ranking
 from kvcore.overlap import answer_overlap, jaccard
 
@@ -32,7 +33,7 @@ SECONDARY = {
 }
 
 
-def scored(rows: Rows, without: Rows | None = None, **beside: Sequence[float]) -> pd.DataFrame:
+def score_table(rows: Rows, without: Rows | None = None, **beside: Sequence[float]) -> pd.DataFrame:
     """Return a table to rank by: -NLL, or PMI with the rows of ``bos_only``.
 
     The id of a list's sample is ``query#passage``, and the relevant passage goes by the query's
@@ -53,19 +54,32 @@ def scored(rows: Rows, without: Rows | None = None, **beside: Sequence[float]) -
     return table[complete].reset_index(drop=True)
 
 
-@estimand("AUC of {conditions}")
+scored = derived(score_table)
+
+
+@derived
+def best_of(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Each passage's best score."""
+    return ranking.best_of(tables)
+
+
+@derived
+def routed(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """For each query the score that looks best for it."""
+    return ranking.route(tables)
+
+
+@estimand("AUC")
 def auc(interval: IntervalSettings, rows: Rows, without: Rows | None = None) -> Outcome:
     """AUC pooled over queries, with MRR@10, Hit@1, Hit@10 and the AUC per query beside it."""
-    table = scored(rows, without)
+    table = score_table(rows, without)
     details = {name: ranking.value(table, metric, k=k) for name, (metric, k) in SECONDARY.items()}
     plot = _roc_plot({rows.condition: table})
     return Outcome(ranking.estimate(table, interval=interval), details, plot)
 
 
-@estimand("change of AUC, {_kind}")
-def auc_change(
-    interval: IntervalSettings, first: pd.DataFrame, second: pd.DataFrame, _kind: str, *_rows: Rows
-) -> Outcome:
+@estimand("AUC difference")
+def auc_change(interval: IntervalSettings, first: pd.DataFrame, second: pd.DataFrame) -> Outcome:
     """AUC of the second score less that of the first, on the same lists."""
     tables = {"baseline": first, "condition": second}
     per_query = ranking.difference(second, first, "auc_per_query", interval)
@@ -77,22 +91,27 @@ def auc_change(
     )
 
 
-@estimand("change of MRR, {_kind}")
-def mrr_change(
-    interval: IntervalSettings, first: pd.DataFrame, second: pd.DataFrame, _kind: str, *_rows: Rows
-) -> Outcome:
+@estimand("MRR difference")
+def mrr_change(interval: IntervalSettings, first: pd.DataFrame, second: pd.DataFrame) -> Outcome:
     """MRR@10 of the second score less that of the first, with per-query wins and losses."""
-    tables = {"baseline": first, "condition": second}
-    details = {f"MRR@10, {name}": ranking.value(t, "mrr") for name, t in tables.items()}
-    estimate = ranking.difference(second, first, "mrr", interval)
-    return Outcome(estimate, details, _wins_plot(second, first))
+    return _mrr_change(interval, first, second)
 
 
-@estimand("slope of AUC")
-def auc_over(
-    interval: IntervalSettings, scores: Mapping[float, pd.DataFrame], *_rows: Rows
+@estimand("MRR difference")
+def mrr_change_by_re_ranking(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, without: Rows
 ) -> Outcome:
-    """Slope of the AUC over a number that the condition hangs on."""
+    """MRR@10 with the first three passages ranked anew by a condition, less that without."""
+    first, second = score_table(baseline, without), score_table(condition, without)
+    return _mrr_change(interval, first, ranking.two_stage(first, second))
+
+
+@estimand("AUC slope")
+def auc_over(
+    interval: IntervalSettings, conditions: Mapping[float, Rows], without: Rows
+) -> Outcome:
+    """Slope of the AUC of PMI over a number that the condition hangs on."""
+    scores = {x: score_table(rows, without) for x, rows in conditions.items()}
     curve = [ranking.estimate(table, interval=interval) for table in scores.values()]
     label = "share of the query's mean value"
     return Outcome(
@@ -102,10 +121,10 @@ def auc_over(
     )
 
 
-@estimand("benefit of relevant passages")
+@estimand("d of groups")
 def relevant_against_not(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """How much more a condition helps relevant than irrelevant passages, in SDs of the benefit."""
-    first, second = scored(baseline), scored(condition)
+    first, second = score_table(baseline), score_table(condition)
     gap = ranking.benefit_gap(first, second, interval)
     benefit, relevant = second["score"] - first["score"], first["relevant"]
     details: dict[str, float | str] = {
@@ -120,11 +139,11 @@ def relevant_against_not(interval: IntervalSettings, baseline: Rows, condition: 
     return Outcome(ranking.benefit_gap(first, second, interval, standardized=True), details)
 
 
-@estimand("change of AUC at equal overlap")
+@estimand("AUC difference")
 def auc_at_equal_overlap(interval: IntervalSettings, rows: Rows, without: Rows) -> Outcome:
     """Change of the AUC where passages overlap with the answer alike."""
     overlap = [answer_overlap(sample) for sample in rows.texts()]
-    control = ranking.control_overlap(scored(rows, without, overlap=overlap), interval)
+    control = ranking.control_overlap(score_table(rows, without, overlap=overlap), interval)
     details = {
         "AUC": control.plain.value,
         **with_bounds("AUC at equal overlap", control.controlled),
@@ -135,7 +154,7 @@ def auc_at_equal_overlap(interval: IntervalSettings, rows: Rows, without: Rows) 
     return Outcome(control.change, details)
 
 
-@estimand("trend with word overlap")
+@estimand("r")
 def overlap_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Correlation of benefit with the overlap of passage and query, as sets of words."""
     samples, benefit = baseline.texts(), baseline.values - condition.values
@@ -154,6 +173,13 @@ def overlap_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) -
         details,
         scatter_plot(with_query, benefit, label, "benefit, nats/token"),
     )
+
+
+def _mrr_change(interval: IntervalSettings, first: pd.DataFrame, second: pd.DataFrame) -> Outcome:
+    tables = {"baseline": first, "condition": second}
+    details = {f"MRR@10, {name}": ranking.value(t, "mrr") for name, t in tables.items()}
+    estimate = ranking.difference(second, first, "mrr", interval)
+    return Outcome(estimate, details, _wins_plot(second, first))
 
 
 def _roc_plot(tables: Mapping[str, pd.DataFrame]) -> Plot:
