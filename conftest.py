@@ -9,7 +9,8 @@ from typing import Any
 import hypothesis
 import pytest
 
-from claims import harness, options
+from claims import options
+from claims.harness import hooks as harness
 
 pytest_plugins = ["reports.plugin"]
 

@@ -13,14 +13,14 @@ import pytest
 
 from claims import ledger
 from claims.cells import ClaimSpec
-from claims.estimands import Finding, Outcome, Plan
+from claims.harness.estimands.base import Finding, Outcome
 from claims.measured import Measured
 from claims.needs import CONTROLS
 from claims.options import Settings
-from kvcore import stats, verdict
+from kvcore import analysis, overlap, verdict
+from kvcore.analysis import Estimate, IntervalSettings
 from kvcore.errors import MissingResource
 from kvcore.models import cache_dir
-from kvcore.stats import Estimate
 from kvcore.store import code_hash
 from kvcore.verdict import Cell, Judgement
 
@@ -36,21 +36,21 @@ class Bench:
     family_size: int
 
     @property
-    def plan(self) -> Plan:
+    def interval(self) -> IntervalSettings:
         """Interval settings, widened over the family where that is asked for."""
         level = self.settings.confidence
         if self.settings.familywise:
             level = verdict.familywise(level, self.family_size)
-        return Plan(level, self.settings.seed)
+        return IntervalSettings(level, self.settings.seed)
 
     def judge(self, finding: Finding) -> Judgement:
         """Judge a finding against the claim's prediction, noise floor and published value."""
         rows_hash = self.measured.hash_of(finding.conditions)
         outcome = self._estimated(finding, rows_hash)
         estimate, claim = outcome.estimate, self.spec.claim
-        floor_nats = _floor(self.measured, self.cell.metric, self.plan) if (
+        floor_nats = _floor(self.measured, self.cell.metric, self.interval) if (
             self.cell.metric.startswith("nll")) else None
-        floor = stats.floor_on_scale(estimate, floor_nats) if floor_nats is not None else 0.0
+        floor = analysis.floor_on_scale(estimate, floor_nats) if floor_nats is not None else 0.0
         published, there = self.spec.published_for(self.cell)
         made = Judgement(
             claim=claim, cell=self.cell, estimate=estimate,
@@ -69,39 +69,37 @@ class Bench:
     def _estimated(self, finding: Finding, rows_hash: str) -> Outcome:
         """Compute the finding, or recall it: estimates are kept by the hash of their rows."""
         parameters = {"kind": finding.kind, "conditions": list(finding.conditions),
-                      "metric": self.cell.metric, "plan": dataclasses.asdict(self.plan)}
-        key = stats.estimate_key(rows_hash, _code(), parameters)
+                      "metric": self.cell.metric, "interval": dataclasses.asdict(self.interval)}
+        key = analysis.estimate_key(rows_hash, _code(), parameters)
 
         def compute() -> Mapping[str, Any]:
-            found = finding.compute(self.plan)
+            found = finding.compute(self.interval)
             return {"estimate": found.estimate.to_dict(), "details": dict(found.details),
                     "plot": dict(found.plot)}
 
-        kept = stats.cached_json(cache_dir() / "estimates", key, compute)
-        return Outcome(Estimate.from_dict(kept["estimate"]), stats.from_plain(kept["details"]),
-                       stats.from_plain(kept["plot"]))
+        kept = analysis.cached_json(cache_dir() / "estimates", key, compute)
+        return Outcome(Estimate.from_dict(kept["estimate"]), analysis.from_plain(kept["details"]),
+                       analysis.from_plain(kept["plot"]))
 
 
 @functools.lru_cache(maxsize=64)
-def _floor(measured: Measured, metric: str, plan: Plan) -> float | None:
+def _floor(measured: Measured, metric: str, interval: IntervalSettings) -> float | None:
     """Return a cell's noise floor in nats per token, None where no control was stored."""
     try:
         bare = measured.of("bare", metric)
         controls = [measured.of(name, metric) for name in CONTROLS]
     except MissingResource:
         return None
-    return stats.noise_floor(*(bare.values - c.values for c in controls), clusters=bare.clusters,
-                             confidence=plan.confidence, seed=plan.seed)
+    return analysis.noise_floor(*(bare.values - c.values for c in controls), clusters=bare.clusters,
+                                interval=interval)
 
 
 @functools.cache
 def _code() -> str:
-    """Return the hash of the modules that turn rows into estimates."""
-    here, kvcore = Path(__file__).parent, Path(stats.__file__).parent
-    names = ("stats", "ranking", "deployment", "overlap", "latency")
-    return code_hash([*(path for path in sorted(here.glob("*.py"))
-                        if not path.name.startswith("test_")),
-                      *(path for name in names if (path := kvcore / f"{name}.py").exists())])
+    """Return the hash of the modules that turn rows into estimates, `kvcore.analysis` apart."""
+    modules = [path for path in sorted(Path(__file__).parent.rglob("*.py"))
+               if not path.name.startswith(("test_", "__"))]
+    return code_hash([*modules, Path(overlap.__file__)])
 
 
 def conclude(judgement: Judgement, settings: Settings) -> None:

@@ -11,7 +11,8 @@ references is nearer then hangs on small things, and so noise and repetition "ad
 of sequences, injection in 92 %. The adaptation point as defined tells little on this model.
 """
 
-from claims.adapting import (
+from claims.cells import claim
+from claims.harness.estimands.context_switch import (
     becomes_the_new_answer,
     changed,
     detected_within,
@@ -22,7 +23,6 @@ from claims.adapting import (
     share_that_adapts,
     unchanged,
 )
-from claims.cells import claim
 from kvcore.verdict import at_least, at_most, helps, hurts, negligible
 
 SOURCE = "adaptation latency notes: a hypothesis, pre-registered"

@@ -4,7 +4,7 @@ Each claim is judged where it is measured least favourably; the figure shows eve
 """
 
 from claims.cells import claim
-from claims.estimands import least_favourable
+from claims.harness.estimands.paired import least_favourable
 from kvcore.verdict import helps
 
 SOURCE = "own control: analytical choices"

@@ -5,7 +5,7 @@ predictions are this project's own.
 """
 
 from claims.cells import claim
-from claims.estimands import paired_benefit
+from claims.harness.estimands.paired import paired_benefit
 from kvcore.verdict import does_not_help, helps, hurts, negligible
 
 SOURCE = "lab notes: full context against truncation"

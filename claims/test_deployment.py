@@ -1,7 +1,7 @@
 """Deployment: is it worth priming only what is hard?"""
 
 from claims.cells import claim
-from claims.estimands import gate_against_everything
+from claims.harness.estimands.paired import gate_against_everything
 from kvcore.verdict import helps
 
 THRESHOLD = 1.5  # nats per token, as published

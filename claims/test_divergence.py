@@ -5,7 +5,7 @@ the same condition in other batches, and keys turned forth and back. `kl` is Kul
 """
 
 from claims.cells import claim
-from claims.diverging import (
+from claims.harness.estimands.divergence import (
     beyond_the_null,
     difference_of_divergence,
     intervals_that_hold_their_mean,

@@ -14,7 +14,7 @@ tokens predicted, and where nothing can be predicted, that is nearly the same fo
 """
 
 from claims.cells import claim
-from claims.dynamics import (
+from claims.harness.estimands.hidden_states import (
     differences_of_surprise_and_steps,
     gap_at_the_end,
     gap_over_depth,
@@ -22,7 +22,7 @@ from claims.dynamics import (
     steps_and_token_nlls,
     surprise_and_steps,
 )
-from claims.estimands import paired_benefit
+from claims.harness.estimands.paired import paired_benefit
 from kvcore.verdict import Published, helps, hurts, negligible
 
 SOURCE = "prefill dynamics plan, Gemma-2-2B on WikiText-2"

@@ -4,7 +4,7 @@ its signs are the claims, not its sizes."""
 from collections.abc import Callable
 
 from claims.cells import claim
-from claims.estimands import paired_benefit
+from claims.harness.estimands.paired import paired_benefit
 from claims.measured import Measured
 from kvcore.verdict import Published, does_not_help, hurts
 

@@ -5,7 +5,7 @@ shown in each block; judged are Oldham's correlation and two hardnesses measured
 """
 
 from claims.cells import claim
-from claims.estimands import (
+from claims.harness.estimands.paired import (
     benefit_in_quartile,
     odd_even_benefit_in_quartile,
     odd_even_trend,

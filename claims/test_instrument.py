@@ -1,7 +1,7 @@
 """The instrument's own pitfalls: token boundaries, cache lengths, rope bases."""
 
 from claims.cells import claim
-from claims.estimands import paired_benefit, share_of_samples
+from claims.harness.estimands.paired import paired_benefit, share_of_samples
 from kvcore.verdict import Published, at_least, hurts
 
 

@@ -1,7 +1,7 @@
 """Length: does the benefit survive when unrelated text follows the passage?"""
 
 from claims.cells import MISTRAL, claim
-from claims.estimands import paired_benefit, trend_over_length
+from claims.harness.estimands.paired import paired_benefit, trend_over_length
 from kvcore.verdict import Published, does_not_help, helps, hurts
 
 SOURCE = "priming project summary, length"

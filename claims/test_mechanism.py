@@ -1,7 +1,7 @@
 """Mechanism: which half of a primed cache carries the effect, in which layers and positions."""
 
 from claims.cells import GEMMA_4B, MISTRAL, claim
-from claims.estimands import (
+from claims.harness.estimands.paired import (
     lower_against_upper_half,
     mean_benefit,
     paired_benefit,

@@ -1,7 +1,7 @@
 """Word overlap: does priming help because the prefix is about the passage?"""
 
 from claims.cells import claim
-from claims.ranked import overlap_trend
+from claims.harness.estimands.ranking import overlap_trend
 from kvcore.verdict import Published, helps, negligible
 
 SOURCE = "priming project summary, semantic signal (first version)"

@@ -1,7 +1,7 @@
 """Priming: what a prefix does that is read before the document and dropped again."""
 
 from claims.cells import GEMMA_4B, MISTRAL, claim
-from claims.estimands import benefit_without_first_token, mean_of, paired_benefit
+from claims.harness.estimands.paired import benefit_without_first_token, mean_of, paired_benefit
 from kvcore.verdict import Published, does_not_help, helps, hurts, negligible
 
 SOURCE = "priming notebook, experiment 01"

@@ -5,7 +5,7 @@ module, or those the data names); the score is -NLL of the query's true answer, 
 """
 
 from claims.cells import GEMMA_4B, claim
-from claims.ranked import (
+from claims.harness.estimands.ranking import (
     auc,
     auc_at_equal_overlap,
     auc_change,
@@ -14,7 +14,7 @@ from claims.ranked import (
     relevant_against_not,
     scored,
 )
-from kvcore import ranking
+from kvcore.analysis import ranking
 from kvcore.verdict import Published, at_least, at_most, does_not_help, helps, hurts, negligible
 
 SOURCE = "priming project summary, ranking"

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kvcore import stats
+from kvcore.analysis.estimate import Estimate
+from kvcore.analysis.interval import DEFAULT_INTERVAL, IntervalSettings
+from kvcore.analysis.paired import mean_difference, paired_effect
+from kvcore.analysis.proportions import clustered_proportion
+from kvcore.analysis.samples import Clusters, FloatArray
 from kvcore.errors import KvError
-from kvcore.stats import Estimate
 
 MAX_TOKENS = 200
 """Document tokens beyond which no benefit was left (none was measured from 256 on)."""
@@ -82,33 +85,32 @@ def should_prime(
     with a hardness measured independently.
     """
     if passage_tokens < 0:
-        raise KvError(f"should_prime: passage_tokens={passage_tokens}; pass 0 or more.")
+        raise KvError(f"passage_tokens must be 0 or more; got passage_tokens={passage_tokens}.")
     if bare_nll is not None and not 0 <= bare_nll < math.inf:
-        raise KvError(f"should_prime: bare_nll={bare_nll}; pass nats per token >= 0, or None.")
+        raise KvError(f"bare_nll must be nats per token >= 0, or None; got bare_nll={bare_nll}.")
     against = _against(passage_tokens, _spelled(task), _spelled(domain), bare_nll, validated)
-    return against or Decision(
-        True, f"a hard answer (bare NLL {bare_nll:.2f} > {MIN_NLL} nats/token), a short passage",
-        GATE_CLAIM)
+    if against:
+        return Decision(False, *against)
+    reason = f"a hard answer (bare NLL {bare_nll:.2f} > {MIN_NLL} nats/token), a short passage"
+    return Decision(True, reason, GATE_CLAIM)
 
 
-def _against(tokens: int, task: str, domain: str, bare_nll: float | None,
-             validated: bool) -> Decision | None:
-    """Return the first thing that speaks against priming, or None."""
+def _against(
+    tokens: int, task: str, domain: str, bare_nll: float | None, validated: bool
+) -> tuple[str, str] | None:
+    """Return the first thing that speaks against priming, and its claim, or None."""
     if task in HARMED_TASKS:
-        return Decision(False, f"{task} gains nothing from priming or loses", HARMED_TASKS[task])
+        return f"{task} gains nothing from priming or loses", HARMED_TASKS[task]
     if tokens > MAX_TOKENS:
-        return Decision(False, f"{tokens} document tokens, more than {MAX_TOKENS}", LENGTH_CLAIM)
+        return f"{tokens} document tokens, more than {MAX_TOKENS}", LENGTH_CLAIM
     if domain in UNVALIDATED_DOMAINS and not validated:
-        return Decision(False, f"nobody has validated it on this {domain} domain", DOMAIN_CLAIM)
+        return f"nobody has validated it on this {domain} domain", DOMAIN_CLAIM
     if task != MEASURED_TASK:
-        return Decision(False, f"off by default: {task or 'this task'} was not measured",
-                        DEFAULT_CLAIM)
+        return f"off by default: {task or 'this task'} was not measured", DEFAULT_CLAIM
     if bare_nll is None:
-        return Decision(False, "off by default: how hard the answer is was not measured",
-                        GATE_CLAIM)
+        return "off by default: how hard the answer is was not measured", GATE_CLAIM
     if bare_nll <= MIN_NLL:
-        return Decision(False, f"an easy answer (bare NLL {bare_nll:.2f} <= {MIN_NLL} nats/token)",
-                        GATE_CLAIM)
+        return f"an easy answer (bare NLL {bare_nll:.2f} <= {MIN_NLL} nats/token)", GATE_CLAIM
     return None
 
 
@@ -145,8 +147,8 @@ class PolicyEffect:
     primed: Estimate
 
 
-def policy_benefit(benefit: ArrayLike, hardness: ArrayLike, threshold: float) -> float:
-    """Mean benefit, nats per token, of priming only what is harder than a threshold.
+def gated(benefit: ArrayLike, hardness: ArrayLike, threshold: float) -> FloatArray:
+    """Benefit of each sample under the gate: its own above the threshold, else 0; NaN stays.
 
     Parameters
     ----------
@@ -158,30 +160,20 @@ def policy_benefit(benefit: ArrayLike, hardness: ArrayLike, threshold: float) ->
         so that a gate on it looks good by arithmetic alone.
     threshold : float
         Primed where hardness > threshold.
-
-    Returns
-    -------
-    float
-        NaN without samples; pairs with a NaN are left out.
     """
     x, hard = _pairs(benefit, hardness)
-    kept = gated(x, hard, threshold)[~np.isnan(x + hard)]
-    return float(np.mean(kept)) if kept.size else math.nan
-
-
-def gated(benefit: ArrayLike, hardness: ArrayLike, threshold: float) -> stats.FloatArray:
-    """Benefit of each sample under the gate: its own above the threshold, else 0; NaN stays."""
-    x, hard = _pairs(benefit, hardness)
     if math.isnan(threshold):
-        raise KvError("policy: the threshold is NaN; pass nats per token.")
+        raise KvError("threshold must be nats per token; got NaN.")
     return np.where(np.isnan(x + hard), np.nan, np.where(hard > threshold, x, 0.0))
 
 
-def _pairs(benefit: ArrayLike, hardness: ArrayLike) -> tuple[stats.FloatArray, stats.FloatArray]:
+def _pairs(benefit: ArrayLike, hardness: ArrayLike) -> tuple[FloatArray, FloatArray]:
     x, hard = (np.asarray(v, dtype=np.float64) for v in (benefit, hardness))
     if x.shape != hard.shape or x.ndim != 1:
-        raise KvError(f"policy: benefit has shape {x.shape}, hardness {hard.shape}; pass one number"
-                      " of each per sample.")
+        raise KvError(
+            "benefit and hardness must be one number of each per sample; "
+            f"got shapes {x.shape} and {hard.shape}."
+        )
     return x, hard
 
 
@@ -189,24 +181,19 @@ def policy_effect(
     benefit: ArrayLike,
     hardness: ArrayLike,
     threshold: float,
-    clusters: stats.Clusters = None,
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-    resamples: int = stats.RESAMPLES,
+    clusters: Clusters = None,
+    interval: IntervalSettings = DEFAULT_INTERVAL,
 ) -> PolicyEffect:
     """Compare priming above a threshold of hardness with priming everything, and with nothing.
 
     Parameters
     ----------
     benefit, hardness, threshold
-        As `policy_benefit`; a threshold chosen on the same samples flatters the gate.
+        As `gated` takes them; a threshold chosen on the same samples flatters the gate.
     clusters : sequence, (n,), optional
         Label of the unit each sample is resampled with; None means every sample is its own.
-    confidence : float
-        Level of the intervals.
-    seed, resamples : int
-        Of the bootstrap.
+    interval : IntervalSettings
+        Level, seed and number of resamples.
 
     Returns
     -------
@@ -218,10 +205,12 @@ def policy_effect(
     everything = np.where(np.isnan(policy), np.nan, x)
     primed = np.where(np.isnan(policy), np.nan, hard > threshold)
     # The comparison's baseline is priming everything, so that positive means the gate is better.
-    paired = stats.paired_effect(-everything, -policy, clusters, confidence=confidence, seed=seed,
-                                 resamples=resamples)
-    means = [stats.mean_difference(v, clusters, confidence=confidence, seed=seed,
-                                   resamples=resamples) for v in (policy, everything)]
+    paired = paired_effect(-everything, -policy, clusters, interval)
     labels = np.arange(x.size) if clusters is None else clusters
-    share = stats.clustered_proportion(primed, labels, confidence=confidence)
-    return PolicyEffect(means[0], means[1], paired.mean, paired.d, share)
+    return PolicyEffect(
+        policy=mean_difference(policy, clusters, interval),
+        everything=mean_difference(everything, clusters, interval),
+        gain=paired.mean,
+        gain_d=paired.d,
+        primed=clustered_proportion(primed, labels, confidence=interval.confidence),
+    )
