@@ -14,7 +14,7 @@ import pytest
 
 from claims import cells, judging, kinds, ledger, measured, options
 from claims.cells import ClaimSpec
-from claims.estimands import Finding
+from claims.harness.estimands.base import Finding
 from claims.measured import Measured, Rows
 from claims.needs import EVERY_LAYER
 from claims.options import Settings
@@ -63,8 +63,8 @@ class Lab:
                       ) -> tuple[Mapping[str, Any], ...]:
         """Return the cell's explanations, kept on disk so that judging again loads no model."""
         from kvcore import wanted
+        from kvcore.analysis import cached_json, estimate_key
         from kvcore.models import cache_dir
-        from kvcore.stats import cached_json, estimate_key
 
         found = self.measured(kind, model, dataset)
         if isinstance(found, MissingResource) or kind != "scores":
