@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from claims.options import Settings
 
 from claims import judging, ledger
 from claims.harness.hooks import Lab
-from claims.options import Settings
 from invariants import invented
 from kvcore.errors import KvError
 

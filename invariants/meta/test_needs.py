@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from claims.measured import Measured, one_version
+from claims.needs import Need, ask, base_of, dataset_of, place_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from claims import needs
-from claims.measured import Measured, one_version
-from claims.needs import Need, ask, base_of, dataset_of, place_of
 from invariants.support.comparing import must_see
 from invariants.support.strategies import condition_names
 from kvcore.corpora.sample import Corpus, Sample
