@@ -64,7 +64,7 @@ def test_a_finding_rests_on_all_rows_that_it_is_computed_from() -> None:
 
 
 def test_an_estimand_is_declared_with_the_arguments_it_takes() -> None:
-    """A claim with too few rows, an unknown parameter or a number for rows, seen only at the end."""
+    """Too few rows, an unknown parameter or a number for rows, seen only when it is computed."""
     for sources, parameters in (
         (("a",), {"what": "share"}),
         (("a", {"x": ("d", "c")}), {"which": "share"}),

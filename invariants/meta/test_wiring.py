@@ -24,7 +24,6 @@ from invariants.support.claim_runs import ClaimRun, run_here
 from invariants.support.invented_cell import EXPECTED, Expected
 from kvcore import verdict
 
-pytest_plugins = ["pytester"]
 Fault = Callable[[pytest.MonkeyPatch], None]
 TOLERANCE = 1e-9
 # Families count the claim that breaks, whose judgement was to be made too.
@@ -39,17 +38,16 @@ TESTS = {
 
 
 @pytest.fixture
-def invented(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
+def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return the function that judges the invented cell, with options."""
-    invented_cell.write_store(pytester.path / "store")
-    known = pytester.path / "known.toml"
+    invented_cell.write_store(tmp_path / "store")
+    known = tmp_path / "known.toml"
     known.write_text(invented_cell.KNOWN, encoding="utf-8")
     monkeypatch.setattr(ledger, "PATH", known)
-    monkeypatch.setenv("KVCORE_CACHE", str(pytester.path / "cache"))
 
     def judge(*options: str) -> ClaimRun:
         options = ("--kv-store", "store", "--kv-models", invented_cell.MODEL, *options)
-        return run_here(pytester, invented_cell.CLAIMS, *options)
+        return run_here(tmp_path, monkeypatch, invented_cell.CLAIMS, *options)
 
     return judge
 
@@ -171,7 +169,7 @@ def no_floor(patch: pytest.MonkeyPatch) -> None:
 
 def narrow_level(patch: pytest.MonkeyPatch) -> None:
     right = judging.IntervalSettings
-    patch.setattr(judging, "IntervalSettings", lambda level, seed: right(0.90, seed))
+    patch.setattr(judging, "IntervalSettings", lambda _, seed: right(0.90, seed))
 
 
 def low_power(patch: pytest.MonkeyPatch) -> None:
@@ -264,10 +262,10 @@ def test_an_inconclusive_verdict_fails_where_that_is_asked_for(invented: Any) ->
 
 
 def test_the_ledger_is_written_where_that_is_asked_for(
-    invented: Any, pytester: pytest.Pytester
+    invented: Any, tmp_path: Path
 ) -> None:
     """--kv-record that loses entries, writes them under another key or rounds otherwise."""
-    known = Path(pytester.path / "known.toml")
+    known = tmp_path / "known.toml"
     known.write_text("", encoding="utf-8")
     invented("--kv-record")
     (expected,) = (e for e in EXPECTED if e.known)

@@ -60,16 +60,22 @@ class ClaimRun:
         return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
 
 
-def run_here(pytester: pytest.Pytester, claims: str, *options: str) -> ClaimRun:
+def run_here(
+    folder: Path, patch: pytest.MonkeyPatch, claims: str, *options: str
+) -> ClaimRun:
     """Judge the claims of a text in this process, in a folder of their own.
 
     The estimates of other runs are out of reach, so that what a test breaks is computed anew.
     """
-    folder = pytester.path / "claims"
-    folder.mkdir(exist_ok=True)
-    (folder / "test_invented.py").write_text(claims, encoding="utf-8")
-    shutil.copy(ROOT / "pyproject.toml", pytester.path)
-    pytester.syspathinsert(ROOT)
+    (folder / "claims").mkdir(exist_ok=True)
+    module = folder / "claims" / "test_invented.py"
+    module.write_text(claims, encoding="utf-8")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    patch.chdir(folder)
+    patch.setenv("KVCORE_CACHE", str(folder / "cache"))
+    patch.setattr(sys, "path", [str(ROOT), *sys.path])
+    patch.delitem(sys.modules, module.stem, raising=False)
     arguments = ["-p", "conftest", *NO_CACHE, "claims", "--kv-no-measure", "-m", "", *options]
-    result = pytester.inline_run(*arguments)
-    return ClaimRun(int(result.ret), pytester.path / "reports" / "out")
+    status = pytest.main(arguments)
+    sys.modules.pop(module.stem, None)
+    return ClaimRun(int(status), folder / "reports" / "out")
