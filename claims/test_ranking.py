@@ -40,12 +40,12 @@ def published(value: float, text: str) -> Published:
     return Published(value, 200, "nll_tail", text=text)
 
 
-def pmi(condition: str):
+def pmi(condition):
     """Score passages by PMI under a condition."""
     return scored(condition, BOS)
 
 
-def against_bare(condition: str):
+def against_bare(condition):
     """AUC of PMI under a condition less that of bare."""
     return auc_change(pmi(BARE), pmi(condition))
 

@@ -147,7 +147,7 @@ def _twice_declared(
 ) -> dict[tuple[str, str], None]:
     """Return what is wrong with claims that share an id: the ledger would mix them up."""
     first: dict[str, str] = {}
-    problems = {}
+    problems: dict[tuple[str, str], None] = {}
     for item, test in tests:
         name, function = test.spec.claim.id, item.nodeid.split("[")[0]
         if first.setdefault(name, function) != function:

@@ -86,9 +86,7 @@ def key_of(judgement: Judgement) -> Key:
     return (claim.id, claim.version, cell.metric, cell.model, cell.dtype, cell.dataset)
 
 
-def record(
-    judgements: Iterable[Judgement], versions: str, path: Path | None = None
-) -> list[str]:
+def record(judgements: Iterable[Judgement], versions: str, path: Path | None = None) -> list[str]:
     """Write what was judged: refuted cells enter, cells no longer refuted leave.
 
     Returns

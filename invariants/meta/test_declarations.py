@@ -55,8 +55,11 @@ CASES = {
         "claim 'wrong': unknown source 'gredy': did you mean 'greedy'?",
     ),
     "misspelt pair": (
-        wrong('judge(mean_benefit("bare~randm", "bare~bare"))', kind='"divergence"',
-              predicts='helps(unit="nats/token")'),
+        wrong(
+            'judge(mean_benefit("bare~randm", "bare~bare"))',
+            kind='"divergence"',
+            predicts='helps(unit="nats/token")',
+        ),
         "claim 'wrong': unknown condition 'randm': did you mean 'random'?",
     ),
     "misspelt way to switch": (

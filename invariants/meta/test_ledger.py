@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 
 from claims.harness import ledger
 from invariants import invented
-from invariants.support.claim_runs import ROOT, run
+from invariants.support.claim_runs import ClaimRun, copy_project, run
 from kvcore.errors import KvError
 from kvcore.verdict import Cell, Claim, Judgement, helps
 
@@ -68,18 +66,16 @@ def test_a_broken_ledger_is_one_line(tmp_path: Path) -> None:
 # --- the shipped rows --------------------------------------------------------------------------
 
 
-@functools.cache
-def shipped() -> tuple[tuple[dict[str, Any], ...], str]:
-    """Judge the shipped rows; return what results.json says of each cell."""
-    done = run(
-        "claims",
-        "-m",
-        "",
-        "--kv-no-measure",
-        *("--kv-store", "reports/reference", "--kv-models", "smollm2-135m,gemma3-270m"),
-    )
-    results = json.loads((ROOT / "reports" / "out" / "results.json").read_text("utf-8"))
-    return tuple(results["judgements"]), done.stdout
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What results.json says of each cell when the shipped rows are judged."""
+    folder = copy_project(tmp_path_factory.mktemp("shipped"))
+    stored = ("--kv-no-measure", "--kv-store", "reports/reference")
+    models = ("--kv-models", "smollm2-135m,gemma3-270m")
+    done = run("claims", "-m", "", *stored, *models, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    judgements: list[dict[str, Any]] = ClaimRun(0, folder / "reports" / "out").results["judgements"]
+    return judgements
 
 
 # Refuted on the 150 samples they were recorded from; the 300 shipped since leave them undecided.
@@ -113,14 +109,15 @@ def check_against_ledger(
     assert known - refuted == UNDECIDED, "in the ledger and not refuted"
 
 
-def test_the_shipped_rows_have_no_other_verdict_than_the_ledger() -> None:
+def test_the_shipped_rows_have_no_other_verdict_than_the_ledger(
+    shipped: list[dict[str, Any]],
+) -> None:
     """A refutation that the ledger lacks, or an entry that the shipped rows do not bear out."""
-    judgements, said = shipped()
-    assert judgements, said
+    assert len(shipped) > 300
     entries = list(ledger.read())
-    check_against_ledger(judgements, entries)
+    check_against_ledger(shipped, entries)
     nobody = ("nobody-measured-this", 1, "nll", "smollm2-135m", "float32", "docstrings")
     missing = [entry for entry in entries if entry != entries[0]]
     for broken in ([*entries, nobody], missing):
         with pytest.raises(AssertionError):
-            check_against_ledger(judgements, broken)
+            check_against_ledger(shipped, broken)

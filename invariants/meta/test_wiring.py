@@ -243,9 +243,7 @@ def test_twin_a_fault_in_the_wiring_is_seen(
         check(run)
 
 
-def test_twin_a_wrong_family_size_is_seen(
-    invented: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_twin_a_wrong_family_size_is_seen(invented: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A family level that the comparison does not look at."""
     one_family_for_all(monkeypatch)
     run = invented("--kv-familywise")
@@ -261,9 +259,7 @@ def test_an_inconclusive_verdict_fails_where_that_is_asked_for(invented: Any) ->
             assert run.junit[case_of(expected)].find("failure") is not None
 
 
-def test_the_ledger_is_written_where_that_is_asked_for(
-    invented: Any, tmp_path: Path
-) -> None:
+def test_the_ledger_is_written_where_that_is_asked_for(invented: Any, tmp_path: Path) -> None:
     """--kv-record that loses entries, writes them under another key or rounds otherwise."""
     known = tmp_path / "known.toml"
     known.write_text("", encoding="utf-8")

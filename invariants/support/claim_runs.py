@@ -33,6 +33,19 @@ def run(*options: str, cwd: Path = ROOT, **environment: str) -> subprocess.Compl
     )
 
 
+def copy_project(folder: Path) -> Path:
+    """Copy what a run of the claims takes, the shipped rows linked: its reports lie apart."""
+    skipped = shutil.ignore_patterns("__pycache__", "out", "reference")
+    for name in ("claims", "kvcore", "reports", "conftest.py", "pyproject.toml"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=skipped)
+        else:
+            shutil.copy(source, folder / name)
+    (folder / "reports" / "reference").symlink_to(ROOT / "reports" / "reference")
+    return folder
+
+
 @dataclass(frozen=True)
 class ClaimRun:
     """What a run left behind."""
@@ -60,9 +73,7 @@ class ClaimRun:
         return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
 
 
-def run_here(
-    folder: Path, patch: pytest.MonkeyPatch, claims: str, *options: str
-) -> ClaimRun:
+def run_here(folder: Path, patch: pytest.MonkeyPatch, claims: str, *options: str) -> ClaimRun:
     """Judge the claims of a text in this process, in a folder of their own.
 
     The estimates of other runs are out of reach, so that what a test breaks is computed anew.
