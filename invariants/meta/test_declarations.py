@@ -1,4 +1,4 @@
-"""What is declared wrongly is one line that names file, claim and remedy; other claims are judged."""
+"""A wrong declaration is one line that names file, claim and remedy; other claims are judged."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_wrong_declaration_is_one_line_and_spares_the_others(
     case: str, judged: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An error for every cell, a line without the remedy, or a run that ends well or judges none."""
+    """An error for every cell, a line without the remedy, a run that ends well or judges none."""
     claim, line = CASES[case]
     run = judged(GOOD + claim)
     assert run.status == 1
