@@ -64,9 +64,9 @@ def one_by_one(lm: LM, some: Sequence[Switch], *, eager: bool) -> Contender:
             for name in ways:
                 start = switching.plan_cache(switching.switch_method(name), told, lm.bos_id, noise)
                 script = switching.plan_decode(start, told.after[:STEPS])
-                ids = [*start.runs[0][: start.take[0]], *script.read]
-                rows = [start.take[0] + n for n in script.predicts]
-                found[switch.id, name] = _pass(lm, ids, rows, script.holds, eager=eager)
+                ids = [*start.runs[0][: start.slots_taken[0]], *script.read]
+                rows = [start.slots_taken[0] + n for n in script.predicts]
+                found[switch.id, name] = _pass(lm, ids, rows, script.slot_spans, eager=eager)
         return found
 
     return run

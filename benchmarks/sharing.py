@@ -101,7 +101,7 @@ def tokens_run(lm: LM, asked: Asked) -> tuple[int, int]:
             one = prepared.prepare_one(lm, part.samples[0], given, part.seed, part.targets[0])
         except Unusable:
             continue
-        leaves = [(leaf.isolated, one.leaf_ids(leaf, lm.bos_id)) for leaf in given.leaves()]
+        leaves = [(leaf.isolated, one.prefill_ids(leaf, lm.bos_id)) for leaf in given.prefills()]
         prefills.update(leaves)
         read += len(one.query_ids())
         apart += sum(len(ids) for _, ids in leaves)

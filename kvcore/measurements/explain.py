@@ -87,7 +87,7 @@ def exposition(lm: LM, sample: Sample, given: str | Condition, seed: int = 0) ->
     """Explain a condition on one sample, with its masks; see `explain`."""
     chosen = condition(given)
     one = prepared.prepare_one(lm, sample, chosen, seed)
-    prefills = {leaf: build.prefill_input(lm, leaf, [one]) for leaf in chosen.leaves()}
+    prefills = {leaf: build.prefill_input(lm, leaf, [one]) for leaf in chosen.prefills()}
     made: dict[Recipe, KVCache] = {
         leaf: forward.prefill(lm, read) for leaf, read in prefills.items()
     }
@@ -119,7 +119,7 @@ def _in_one_pass(lm: LM, chosen: Condition, one: PreparedSample) -> list[Panel]:
     if not isinstance(chosen.recipe, Reposition) or not one_pass.fits_one_pass(chosen.recipe):
         return []
     reading = one_pass.one_pass(one, chosen, lm.bos_id)
-    (leaf,) = chosen.leaves()
+    (leaf,) = chosen.prefills()
     labels = [*_labels(leaf, one), *_query_slots(one)]
     if len(labels) < len(reading.ids):
         labels.insert(1 + sum(label.startswith("prefix") for label in labels), "BOS")
@@ -212,11 +212,11 @@ def _step(recipe: Truncate | Reposition | RotateForward | Mean | MaskFromQuery) 
         return f"of the prefix's copies, the query sees {recipe.see}"
     if isinstance(recipe, RotateForward):
         return "turn the document's keys forward by the prefix's length"
-    if recipe.turn == "none":
+    if recipe.rope_base == "none":
         return "count positions anew from 0, and leave the keys as they are"
     how = {"own": "each layer's own rope base", "full_attention": "the full-attention base"}
     inexact = ", in the model's own precision" if recipe.precision == "model" else ""
-    return f"turn the keys back to positions 0, 1, 2, ..., with {how[recipe.turn]}{inexact}"
+    return f"turn the keys back to positions 0, 1, 2, ..., with {how[recipe.rope_base]}{inexact}"
 
 
 def _mixing(mix: Mix) -> str:
@@ -232,7 +232,7 @@ def _mixing(mix: Mix) -> str:
 def _panels(lm: LM, title: str, given: ForwardInput, slots: tuple[str, ...]) -> list[Panel]:
     """Return one panel per kind of layer whose mask differs from the kinds before it."""
     built = masks.for_model(
-        lm, given.positions, given.key_positions(), given.key_real(), given.blind
+        lm, given.positions, given.key_positions(), given.key_real(), given.blocked
     )
     named = built if isinstance(built, dict) else {masks.layer_kinds(lm)[0]: built}
     panels: dict[tuple[tuple[int, ...], ...], Panel] = {}
