@@ -16,21 +16,21 @@ PROSE_SECTIONS = frozenset({"notes", "note", "description", "extended summary"})
 # Directives whose body reads as prose; code, maths, plots and version remarks do not.
 PROSE_DIRECTIVES = frozenset({"note", "warning", "tip", "hint", "important", "caution"})
 
-_UNDERLINE = re.compile(r"^[-=~^]{3,}\s*$")
-_GOOGLE = re.compile(
+UNDERLINE = re.compile(r"^[-=~^]{3,}\s*$")
+GOOGLE = re.compile(
     r"^(arg(?:ument)?s?|keyword arg(?:ument)?s?|parameters?|attributes?|members|variables|returns?"
     r"|yields?|raises|shape|inputs?|outputs?|examples?(?: usage)?|usage|references?|see also|notes?"
     r"|warnings?|type|dynamic shapes|supported features)\s?::?$",
     re.IGNORECASE,
 )
-_DIRECTIVE = re.compile(r"^\.\.\s+([\w-]+(?::[\w-]+)?)::\s*(.*)$")
+DIRECTIVE = re.compile(r"^\.\.\s+([\w-]+(?::[\w-]+)?)::\s*(.*)$")
 # SciPy generates this part of "Notes"; it ends where the next section begins.
-_ARRAY_API = re.compile(
+ARRAY_API = re.compile(
     r"^\*\*Array API Standard Support\*\*.*?(?=^\S[^\n]*\n[-=]{3,}|\Z)", re.DOTALL | re.MULTILINE
 )
-_INLINE_DIRECTIVE = re.compile(r"^( *\.\. [a-z]+::) +(\S.*)\n( +)(?=\S)", re.MULTILINE)
+INLINE_DIRECTIVE = re.compile(r"^( *\.\. [a-z]+::) +(\S.*)\n( +)(?=\S)", re.MULTILINE)
 # A citation that is part of the sentence ("described in [1]_"): without it the sentence is broken.
-_CITED = re.compile(
+CITED = re.compile(
     r"(?:(?:^|(?<=[.!?] ))(?=\[\w+\]_ [a-z])|\b(?:in|see|of|by|from|to|with|and|or|on|as|per"
     r"|following|refs?\.?|eqs?\.?|section \S+|pp?\. \S+)\s+(?:e\.g\. |also )?)\[\w+\]_",
     re.IGNORECASE,
@@ -43,17 +43,17 @@ DANGLING = re.compile(
     r"|(?:equation|formula|definition|example|table|expression|code|figure)s? (?:above|below))\b",
     re.IGNORECASE,
 )
-_MARKUP = re.compile(r"\\|\$|[`|^]|::|https?:|_\{|\.\. |%\(|\*\*|<\w+>|\bobject at 0x")
-_SIGNATURE = re.compile(r"^(?:\d+\.\s*)?[\w.]+\([^\n]*(?:\)|->.*|,)\s*\\?$")
-_BULLET = re.compile(r"^(?:[-*+•]|\(?[0-9a-z]{1,2}[.)]|#\.|\[\d+\]|:\w[^:]*:)\s")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[`]*[A-Z0-9`])")
-_ABBREVIATION = re.compile(
+MARKUP = re.compile(r"\\|\$|[`|^]|::|https?:|_\{|\.\. |%\(|\*\*|<\w+>|\bobject at 0x")
+SIGNATURE = re.compile(r"^(?:\d+\.\s*)?[\w.]+\([^\n]*(?:\)|->.*|,)\s*\\?$")
+BULLET = re.compile(r"^(?:[-*+•]|\(?[0-9a-z]{1,2}[.)]|#\.|\[\d+\]|:\w[^:]*:)\s")
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[`]*[A-Z0-9`])")
+ABBREVIATION = re.compile(
     r"\b(?:e\.g|i\.e|cf|vs|etc|al|eqn?|eqs|fig|refs?|sec|resp|no|approx|vol|pp|chap|ch|see|dr|st"
     r"|[a-z])\.$",
     re.IGNORECASE,
 )
 
-_INLINE = tuple(
+INLINE = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\s?\[(?:\d+|[A-Za-z]+\d*)\](?!\()_", ""),  # footnote and citation marks
@@ -107,16 +107,16 @@ def blocks_of(text: str) -> Iterator[Block]:
 def is_prose(block: Block) -> bool:
     """Tell whether a block is running text: no code, list, table, heading or directive."""
     first, text = block.lines[0], " ".join(block.lines)
-    shaped = _BULLET.match(first) or first.startswith((">>>", "..", "|", "+--", "==", "$", "@"))
+    shaped = BULLET.match(first) or first.startswith((">>>", "..", "|", "+--", "==", "$", "@"))
     formula = "\\begin" in text or text.count("  ") > 2
     return not shaped and not formula and not text.startswith("In [")
 
 
 def section_of(block: Block) -> tuple[str, bool] | None:
     """Return the lower-case title a block begins with and whether it is underlined, if any."""
-    if len(block.lines) > 1 and _UNDERLINE.match(block.lines[1]):
+    if len(block.lines) > 1 and UNDERLINE.match(block.lines[1]):
         return block.lines[0].lower(), True
-    google = _GOOGLE.match(block.lines[0]) if len(block.lines) == 1 else None
+    google = GOOGLE.match(block.lines[0]) if len(block.lines) == 1 else None
     return (google[1].lower(), False) if google else None
 
 
@@ -127,8 +127,8 @@ def paragraphs_of(text: str) -> Iterator[str]:
     long as its body is indented.
     """
     section_is_prose, body_is_prose = True, False
-    for block in blocks_of(_INLINE_DIRECTIVE.sub(r"\1\n\n\3\2\n\3", text)):
-        lines, section, directive = block.lines, section_of(block), _DIRECTIVE.match(block.lines[0])
+    for block in blocks_of(INLINE_DIRECTIVE.sub(r"\1\n\n\3\2\n\3", text)):
+        lines, section, directive = block.lines, section_of(block), DIRECTIVE.match(block.lines[0])
         if directive:
             body_is_prose = directive[1].lower() in PROSE_DIRECTIVES
             lines = (directive[2],) if body_is_prose and directive[2] else ()
@@ -146,7 +146,7 @@ def paragraphs_of(text: str) -> Iterator[str]:
 
 def plain(text: str) -> str:
     """Undo inline markup and collapse white space."""
-    for pattern, replacement in _INLINE:
+    for pattern, replacement in INLINE:
         text = pattern.sub(replacement, text)
     return text.strip()
 
@@ -154,26 +154,26 @@ def plain(text: str) -> str:
 def sentences_of(paragraph: str) -> Iterator[str]:
     """Split a paragraph into sentences; abbreviations and initials do not end one."""
     held = ""
-    for piece in _SENTENCE_END.split(paragraph):
+    for piece in SENTENCE_END.split(paragraph):
         held = f"{held} {piece}".strip()
-        if not _ABBREVIATION.search(held):
+        if not ABBREVIATION.search(held):
             yield held
             held = ""
     if held:
         yield held
 
 
-def whole(sentence: str) -> bool:
+def stands_alone(sentence: str) -> bool:
     """Tell whether a sentence stands alone: it ends, closes, holds no formula, points nowhere."""
     ended = sentence.endswith((".", "!", "?", '."', ".)"))
     closed = sentence.count("(") == sentence.count(")") and sentence.count('"') % 2 == 0
-    return ended and closed and not _MARKUP.search(sentence) and not DANGLING.search(sentence)
+    return ended and closed and not MARKUP.search(sentence) and not DANGLING.search(sentence)
 
 
 def without_signature(text: str) -> str:
     """Drop the signature lines that compiled functions begin with."""
     lines = text.splitlines()
-    while lines and (not lines[0].strip() or _SIGNATURE.match(lines[0].strip())):
+    while lines and (not lines[0].strip() or SIGNATURE.match(lines[0].strip())):
         lines = lines[1:]
     return "\n".join(lines)
 
@@ -191,15 +191,15 @@ def read(doc: str) -> Prose:
     Prose
         Empty summary where the docstring does not begin with a sentence.
     """
-    text = _ARRAY_API.sub("", without_signature(inspect.cleandoc(doc)))
+    text = ARRAY_API.sub("", without_signature(inspect.cleandoc(doc)))
     first, *rest = list(paragraphs_of(text)) or [""]
-    summary, *more = list(sentences_of(plain(_CITED.sub("^", first)))) or [""]
+    summary, *more = list(sentences_of(plain(CITED.sub("^", first)))) or [""]
     following = [sentence for paragraph in rest for sentence in complete_sentences(paragraph)]
-    return Prose(summary, (*filter(whole, more), *following))
+    return Prose(summary, (*filter(stands_alone, more), *following))
 
 
 def complete_sentences(paragraph: str) -> list[str]:
     """Return the sentences of a raw paragraph that stand alone, as plain text."""
-    sentences = list(sentences_of(plain(_CITED.sub("^", paragraph))))
+    sentences = list(sentences_of(plain(CITED.sub("^", paragraph))))
     # "where x is ..." goes on after a formula that was dropped; "`x` is" begins with a name.
-    return [x for x in sentences[paragraph[:1].islower() :] if whole(x)]
+    return [x for x in sentences[paragraph[:1].islower() :] if stands_alone(x)]

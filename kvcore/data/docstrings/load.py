@@ -1,4 +1,4 @@
-"""The default corpus: real human text that every install already has."""
+"""Load the corpus of docstrings: extracted once for given package versions, then from a file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from kvcore.corpora.sample import Corpus, Sample, digest
+from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import MissingResource
-from kvcore.models import cache_dir
+from kvcore.io import cache_folder, digest, exclusive_lock, write_atomically
 
 PACKAGES = ("numpy", "scipy", "pandas", "torch", "matplotlib")
+WALK = Path(__file__).with_name("walk.py")
 # What decides which samples come out; a change to any of them makes a new cache file.
-SOURCES = ("walk.py", "prose.py", "clean.py", "sample.py")
+SOURCES = tuple(
+    Path(__file__).parent / name
+    for name in ("walk.py", "prose.py", "clean.py", "../sample.py", "../overlap.py")
+)
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> Mapping[str, str]:
@@ -46,9 +48,9 @@ def revision_of(installed: Mapping[str, str]) -> str:
 
 def cache_file(revision: str) -> Path:
     """Name the file that holds the cleaned corpus of these versions and this code."""
-    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in SOURCES]
+    code = [source.read_text(encoding="utf-8") for source in SOURCES]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return cache_dir() / "corpora" / f"docstrings-{digest(revision, python, *code)[:16]}.json"
+    return cache_folder() / "corpora" / f"docstrings-{digest(revision, python, *code)[:16]}.json"
 
 
 def extract(packages: tuple[str, ...] = PACKAGES) -> Mapping[str, Any]:
@@ -57,7 +59,8 @@ def extract(packages: tuple[str, ...] = PACKAGES) -> Mapping[str, Any]:
     Returns
     -------
     mapping
-        ``"found"``: (name, module, docstring) triples; ``"failed"``: modules that do not import.
+        ``"callables"``: (name, module, docstring) triples; ``"failed"``: modules that do not
+        import.
 
     Raises
     ------
@@ -66,10 +69,9 @@ def extract(packages: tuple[str, ...] = PACKAGES) -> Mapping[str, Any]:
     """
     settings = {"PYTHONHASHSEED": "0", "PYTHONOPTIMIZE": "", "MPLBACKEND": "agg"}
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
-        script = str(Path(__file__).with_name("walk.py"))
-        done = subprocess.run(
-            [sys.executable, "-P", "-W", "ignore", script, str(out), *packages],
+        out = Path(folder) / "callables.json"
+        child = subprocess.run(
+            [sys.executable, "-P", "-W", "ignore", str(WALK), str(out), *packages],
             env={**os.environ, **settings},
             cwd=folder,
             capture_output=True,
@@ -77,19 +79,19 @@ def extract(packages: tuple[str, ...] = PACKAGES) -> Mapping[str, Any]:
             errors="replace",
             check=False,
         )
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        if child.returncode != 0:
+            last = (child.stderr.strip().splitlines() or ["no message"])[-1]
             raise MissingResource(f"docstrings: reading {', '.join(packages)} failed: {last}")
         return dict(json.loads(out.read_text(encoding="utf-8")))
 
 
 def build(revision: str) -> Corpus:
     """Extract and clean the corpus anew."""
-    from kvcore.corpora.clean import clean  # needs NumPy and SciPy; a cached load does not
+    from kvcore.data.docstrings.clean import clean  # needs NumPy and SciPy; a cached load does not
 
-    raw = extract()
-    samples, dropped = clean((name, module, doc) for name, module, doc in raw["found"])
-    failed = {"module does not import": len(raw["failed"])} if raw["failed"] else {}
+    walked = extract()
+    samples, dropped = clean(walked["callables"])
+    failed = {"module does not import": len(walked["failed"])} if walked["failed"] else {}
     return corpus_of(samples, {**dropped, **failed}, revision)
 
 
@@ -102,14 +104,7 @@ def corpus_of(samples: tuple[Sample, ...], dropped: Mapping[str, int], revision:
 def write(path: Path, corpus: Corpus) -> None:
     """Write a corpus so that a reader sees either nothing or all of it."""
     rows = [[s.query, s.passage, s.answer, s.id, s.cluster] for s in corpus.samples]
-    text = json.dumps({"samples": rows, "dropped": dict(corpus.dropped)})
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".tmp", encoding="utf-8", delete=False
-    ) as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(out.name, path)
+    write_atomically(path, json.dumps({"samples": rows, "dropped": dict(corpus.dropped)}))
 
 
 def read_cached(path: Path, revision: str) -> Corpus | None:
@@ -135,11 +130,9 @@ def load_docstrings() -> Corpus:
     cached = read_cached(path, revision)
     if cached is not None:
         return cached
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with exclusive_lock(Path(f"{path}.lock")):
         cached = read_cached(path, revision)
-        if cached is not None:
-            return cached
-        corpus = build(revision)
-        write(path, corpus)
-        return corpus
+        if cached is None:
+            cached = build(revision)
+            write(path, cached)
+        return cached

@@ -13,26 +13,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from kvcore.corpora import prose
-from kvcore.corpora.files import READERS, rows_of_file
-from kvcore.corpora.files import Row as FileRow
-from kvcore.corpora.hub import HubDataset, Row, local_files, rows_of
-from kvcore.corpora.sample import digest
+from kvcore.data.docstrings import prose
+from kvcore.data.files import FileRow, is_path, read_rows
+from kvcore.data.hub import HubDataset, HubRow, local_files, rows_of
 from kvcore.errors import KvError, unknown
-
-__all__ = ["TEXTS", "WIKITEXT", "Text", "TextCorpus", "load_texts"]
+from kvcore.io import digest
 
 WORDS = (60, 90)
 """Words of a paragraph of 80 to 120 tokens: a tokenizer makes about 4 tokens of 3 words."""
 
-_END = re.compile(r"[.!?][\"')\]\u201d\u2019]*(?=\s+[\"'(\[`\u201c\u2018]*[A-Z0-9])")
+SENTENCE_END = re.compile(r"[.!?][\"')\]\u201d\u2019]*(?=\s+[\"'(\[`\u201c\u2018]*[A-Z0-9])")
+GRAMMAR = re.compile(r"::|>>>|->|\.\.\.|https?:")
+GLUED = re.compile(r"[a-z)\"]{2}\.[A-Z][a-z]* [a-z]")  # two paragraphs of a note in one
+HEADING = re.compile(r"=(?: =)* .+ =(?: =)*")
 _WORD = re.compile(r"\S*\w\S*")
-_GRAMMAR = re.compile(r"::|>>>|->|\.\.\.|https?:")
-_GLUED = re.compile(r"[a-z)\"]{2}\.[A-Z][a-z]* [a-z]")  # two paragraphs of a note in one
 _TWO_BLANKS = re.compile(r"(?<=[.!?)\"\u201d\u2019])  (?=\S)")  # between sentences
 _CLOSED = re.compile(r"[.!?][\"')\]\u201d\u2019]*$")
-_HEADING = re.compile(r"=(?: =)* .+ =(?: =)*")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class TextCorpus:
     name : str
         A key of ``TEXTS`` or the stem of a file.
     texts : tuple of Text
-        Never empty; identities are unique, and so are the paragraphs.
+        Never empty; ids are unique, and so are the paragraphs.
     dropped : mapping of str to int
         How many paragraphs were left out, by reason.
     revision : str
@@ -84,15 +82,27 @@ class TextCorpus:
     note: str
 
 
-def _no_sample(_row: Row) -> str:
+class Dropped(NamedTuple):
+    """A block of a source that is no paragraph, with the reason."""
+
+    reason: str
+
+
+def _no_sample(_row: HubRow) -> str:
     """Return why a row makes no sample: it is a paragraph, nothing is asked about it."""
     return "a paragraph, no sample"
 
 
 WIKITEXT = HubDataset(
-    "wikitext2", "Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3",
-    ("wikitext-2-raw-v1/test-00000-of-00001.parquet",), {"text": "text"}, _no_sample, "paragraph",
-    "WikiText-2 raw test split, paragraphs with their ' @-@ ' and ' , ' as they are")
+    "wikitext2",
+    "Salesforce/wikitext",
+    "b08601e04326c79dfdd32d625aee71d232d685c3",
+    ("wikitext-2-raw-v1/test-00000-of-00001.parquet",),
+    {"text": "text"},
+    _no_sample,
+    "paragraph",
+    "WikiText-2 raw test split, paragraphs with their ' @-@ ' and ' , ' as they are",
+)
 
 TEXTS: Mapping[str, str] = {
     "pydoc": "paragraphs of Python's own language reference: no network needed (default)",
@@ -113,7 +123,7 @@ def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     Raises
     ------
     KvError
-        One line: an unknown name (the nearest one is told), a bad file, or no text left.
+        One line: an unknown name (with the nearest one), a bad file, or no text left.
     MissingResource
         Where the data is not on this machine; names the command that fetches it.
 
@@ -123,25 +133,28 @@ def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     sentence or does not end with one, and where it was there before.
     """
     if name_or_path == "pydoc":
-        return _pydoc()
+        return _from_pydoc()
     if name_or_path == WIKITEXT.name:
         return from_hub(WIKITEXT, local_files(WIKITEXT))
-    if "/" in name_or_path or Path(name_or_path).suffix.lower() in READERS:
+    if is_path(name_or_path):
         return _from_file(Path(name_or_path).expanduser())
     raise unknown("texts", name_or_path, (*TEXTS, "a path to a .jsonl or .parquet file"))
 
 
-def split(paragraph: str) -> tuple[str, str] | None:
+# --- one rule for all --------------------------------------------------------------------------
+
+
+def split_first_sentence(paragraph: str) -> tuple[str, str] | None:
     """Cut a paragraph behind its first sentence, or return None where there is no second one.
 
     Examples
     --------
-    >>> split("It rained, i.e. E. Brown got wet. He left.")
+    >>> split_first_sentence("It rained, i.e. E. Brown got wet. He left.")
     ('It rained, i.e. E. Brown got wet.', ' He left.')
     """
-    for end in _END.finditer(paragraph):
-        if not prose._ABBREVIATION.search(paragraph[:end.end()]):
-            return paragraph[:end.end()], paragraph[end.end():]
+    for end in (match.end() for match in SENTENCE_END.finditer(paragraph)):
+        if not prose.ABBREVIATION.search(paragraph[:end]):
+            return paragraph[:end], paragraph[end:]
     return None
 
 
@@ -150,43 +163,46 @@ def n_words(text: str) -> int:
     return len(_WORD.findall(text))
 
 
-# --- one rule for all --------------------------------------------------------------------------
-
-Found = tuple[str | None, str]  # id or None, and the paragraph or why there is none
-_DROPPED = "\0"  # before a reason: no paragraph holds it
-
-
-def _collected(name: str, found: Iterable[Found]) -> tuple[tuple[Text, ...], dict[str, int]]:
-    """Turn paragraphs into texts, and into counts of what was dropped.
+def unique_texts(
+    source: str, paragraphs: Iterable[tuple[str | None, str | Dropped]]
+) -> tuple[tuple[Text, ...], dict[str, int]]:
+    """Turn paragraphs, each with an id or None, into texts and counts of what was dropped.
 
     Raises
     ------
     KvError
         Where two paragraphs have one id, or no text is left.
     """
-    kept: dict[str, Text] = {}
+    texts: dict[str, Text] = {}
     seen: set[str] = set()
     dropped: Counter[str] = Counter()
-    for given, paragraph in found:
-        made = _reason(paragraph, seen) or split(paragraph) or "no second sentence"
-        if isinstance(made, str):
-            dropped[made] += 1
-            continue
-        seen.add(paragraph)
-        at = f"t-{digest(paragraph)[:16]}" if given is None else given
-        if at in kept:
-            raise KvError(f"{name}: two texts have the id {at!r}; give each one of its own.")
-        kept[at] = Text(at, *made)
+    for id, paragraph in paragraphs:
+        text = _text_or_reason(id, paragraph, seen)
+        if isinstance(text, str):
+            dropped[text] += 1
+        elif text.id in texts:
+            raise KvError(f"{source}: two texts have the id {text.id!r}; give each one of its own.")
+        else:
+            seen.add(str(paragraph))
+            texts[text.id] = text
     counts = dict(sorted(dropped.items()))
-    if not kept:
-        raise KvError(f"{name}: no text left; dropped: {counts or 'nothing, there was none'}.")
-    return tuple(kept.values()), counts
+    if not texts:
+        raise KvError(f"{source}: no text left; dropped: {counts or 'nothing, there was none'}.")
+    return tuple(texts.values()), counts
 
 
-def _reason(paragraph: str, seen: set[str]) -> str | None:
+def _text_or_reason(id: str | None, paragraph: str | Dropped, seen: set[str]) -> Text | str:
+    if isinstance(paragraph, Dropped):
+        return paragraph.reason
+    reason = drop_reason(paragraph, seen)
+    parts = None if reason else split_first_sentence(paragraph)
+    if parts is None:
+        return reason or "no second sentence"
+    return Text(f"t-{digest(paragraph)[:16]}" if id is None else id, *parts)
+
+
+def drop_reason(paragraph: str, seen: set[str]) -> str | None:
     """Say why a paragraph is no text, or None."""
-    if paragraph.startswith(_DROPPED):
-        return paragraph.removeprefix(_DROPPED)
     if not paragraph:
         return "empty"
     if not _CLOSED.search(paragraph):
@@ -194,42 +210,48 @@ def _reason(paragraph: str, seen: set[str]) -> str | None:
     return "repeated" if paragraph in seen else None
 
 
-def _sized(paragraph: str) -> str:
+def of_length(paragraph: str) -> str | Dropped:
+    """Return a paragraph of the right length as it is."""
     fits = WORDS[0] <= n_words(paragraph) <= WORDS[1]
-    return paragraph if fits else f"{_DROPPED}not {WORDS[0]} to {WORDS[1]} words"
+    return paragraph if fits else Dropped(f"not {WORDS[0]} to {WORDS[1]} words")
 
 
 # --- Python's language reference ---------------------------------------------------------------
 
 
-def _pydoc() -> TextCorpus:
+def _from_pydoc() -> TextCorpus:
     from pydoc_data.topics import topics
 
-    texts, dropped = _collected("pydoc", (
-        (f"{topic}-{digest(paragraph)[:8]}", paragraph)
-        for topic in sorted(topics) for paragraph in _topic(topics[topic])))
+    texts, dropped = unique_texts("pydoc", _pydoc_paragraphs(topics))
     revision = digest(*(part for topic in sorted(topics) for part in (topic, topics[topic])))
     return TextCorpus("pydoc", texts, dropped, revision, TEXTS["pydoc"])
 
 
-def _topic(text: str) -> Iterator[str]:
+def _pydoc_paragraphs(topics: Mapping[str, str]) -> Iterator[tuple[str | None, str | Dropped]]:
+    for topic in sorted(topics):
+        for paragraph in topic_paragraphs(topics[topic]):
+            id = f"{topic}-{digest(paragraph)[:8]}" if isinstance(paragraph, str) else None
+            yield id, paragraph
+
+
+def topic_paragraphs(text: str) -> Iterator[str | Dropped]:
     """Yield a topic's paragraphs, line breaks and markup undone, or why a block is none."""
     for block in prose.blocks_of(text):
-        paragraph = _sized(prose.plain(" ".join(block.lines)))
-        if paragraph.startswith(_DROPPED):
+        paragraph = of_length(prose.plain(" ".join(block.lines)))
+        if isinstance(paragraph, Dropped):
             yield paragraph
-        elif not _is_prose(block) or _GRAMMAR.search(paragraph):
-            yield f"{_DROPPED}list, table, code or grammar"
-        elif _GLUED.search(paragraph):
-            yield f"{_DROPPED}sentences run together"
+        elif not is_running_text(block) or GRAMMAR.search(paragraph):
+            yield Dropped("list, table, code or grammar")
+        elif GLUED.search(paragraph):
+            yield Dropped("sentences run together")
         else:
-            yield paragraph if not paragraph[0].islower() else f"{_DROPPED}begins in mid-sentence"
+            yield Dropped("begins in mid-sentence") if paragraph[0].islower() else paragraph
 
 
-def _is_prose(block: prose.Block) -> bool:
+def is_running_text(block: prose.Block) -> bool:
     """Tell whether a block is running text, which has two blanks between sentences here."""
-    return prose.is_prose(block._replace(
-        lines=tuple(_TWO_BLANKS.sub(" ", line) for line in block.lines)))
+    lines = tuple(_TWO_BLANKS.sub(" ", line) for line in block.lines)
+    return prose.is_prose(block._replace(lines=lines))
 
 
 # --- the hub -----------------------------------------------------------------------------------
@@ -246,31 +268,26 @@ def from_hub(data: HubDataset, paths: Iterable[Path]) -> TextCorpus:
     KvError
         Where a file is not what the dataset's card says, or no text is left.
     """
-    found = (_wiki_line(row["text"].strip()) for path in paths for row in rows_of(data, path))
-    texts, dropped = _collected(data.name, ((None, line) for line in found))
+    lines = (row["text"].strip() for path in paths for row in rows_of(data, path))
+    texts, dropped = unique_texts(data.name, ((None, _wiki_paragraph(line)) for line in lines))
     return TextCorpus(data.name, texts, dropped, data.revision, TEXTS.get(data.name, data.note))
 
 
-def _wiki_line(line: str) -> str:
-    if _HEADING.fullmatch(line):
-        return f"{_DROPPED}heading"
-    return _sized(line) if line else ""
+def _wiki_paragraph(line: str) -> str | Dropped:
+    if HEADING.fullmatch(line):
+        return Dropped("heading")
+    return of_length(line) if line else ""
 
 
 # --- files -------------------------------------------------------------------------------------
 
 
 def _from_file(path: Path) -> TextCorpus:
-    rows, revision = rows_of_file(path)
-    texts, dropped = _collected(str(path), (_row(path, row) for row in rows))
+    rows, revision = read_rows(path)
+    texts, dropped = unique_texts(str(path), map(_file_paragraph, rows))
     return TextCorpus(path.stem, texts, dropped, revision, f"texts of {path.name}")
 
 
-def _row(path: Path, given: FileRow) -> Found:
-    number, row = given
-    if "text" not in row:
-        raise KvError(f"{path}: column 'text' lacks on line {number}; needed is text, optional "
-                      "is id.")
-    if not isinstance(row["text"], str | None):
-        raise KvError(f"{path}: 'text' on line {number} is {type(row['text']).__name__}, not text.")
-    return None if row.get("id") is None else str(row["id"]), (row["text"] or "").strip()
+def _file_paragraph(row: FileRow) -> tuple[str | None, str]:
+    row.require(("text",), ("id",))
+    return row.name("id"), row.text("text").strip()

@@ -1,27 +1,12 @@
-"""What is asked: samples, corpora of them, and the choice that never depends on order."""
+"""Samples, corpora of them, and a choice among them that never depends on their order."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvcore.errors import KvError
-
-
-def digest(*parts: str) -> str:
-    """Hash texts in sequence; the length before each keeps ("ab", "c") and ("a", "bc") apart.
-
-    Returns
-    -------
-    str
-        64 lower-case hex digits (SHA-256). Lone surrogates are hashed as they stand.
-    """
-    hashed = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        hashed.update(len(data).to_bytes(8, "big") + data)
-    return hashed.hexdigest()
+from kvcore.io import digest
 
 
 @dataclass(frozen=True)
@@ -54,7 +39,7 @@ class Sample:
     length: int | None = None
 
     def __post_init__(self) -> None:
-        """Fill in the identity and the cluster that were not given."""
+        """Set the default id and cluster."""
         if self.id is None:
             object.__setattr__(self, "id", f"s-{self.content_hash[:16]}")
         if self.cluster is None:
@@ -63,14 +48,13 @@ class Sample:
     @property
     def content_hash(self) -> str:
         """Return 32 hex digits that change with query, passage, answer and padding."""
-        further = () if self.length is None else ("padding", str(self.length), *self.padding)
-        return digest(self.query, self.passage, self.answer, *further)[:32]
+        padded = () if self.length is None else ("padding", str(self.length), *self.padding)
+        return digest(self.query, self.passage, self.answer, *padded)[:32]
 
     def hash_with(self, names: Sequence[str]) -> str:
         """Return 32 hex digits that also change with the named further texts."""
-        used = [(name, text) for name, text in self.texts if name in names]
-        return digest(self.content_hash, *(part for pair in used for part in pair))[:32] if (
-            used) else self.content_hash
+        parts = [part for text in self.texts if text[0] in names for part in text]
+        return digest(self.content_hash, *parts)[:32] if parts else self.content_hash
 
 
 @dataclass(frozen=True)
@@ -82,9 +66,9 @@ class Corpus:
     name : str
         ``"docstrings"``, ``"ms_marco"`` or the stem of a file.
     samples : tuple of Sample
-        Never empty; identities are unique.
+        Never empty; ids are unique.
     dropped : mapping of str to int
-        How many candidates were left out, by reason.
+        How many rows or docstrings were left out, by reason.
     revision : str
         Hub revision, digest of package versions, or SHA-256 of the file.
     cluster_unit : str
@@ -105,13 +89,13 @@ class Corpus:
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def choose(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample, ...]:
+def choose_samples(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample, ...]:
     """Choose n samples by (seed, id) alone: order never matters, a larger n is a superset.
 
     Parameters
     ----------
     samples : sequence of Sample
-        With unique identities.
+        With unique ids.
     n : int or None
         How many; all of them where None or larger than there are.
     seed : int
@@ -128,5 +112,5 @@ def choose(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample,
         Where n is negative.
     """
     if n is not None and n < 0:
-        raise KvError(f"choose: n = {n} samples; pass 0 or more, or None for all of them.")
+        raise KvError(f"choose_samples: n must be 0 or more, or None for all samples; got {n}.")
     return tuple(sorted(samples, key=lambda sample: (digest(str(seed), sample.id), sample.id))[:n])

@@ -27,7 +27,7 @@ SKIPPED_PARTS = frozenset(
 MAX_NESTING = 2  # pandas.Series.str.cat: a class in a class is still public, deeper is machinery
 
 
-class Found(NamedTuple):
+class DocumentedCallable(NamedTuple):
     """One public callable: its name, the file that defines it, and its docstring."""
 
     name: str
@@ -98,7 +98,7 @@ def home_of(thing: Any, owner: Any, name: str, prefix: str) -> str:
     return str(attribute(thing, "__module__") or prefix)
 
 
-def found_in(owner: Any, prefix: str, depth: int) -> Iterator[tuple[Any, Found]]:
+def callables_in(owner: Any, prefix: str, depth: int) -> Iterator[tuple[Any, DocumentedCallable]]:
     """Yield the documented public callables of a module or class, each with the object itself."""
     package = prefix.split(".")[0]
     for name in public_names(owner):
@@ -111,26 +111,27 @@ def found_in(owner: Any, prefix: str, depth: int) -> Iterator[tuple[Any, Found]]
         if doc:
             source = source_module(thing) or ""
             module = source if source.startswith(f"{package}.") else home
-            yield attribute(thing, "__func__") or thing, Found(full, module, doc)
+            yield attribute(thing, "__func__") or thing, DocumentedCallable(full, module, doc)
         if inspect.isclass(thing) and depth < MAX_NESTING:
-            yield from found_in(thing, full, depth + 1)
+            yield from callables_in(thing, full, depth + 1)
 
 
-def rank(found: Found) -> tuple[int, int, str]:
+def by_length(item: DocumentedCallable) -> tuple[int, int, str]:
     """Order the names of one object: the shortest path is the one people use."""
-    return found.name.count("."), len(found.name), found.name
+    return item.name.count("."), len(item.name), item.name
 
 
 def walk(packages: list[str]) -> dict[str, Any]:
     """Collect every documented public callable once, under its best name, sorted by name."""
-    best: dict[int, tuple[Found, Any]] = {}  # holds the object: an identity lives as long as it
+    # Objects are held as well: an object's id is its own only as long as the object lives.
+    best: dict[int, tuple[DocumentedCallable, Any]] = {}
     failed: list[str] = []
     for package in packages:
         for module in modules_of(package, failed):
-            for thing, found in found_in(module, module.__name__, 0):
-                known = best.get(id(thing), (found, thing))[0]
-                best[id(thing)] = (min(known, found, key=rank), thing)
-    return {"found": sorted(found for found, _ in best.values()), "failed": sorted(failed)}
+            for thing, item in callables_in(module, module.__name__, 0):
+                known, _ = best.get(id(thing), (item, thing))
+                best[id(thing)] = (min(known, item, key=by_length), thing)
+    return {"callables": sorted(item for item, _ in best.values()), "failed": sorted(failed)}
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kvcore.corpora.sample import Sample, digest
+from kvcore.data.sample import Sample
+from kvcore.io import digest
 
 CHARACTERS_PER_TOKEN = 8  # more than any tokenizer here packs into a token of prose
 
 
-def lengthened(samples: Sequence[Sample], pool: Sequence[Sample], length: int, seed: int
-               ) -> tuple[Sample, ...]:
+def lengthened(
+    samples: Sequence[Sample], pool: Sequence[Sample], length: int, seed: int
+) -> tuple[Sample, ...]:
     """Pad every sample's document to one length with passages of other clusters.
 
     Parameters
@@ -31,14 +33,17 @@ def lengthened(samples: Sequence[Sample], pool: Sequence[Sample], length: int, s
         With ``@length`` behind the id. A sample whose own passage is longer stays, and is
         counted as not measurable then.
     """
-    return tuple(_padded(sample, pool, length, seed) for sample in samples)
+    return tuple(pad_sample(sample, pool, length, seed) for sample in samples)
 
 
-def _padded(sample: Sample, pool: Sequence[Sample], length: int, seed: int) -> Sample:
-    others = sorted((other for other in pool if other.cluster != sample.cluster),
-                    key=lambda other: digest(str(seed), sample.id, other.id))
+def pad_sample(sample: Sample, pool: Sequence[Sample], length: int, seed: int) -> Sample:
+    """Pad one sample's document, as `lengthened` does."""
+    unrelated = sorted(
+        (other for other in pool if other.cluster != sample.cluster),
+        key=lambda other: digest(str(seed), sample.id, other.id),
+    )
     padding: list[str] = []
-    for other in others:
+    for other in unrelated:
         if sum(map(len, padding)) >= length * CHARACTERS_PER_TOKEN:
             break
         padding.append(other.passage)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable
 
-from kvcore.corpora.clean import words_of
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.errors import KvError
+
+_WORD = re.compile(r"\w+")
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Return the words of a text in lower case, without punctuation."""
+    return tuple(_WORD.findall(text.casefold()))
 
 
 def jaccard(a: str | Iterable[Hashable], b: str | Iterable[Hashable]) -> float:
@@ -37,8 +44,8 @@ def jaccard(a: str | Iterable[Hashable], b: str | Iterable[Hashable]) -> float:
     if isinstance(a, str) != isinstance(b, str):
         raise KvError("jaccard: one is a text, the other is not; pass two texts or two id lists.")
     first, second = (frozenset(words_of(x) if isinstance(x, str) else x) for x in (a, b))
-    either = first | second
-    return len(first & second) / len(either) if either else 0.0
+    union = first | second
+    return len(first & second) / len(union) if union else 0.0
 
 
 def answer_overlap(sample: Sample) -> float:

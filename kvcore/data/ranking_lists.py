@@ -12,11 +12,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
-from kvcore.corpora.clean import template, twins, words_of
-from kvcore.corpora.sample import Corpus, Sample, choose, digest
+from kvcore.data.docstrings.clean import near_duplicates, template
+from kvcore.data.overlap import words_of
+from kvcore.data.sample import Corpus, Sample, choose_samples
 from kvcore.errors import KvError
+from kvcore.io import digest
 
 NEUTRAL = "it"
 """What stands where a name was."""
@@ -61,7 +64,7 @@ class _Passage:
     origin: Origin
 
 
-def candidates(
+def ranking_lists(
     corpus: Corpus, queries: int, seed: int, *, negatives: int = 9, masked: bool = False
 ) -> tuple[Candidate, ...]:
     """Make lists to rank: per query the relevant passage first, then those that do not answer it.
@@ -102,79 +105,77 @@ def candidates(
     the name it asks for. Names that are also words (``mean``) go as well. A negative of
     the same module never holds the answer word for word. `Sample.texts` and padding are left out.
     """
-    _check(corpus, queries, negatives)
-    lists = _lists(corpus, seed, negatives)
-    made = [c for ranked in _first(lists, queries, corpus) for c in
-            (mask(ranked) if masked else ranked)]
-    repeated = [id for id, n in Counter(c.sample.id for c in made).items() if n > 1]
-    if repeated:
-        raise KvError(f"candidates: {repeated[0]!r} names two; give samples ids without '#'.")
-    return tuple(made)
+    _check_arguments(corpus, queries, negatives)
+    usable = (ranked for ranked in _lists(corpus, seed, negatives) if len(ranked) > 1)
+    lists = [mask(ranked) if masked else ranked for ranked in islice(usable, queries)]
+    if not lists:
+        raise KvError(
+            f"ranking_lists: no query of {corpus.name} has another passage to rank against."
+        )
+    candidates = tuple(candidate for ranked in lists for candidate in ranked)
+    [(id, count)] = Counter(candidate.sample.id for candidate in candidates).most_common(1)
+    if count > 1:
+        raise KvError(f"ranking_lists: {id!r} names two candidates; give samples ids without '#'.")
+    return candidates
 
 
-def counts(made: Iterable[Candidate]) -> Mapping[str, int]:
+def counts_by_origin(candidates: Iterable[Candidate]) -> Mapping[str, int]:
     """Count the candidates by origin, ``"query"`` being the number of queries."""
-    return dict(sorted(Counter(c.origin for c in made).items()))
+    return dict(sorted(Counter(candidate.origin for candidate in candidates).items()))
 
 
-def _check(corpus: Corpus, queries: int, negatives: int) -> None:
+def _check_arguments(corpus: Corpus, queries: int, negatives: int) -> None:
     if queries < 1 or negatives < 1:
-        raise KvError(f"candidates: queries={queries}, negatives={negatives}; pass 1 or more each.")
+        raise KvError(
+            "ranking_lists: queries and negatives must be 1 or more; got "
+            f"queries={queries}, negatives={negatives}."
+        )
     if not corpus.others and all(sample.cluster == sample.id for sample in corpus.samples):
         raise KvError(
-            f"candidates: {corpus.name} cannot be ranked: it names no other passages of a query and"
-            " no clusters to take them from; add a cluster column, or use docstrings or ms_marco."
+            f"ranking_lists: {corpus.name} cannot be ranked: it names no other passages of a query "
+            "and no clusters to take them from; add a cluster column, or use docstrings or "
+            "ms_marco."
         )
-
-
-def _first(lists: Iterator[tuple[Candidate, ...]], queries: int,
-           corpus: Corpus) -> Iterator[tuple[Candidate, ...]]:
-    """Yield the first lists that have a negative; raise where there are none."""
-    found = 0
-    for ranked in lists:
-        if len(ranked) > 1:
-            found += 1
-            yield ranked
-        if found == queries:
-            return
-    if not found:
-        raise KvError(f"candidates: no query of {corpus.name} has another passage to rank against.")
 
 
 def _lists(corpus: Corpus, seed: int, negatives: int) -> Iterator[tuple[Candidate, ...]]:
     """Yield the list of every query, in the order in which queries are chosen."""
-    pool = _named(corpus) if corpus.others else _neighbours(corpus)
-    for sample in choose(corpus.samples, None, seed):
-        relevant = _Passage(sample.id, sample.passage, "query")
-        others = sorted(pool(sample), key=lambda p: (
-            p.origin == "package", digest(str(seed), sample.id, p.id), p.id))
-        kept = without_twins([relevant, *others], 1 + negatives)
-        yield tuple(_candidate(sample, passage) for passage in kept)
+    negatives_of = _named_passages(corpus) if corpus.others else _neighbours(corpus)
+    for sample in choose_samples(corpus.samples, None, seed):
+        ordered = sorted(
+            negatives_of(sample),
+            key=lambda p: (p.origin == "package", digest(str(seed), sample.id, p.id), p.id),
+        )
+        passages = [_Passage(sample.id, sample.passage, "query"), *ordered]
+        distinct = _first_distinct(passages, 1 + negatives)
+        yield tuple(_candidate(sample, passage) for passage in distinct)
 
 
-def _candidate(sample: Sample, passage: _Passage) -> Candidate:
-    asked = Sample(sample.query, passage.text, sample.answer, f"{sample.id}#{passage.id}",
-                   sample.id)
-    return Candidate(sample.id, passage.id, asked, passage.origin == "query", passage.origin)
+def _candidate(query: Sample, passage: _Passage) -> Candidate:
+    id = f"{query.id}#{passage.id}"
+    sample = Sample(query.query, passage.text, query.answer, id, query.id)
+    relevant = passage.origin == "query"
+    return Candidate(query.id, passage.id, sample, relevant, passage.origin)
 
 
-def _named(corpus: Corpus) -> Callable[[Sample], list[_Passage]]:
-    """Passages that the data names for a query."""
-    def of(sample: Sample) -> list[_Passage]:
+def _named_passages(corpus: Corpus) -> Callable[[Sample], list[_Passage]]:
+    """Return what lists the passages that the data names for a query."""
+
+    def passages_of(sample: Sample) -> list[_Passage]:
         texts = dict.fromkeys(t for t in corpus.others.get(sample.id, ()) if t.strip())
         return [_Passage(f"p-{digest(text)[:16]}", text, "named") for text in texts]
 
-    return of
+    return passages_of
 
 
 def _neighbours(corpus: Corpus) -> Callable[[Sample], list[_Passage]]:
-    """Other samples' passages of the same cluster, then of the same top package."""
+    """Return what lists passages of a sample's cluster and top package without its answer."""
     packages: dict[str, list[Sample]] = {}
     for sample in corpus.samples:
         packages.setdefault(_package(sample), []).append(sample)
     words = {sample.id: f" {' '.join(words_of(sample.passage))} " for sample in corpus.samples}
 
-    def of(sample: Sample) -> list[_Passage]:
+    def passages_of(sample: Sample) -> list[_Passage]:
         answer = f" {' '.join(words_of(sample.answer))} "
         return [
             _Passage(s.id, s.passage, "cluster" if s.cluster == sample.cluster else "package")
@@ -182,25 +183,25 @@ def _neighbours(corpus: Corpus) -> Callable[[Sample], list[_Passage]]:
             if s.id != sample.id and s.query != sample.query and answer not in words[s.id]
         ]
 
-    return of
+    return passages_of
 
 
 def _package(sample: Sample) -> str:
     return sample.cluster.split(".")[0]
 
 
-def without_twins(passages: Sequence[_Passage], most: int) -> list[_Passage]:
-    """Return the first passages of which none is a near-duplicate of an earlier one kept.
+def _first_distinct(passages: Sequence[_Passage], n: int) -> list[_Passage]:
+    """Return the first n passages of which none is a near-duplicate of an earlier one.
 
     Names and numbers are made anonymous before passages are compared, as in the corpus.
     """
-    size = most
+    size = n
     while True:
         first = passages[:size]
-        dropped = twins([template(passage.text, passage.id) for passage in first])
-        kept = [passage for i, passage in enumerate(first) if i not in dropped]
-        if len(kept) >= most or len(first) == len(passages):
-            return kept[:most]
+        repeats = near_duplicates([template(passage.text, passage.id) for passage in first])
+        distinct = [passage for i, passage in enumerate(first) if i not in repeats]
+        if len(distinct) >= n or len(first) == len(passages):
+            return distinct[:n]
         size *= 2
 
 
@@ -229,9 +230,9 @@ def without_names(text: str, names: Iterable[str]) -> str:
     >>> without_names("Like numpy.min, but amin is not minimal.", {"min"})
     'Like it, but amin is not minimal.'
     """
-    either = "|".join(map(re.escape, sorted(names, key=lambda name: (-len(name), name))))
-    whole = re.compile(rf"(?<![\w'\u2019])(?:\w+\.)*(?:{either})(?!\w)", re.IGNORECASE)
-    return whole.sub(NEUTRAL, text) if either else text
+    any_name = "|".join(map(re.escape, sorted(names, key=lambda name: (-len(name), name))))
+    whole = re.compile(rf"(?<![\w'\u2019])(?:\w+\.)*(?:{any_name})(?!\w)", re.IGNORECASE)
+    return whole.sub(NEUTRAL, text) if any_name else text
 
 
 def mask(ranked: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -243,18 +244,18 @@ def mask(ranked: Sequence[Candidate]) -> tuple[Candidate, ...]:
         Where the query does not ask for its sample by name.
     """
     names = frozenset().union(*map(_names_in, ranked))
-    return tuple(replace(c, sample=replace(
-        c.sample,
-        passage=without_names(c.sample.passage, names),
-        answer=without_names(c.sample.answer, names),
-        id=f"{c.sample.id}#masked",
-    )) for c in ranked)
+    return tuple(replace(c, sample=_masked_sample(c.sample, names)) for c in ranked)
+
+
+def _masked_sample(sample: Sample, names: frozenset[str]) -> Sample:
+    passage, answer = (without_names(text, names) for text in (sample.passage, sample.answer))
+    return replace(sample, passage=passage, answer=answer, id=f"{sample.id}#masked")
 
 
 def _names_in(candidate: Candidate) -> frozenset[str]:
     if not re.search(rf"(?<!\w){re.escape(candidate.query_id)}(?!\w)", candidate.sample.query):
         raise KvError(
-            f"candidates: query {candidate.query_id!r} asks for nothing by name, so there is "
+            f"ranking_lists: query {candidate.query_id!r} asks for nothing by name, so there is "
             "nothing to mask; pass masked=False."
         )
     own = names_of(candidate.passage_id) if candidate.origin != "named" else frozenset()
