@@ -63,16 +63,12 @@ class TextCorpus:
 
     Parameters
     ----------
-    name : str
-        A key of ``TEXTS`` or the stem of a file.
     texts : tuple of Text
         Never empty; ids are unique, and so are the paragraphs.
-    dropped : mapping of str to int
-        How many paragraphs were left out, by reason.
     revision : str
         Hash of all paragraphs read, hub revision, or SHA-256 of the file.
-    note : str
-        One line on what it is.
+    name, dropped, note
+        As in `Corpus`.
     """
 
     name: str
@@ -89,7 +85,7 @@ class Dropped(NamedTuple):
 
 
 def _no_sample(_row: HubRow) -> str:
-    """Return why a row makes no sample: it is a paragraph, nothing is asked about it."""
+    """Return why a row makes no sample: it is a paragraph without a question."""
     return "a paragraph, no sample"
 
 

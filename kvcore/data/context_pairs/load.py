@@ -54,16 +54,12 @@ class PairCorpus:
 
     Parameters
     ----------
-    name : str
-        A key of ``PAIRS`` or the stem of a file.
     pairs : tuple of Pair
         Never empty; ids are unique, and no two pairs share a problem.
-    dropped : mapping of str to int
-        How many rows were left out, by reason.
     revision : str
         Hash of the generator's code and the seed, hub revision, or SHA-256 of the file.
-    note : str
-        One line on what it is.
+    name, dropped, note
+        As in `Corpus`.
     """
 
     name: str

@@ -94,14 +94,15 @@ class Prose(NamedTuple):
 
 def blocks_of(text: str) -> Iterator[Block]:
     """Split a text at blank lines and at changes to a smaller or larger indentation."""
-    held: list[str] = []
+    block: list[str] = []
     for line in [*text.splitlines(), ""]:
         indent = len(line) - len(line.lstrip())
-        if held and (not line.strip() or indent != len(held[0]) - len(held[0].lstrip())):
-            yield Block(len(held[0]) - len(held[0].lstrip()), tuple(x.strip() for x in held))
-            held = []
+        block_indent = len(block[0]) - len(block[0].lstrip()) if block else indent
+        if block and (not line.strip() or indent != block_indent):
+            yield Block(block_indent, tuple(x.strip() for x in block))
+            block = []
         if line.strip():
-            held.append(line)
+            block.append(line)
 
 
 def is_prose(block: Block) -> bool:
@@ -153,14 +154,14 @@ def plain(text: str) -> str:
 
 def sentences_of(paragraph: str) -> Iterator[str]:
     """Split a paragraph into sentences; abbreviations and initials do not end one."""
-    held = ""
+    sentence = ""
     for piece in SENTENCE_END.split(paragraph):
-        held = f"{held} {piece}".strip()
-        if not ABBREVIATION.search(held):
-            yield held
-            held = ""
-    if held:
-        yield held
+        sentence = f"{sentence} {piece}".strip()
+        if not ABBREVIATION.search(sentence):
+            yield sentence
+            sentence = ""
+    if sentence:
+        yield sentence
 
 
 def stands_alone(sentence: str) -> bool:
