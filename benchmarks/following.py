@@ -17,7 +17,7 @@ from benchmarks.sharing import Expected
 from kvcore import loading
 from kvcore.conditions import switching
 from kvcore.conditions.switching import Switch
-from kvcore.corpora.pairs import load_pairs
+from kvcore.data.context_pairs.load import load_pairs
 from kvcore.measurements import context_switch, context_switch_rows
 from kvcore.models.lm import LM
 

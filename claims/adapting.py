@@ -19,7 +19,7 @@ from claims.kinds import path_of
 from claims.measured import Measured, Rows, check_gpu, stored_lists, with_lists
 from claims.options import Settings
 from kvcore import latency, loading, stats
-from kvcore.corpora.pairs import load_pairs
+from kvcore.data.context_pairs.load import load_pairs
 from kvcore.latency import Latency
 from kvcore.measurements import answer_nll_rows, context_switch_rows
 from kvcore.measurements.context_switch_rows import ADAPTATION, FOLDER, SPANS

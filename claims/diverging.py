@@ -16,8 +16,8 @@ from claims.estimands import Finding, Outcome, Plan, Vector
 from claims.measured import Measured, Rows, check_gpu, stored_lists, with_lists
 from claims.options import Settings
 from kvcore import loading, stats
-from kvcore.corpora import load_corpus
-from kvcore.corpora.sample import choose
+from kvcore.data.datasets import load_corpus
+from kvcore.data.sample import choose_samples
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll_rows, divergence_rows
 from kvcore.measurements.divergence_rows import DIVERGENCE, FOLDER
@@ -50,7 +50,7 @@ def _filled(model: str, dataset: str, needs: Sequence[str], settings: Settings) 
     store = Store(settings.store / FOLDER, DIVERGENCE)
     files = locate(model, settings.dtype)
     corpus = load_corpus(dataset)
-    samples = choose(corpus.samples, settings.limit, settings.seed)
+    samples = choose_samples(corpus.samples, settings.limit, settings.seed)
 
     @functools.cache
     def load() -> Any:

@@ -20,7 +20,7 @@ from claims.kinds import path_of
 from claims.measured import Measured, Rows, check_gpu, stored_lists, with_lists
 from claims.options import Settings
 from kvcore import loading, stats
-from kvcore.corpora.texts import load_texts
+from kvcore.data.texts import load_texts
 from kvcore.measurements import answer_nll_rows, hidden_states_rows
 from kvcore.measurements.hidden_states_rows import DYNAMICS, FOLDER
 from kvcore.models.files import locate

@@ -40,20 +40,20 @@ class Kind:
     def names(self) -> tuple[str, ...]:
         """Return the datasets it can be made on."""
         if self.prefix == "texts:":
-            from kvcore.corpora.texts import TEXTS
+            from kvcore.data.texts import TEXTS
 
             return tuple(TEXTS)
         if self.prefix == "pairs:":
-            from kvcore.corpora.pairs import PAIRS
+            from kvcore.data.context_pairs.load import PAIRS
 
             return tuple(PAIRS)
-        from kvcore.corpora import DATASETS
+        from kvcore.data.datasets import DATASETS
 
         return tuple(DATASETS)
 
     def knows(self, dataset: str) -> bool:
         """Whether a dataset's name or path means data of this kind."""
-        from kvcore.corpora import is_path
+        from kvcore.data.files import is_path
 
         if dataset in self.names():
             return True

@@ -27,9 +27,9 @@ from claims.needs import (
 from claims.options import Settings
 from kvcore import loading
 from kvcore.conditions.registry import STYLES
-from kvcore.corpora import load_corpus
-from kvcore.corpora.candidates import candidates
-from kvcore.corpora.sample import Sample, choose
+from kvcore.data.datasets import load_corpus
+from kvcore.data.ranking_lists import ranking_lists
+from kvcore.data.sample import Sample, choose_samples
 from kvcore.errors import KvError, MissingResource
 from kvcore.measurements import answer_nll_rows
 from kvcore.measurements.explain import exposition
@@ -356,7 +356,7 @@ def every_sample(corpus: Any, need: Need, frame: pd.DataFrame) -> tuple[Sample, 
     if need.place != "lists":
         return tuple(corpus.samples)
     seed = int(frame["seed"].dropna().iloc[0])
-    made = candidates(corpus, int(frame["cluster"].nunique()), seed)
+    made = ranking_lists(corpus, int(frame["cluster"].nunique()), seed)
     return tuple(candidate.sample for candidate in made)
 
 
@@ -381,7 +381,7 @@ def explanations(model: str, dataset: str, conditions: Sequence[str], settings: 
         If no sample of the corpus can be measured under a condition.
     """
     lm = loading.load(model, device=settings.device, dtype=settings.dtype)
-    samples = [_with_stand_ins(s) for s in choose(load_corpus(dataset).samples, 20, settings.seed)]
+    samples = [_with_stand_ins(s) for s in choose_samples(load_corpus(dataset).samples, 20, settings.seed)]
     shown = [name.replace(EVERY_LAYER, "0") for name in plain(conditions)]
     for sample in sorted(samples, key=lambda s: len(s.passage)):
         try:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kvcore.conditions.parse import condition
-from kvcore.corpora.candidates import candidates
-from kvcore.corpora.padding import lengthened
-from kvcore.corpora.sample import Corpus, Sample, choose
+from kvcore.data.padding import lengthened
+from kvcore.data.ranking_lists import ranking_lists
+from kvcore.data.sample import Corpus, Sample, choose_samples
 from kvcore.errors import KvError
 
 CONTROLS = ("bare_again", "rope_roundtrip(random)")
@@ -158,15 +158,15 @@ def _texts(need: Need) -> tuple[str, ...]:
 def _pool(need: Need, corpus: Corpus, limit: int, seed: int) -> tuple[Sample, ...] | str:
     """Return the samples of a place, or why the corpus has none."""
     if need.place == "samples":
-        return choose(corpus.samples, limit, seed)
+        return choose_samples(corpus.samples, limit, seed)
     if need.seed:
-        return choose(corpus.samples, max(2, limit // SHARES["choices"]), seed + need.seed)
+        return choose_samples(corpus.samples, max(2, limit // SHARES["choices"]), seed + need.seed)
     count = max(2, limit // SHARES["lists" if need.place in ("lists", "masked") else "padded"])
     if need.place.isdigit():
-        some = choose(corpus.samples, count, seed)
+        some = choose_samples(corpus.samples, count, seed)
         return lengthened(some, corpus.samples, int(need.place), seed)
     try:
-        ranked = candidates(corpus, count, seed, masked=need.place == "masked")
+        ranked = ranking_lists(corpus, count, seed, masked=need.place == "masked")
     except KvError as error:
         return str(error)
     return tuple(candidate.sample for candidate in ranked)

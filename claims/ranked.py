@@ -13,7 +13,7 @@ import pandas as pd
 from claims.estimands import Finding, Outcome, Plan
 from claims.measured import Rows
 from kvcore import ranking, stats
-from kvcore.overlap import answer_overlap
+from kvcore.data.overlap import answer_overlap
 
 POINTS = 200  # of a ROC curve in the report
 
@@ -125,7 +125,7 @@ def auc_at_equal_overlap(rows: Rows, without: Rows) -> Finding:
 def overlap_trend(baseline: Rows, condition: Rows) -> Finding:
     """Correlation of benefit with the overlap of passage and query, as sets of words."""
     def compute(plan: Plan) -> Outcome:
-        from kvcore.overlap import jaccard
+        from kvcore.data.overlap import jaccard
 
         overlap = np.array([jaccard(s.passage, s.query) for s in baseline.texts()])
         benefit = baseline.values - condition.values

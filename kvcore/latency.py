@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as sps
 
-from kvcore.corpora.sample import digest
 from kvcore.errors import KvError
+from kvcore.io import digest
 
 RUN = 5  # tokens for which the new context must stay the nearer one
 QUANTILE = 0.95  # of control sequences' maxima: what no more than one in twenty exceeds

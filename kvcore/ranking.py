@@ -29,7 +29,7 @@ from kvcore.errors import KvError, unknown
 from kvcore.stats import RESAMPLES, Estimate, FloatArray, proportion, resampled
 
 if TYPE_CHECKING:
-    from kvcore.corpora.candidates import Candidate
+    from kvcore.data.ranking_lists import Candidate
 
 K = 10
 CALIPER = 0.2

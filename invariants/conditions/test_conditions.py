@@ -38,8 +38,8 @@ from kvcore.conditions import parse, recipes, registry
 from kvcore.conditions.parse import condition
 from kvcore.conditions.recipes import Condition, Document, Mix, Prefill, Recipe
 from kvcore.conditions.registry import BARE, QUERY, primed, truncation
-from kvcore.corpora import padding
-from kvcore.corpora.sample import Sample
+from kvcore.data import padding
+from kvcore.data.sample import Sample
 from kvcore.engine import batching, build, forward, one_pass, prepared, rope_probe
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll, answer_nll_rows, explain

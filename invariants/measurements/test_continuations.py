@@ -23,7 +23,7 @@ from claims.estimands import Plan
 from claims.measured import Rows
 from invariants.support.comparing import must_see
 from kvcore import loading
-from kvcore.corpora.texts import Text
+from kvcore.data.texts import Text
 from kvcore.measurements import answer_nll_rows, hidden_states, hidden_states_rows
 from kvcore.measurements.continuations import load_continuations
 from kvcore.models.files import locate

@@ -17,7 +17,7 @@ from claims.needs import Need, ask, base_of, dataset_of, place_of
 from invariants.support.comparing import must_see
 from invariants.support.strategies import condition_names
 from kvcore import ranking
-from kvcore.corpora.sample import Corpus, Sample
+from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import MissingResource
 from kvcore.measurements.surrogate_store import attach
 from kvcore.store import schema

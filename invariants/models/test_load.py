@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from kvcore import loading, tokenization
 from kvcore.conditions import parse, registry
-from kvcore.corpora import sample
+from kvcore.data import sample
 from kvcore.engine import build, rope_probe
 from kvcore.errors import KvError, MissingResource, NotExact
 from kvcore.measurements import answer_nll, answer_nll_rows, explain

@@ -13,7 +13,7 @@ import pandas as pd
 from kvcore.conditions.parse import condition
 from kvcore.conditions.recipes import Condition
 from kvcore.conditions.registry import recipe_of_defined
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.errors import unknown
 from kvcore.measurements.answer_nll import score_pairs
 from kvcore.models.files import ModelFiles

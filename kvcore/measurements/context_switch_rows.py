@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from kvcore.conditions.switching import Switch
-from kvcore.corpora.pair import Pair, injection_fraction, numbers_in
-from kvcore.corpora.word_problems import worked
+from kvcore.data.context_pairs.assignment import injection_fraction
+from kvcore.data.context_pairs.pair import Pair, numbers_in
+from kvcore.data.context_pairs.solutions import worked_solutions
 from kvcore.io import digest
 from kvcore.measurements import answer_nll_rows, context_switch, switch_generation
 from kvcore.measurements.generation import end_ids, newline_ids
@@ -98,7 +99,7 @@ def switch_of(pair: Pair, seed: int) -> Switch:
         clean(pair.id),
         QUESTION.format(pair.question),
         QUESTION.format(pair.alt_problem),
-        SOLUTION.format(worked(pair)[0]),
+        SOLUTION.format(worked_solutions(pair)[0]),
         injection_fraction(pair, seed),
     )
 
@@ -231,4 +232,4 @@ def _line_ends(lm: LM) -> frozenset[int]:
 
 
 def _hash(pair: Pair) -> str:
-    return digest(pair.question, pair.alt_problem, *worked(pair))[:32]
+    return digest(pair.question, pair.alt_problem, *worked_solutions(pair))[:32]

@@ -23,7 +23,7 @@ from scipy import special
 
 from kvcore.conditions.parse import condition
 from kvcore.conditions.recipes import Condition
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, forward, limits, prepared
 from kvcore.engine.prepared import PreparedSample
 from kvcore.errors import KvError, unknown

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll_rows
 from kvcore.measurements.divergence import between

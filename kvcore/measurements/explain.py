@@ -23,7 +23,7 @@ from kvcore.conditions.recipes import (
     Truncate,
     sources,
 )
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, forward, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
 from kvcore.engine.prepared import PreparedSample

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from kvcore.corpora.texts import Text
+from kvcore.data.texts import Text
 from kvcore.engine import hooks
 from kvcore.measurements import answer_nll_rows, hidden_states
 from kvcore.measurements.continuations import LEAST_TOKENS, NEW_TOKENS, load_continuations
