@@ -2,13 +2,12 @@
 
 All continuations of a text have the same number of tokens, so that none is smoother for being
 shorter. What a model writes is kept in ``<store>/_written/`` as files ``continuations-*.jsonl``
-(see `kvcore.kept`), so that it is written once.
+(see `kvcore.store.artifacts`), so that it is written once.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,19 +18,20 @@ import numpy as np
 from kvcore import tokenization
 from kvcore.data.texts import Text
 from kvcore.engine import limits
-from kvcore.errors import KvError, unknown
+from kvcore.errors import KvError
 from kvcore.io import digest
 from kvcore.measurements import generation
+from kvcore.measurements.base import ENGINE, source_files
 from kvcore.measurements.hidden_states import TokenText
 from kvcore.measurements.surrogate_store import FILE_SAMPLES
+from kvcore.measurements.text_sources import SOURCES, check_source, temperature_of
 from kvcore.models.lm import LM
 from kvcore.store import artifacts
 from kvcore.store.artifacts import Key
-from kvcore.store.code_hash import package_hash
+from kvcore.store.code_hash import code_hash
 from kvcore.store.schema import clean
 from kvcore.tokenization import Unusable
 
-SOURCES = ("human", "greedy", "temperature(0.7)", "shuffled")
 NEW_TOKENS = 90  # most of a continuation, as in the published study
 LEAST_TOKENS = 20  # fewer steps than that say little
 KEY = (
@@ -41,12 +41,13 @@ KEY = (
     "source",
     "seed",
     "n_tokens",
-    "code",
+    "method",
     "text_id",
     "prompt_hash",
 )
-CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids")
-_TEMPERATURE = re.compile(r"temperature\(([0-9]+(?:\.[0-9]+)?)\)")
+METHOD = "continuations/1"  # its version: raised by hand when texts are meant to change
+CODE_SOURCES = (*ENGINE, "measurements/continuations.py", "measurements/generation.py", "measurements/text_sources.py")
+CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids", {"method": METHOD})
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,7 @@ def load_continuations(
     """
     asked = tuple(dict.fromkeys(sources))
     for source in asked:
-        if source not in SOURCES:
-            temperature_of(source)
+        check_source(source)
     twice = [name for name, n in Counter(text.id for text in texts).items() if n > 1]
     if twice:
         raise KvError(f"compared: two texts have the id {twice[0]!r}; give each one of its own.")
@@ -159,20 +159,6 @@ def tokenize_text(lm: LM, text: Text) -> TokenText:
     if 1 + len(prompt) + NEW_TOKENS > limit:
         raise Unusable(f"longer than the {limit} positions the model is exact for")
     return TokenText(text.id, "human", prompt, continuation)
-
-
-def temperature_of(source: str) -> float:
-    """Return the temperature at which a source is written, 0 for greedy.
-
-    Raises
-    ------
-    KvError
-        For a source that no model writes.
-    """
-    named = _TEMPERATURE.fullmatch(source)
-    if source != "greedy" and (named is None or float(named[1]) == 0):
-        raise unknown("source", source, (*SOURCES, "temperature(<above 0>)"))
-    return float(named[1]) if named else 0.0
 
 
 def seed_of(seed: int, name: str, source: str) -> int:
@@ -237,6 +223,7 @@ def _write_missing(
                 folder,
                 CONTINUATIONS,
                 dict(zip(keys, _written(lm, todo, source, seed, batch_tokens), strict=True)),
+                code(),
             )
 
 
@@ -274,7 +261,7 @@ def _setting(lm: LM, source: str, seed: int) -> Key:
         source,
         drawn,
         str(NEW_TOKENS),
-        code(),
+        METHOD,
     )
 
 
@@ -284,5 +271,5 @@ def _key(lm: LM, text: TokenText, source: str, seed: int) -> Key:
 
 @functools.cache
 def code() -> str:
-    """Return the hash of the modules that decide what is written, comments left out."""
-    return package_hash()
+    """Return the hash of the code that decides what is written: provenance."""
+    return code_hash(source_files(CODE_SOURCES))
