@@ -7,14 +7,14 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
-from reports.text import inert
+from reports.text import inert_data
 from reports.words import counts
 
 SCHEMA_VERSION = 1
@@ -85,7 +85,7 @@ def document(
     ``"-Infinity"`` in estimates, null elsewhere. The data behind the plots is left out: it lies
     in the rows, under ``rows``.
     """
-    data: dict[str, Any] = inert({
+    data: dict[str, Any] = inert_data({
         "schema_version": SCHEMA_VERSION,
         "command": provenance.get("command"),
         "configuration": dict(provenance.get("configuration", {})),
@@ -108,23 +108,8 @@ def _rows(judgements: Sequence[Judgement]) -> list[dict[str, str]]:
     return [{"store": store, "rows_hash": rows_hash} for store, rows_hash in stores]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False,
-                                     prefix=f".{path.name}.") as file:
-        file.write(text)
-    # a temporary file is private to its owner; a report is readable as far as the umask allows
-    Path(file.name).chmod(0o666 & ~_umask())
-    Path(file.name).replace(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write(path: Path, data: Mapping[str, Any]) -> None:
-    """Write results.json, readable by any strict JSON parser."""
-    write_whole(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write results.json, readable by any strict JSON parser; its folder is made when needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n")

@@ -11,8 +11,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.canvas import BROAD, LINE, SMALL, Data, FloatArray, Size, few_ticks, finite, numbers
-from reports.svg import FILL, GRID, INK, LINES, MUTED, wrapped
+from reports.plots.plot_helpers import (
+    BROAD_WIDTH,
+    LINE_HEIGHT,
+    SMALL,
+    Data,
+    FloatArray,
+    Size,
+    few_ticks,
+    finite,
+    numbers,
+)
+from reports.plots.svg import FILL, GRID, INK, LINES, MUTED, wrapped
 from reports.text import one_line
 
 
@@ -93,7 +103,7 @@ def draw_wins(figure: Figure, data: Data, colour: str) -> bool:
     if not differences.size or not sum(counts):
         return False
     axes, stack = figure.subplots(2, 1, height_ratios=[1, 0.1])
-    _draw_bars(axes, differences, colour)
+    draw_bars(axes, differences, colour)
     axes.set_ylabel(wrapped(data["label"], 26))
     axes.set_xlabel("queries, the largest gain first")
     ends = np.concatenate([[0], np.cumsum(counts)])
@@ -111,27 +121,29 @@ def draw_wins(figure: Figure, data: Data, colour: str) -> bool:
 _WINS = (LINES[0], FILL, LINES[1])
 
 
-def _draw_bars(axes: Axes, differences: FloatArray, colour: str) -> None:
+def draw_bars(axes: Axes, differences: FloatArray, colour: str) -> None:
+    """Draw one bar a difference, the largest gain first, and a dotted line at the mean."""
     # queries of equal difference stand side by side, so each value is one wide bar
     values, lengths = np.unique(-differences, return_counts=True)
     edges = np.concatenate([[0], np.cumsum(lengths)])
-    for keep, fill in ((values < 0, _WINS[0]), (values > 0, _WINS[2])):
-        axes.stairs(np.where(keep, -values, 0), edges, fill=True, color=fill)
+    for side, fill in ((values < 0, _WINS[0]), (values > 0, _WINS[2])):
+        axes.stairs(np.where(side, -values, 0), edges, fill=True, color=fill)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.axhline(float(differences.mean()), color=colour, linewidth=1.2, linestyle=(0, (2, 2)))
     axes.set_xlim(0, edges[-1])
     few_ticks(axes, whole=True)
 
 
-def _spec_labels(data: Data) -> list[str]:
+def specification_labels(data: Data) -> list[str]:
+    """Return the labels of the ways of measuring, the largest value first, on several lines."""
     rows = sorted(data["rows"], key=lambda row: -numbers([row["value"]])[0])
     return [wrapped(one_line(row["label"], 50), 28) for row in rows]
 
 
 def size_specifications(data: Data) -> Size:
     """Return a size with room for every label."""
-    lines = sum(max(1, label.count("\n") + 1) for label in _spec_labels(data))
-    return BROAD, 0.75 + LINE * lines
+    lines = sum(max(1, label.count("\n") + 1) for label in specification_labels(data))
+    return BROAD_WIDTH, 0.75 + LINE_HEIGHT * lines
 
 
 def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
@@ -140,7 +152,7 @@ def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
     if not rows:
         return False
     rows.sort(key=lambda row: -row["value"])
-    labels = _spec_labels({"rows": rows})
+    labels = specification_labels({"rows": rows})
     lines = np.array([label.count("\n") + 1 for label in labels])
     places = np.cumsum(lines) - lines / 2
     axes = figure.add_subplot()

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from reports.canvas import (
-    DENSE,
-    LINE,
+from reports.plots.plot_helpers import (
+    LINE_HEIGHT,
+    RASTER_FROM,
     SMALL,
     Data,
     FloatArray,
@@ -28,10 +28,10 @@ from reports.canvas import (
     legend,
     numbers,
 )
-from reports.svg import DASHES, INK, LINES, MUTED, wrapped
+from reports.plots.svg import DASHES, INK, LINES, MUTED, wrapped
 from reports.text import number, one_line
 
-_DOTTED = 40  # points of a curve that is drawn with its points
+_MARKED_UP_TO = 40  # points of a curve whose points are marked
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _draw_band(axes: Axes, curve: _Curve, colour: str, step: Any = None) -> None
     drawn = np.isfinite(curve.low) & np.isfinite(curve.high)
     if drawn.any():
         axes.fill_between(curve.x[drawn], curve.low[drawn], curve.high[drawn], color=colour,
-                          alpha=0.16, linewidth=0, step=step, rasterized=drawn.sum() > DENSE)
+                          alpha=0.16, linewidth=0, step=step, rasterized=drawn.sum() > RASTER_FROM)
 
 
 def _draw_lines(axes: Axes, curves: Sequence[_Curve], colour: str) -> list[Artist]:
@@ -76,7 +76,7 @@ def _draw_lines(axes: Axes, curves: Sequence[_Curve], colour: str) -> list[Artis
     for index, curve in enumerate(curves):
         look = _line(index, colour if len(curves) == 1 else None)
         _draw_band(axes, curve, look["color"])
-        marker = "o" if curve.x.size <= _DOTTED else ""
+        marker = "o" if curve.x.size <= _MARKED_UP_TO else ""
         handles += axes.plot(curve.x, curve.y, marker=marker, markersize=3.2, **look)
     return handles
 
@@ -169,4 +169,4 @@ def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
 
 def size_roc(data: Data) -> Size:
     """Return the size of a square with its legend, in which chance stands too."""
-    return SMALL[0], SMALL[0] + LINE * (len(data["curves"]) + 1)
+    return SMALL[0], SMALL[0] + LINE_HEIGHT * (len(data["curves"]) + 1)

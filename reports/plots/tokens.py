@@ -11,8 +11,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kvcore.errors import KvError
-from reports.canvas import BROAD, DENSE, Data, Size, draw_zero, few_ticks, finite, legend, numbers
-from reports.svg import AREAS, GRID, MUTED, wrapped
+from reports.plots.plot_helpers import (
+    BROAD_WIDTH,
+    RASTER_FROM,
+    Data,
+    Size,
+    draw_zero,
+    few_ticks,
+    finite,
+    legend,
+    numbers,
+)
+from reports.plots.svg import AREAS, GRID, MUTED, wrapped
 from reports.text import one_line, token_text
 
 TRACE_TOKENS = 24
@@ -29,7 +39,7 @@ def draw_stack(figure: Figure, data: Data, _: str) -> bool:
     x = np.arange(1, len(columns[0]) + 1)
     fills = [AREAS[index % len(AREAS)] for index in range(len(columns))]
     handles = axes.stackplot(x, *columns, colors=fills, edgecolor="white", linewidth=0.3,
-                             step="mid", rasterized=len(x) > DENSE)
+                             step="mid", rasterized=len(x) > RASTER_FROM)
     axes.set_xlim(0.5, len(x) + 0.5)
     axes.set_ylim(0, float(np.sum(columns, axis=0).max()) or 1.0)
     few_ticks(axes, whole=True)
@@ -42,7 +52,7 @@ def draw_stack(figure: Figure, data: Data, _: str) -> bool:
 
 def size_trace(data: Data) -> Size:
     """Return a size with one row for every `TRACE_TOKENS` tokens."""
-    return BROAD, 0.2 + 1.45 * max(1, math.ceil(len(data["tokens"]) / TRACE_TOKENS))
+    return BROAD_WIDTH, 0.2 + 1.45 * max(1, math.ceil(len(data["tokens"]) / TRACE_TOKENS))
 
 
 def draw_trace(figure: Figure, data: Data, colour: str) -> bool:

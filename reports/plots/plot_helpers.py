@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from reports.svg import INK
+from reports.plots.svg import INK
 from reports.text import one_line
 
 Data = Mapping[str, Any]
@@ -22,10 +22,10 @@ Size = tuple[float, float]
 """Width and height in inches."""
 
 SMALL: Size = (2.72, 1.95)
-BROAD = 3.55
-LINE = 0.17
+BROAD_WIDTH = 3.55
+LINE_HEIGHT = 0.17
 """Inches that one line of a legend or of labels takes."""
-DENSE = 200
+RASTER_FROM = 200
 """Points from which on an area is a bitmap."""
 
 
@@ -72,4 +72,4 @@ def size_small(_: Data) -> Size:
 def size_legend(data: Data) -> Size:
     """Return the size of a picture with its legend."""
     lines = len(data.get("curves") or data.get("parts") or ())
-    return SMALL[0], SMALL[1] + LINE * lines
+    return SMALL[0], SMALL[1] + LINE_HEIGHT * lines
