@@ -36,7 +36,7 @@ def environment(root: Path) -> dict[str, Any]:
     -------
     dict
         ``python``, ``platform``, ``machine``, ``cpus``, ``versions`` (name -> version, installed
-        packages only) and ``commit`` (``"<sha>"``, with ``" + changes"`` where tracked files
+        packages only) and ``commit`` (its SHA, with ``" + changes"`` where tracked files
         differ from it; None outside a git checkout). Imports none of the packages.
     """
     return {

@@ -27,7 +27,7 @@ def _row(judgement: Judgement) -> tuple[str, ...]:
     return (
         one_line(judgement.claim.id, 48),
         one_line(f"{cell.model}-{cell.dataset}-{cell.metric}", 48),
-        f"{interval_words(judgement.estimate)} {judgement.estimate.unit}",
+        f"{interval_words(judgement.estimate)} {one_line(judgement.estimate.unit)}",
         str(judgement.estimate.n),
         f"{symbol} {judgement.verdict}",
         required_words(judgement),

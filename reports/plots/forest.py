@@ -124,7 +124,7 @@ def _frame(axes: Axes, height: float, limits: tuple[float, float], unit: str, ti
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.axvline(0, color=MUTED, linewidth=0.9, zorder=1)
-    axes.set_xlabel(unit, labelpad=1)
+    axes.set_xlabel(one_line(unit), labelpad=1)
 
 
 def _draw_row(axes: Axes, row: _Row, layout: _Layout, limits: tuple[float, float]) -> None:

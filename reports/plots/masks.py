@@ -43,11 +43,12 @@ def mask_svg(mask: Mask, slots: Sequence[str], label: str) -> str:
     """
     if not mask or not mask[0]:
         return ""
-    return _drawn(tuple(map(tuple, mask)), tuple(slots), label)
+    return draw_mask(tuple(map(tuple, mask)), tuple(slots), label)
 
 
 @lru_cache(maxsize=256)
-def _drawn(mask: tuple[tuple[int, ...], ...], slots: tuple[str, ...], label: str) -> str:
+def draw_mask(mask: tuple[tuple[int, ...], ...], slots: tuple[str, ...], label: str) -> str:
+    """Draw a mask that has slots; the same picture is drawn once."""
     allowed = np.array(mask, dtype=bool)
     unit = _LONGER_SIDE / max(allowed.shape)
     height, width = (unit * count for count in allowed.shape)

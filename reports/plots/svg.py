@@ -20,7 +20,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from reports.text import one_line
+from reports.text import inert_text, one_line
 
 INK, MUTED, GRID, BAND, FILL = "#1c2430", "#5d6470", "#d9dde3", "#e3eef6", "#c3cad3"
 
@@ -60,7 +60,7 @@ ET.register_namespace("", _NAMESPACE)
 @contextmanager
 def style(salt: str) -> Iterator[None]:
     """Set the style and the seed of the ids inside the SVG; restore both afterwards."""
-    settings: Any = {**_STYLE, "svg.hashsalt": salt}
+    settings: Any = {**_STYLE, "svg.hashsalt": inert_text(salt)}
     with mpl.rc_context(settings), warnings.catch_warnings():
         # the reader's browser has the glyphs that matplotlib's font lacks
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
