@@ -149,7 +149,7 @@ def _properties(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("workers", [(), ("-n", "2")])
 def test_session_writes_three_reports(session: Any, pytester: pytest.Pytester,
                                       workers: tuple[str, ...]) -> None:
-    """Catches judgements lost, reordered or changed on the way to JUnit and JSON, with workers too."""
+    """Catches judgements lost, reordered or changed on the way to JUnit and JSON."""
     run = session(CLAIMS, *workers)
     run.assert_outcomes(passed=2, failed=1, skipped=1, xfailed=1)
     assert run.ret == pytest.ExitCode.TESTS_FAILED

@@ -254,7 +254,9 @@ def run_of(raw: str) -> tuple[Places, str]:
              *invented_plots.plots().values()]
     unit = places.text("judgement.estimate.unit")
     judgements = [_judgement(places, index, plot, unit) for index, plot in enumerate(plots)]
-    explanations = places.filled(invented.explanations()[:1], "explanation")
+    explanations = places.filled([{"condition": "x", "model": "x", "text": "x", "masks": [
+        {"title": "x", "mask": [[1, 0], [1, 1]]}]}], "explanation")
+    explanations[0]["masks"][0]["slots"] = [places.text("explanation.masks.slots")] * 2
     facts = {"text": "x", "list": ["x", "x"], "map": {"x": "x"}, "none": None}
     provenance = {"command": places.text("command"), "cells": [places.filled(facts, "cell.facts")],
                   "configuration": places.filled(facts, "options.facts")}
@@ -275,8 +277,8 @@ SHOWN = {
     "stack.parts.label", "scatter.x_label", "scatter.y_label", "curve.x_label",
     "explanation.condition", "explanation.model", "explanation.text", "explanation.masks.title",
     "explanation.masks.slots", "command", "cell.facts, name", "options.facts, name",
-    "environment.facts, name", "cell.facts.text", "cell.facts.list", "cell.facts.map",
-    "cell.facts.map, name", "options.facts.list", "environment.facts.map",
+    "environment.facts, name", "cell.facts.text", "cell.facts.list", "cell.facts.map.x",
+    "cell.facts.map, name", "options.facts.list", "environment.facts.map.x",
 }
 """Where a text can enter a page."""
 
