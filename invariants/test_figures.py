@@ -88,19 +88,19 @@ def assert_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", NEW)
 def test_every_kind_says_what_it_shows(name: str) -> None:
-    """Axes have their names, curves their labels, and numbers are those of the data."""
+    """Catches an axis without its name, a curve without its label, or a number that is missing."""
     assert_says(name)
 
 
 def test_every_kind_is_tried() -> None:
-    """A kind without an example here, or in the invented judgements, would go unseen."""
+    """Catches a new kind of plot that no test draws."""
     shown = {str(j.plot["kind"]) for j in invented.judgements()} | set(NEW)
     assert shown == {*kinds.PLOT_KINDS, "none", "several"}
 
 
 @pytest.mark.parametrize("name", ["roc", "layers", "survival", "stack"])
 def test_kinds_without_a_legend_twin(name: str) -> None:
-    """Curves that nobody names are noticed."""
+    """Curves that nobody names are seen."""
     def nameless(patch: pytest.MonkeyPatch) -> None:
         for module in (curves, tokens):
             patch.setattr(module, "legend", lambda *_: None)
@@ -109,7 +109,7 @@ def test_kinds_without_a_legend_twin(name: str) -> None:
 
 
 def test_axes_without_names_twin() -> None:
-    """So are axes without units."""
+    """Axes without units are seen."""
     must_see(lambda patch: patch.setattr(tokens, "wrapped", lambda _: ""), assert_says, "trace")
 
 
@@ -127,7 +127,7 @@ def test_axes_without_names_twin() -> None:
     {"kind": "several", "figures": [{"kind": "none"}]},
 ])
 def test_nothing_to_show_is_nothing(plot: dict[str, Any]) -> None:
-    """A cell without data shows no empty axes and no empty table."""
+    """Catches empty axes, or an empty table, for a cell without data."""
     assert picture(first(plot=plot)) == ""
 
 
@@ -143,7 +143,7 @@ def test_nothing_to_show_is_nothing(plot: dict[str, Any]) -> None:
     {"kind": "trace", "tokens": ["a"], "y": [0.5], "y_label": "y"},
 ])
 def test_the_least_there_can_be_is_drawn(plot: dict[str, Any]) -> None:
-    """One point, or none with an interval, still makes a picture."""
+    """Catches a single point, or one without an interval, that crashes the picture."""
     assert ET.fromstring(picture(first(plot=plot))).tag.endswith("svg")
 
 
@@ -157,7 +157,7 @@ def test_the_least_there_can_be_is_drawn(plot: dict[str, Any]) -> None:
      "a plot of kind stack needs 'x_label'"),
 ])
 def test_bad_data_is_refused_by_name(plot: dict[str, Any], said: str) -> None:
-    """What cannot be drawn says why in one line."""
+    """Catches bad data that crashes without a line that says what is wrong."""
     with pytest.raises(KvError, match=said):
         picture(first(plot=plot))
 
@@ -177,13 +177,13 @@ def assert_draws_curves(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["roc", "layers", "survival"])
 def test_curves_are_those_of_the_data(name: str) -> None:
-    """Every curve passes every one of its points."""
+    """Catches a curve that leaves out or moves one of its points."""
     assert_draws_curves(name)
 
 
 @pytest.mark.parametrize("name", ["roc", "layers", "survival"])
 def test_curves_twin(name: str) -> None:
-    """A point less is noticed."""
+    """A point less is seen."""
     def shorter(patch: pytest.MonkeyPatch) -> None:
         numbers = curves.numbers
         patch.setattr(curves, "numbers", lambda values: numbers(values)[1:])
@@ -197,12 +197,12 @@ def assert_draws_diagonal() -> None:
 
 
 def test_roc_has_its_diagonal() -> None:
-    """Chance is there to compare with."""
+    """Catches a ROC plot without the diagonal to compare with."""
     assert_draws_diagonal()
 
 
 def test_roc_twin() -> None:
-    """Without it the check fails."""
+    """A diagonal elsewhere is seen."""
     def without(patch: pytest.MonkeyPatch) -> None:
         plot = curves.Axes.plot
         patch.setattr(curves.Axes, "plot", lambda self, x, y, **look: plot(
@@ -226,7 +226,7 @@ def assert_draws_wins(data: dict[str, Any]) -> None:
 @settings(max_examples=15)
 @given(st.lists(st.sampled_from([-1.0, -0.5, -0.1, 0.0, 0.0, 0.5, 0.9]), min_size=1))
 def test_wins_show_every_query(differences: list[float]) -> None:
-    """One bar a query, the largest gain first, and the counts of the data under them."""
+    """Catches a query without its bar, bars out of order, and other counts than those of the data."""
     signs = np.sign(differences)
     assert_draws_wins(plots()["wins"] | {
         "differences": differences, "wins": int((signs > 0).sum()),
@@ -235,7 +235,7 @@ def test_wins_show_every_query(differences: list[float]) -> None:
 
 @pytest.mark.parametrize("fault", ["draw_bars", "finite"])
 def test_wins_twin(fault: str) -> None:
-    """Bars that are missing, or of queries that are not there, are noticed."""
+    """Bars that are missing, or of queries that are not there, are seen."""
     broken = {"draw_bars": lambda *_: None, "finite": lambda x: [np.array([*x, 0.25])]}
     must_see(lambda patch: patch.setattr(samples, fault, broken[fault]), assert_draws_wins,
              plots()["wins"])
@@ -256,12 +256,12 @@ def assert_draws_specifications() -> None:
 
 
 def test_specifications_are_sorted_and_named() -> None:
-    """Each way stands beside its own interval, the largest first, the judged one marked."""
+    """Catches a label beside another way's interval, another order, or another way marked as judged."""
     assert_draws_specifications()
 
 
 def test_specifications_twin() -> None:
-    """Labels in the order given are noticed."""
+    """Labels in the order given are seen."""
     labels = [row["label"] for row in plots()["specifications"]["rows"]]
     must_see(lambda patch: patch.setattr(samples, "specification_labels", lambda _: labels),
              assert_draws_specifications)
@@ -279,12 +279,12 @@ def assert_draws_stack() -> None:
 
 
 def test_stack_adds_up() -> None:
-    """The upper edge of each area is the sum of all parts up to it."""
+    """Catches an area whose upper edge is not the sum of all parts up to it."""
     assert_draws_stack()
 
 
 def test_stack_twin() -> None:
-    """Parts in another order are noticed."""
+    """Parts in another order are seen."""
     def turned(patch: pytest.MonkeyPatch) -> None:
         finite = tokens.finite
         patch.setattr(tokens, "finite", lambda *columns: finite(*columns)[::-1])
@@ -305,12 +305,12 @@ def assert_draws_trace(count: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 24, 25, 61])
 def test_trace_shows_every_token(count: int) -> None:
-    """Rows break where they are full, on one scale, and lose no token."""
+    """Catches a token lost where a row breaks, and rows of different scales."""
     assert_draws_trace(count)
 
 
 def test_trace_twin() -> None:
-    """Rows of scales of their own are noticed."""
+    """Rows of scales of their own are seen."""
     def apart(patch: pytest.MonkeyPatch) -> None:
         subplots = Figure.subplots
         patch.setattr(Figure, "subplots", lambda *args, **kw: subplots(
@@ -331,7 +331,7 @@ def assert_tokens_in_their_styles() -> None:
 
 
 def test_tokens_have_the_style_of_their_class() -> None:
-    """Every token is there, in order, and looks like its class in the legend."""
+    """Catches a token that is lost, out of order, or in the style of another class."""
     assert_tokens_in_their_styles()
 
 
@@ -346,7 +346,7 @@ def test_tokens_twin() -> None:
 
 @given(st.text(max_size=8))
 def test_a_token_is_always_seen(raw: str) -> None:
-    """Whatever a token is, something of it is visible, on one line and inert."""
+    """Catches a token of which nothing is visible, or that breaks its line."""
     shown = text.token_text(raw)
     assert shown.strip()
     assert "\n" not in shown
@@ -381,7 +381,7 @@ def assert_plot_inert(name: str, raw: str) -> None:
 
 @pytest.mark.parametrize("name", NEW)
 def test_hostile_labels_are_inert(name: str) -> None:
-    """Labels of curves, axes, tokens and tables are text and nothing else."""
+    """Catches a label of a curve, axis, token or table that is more than text."""
     assert_plot_inert(name, HOSTILE)
 
 
@@ -412,12 +412,12 @@ def assert_ids_apart() -> None:
 
 
 def test_several_figures_share_no_id() -> None:
-    """Two pictures of one cell, though alike, have ids of their own."""
+    """Catches two pictures of one cell that share an id."""
     assert_ids_apart()
 
 
 def test_several_figures_twin() -> None:
-    """With one seed for all, they do not."""
+    """One seed for all pictures is seen."""
     def one_salt(patch: pytest.MonkeyPatch) -> None:
         style = kinds.style
         patch.setattr(kinds, "style", lambda _: style("one"))
@@ -466,7 +466,7 @@ def assert_matrix_states_every() -> None:
 
 
 def test_matrix_states_every_judgement() -> None:
-    """Each cell has our value, its interval, its verdict as a sign, and the published value."""
+    """Catches a value, interval, verdict or published value that is missing or in another cell."""
     assert_matrix_states_every()
 
 
@@ -502,12 +502,12 @@ def assert_blocks(found: list[matrix.Column]) -> None:
 
 @given(found_columns)
 def test_tables_are_narrow_and_keep_a_dataset_together(found: list[matrix.Column]) -> None:
-    """No table is too wide, none parts two metrics of one model and dataset, none loses any."""
+    """Catches a table that is too wide, parts a dataset's metrics, or loses a column."""
     assert_blocks(found)
 
 
 def test_tables_twin() -> None:
-    """Cut anywhere, they part them; never cut, they are too wide."""
+    """Tables that are cut anywhere, or never, are seen."""
     found = [matrix.Column(model, "x", "float32", metric) for model in "abcd"
              for metric in ("nll", "nll_tail")]
     must_see(lambda patch: patch.setattr(matrix.Column, "place", property(lambda self: self)),
@@ -517,7 +517,7 @@ def test_tables_twin() -> None:
 
 
 def test_a_row_has_a_cell_for_every_column() -> None:
-    """Heads of models and datasets span exactly the metrics under them."""
+    """Catches a head that spans more or fewer columns than stand under it."""
     judgements = wide_run()
     shown = matrix.section(judgements, by_claim(judgements))
     tables = re.findall(r"<table.*?</table>", shown, flags=re.DOTALL)
@@ -546,25 +546,25 @@ def assert_every_way_counts_once() -> None:
 
 
 def test_every_way_counts_once() -> None:
-    """Judgements and further ways are there, the judged way not twice, the smallest first."""
+    """Catches a way of measuring that is lost, counted twice, or out of order."""
     assert_every_way_counts_once()
 
 
 def test_every_way_twin() -> None:
-    """Counted with its row, the judged way would be there twice."""
+    """The judged way, counted with its row too, is seen."""
     must_see(lambda patch: patch.setattr(specs, "further_ways", lambda j: [
         specs.specification(j, row) for row in specs.specification_rows(j)]),
         assert_every_way_counts_once)
 
 
 def test_a_way_in_another_unit_is_left_out() -> None:
-    """Ways that are measured on another scale cannot stand on the same axis."""
+    """Catches a way in another unit on the same axis."""
     plot = plots()["specifications"] | {"unit": "r"}
     assert len(specs.specifications([first(plot=plot)])) == 1
 
 
 def test_a_label_gives_its_way_and_metric() -> None:
-    """The metric at a label's end is a choice of its own."""
+    """Catches a metric at a label's end that is taken for part of the way, and the reverse."""
     assert specs.split_label("no wording, nll_tail", "nll") == ("no wording", "nll_tail")
     assert specs.split_label("first 50 by name", "nll") == ("first 50 by name", "nll")
     assert specs.split_label("a, b", "nll") == ("a, b", "nll")
@@ -579,7 +579,11 @@ found_specifications = st.lists(st.builds(
 
 
 def assert_hangs_on(found: list[specs.Specification]) -> None:
-    """Compare with pandas' grouping of the same table."""
+    """Compare two ways of counting.
+
+    1. `specifications.hangs_on`.
+    2. pandas' grouping of the same table.
+    """
     table = pd.DataFrame([{**each.choices, "verdict": each.verdict} for each in found],
                          columns=[*specs.FACTORS, "verdict"])
     wanted = {}
@@ -594,12 +598,12 @@ def assert_hangs_on(found: list[specs.Specification]) -> None:
 
 @given(found_specifications)
 def test_what_a_verdict_hangs_on(found: list[specs.Specification]) -> None:
-    """Only ways that differ in one choice alone are compared, each group once."""
+    """Catches counts that compare ways which differ in more than one choice, or a group twice."""
     assert_hangs_on(found)
 
 
 def test_what_a_verdict_hangs_on_twin() -> None:
-    """Compared across other choices, the counts are wrong."""
+    """Ways compared across other choices are seen."""
     def all_together(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(specs, "alike_but_for", lambda _, found: [found])
 
@@ -624,12 +628,12 @@ def assert_curve_draws_every_way() -> None:
 
 
 def test_a_specification_curve_shows_every_way() -> None:
-    """Each estimate is drawn once, and under it each choice that was varied."""
+    """Catches an estimate, or a mark of its choices, that is missing or elsewhere."""
     assert_curve_draws_every_way()
 
 
 def test_a_specification_curve_twin() -> None:
-    """A choice that is not marked is noticed."""
+    """A choice that is not marked is seen."""
     levels = specs.levels
     must_see(lambda patch: patch.setattr(specs, "levels", lambda found: levels(found)[1:]),
              assert_curve_draws_every_way)
@@ -651,7 +655,7 @@ def assert_choices_inert(raw: str) -> None:
 
 
 def test_hostile_names_do_not_change_choices_and_matrix() -> None:
-    """Names of models and ways are text and nothing else."""
+    """Catches a name of a model or a way that is more than text."""
     assert_choices_inert(HOSTILE)
 
 
@@ -682,13 +686,13 @@ def assert_keeps_to_its_room() -> None:
 
 
 def test_a_page_keeps_to_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pictures would make the page too large, every claim keeps its first; it is said."""
+    """Catches a page that grows too large, a claim without its first picture, or silence about it."""
     whole = len(page.page(with_pictures(), [], {}, {}))
     monkeypatch.setattr(page, "MAX_CHARACTERS", whole - 80_000)
     assert_keeps_to_its_room()
 
 
 def test_a_page_keeps_to_its_room_twin() -> None:
-    """With room for all, none is left out."""
+    """With room for all none is left out, so the check fails."""
     with pytest.raises(AssertionError):
         assert_keeps_to_its_room()
