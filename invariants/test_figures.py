@@ -226,7 +226,7 @@ def assert_draws_wins(data: dict[str, Any]) -> None:
 @settings(max_examples=15)
 @given(st.lists(st.sampled_from([-1.0, -0.5, -0.1, 0.0, 0.0, 0.5, 0.9]), min_size=1))
 def test_wins_show_every_query(differences: list[float]) -> None:
-    """Catches a query without its bar, bars out of order, and other counts than those of the data."""
+    """Catches a query without its bar, bars out of order, and counts that are not the data's."""
     signs = np.sign(differences)
     assert_draws_wins(plots()["wins"] | {
         "differences": differences, "wins": int((signs > 0).sum()),
@@ -256,7 +256,7 @@ def assert_draws_specifications() -> None:
 
 
 def test_specifications_are_sorted_and_named() -> None:
-    """Catches a label beside another way's interval, another order, or another way marked as judged."""
+    """Catches a label beside another way's interval, another order, or a wrong mark."""
     assert_draws_specifications()
 
 
@@ -686,7 +686,7 @@ def assert_keeps_to_its_room() -> None:
 
 
 def test_a_page_keeps_to_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a page that grows too large, a claim without its first picture, or silence about it."""
+    """Catches a page that grows too large, a claim without any picture, or silence about it."""
     whole = len(page.page(with_pictures(), [], {}, {}))
     monkeypatch.setattr(page, "MAX_CHARACTERS", whole - 80_000)
     assert_keeps_to_its_room()

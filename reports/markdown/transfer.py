@@ -63,7 +63,7 @@ def _counts(judgements: Iterable[Judgement], models: Sequence[str]) -> list[list
 
 
 def _by_outcome(first: FirstMetric, models: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return (what came of a claim on each model, its claims), those judged on every model first."""
+    """Return (what came of it on each model, claims), those judged on every model first."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for claim in dict.fromkeys(claim for claim, _ in first):
         outcome = tuple(first[claim, m].verdict if (claim, m) in first else "" for m in models)
@@ -128,7 +128,7 @@ def _render(template: str, **values: Any) -> str:
 
 
 def main(folder: Path = FOLDER) -> int:
-    """Write transfer.md and verdicts.md to a folder from its out/results.json; return the status."""
+    """Write both pages to a folder from its out/results.json; return the exit status."""
     source = folder / "out" / "results.json"
     if not source.exists():
         print(f"reports.markdown: no {source.name} yet; run `make reference` first.",

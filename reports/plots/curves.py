@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -58,26 +57,21 @@ def _curves(curves: Iterable[Data]) -> list[_Curve]:
     return [drawn for drawn in map(_curve, curves) if drawn.x.size]
 
 
-def _line(index: int, colour: str | None) -> dict[str, Any]:
-    """Return colour and dashes of one line of many; a single line has the verdict's colour."""
-    return {"color": colour or LINES[index % len(LINES)],
-            "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.6}
-
-
-def _draw_band(axes: Axes, curve: _Curve, colour: str, step: Any = None) -> None:
-    drawn = np.isfinite(curve.low) & np.isfinite(curve.high)
-    if drawn.any():
-        axes.fill_between(curve.x[drawn], curve.low[drawn], curve.high[drawn], color=colour,
-                          alpha=0.16, linewidth=0, step=step, rasterized=drawn.sum() > RASTER_FROM)
-
-
-def _draw_lines(axes: Axes, curves: Sequence[_Curve], colour: str) -> list[Artist]:
+def _draw_lines(axes: Axes, curves: Sequence[_Curve], colour: str, *, steps: bool = False,
+                marked: bool = True) -> list[Artist]:
+    """Draw curves with their bands; a single one has the verdict's colour."""
     handles: list[Artist] = []
     for index, curve in enumerate(curves):
-        look = _line(index, colour if len(curves) == 1 else None)
-        _draw_band(axes, curve, look["color"])
-        marker = "o" if curve.x.size <= _MARKED_UP_TO else ""
-        handles += axes.plot(curve.x, curve.y, marker=marker, markersize=3.2, **look)
+        ink = colour if len(curves) == 1 else LINES[index % len(LINES)]
+        known = np.isfinite(curve.low) & np.isfinite(curve.high)
+        if known.any():
+            axes.fill_between(curve.x[known], curve.low[known], curve.high[known], color=ink,
+                              alpha=0.16, linewidth=0, step="post" if steps else None,
+                              rasterized=known.sum() > RASTER_FROM)
+        handles += axes.plot(
+            curve.x, curve.y, color=ink, linestyle=DASHES[index % len(DASHES)], linewidth=1.6,
+            drawstyle="steps-post" if steps else "default", markersize=3.2,
+            marker="o" if marked and curve.x.size <= _MARKED_UP_TO else "")
     return handles
 
 
@@ -119,10 +113,7 @@ def draw_layers(figure: Figure, data: Data, colour: str) -> bool:
     axes = figure.add_subplot()
     handles = _draw_lines(axes, curves, colour)
     draw_zero(axes)
-    few_ticks(axes, whole=_whole(curves))
-    axes.set_xlabel(wrapped(data["x_label"]))
-    axes.set_ylabel(wrapped(data["y_label"]))
-    legend(figure, handles, [curve.label for curve in curves])
+    _name(figure, axes, data["x_label"], data["y_label"], curves, handles)
     return True
 
 
@@ -132,17 +123,18 @@ def draw_survival(figure: Figure, data: Data, colour: str) -> bool:
     if not curves:
         return False
     axes = figure.add_subplot()
-    handles: list[Artist] = []
-    for index, curve in enumerate(curves):
-        look = _line(index, colour if len(curves) == 1 else None)
-        _draw_band(axes, curve, look["color"], step="post")
-        handles += axes.step(curve.x, curve.y, where="post", **look)
+    handles = _draw_lines(axes, curves, colour, steps=True, marked=False)
     axes.set_ylim(0, 1.03)
-    few_ticks(axes, whole=_whole(curves))
-    axes.set_xlabel(wrapped(data["x_label"]))
-    axes.set_ylabel(wrapped(data.get("y_label", "share left")))
-    legend(figure, handles, [curve.label for curve in curves])
+    _name(figure, axes, data["x_label"], data.get("y_label", "share left"), curves, handles)
     return True
+
+
+def _name(figure: Figure, axes: Axes, x_label: str, y_label: str, curves: Sequence[_Curve],
+          handles: Sequence[Artist]) -> None:
+    few_ticks(axes, whole=_whole(curves))
+    axes.set_xlabel(wrapped(x_label))
+    axes.set_ylabel(wrapped(y_label))
+    legend(figure, handles, [curve.label for curve in curves])
 
 
 def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
@@ -154,9 +146,7 @@ def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
     axes = figure.add_subplot()
     handles: list[Artist] = list(axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9,
                                            linestyle=(0, (1, 1.5))))
-    for index, curve in enumerate(curves):
-        look = _line(index, colour if len(curves) == 1 else None)
-        handles += axes.plot(curve.x, curve.y, **look)
+    handles += _draw_lines(axes, curves, colour, marked=False)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.set_box_aspect(1)
