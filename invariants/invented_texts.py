@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 from hypothesis import strategies as st
 
-HOSTILE = '<script>alert(1)</script> "\' & \x00\x1b[31m \ud800 \u202eevil\u2066 \ufffe ]]> $x^2$'
+HOSTILE = "<script>alert(1)</script> \"' & \x00\x1b[31m \ud800 \u202eevil\u2066 \ufffe ]]> $x^2$"
 
 hostile_texts = st.text(
     st.characters()
@@ -18,8 +18,10 @@ hostile_texts = st.text(
 
 DRAWN_ELEMENTS = {"svg", "g", "defs", "path", "use", "text", "tspan", "image", "clipPath", "rect"}
 
-_ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e"
-                     "\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]")
+_ACTIVE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e"
+    "\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]"
+)
 _VOID = {"br", "meta", "link", "img"}
 _SVG = re.compile("<svg.*?</svg>", flags=re.DOTALL)
 

@@ -65,10 +65,20 @@ def plain_texts(fragment: str) -> str:
 
 SAID = {
     "curve": ["tokens of the document", "d of the benefit", "128"],
-    "roc": ["false positive rate", "true positive rate", "AUC 0.714, baseline",
-            "AUC 0.800, condition", "AUC 0.500, chance"],
-    "wins": ["reciprocal rank at 10,", "queries, the largest gain first", " better", " alike",
-             " worse"],
+    "roc": [
+        "false positive rate",
+        "true positive rate",
+        "AUC 0.714, baseline",
+        "AUC 0.800, condition",
+        "AUC 0.500, chance",
+    ],
+    "wins": [
+        "reciprocal rank at 10,",
+        "queries, the largest gain first",
+        " better",
+        " alike",
+        " worse",
+    ],
     "specifications": ["no wording, nll_tail", "7 of 10 intervals lie above 0"],
     "layers": ["layer", "cosine with the bare value", "random prefix", "real prefix"],
     "survival": ["tokens generated", "share left", "bare", "primed"],
@@ -101,6 +111,7 @@ def test_every_kind_is_tried() -> None:
 @pytest.mark.parametrize("name", ["roc", "layers", "survival", "stack"])
 def test_kinds_without_a_legend_twin(name: str) -> None:
     """Curves that nobody names are seen."""
+
     def nameless(patch: pytest.MonkeyPatch) -> None:
         for module in (curves, tokens):
             patch.setattr(module, "legend", lambda *_: None)
@@ -113,49 +124,76 @@ def test_axes_without_names_twin() -> None:
     must_see(lambda patch: patch.setattr(tokens, "wrapped", lambda _: ""), assert_says, "trace")
 
 
-@pytest.mark.parametrize("plot", [
-    {"kind": "roc", "curves": []},
-    {"kind": "wins", "label": "x", "differences": [], "wins": 0, "ties": 0, "losses": 0},
-    {"kind": "specifications", "unit": "d", "rows": []},
-    {"kind": "layers", "x_label": "x", "y_label": "y",
-     "curves": [{"label": "a", "x": [1], "y": [float("nan")], "low": [0], "high": [1]}]},
-    {"kind": "survival", "x_label": "x", "curves": []},
-    {"kind": "stack", "x_label": "x", "y_label": "y", "parts": []},
-    {"kind": "tokens", "tokens": [], "classes": {}},
-    {"kind": "trace", "tokens": [], "y": [], "y_label": "y"},
-    {"kind": "table", "columns": ["a"], "rows": []},
-    {"kind": "several", "figures": [{"kind": "none"}]},
-])
+@pytest.mark.parametrize(
+    "plot",
+    [
+        {"kind": "roc", "curves": []},
+        {"kind": "wins", "label": "x", "differences": [], "wins": 0, "ties": 0, "losses": 0},
+        {"kind": "specifications", "unit": "d", "rows": []},
+        {
+            "kind": "layers",
+            "x_label": "x",
+            "y_label": "y",
+            "curves": [{"label": "a", "x": [1], "y": [float("nan")], "low": [0], "high": [1]}],
+        },
+        {"kind": "survival", "x_label": "x", "curves": []},
+        {"kind": "stack", "x_label": "x", "y_label": "y", "parts": []},
+        {"kind": "tokens", "tokens": [], "classes": {}},
+        {"kind": "trace", "tokens": [], "y": [], "y_label": "y"},
+        {"kind": "table", "columns": ["a"], "rows": []},
+        {"kind": "several", "figures": [{"kind": "none"}]},
+    ],
+)
 def test_nothing_to_show_is_nothing(plot: dict[str, Any]) -> None:
     """Catches empty axes, or an empty table, for a cell without data."""
     assert picture(first(plot=plot)) == ""
 
 
-@pytest.mark.parametrize("plot", [
-    {"kind": "roc", "curves": [{"label": "_a", "fpr": [0, 1], "tpr": [0, 1], "auc": None}]},
-    {"kind": "wins", "label": "x", "differences": [0.0], "wins": 0, "ties": 1, "losses": 0},
-    {"kind": "specifications", "unit": "d", "rows": [
-        {"label": "", "value": 0.1, "low": None, "high": None, "judged": True}]},
-    {"kind": "layers", "x_label": "x", "y_label": "y", "curves": [
-        {"label": "_a", "x": [1], "y": [2]}]},
-    {"kind": "survival", "x_label": "x", "curves": [{"label": "a", "x": [0], "y": [1]}]},
-    {"kind": "stack", "x_label": "x", "y_label": "y", "parts": [{"label": "a", "y": [0.0]}]},
-    {"kind": "trace", "tokens": ["a"], "y": [0.5], "y_label": "y"},
-])
+@pytest.mark.parametrize(
+    "plot",
+    [
+        {"kind": "roc", "curves": [{"label": "_a", "fpr": [0, 1], "tpr": [0, 1], "auc": None}]},
+        {"kind": "wins", "label": "x", "differences": [0.0], "wins": 0, "ties": 1, "losses": 0},
+        {
+            "kind": "specifications",
+            "unit": "d",
+            "rows": [{"label": "", "value": 0.1, "low": None, "high": None, "judged": True}],
+        },
+        {
+            "kind": "layers",
+            "x_label": "x",
+            "y_label": "y",
+            "curves": [{"label": "_a", "x": [1], "y": [2]}],
+        },
+        {"kind": "survival", "x_label": "x", "curves": [{"label": "a", "x": [0], "y": [1]}]},
+        {"kind": "stack", "x_label": "x", "y_label": "y", "parts": [{"label": "a", "y": [0.0]}]},
+        {"kind": "trace", "tokens": ["a"], "y": [0.5], "y_label": "y"},
+    ],
+)
 def test_the_least_there_can_be_is_drawn(plot: dict[str, Any]) -> None:
     """Catches a single point, or one without an interval, that crashes the picture."""
     assert ET.fromstring(picture(first(plot=plot))).tag.endswith("svg")
 
 
-@pytest.mark.parametrize(("plot", "said"), [
-    ({"kind": "pie"}, "unknown kind of plot 'pie'"),
-    ({"kind": "several", "figures": [{"kind": "pie"}]}, "unknown kind of plot 'pie'"),
-    ({"kind": "trace", "tokens": ["a", "b"], "y": [1.0], "y_label": "y"}, "2 tokens and 1 values"),
-    ({"kind": "tokens", "tokens": [{"text": "a", "class": "b"}], "classes": {"c": "d"}},
-     "unknown class of token 'b'"),
-    ({"kind": "stack", "parts": [{"label": "a", "y": [1.0]}], "y_label": "y"},
-     "a plot of kind stack needs 'x_label'"),
-])
+@pytest.mark.parametrize(
+    ("plot", "said"),
+    [
+        ({"kind": "pie"}, "unknown kind of plot 'pie'"),
+        ({"kind": "several", "figures": [{"kind": "pie"}]}, "unknown kind of plot 'pie'"),
+        (
+            {"kind": "trace", "tokens": ["a", "b"], "y": [1.0], "y_label": "y"},
+            "2 tokens and 1 values",
+        ),
+        (
+            {"kind": "tokens", "tokens": [{"text": "a", "class": "b"}], "classes": {"c": "d"}},
+            "unknown class of token 'b'",
+        ),
+        (
+            {"kind": "stack", "parts": [{"label": "a", "y": [1.0]}], "y_label": "y"},
+            "a plot of kind stack needs 'x_label'",
+        ),
+    ],
+)
 def test_bad_data_is_refused_by_name(plot: dict[str, Any], said: str) -> None:
     """Catches bad data that crashes without a line that says what is wrong."""
     with pytest.raises(KvError, match=said):
@@ -170,8 +208,9 @@ def assert_draws_curves(name: str) -> None:
     axes = drawn(data).axes[0]
     lines = [line.get_xydata() for line in axes.get_lines()]
     for curve in data["curves"]:
-        wanted = np.column_stack([curve["fpr" if name == "roc" else "x"],
-                                  curve["tpr" if name == "roc" else "y"]])
+        wanted = np.column_stack(
+            [curve["fpr" if name == "roc" else "x"], curve["tpr" if name == "roc" else "y"]]
+        )
         assert any(np.array_equal(line, wanted) for line in lines), curve["label"]
 
 
@@ -184,6 +223,7 @@ def test_curves_are_those_of_the_data(name: str) -> None:
 @pytest.mark.parametrize("name", ["roc", "layers", "survival"])
 def test_curves_twin(name: str) -> None:
     """A point less is seen."""
+
     def shorter(patch: pytest.MonkeyPatch) -> None:
         numbers = curves.numbers
         patch.setattr(curves, "numbers", lambda values: numbers(values)[1:])
@@ -203,10 +243,16 @@ def test_roc_has_its_diagonal() -> None:
 
 def test_roc_twin() -> None:
     """A diagonal elsewhere is seen."""
+
     def without(patch: pytest.MonkeyPatch) -> None:
         plot = curves.Axes.plot
-        patch.setattr(curves.Axes, "plot", lambda self, x, y, **look: plot(
-            self, x, [0 for _ in y] if list(y) == [0, 1] else y, **look))
+        patch.setattr(
+            curves.Axes,
+            "plot",
+            lambda self, x, y, **look: plot(
+                self, x, [0 for _ in y] if list(y) == [0, 1] else y, **look
+            ),
+        )
 
     must_see(without, assert_draws_diagonal)
 
@@ -228,17 +274,26 @@ def assert_draws_wins(data: dict[str, Any]) -> None:
 def test_wins_show_every_query(differences: list[float]) -> None:
     """Catches a query without its bar, bars out of order, and counts that are not the data's."""
     signs = np.sign(differences)
-    assert_draws_wins(plots()["wins"] | {
-        "differences": differences, "wins": int((signs > 0).sum()),
-        "ties": int((signs == 0).sum()), "losses": int((signs < 0).sum())})
+    assert_draws_wins(
+        plots()["wins"]
+        | {
+            "differences": differences,
+            "wins": int((signs > 0).sum()),
+            "ties": int((signs == 0).sum()),
+            "losses": int((signs < 0).sum()),
+        }
+    )
 
 
 @pytest.mark.parametrize("fault", ["draw_bars", "finite"])
 def test_wins_twin(fault: str) -> None:
     """Bars that are missing, or of queries that are not there, are seen."""
     broken = {"draw_bars": lambda *_: None, "finite": lambda x: [np.array([*x, 0.25])]}
-    must_see(lambda patch: patch.setattr(samples, fault, broken[fault]), assert_draws_wins,
-             plots()["wins"])
+    must_see(
+        lambda patch: patch.setattr(samples, fault, broken[fault]),
+        assert_draws_wins,
+        plots()["wins"],
+    )
 
 
 def assert_draws_specifications() -> None:
@@ -263,8 +318,10 @@ def test_specifications_are_sorted_and_named() -> None:
 def test_specifications_twin() -> None:
     """Labels in the order given are seen."""
     labels = [row["label"] for row in plots()["specifications"]["rows"]]
-    must_see(lambda patch: patch.setattr(samples, "specification_labels", lambda _: labels),
-             assert_draws_specifications)
+    must_see(
+        lambda patch: patch.setattr(samples, "specification_labels", lambda _: labels),
+        assert_draws_specifications,
+    )
 
 
 def assert_draws_stack() -> None:
@@ -285,6 +342,7 @@ def test_stack_adds_up() -> None:
 
 def test_stack_twin() -> None:
     """Parts in another order are seen."""
+
     def turned(patch: pytest.MonkeyPatch) -> None:
         finite = tokens.finite
         patch.setattr(tokens, "finite", lambda *columns: finite(*columns)[::-1])
@@ -311,10 +369,12 @@ def test_trace_shows_every_token(count: int) -> None:
 
 def test_trace_twin() -> None:
     """Rows of scales of their own are seen."""
+
     def apart(patch: pytest.MonkeyPatch) -> None:
         subplots = Figure.subplots
-        patch.setattr(Figure, "subplots", lambda *args, **kw: subplots(
-            *args, **kw | {"sharey": False}))
+        patch.setattr(
+            Figure, "subplots", lambda *args, **kw: subplots(*args, **kw | {"sharey": False})
+        )
 
     must_see(apart, assert_draws_trace, 61)
 
@@ -327,7 +387,8 @@ def assert_tokens_in_their_styles() -> None:
     example = Seen(pictures.classed_tokens(data).split("<ul")[0])
     styles = {name: f"kv-token kv-token-{index}" for index, name in enumerate(data["classes"])}
     assert [(inside[-2][1], shown) for inside, shown in example.texts] == [
-        (styles[token["class"]], token["text"].replace("\n", "↵")) for token in data["tokens"]]
+        (styles[token["class"]], token["text"].replace("\n", "↵")) for token in data["tokens"]
+    ]
 
 
 def test_tokens_have_the_style_of_their_class() -> None:
@@ -337,11 +398,15 @@ def test_tokens_have_the_style_of_their_class() -> None:
 
 def test_tokens_twin() -> None:
     """Lost white space, or one style for two classes, is seen."""
-    must_see(lambda patch: patch.setitem(
-        templates.ENVIRONMENT.filters, "token", lambda token: str(token).strip()),
-        assert_tokens_in_their_styles)
-    must_see(lambda patch: patch.setattr(pictures, "TOKEN_STYLES", 2),
-             assert_tokens_in_their_styles)
+    must_see(
+        lambda patch: patch.setitem(
+            templates.ENVIRONMENT.filters, "token", lambda token: str(token).strip()
+        ),
+        assert_tokens_in_their_styles,
+    )
+    must_see(
+        lambda patch: patch.setattr(pictures, "TOKEN_STYLES", 2), assert_tokens_in_their_styles
+    )
 
 
 @given(st.text(max_size=8))
@@ -356,12 +421,15 @@ def test_a_token_is_always_seen(raw: str) -> None:
 
 def hostile_plot(name: str, raw: str) -> dict[str, Any]:
     """Return an example with every label replaced."""
+
     def replaced(value: Any, key: str = "") -> Any:
         if isinstance(value, dict) and key == "classes":
             return {f"{raw}{index}": raw for index, _ in enumerate(value)}
         if isinstance(value, dict):
-            return {name: item if name in ("kind", "class") else replaced(item, name)
-                    for name, item in value.items()}
+            return {
+                name: item if name in ("kind", "class") else replaced(item, name)
+                for name, item in value.items()
+            }
         if isinstance(value, list):
             return [replaced(item) for item in value]
         return raw if isinstance(value, str) else value
@@ -392,16 +460,24 @@ def test_hostile_labels_twin(name: str, option: dict[str, Any]) -> None:
     raw = "<b>\u202e"
     environment = templates.ENVIRONMENT.overlay(**option)
     environment.filters = templates.ENVIRONMENT.filters | {"token": str}
-    must_see(lambda patch: patch.setattr(templates, "ENVIRONMENT", environment),
-             assert_plot_inert, name, raw)
+    must_see(
+        lambda patch: patch.setattr(templates, "ENVIRONMENT", environment),
+        assert_plot_inert,
+        name,
+        raw,
+    )
 
 
 @pytest.mark.parametrize("module", [curves, plot_helpers])
 def test_hostile_axes_twin(module: Any) -> None:
     """A direction control in a label of an axis or of a legend is seen."""
     name = "wrapped" if module is curves else "one_line"
-    must_see(lambda patch: patch.setattr(module, name, lambda label, *_: str(label)),
-             assert_plot_inert, "layers", "a\u202eb")
+    must_see(
+        lambda patch: patch.setattr(module, name, lambda label, *_: str(label)),
+        assert_plot_inert,
+        "layers",
+        "a\u202eb",
+    )
 
 
 def assert_ids_apart() -> None:
@@ -418,6 +494,7 @@ def test_several_figures_share_no_id() -> None:
 
 def test_several_figures_twin() -> None:
     """One seed for all pictures is seen."""
+
     def one_salt(patch: pytest.MonkeyPatch) -> None:
         style = kinds.style
         patch.setattr(kinds, "style", lambda _: style("one"))
@@ -430,9 +507,11 @@ def test_several_figures_twin() -> None:
 
 def wide_run() -> list[Judgement]:
     """Return the invented judgements on three datasets."""
-    return [dataclasses.replace(j, cell=dataclasses.replace(j.cell, dataset=dataset))
-            for dataset in ("docstrings", "pydoc", "ms_marco")
-            for j in invented.judgements()]
+    return [
+        dataclasses.replace(j, cell=dataclasses.replace(j.cell, dataset=dataset))
+        for dataset in ("docstrings", "pydoc", "ms_marco")
+        for j in invented.judgements()
+    ]
 
 
 def matrix_cells(judgements: list[Judgement]) -> dict[tuple[str, str], str]:
@@ -473,6 +552,7 @@ def test_matrix_states_every_judgement() -> None:
 @pytest.mark.parametrize("fault", ["number", "end", "Column.of"])
 def test_matrix_twin(fault: str) -> None:
     """A value or an end of an interval that is not there, or a wrong column, is seen."""
+
     def swapped(cell: Cell) -> matrix.Column:
         metric = {"nll": "nll_tail", "nll_tail": "nll"}.get(cell.metric, "other")
         return matrix.Column(cell.model, cell.dataset, cell.dtype, metric)
@@ -486,9 +566,17 @@ def test_matrix_twin(fault: str) -> None:
     must_see(broken, assert_matrix_states_every)
 
 
-found_columns = st.lists(st.builds(
-    matrix.Column, st.sampled_from("abcd"), st.sampled_from("xyz"), st.just("float32"),
-    st.sampled_from(["nll", "nll_tail", "other"])), min_size=1, unique=True)
+found_columns = st.lists(
+    st.builds(
+        matrix.Column,
+        st.sampled_from("abcd"),
+        st.sampled_from("xyz"),
+        st.just("float32"),
+        st.sampled_from(["nll", "nll_tail", "other"]),
+    ),
+    min_size=1,
+    unique=True,
+)
 
 
 def assert_blocks(found: list[matrix.Column]) -> None:
@@ -508,12 +596,21 @@ def test_tables_are_narrow_and_keep_a_dataset_together(found: list[matrix.Column
 
 def test_tables_twin() -> None:
     """Tables that are cut anywhere, or never, are seen."""
-    found = [matrix.Column(model, "x", "float32", metric) for model in "abcd"
-             for metric in ("nll", "nll_tail")]
-    must_see(lambda patch: patch.setattr(matrix.Column, "place", property(lambda self: self)),
-             assert_blocks, found)
-    must_see(lambda patch: patch.setattr(matrix, "blocks", lambda columns: [columns]),
-             assert_blocks, found)
+    found = [
+        matrix.Column(model, "x", "float32", metric)
+        for model in "abcd"
+        for metric in ("nll", "nll_tail")
+    ]
+    must_see(
+        lambda patch: patch.setattr(matrix.Column, "place", property(lambda self: self)),
+        assert_blocks,
+        found,
+    )
+    must_see(
+        lambda patch: patch.setattr(matrix, "blocks", lambda columns: [columns]),
+        assert_blocks,
+        found,
+    )
 
 
 def test_a_row_has_a_cell_for_every_column() -> None:
@@ -534,8 +631,9 @@ def test_a_row_has_a_cell_for_every_column() -> None:
 
 def with_ways() -> list[Judgement]:
     """Return one claim in four cells, each with nine ways beside the judged one."""
-    return [dataclasses.replace(j, plot=plots()["specifications"])
-            for j in invented.judgements()[:4]]
+    return [
+        dataclasses.replace(j, plot=plots()["specifications"]) for j in invented.judgements()[:4]
+    ]
 
 
 def assert_every_way_counts_once() -> None:
@@ -552,9 +650,14 @@ def test_every_way_counts_once() -> None:
 
 def test_every_way_twin() -> None:
     """The judged way, counted with its row too, is seen."""
-    must_see(lambda patch: patch.setattr(specs, "further_ways", lambda j: [
-        specs.specification(j, row) for row in specs.specification_rows(j)]),
-        assert_every_way_counts_once)
+    must_see(
+        lambda patch: patch.setattr(
+            specs,
+            "further_ways",
+            lambda j: [specs.specification(j, row) for row in specs.specification_rows(j)],
+        ),
+        assert_every_way_counts_once,
+    )
 
 
 def test_a_way_in_another_unit_is_left_out() -> None:
@@ -570,12 +673,19 @@ def test_a_label_gives_its_way_and_metric() -> None:
     assert specs.split_label("a, b", "nll") == ("a, b", "nll")
 
 
-found_specifications = st.lists(st.builds(
-    lambda model, metric, way, verdict: specs.Specification(
-        {"model": model, "dataset": "x", "metric": metric, "way": way}, 0.0, -1.0, 1.0, verdict),
-    st.sampled_from("ab"), st.sampled_from(["nll", "nll_tail"]), st.sampled_from("uvw"),
-    st.sampled_from(["supported", "refuted", "inconclusive"])), max_size=12,
-    unique_by=lambda each: tuple(each.choices.values()))
+found_specifications = st.lists(
+    st.builds(
+        lambda model, metric, way, verdict: specs.Specification(
+            {"model": model, "dataset": "x", "metric": metric, "way": way}, 0.0, -1.0, 1.0, verdict
+        ),
+        st.sampled_from("ab"),
+        st.sampled_from(["nll", "nll_tail"]),
+        st.sampled_from("uvw"),
+        st.sampled_from(["supported", "refuted", "inconclusive"]),
+    ),
+    max_size=12,
+    unique_by=lambda each: tuple(each.choices.values()),
+)
 
 
 def assert_hangs_on(found: list[specs.Specification]) -> None:
@@ -584,8 +694,10 @@ def assert_hangs_on(found: list[specs.Specification]) -> None:
     1. `specifications.hangs_on`.
     2. pandas' grouping of the same table.
     """
-    table = pd.DataFrame([{**each.choices, "verdict": each.verdict} for each in found],
-                         columns=[*specs.FACTORS, "verdict"])
+    table = pd.DataFrame(
+        [{**each.choices, "verdict": each.verdict} for each in found],
+        columns=[*specs.FACTORS, "verdict"],
+    )
     wanted = {}
     for factor in specs.FACTORS:
         others = [name for name in specs.FACTORS if name != factor]
@@ -604,6 +716,7 @@ def test_what_a_verdict_hangs_on(found: list[specs.Specification]) -> None:
 
 def test_what_a_verdict_hangs_on_twin() -> None:
     """Ways compared across other choices are seen."""
+
     def all_together(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(specs, "alike_but_for", lambda _, found: [found])
 
@@ -620,11 +733,16 @@ def assert_curve_draws_every_way() -> None:
     points = [line.get_ydata()[0] for line in axes[0].get_lines() if len(line.get_ydata()) == 1]
     assert points == [each.value for each in found]
     names = [label.get_text() for label in axes[1].get_yticklabels()]
-    marks = {(int(x), names[int(y)]) for line in axes[1].get_lines()
-             for x, y in line.get_xydata() if line.get_marker() == "s"}
+    marks = {
+        (int(x), names[int(y)])
+        for line in axes[1].get_lines()
+        for x, y in line.get_xydata()
+        if line.get_marker() == "s"
+    }
     varied = ("model", "metric", "way")
-    assert marks == {(place, each.choices[name]) for place, each in enumerate(found)
-                     for name in varied}
+    assert marks == {
+        (place, each.choices[name]) for place, each in enumerate(found) for name in varied
+    }
 
 
 def test_a_specification_curve_shows_every_way() -> None:
@@ -635,14 +753,18 @@ def test_a_specification_curve_shows_every_way() -> None:
 def test_a_specification_curve_twin() -> None:
     """A choice that is not marked is seen."""
     levels = specs.levels
-    must_see(lambda patch: patch.setattr(specs, "levels", lambda found: levels(found)[1:]),
-             assert_curve_draws_every_way)
+    must_see(
+        lambda patch: patch.setattr(specs, "levels", lambda found: levels(found)[1:]),
+        assert_curve_draws_every_way,
+    )
 
 
 def assert_choices_inert(raw: str) -> None:
     def shown(each: str) -> str:
-        rows = [{"label": f"{each}{index}", "value": 0.1, "low": 0.0, "high": 0.2,
-                 "judged": False} for index in range(2)]
+        rows = [
+            {"label": f"{each}{index}", "value": 0.1, "low": 0.0, "high": 0.2, "judged": False}
+            for index in range(2)
+        ]
         judgement = first(plot={"kind": "specifications", "unit": "d", "rows": rows})
         judgement = dataclasses.replace(judgement, cell=Cell(f"x{each}", "y", "nll", "float32"))
         groups = [[judgement]]
@@ -662,9 +784,13 @@ def test_hostile_names_do_not_change_choices_and_matrix() -> None:
 @pytest.mark.parametrize("option", [{"autoescape": False}, {"finalize": lambda value: value}])
 def test_hostile_names_twin(option: dict[str, Any]) -> None:
     """Without escaping, or without making inert, they do more and are seen."""
-    must_see(lambda patch: patch.setattr(
-        templates, "ENVIRONMENT", templates.ENVIRONMENT.overlay(**option)),
-        assert_choices_inert, "<b>\u202e")
+    must_see(
+        lambda patch: patch.setattr(
+            templates, "ENVIRONMENT", templates.ENVIRONMENT.overlay(**option)
+        ),
+        assert_choices_inert,
+        "<b>\u202e",
+    )
 
 
 # --- room --------------------------------------------------------------------------------------

@@ -230,8 +230,8 @@ def test_the_instrument_imports_neither_pytest_nor_hypothesis() -> None:
 
 def test_judging_imports_no_torch() -> None:
     """Rows can be judged where no model can be loaded."""
-    found = imported_by("import kvcore, kvcore.stats, kvcore.verdict, kvcore.store, reports.page, "
-                        "claims.judging, claims.harness")
+    found = imported_by("import kvcore, kvcore.stats, kvcore.verdict, kvcore.store, "
+                        "reports.html.page, claims.judging, claims.harness")
     assert not {"torch", "transformers"} & found
 
 

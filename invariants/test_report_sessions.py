@@ -36,22 +36,27 @@ def test_page_checker_survives_its_browser(tmp_path: Path) -> None:
 def _browser(folder: Path, found: str, said: str) -> str:
     """Make a program that answers as a browser would."""
     path = folder / "browser"
-    path.write_text(f"#!/bin/sh\necho '<p id=\"found\">{found}</p>'\necho '{said}' >&2\n",
-                    encoding="utf-8")
+    path.write_text(
+        f"#!/bin/sh\necho '<p id=\"found\">{found}</p>'\necho '{said}' >&2\n", encoding="utf-8"
+    )
     path.chmod(0o755)
     return str(path)
 
 
-@pytest.mark.parametrize(("content", "found", "said", "problem"), [
-    ("<p>", "0 px", "", None),
-    ("<p>", "17 px, first: TABLE.", "", "sticks out by 17 px"),
-    ("<p>", "none", "", "sticks out by none"),
-    ("<p>", "0 px", '[1:INFO:CONSOLE(3)] "Uncaught TypeError"', "Uncaught TypeError"),
-    ('<script src="https://example.org/a.js">', "0 px", "", "loads from elsewhere"),
-    ("x" * 3_000_001, "0 px", "", "allowed are 3,000,000"),
-])
-def test_page_checker(tmp_path: Path, content: str, found: str, said: str,
-                      problem: str | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "found", "said", "problem"),
+    [
+        ("<p>", "0 px", "", None),
+        ("<p>", "17 px, first: TABLE.", "", "sticks out by 17 px"),
+        ("<p>", "none", "", "sticks out by none"),
+        ("<p>", "0 px", '[1:INFO:CONSOLE(3)] "Uncaught TypeError"', "Uncaught TypeError"),
+        ('<script src="https://example.org/a.js">', "0 px", "", "loads from elsewhere"),
+        ("x" * 3_000_001, "0 px", "", "allowed are 3,000,000"),
+    ],
+)
+def test_page_checker(
+    tmp_path: Path, content: str, found: str, said: str, problem: str | None
+) -> None:
     """Catches a fault of a page that the checker misses, and one that it invents."""
     path = tmp_path / "report.html"
     path.write_text(f"<html><body>{content}</body></html>", encoding="utf-8")
@@ -147,29 +152,45 @@ def _properties(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")])
-def test_session_writes_three_reports(session: Any, pytester: pytest.Pytester,
-                                      workers: tuple[str, ...]) -> None:
+def test_session_writes_three_reports(
+    session: Any, pytester: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
     """Catches judgements lost, reordered or changed on the way to JUnit and JSON."""
     run = session(CLAIMS, *workers)
     run.assert_outcomes(passed=2, failed=1, skipped=1, xfailed=1)
     assert run.ret == pytest.ExitCode.TESTS_FAILED
     out = pytester.path / "out"
-    assert sorted(file.name for file in out.iterdir()) == ["junit.xml", "report.html",
-                                                           "results.json"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "junit.xml",
+        "report.html",
+        "results.json",
+    ]
     data = json.loads((out / "results.json").read_text(encoding="utf-8"))
     ids = [j["claim"]["id"] for j in data["judgements"]]
-    assert ids == ["random-prefix-helps"] * 3 + ["real-query-does-not-help",
-                                                 "newline-is-no-clean-boundary"]
-    assert [j["outcome"] for j in data["judgements"]] == ["passed", "passed", "failed", "skipped",
-                                                          "xfailed"]
+    assert ids == ["random-prefix-helps"] * 3 + [
+        "real-query-does-not-help",
+        "newline-is-no-clean-boundary",
+    ]
+    assert [j["outcome"] for j in data["judgements"]] == [
+        "passed",
+        "passed",
+        "failed",
+        "skipped",
+        "xfailed",
+    ]
     assert data["counts"] == {"supported": 2, "refuted": 2, "inconclusive": 1}
     assert data["configuration"] == {"kv-limit": "240"}
     assert [cell["model"] for cell in data["cells"]] == list(invented.MODELS)
     found = sorted(_properties(out / "junit.xml"), key=lambda case: case["estimate"])
     stored = sorted(str(j["estimate"]["value"]) for j in data["judgements"])
     assert [case["estimate"] for case in found] == stored
-    expected = [{name: str(value) for name, value in junit.properties(Judgement.from_dict(
-        j | {"plot": {"kind": "none"}}))} for j in data["judgements"]]
+    expected = [
+        {
+            name: str(value)
+            for name, value in junit.properties(Judgement.from_dict(j | {"plot": {"kind": "none"}}))
+        }
+        for j in data["judgements"]
+    ]
     assert found == sorted(expected, key=lambda case: case["estimate"])
 
 
@@ -189,20 +210,26 @@ def test_session_page_is_whole(session: Any, pytester: pytest.Pytester) -> None:
     document = (pytester.path / "out" / "report.html").read_text(encoding="utf-8")
     assert '<html lang="en">' in document
     assert 'name="viewport"' in document
-    assert "<title id=\"head-title\">Claims about primed KV caches</title>" in document
+    assert '<title id="head-title">Claims about primed KV caches</title>' in document
     assert ".kv-claim" in document
     assert not check_page.EXTERNAL.search(document)
     assert len(document.encode()) < check_page.LARGEST
     assert str(ROOT) not in document
     assert document.count('class="kv-condition"') == 2
     assert any("col-verdict" in cell and "refuted" in cell for cell in _row_cells(document))
-    run.stdout.fnmatch_lines(["*claim*cell*estimate*n*verdict*n needed*",
-                              "random-prefix-helps*✓ supported*",
-                              "2 supported, 2 refuted, 1 inconclusive", "reports: out"])
+    run.stdout.fnmatch_lines(
+        [
+            "*claim*cell*estimate*n*verdict*n needed*",
+            "random-prefix-helps*✓ supported*",
+            "2 supported, 2 refuted, 1 inconclusive",
+            "reports: out",
+        ]
+    )
 
 
-def assert_hostile_session_inert(session: Any, pytester: pytest.Pytester, *arguments: str,
-                                 conftest: str = CONFTEST) -> None:
+def assert_hostile_session_inert(
+    session: Any, pytester: pytest.Pytester, *arguments: str, conftest: str = CONFTEST
+) -> None:
     run = session(HOSTILE_CLAIMS, *arguments, conftest=conftest)
     run.assert_outcomes(failed=1)
     out = pytester.path / "out"
@@ -219,15 +246,16 @@ def assert_hostile_session_inert(session: Any, pytester: pytest.Pytester, *argum
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
-def test_hostile_session_is_inert(session: Any, pytester: pytest.Pytester,
-                                  workers: tuple[str, ...]) -> None:
+def test_hostile_session_is_inert(
+    session: Any, pytester: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
     """Catches hostile texts, test names or failure messages that do more than be read."""
     assert_hostile_session_inert(session, pytester, *workers)
 
 
 BROKEN = {
     "escaping": "from reports.html import templates\n    templates.ENVIRONMENT = "
-                "templates.ENVIRONMENT.overlay(autoescape=False)",
+    "templates.ENVIRONMENT.overlay(autoescape=False)",
     "encodable": "plugin.encodable = lambda x, *_: x",
     "inert_text": "plugin.inert_text = lambda x, *_: x",
 }

@@ -53,8 +53,7 @@ def assert_inert(raw: str) -> None:
 
 @given(hostile_texts)
 def test_inert_text_is_inert(raw: str) -> None:
-    """Catches a character that UTF-8 or XML cannot hold, that turns the text, or a second change.
-    """
+    """Catches a character that UTF-8 or XML cannot hold, that turns the text, or a second change."""
     assert_inert(raw)
 
 
@@ -73,7 +72,8 @@ def test_ordinary_text_is_left_alone(raw: str) -> None:
 def test_symbols_say_what_was_there() -> None:
     """Catches a dangerous character whose symbol is missing or wrong; line feed and tab stay."""
     assert text.inert_text("a\x00b\x1b\x7f\u202e\u200f\ud800\n\t") == (
-        "a␀b␛␡⟨RLO⟩⟨RLM⟩⟨U+D800⟩\n\t")
+        "a␀b␛␡⟨RLO⟩⟨RLM⟩⟨U+D800⟩\n\t"
+    )
 
 
 def test_long_text_says_how_much_is_left_out() -> None:
@@ -95,8 +95,11 @@ def test_encodable_data_has_no_lone_surrogates(raw: str) -> None:
 
 def test_encodable_twin() -> None:
     """A surrogate that stays as it is cannot be sent, and is seen."""
-    must_see(lambda patch: patch.setattr(text, "visible", lambda match: match.group()),
-             assert_encodable, "\ud800")
+    must_see(
+        lambda patch: patch.setattr(text, "visible", lambda match: match.group()),
+        assert_encodable,
+        "\ud800",
+    )
 
 
 @given(st.floats(-1e6, 1e6))
@@ -129,12 +132,19 @@ def test_a_template_writes_text_in_isolation(raw: str) -> None:
     assert_isolated(raw)
 
 
-@pytest.mark.parametrize(("option", "raw"), [
-    ({"autoescape": False}, '"<b>bold</b>'), ({"finalize": lambda value: value}, "\u202e")])
+@pytest.mark.parametrize(
+    ("option", "raw"),
+    [({"autoescape": False}, '"<b>bold</b>'), ({"finalize": lambda value: value}, "\u202e")],
+)
 def test_template_twin(option: dict[str, Any], raw: str) -> None:
     """Without escaping, or without making inert, a text does more and is seen."""
-    must_see(lambda patch: patch.setattr(
-        templates, "ENVIRONMENT", templates.ENVIRONMENT.overlay(**option)), assert_isolated, raw)
+    must_see(
+        lambda patch: patch.setattr(
+            templates, "ENVIRONMENT", templates.ENVIRONMENT.overlay(**option)
+        ),
+        assert_isolated,
+        raw,
+    )
 
 
 def assert_no_template_trusts(source: str) -> None:
@@ -159,8 +169,9 @@ def test_no_template_trusts_twin(source: str) -> None:
 
 def tags_in(source: str) -> list[str]:
     """Return the string constants of a module, docstrings too, that hold an HTML tag."""
-    constants = (node.value for node in ast.walk(ast.parse(source))
-                 if isinstance(node, ast.Constant))
+    constants = (
+        node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)
+    )
     return [value for value in constants if isinstance(value, str) and re.search("</?[a-z]", value)]
 
 
@@ -169,7 +180,8 @@ def test_no_python_string_holds_a_tag() -> None:
     modules = list(REPORTS.rglob("*.py"))
     assert len(modules) > 20
     assert {path.name: tags_in(path.read_text(encoding="utf-8")) for path in modules} == {
-        path.name: [] for path in modules}
+        path.name: [] for path in modules
+    }
 
 
 def test_no_python_string_twin() -> None:
@@ -179,8 +191,11 @@ def test_no_python_string_twin() -> None:
 
 def test_few_modules_make_markup() -> None:
     """Catches a text that becomes trusted anywhere but where templates and drawings come out."""
-    trusted = {path.relative_to(REPORTS).as_posix() for path in REPORTS.rglob("*.py")
-               if re.search(r"\bMarkup\(|, Markup\b|\(Markup,", path.read_text(encoding="utf-8"))}
+    trusted = {
+        path.relative_to(REPORTS).as_posix()
+        for path in REPORTS.rglob("*.py")
+        if re.search(r"\bMarkup\(|, Markup\b|\(Markup,", path.read_text(encoding="utf-8"))
+    }
     assert trusted == {"plots/svg.py", "html/templates.py", "html/page.py", "html/pictures.py"}
 
 
@@ -202,42 +217,69 @@ class Places:
     def filled(self, value: Any, name: str, fixed: tuple[str, ...] = ()) -> Any:
         """Return JSON data with each text replaced, but for what has one of a few values."""
         if isinstance(value, dict):
-            keys = {key: self.text(f"{name}, name") if name.endswith(("details", "facts", "map"))
-                    else key for key in value}
-            return {keys[key]: item if key in fixed else self.filled(item, f"{name}.{key}", fixed)
-                    for key, item in value.items()}
+            keys = {
+                key: self.text(f"{name}, name")
+                if name.endswith(("details", "facts", "map"))
+                else key
+                for key in value
+            }
+            return {
+                keys[key]: item if key in fixed else self.filled(item, f"{name}.{key}", fixed)
+                for key, item in value.items()
+            }
         if isinstance(value, list | tuple):
             return [self.filled(item, name, fixed) for item in value]
         return self.text(name) if isinstance(value, str) else value
 
 
 # what code compares with, and numbers written as texts
-FIXED = ("kind", "verdict", "id", "family", "name", "prediction", "ci_low", "ci_high", "value",
-         "unit")
+FIXED = (
+    "kind",
+    "verdict",
+    "id",
+    "family",
+    "name",
+    "prediction",
+    "ci_low",
+    "ci_high",
+    "value",
+    "unit",
+)
 
 
 def _plot(places: Places, plot: dict[str, Any], unit: str) -> dict[str, Any]:
     if plot["kind"] == "several":
-        return {"kind": "several", "figures": [_plot(places, each, unit)
-                                               for each in plot["figures"]]}
+        return {
+            "kind": "several",
+            "figures": [_plot(places, each, unit) for each in plot["figures"]],
+        }
     if plot["kind"] == "tokens":
         classes = {places.text("tokens.class"): places.text("tokens.meaning") for _ in range(3)}
-        return {"kind": "tokens", "classes": classes, "tokens": [
-            {"text": places.text("tokens.text"), "class": name} for name in classes]}
+        return {
+            "kind": "tokens",
+            "classes": classes,
+            "tokens": [{"text": places.text("tokens.text"), "class": name} for name in classes],
+        }
     filled: dict[str, Any] = places.filled(plot, plot["kind"], FIXED)
     return filled | ({"unit": unit} if "unit" in plot else {})
 
 
 def _judgement(places: Places, index: int, plot: dict[str, Any], unit: str) -> Judgement:
     """Return a judgement of a claim of its own, with a plot, all of whose texts are replaced."""
-    base = dataclasses.replace(invented.judgements()[0], plot={"kind": "none"},
-                               ledger="x", details={"a number": 0.5, "a text": "x"})
+    base = dataclasses.replace(
+        invented.judgements()[0],
+        plot={"kind": "none"},
+        ledger="x",
+        details={"a number": 0.5, "a text": "x"},
+    )
     data = places.filled(base.to_dict(), "judgement", FIXED)
     data["claim"]["id"] = f"claim-{index}"
     data["estimate"]["unit"] = unit
     data["store"] = data["store"].replace("/", "")  # of a path the page shows the last part
     data["claim"]["prediction"] = data["claim"]["prediction"] | {
-        "name": places.text("prediction.name"), "unit": unit}
+        "name": places.text("prediction.name"),
+        "unit": unit,
+    }
     return Judgement.from_dict(data | {"plot": _plot(places, plot, unit)})
 
 
@@ -250,35 +292,87 @@ def harmless_page() -> str:
 def run_of(raw: str) -> tuple[Places, str]:
     """Render a run all of whose texts are replaced: every kind of plot, two masks, every fact."""
     places = Places(raw)
-    plots = [*(dict(j.plot) for j in (invented.judgements()[i] for i in (0, 20, 24))),
-             *invented_plots.plots().values()]
+    plots = [
+        *(dict(j.plot) for j in (invented.judgements()[i] for i in (0, 20, 24))),
+        *invented_plots.plots().values(),
+    ]
     unit = places.text("judgement.estimate.unit")
     judgements = [_judgement(places, index, plot, unit) for index, plot in enumerate(plots)]
-    explanations = places.filled([{"condition": "x", "model": "x", "text": "x", "masks": [
-        {"title": "x", "mask": [[1, 0], [1, 1]]}]}], "explanation")
+    explanations = places.filled(
+        [
+            {
+                "condition": "x",
+                "model": "x",
+                "text": "x",
+                "masks": [{"title": "x", "mask": [[1, 0], [1, 1]]}],
+            }
+        ],
+        "explanation",
+    )
     explanations[0]["masks"][0]["slots"] = [places.text("explanation.masks.slots")] * 2
     facts = {"text": "x", "list": ["x", "x"], "map": {"x": "x"}, "none": None}
-    provenance = {"command": places.text("command"), "cells": [places.filled(facts, "cell.facts")],
-                  "configuration": places.filled(facts, "options.facts")}
+    provenance = {
+        "command": places.text("command"),
+        "cells": [places.filled(facts, "cell.facts")],
+        "configuration": places.filled(facts, "options.facts"),
+    }
     environment = places.filled(facts, "environment.facts")
     return places, page(judgements, explanations, provenance, environment)
 
 
 SHOWN = {
-    "judgement.claim.statement", "judgement.claim.source", "prediction.name",
-    "judgement.cell.model", "judgement.cell.dataset", "judgement.cell.metric",
-    "judgement.estimate.unit", "judgement.estimate.method", "judgement.ledger",
-    "judgement.conditions", "judgement.store", "judgement.rows_hash",
-    "judgement.model_revision", "judgement.outcome", "judgement.details, name",
-    "judgement.details.a text", "tokens.class", "tokens.meaning", "tokens.text", "table.columns",
-    "table.rows", "trace.tokens", "trace.y_label", "layers.x_label", "layers.y_label",
-    "layers.curves.label", "survival.x_label", "survival.curves.label", "roc.curves.label",
-    "wins.label", "specifications.rows.label", "stack.x_label", "stack.y_label",
-    "stack.parts.label", "scatter.x_label", "scatter.y_label", "curve.x_label",
-    "explanation.condition", "explanation.model", "explanation.text", "explanation.masks.title",
-    "explanation.masks.slots", "command", "cell.facts, name", "options.facts, name",
-    "environment.facts, name", "cell.facts.text", "cell.facts.list", "cell.facts.map.x",
-    "cell.facts.map, name", "options.facts.list", "environment.facts.map.x",
+    "judgement.claim.statement",
+    "judgement.claim.source",
+    "prediction.name",
+    "judgement.cell.model",
+    "judgement.cell.dataset",
+    "judgement.cell.metric",
+    "judgement.estimate.unit",
+    "judgement.estimate.method",
+    "judgement.ledger",
+    "judgement.conditions",
+    "judgement.store",
+    "judgement.rows_hash",
+    "judgement.model_revision",
+    "judgement.outcome",
+    "judgement.details, name",
+    "judgement.details.a text",
+    "tokens.class",
+    "tokens.meaning",
+    "tokens.text",
+    "table.columns",
+    "table.rows",
+    "trace.tokens",
+    "trace.y_label",
+    "layers.x_label",
+    "layers.y_label",
+    "layers.curves.label",
+    "survival.x_label",
+    "survival.curves.label",
+    "roc.curves.label",
+    "wins.label",
+    "specifications.rows.label",
+    "stack.x_label",
+    "stack.y_label",
+    "stack.parts.label",
+    "scatter.x_label",
+    "scatter.y_label",
+    "curve.x_label",
+    "explanation.condition",
+    "explanation.model",
+    "explanation.text",
+    "explanation.masks.title",
+    "explanation.masks.slots",
+    "command",
+    "cell.facts, name",
+    "options.facts, name",
+    "environment.facts, name",
+    "cell.facts.text",
+    "cell.facts.list",
+    "cell.facts.map.x",
+    "cell.facts.map, name",
+    "options.facts.list",
+    "environment.facts.map.x",
 }
 """Where a text can enter a page."""
 
@@ -313,29 +407,47 @@ def test_every_text_reaches_the_page_inert() -> None:
 @pytest.mark.parametrize("option", [{"autoescape": False}, {"finalize": lambda value: value}])
 def test_every_text_twin(option: dict[str, Any]) -> None:
     """Without escaping, or without making inert, the whole page sees it."""
-    must_see(lambda patch: patch.setattr(
-        templates, "ENVIRONMENT", templates.ENVIRONMENT.overlay(**option)),
-        assert_every_text_is_inert, "<b>\u202e")
+    must_see(
+        lambda patch: patch.setattr(
+            templates, "ENVIRONMENT", templates.ENVIRONMENT.overlay(**option)
+        ),
+        assert_every_text_is_inert,
+        "<b>\u202e",
+    )
 
 
 def test_every_drawn_text_twin() -> None:
     """A label that a plot passes on as it is, is seen."""
-    must_see(lambda patch: patch.setattr(curves, "wrapped", str), assert_every_text_is_inert,
-             "<b>\u202e")
+    must_see(
+        lambda patch: patch.setattr(curves, "wrapped", str), assert_every_text_is_inert, "<b>\u202e"
+    )
 
 
 def hostile_page(raw: str) -> str:
     """Render one judgement with texts that have no marker, so that each may be anything."""
     base = dataclasses.replace(invented.judgements()[0], plot={"kind": "none"})
     judgement = dataclasses.replace(
-        base, model_revision=raw, ledger=f"x{raw}", conditions=(raw,),
-        details={f"x{raw}": f"x{raw}"}, store=f"x{raw.replace('/', '')}", rows_hash=raw,
+        base,
+        model_revision=raw,
+        ledger=f"x{raw}",
+        conditions=(raw,),
+        details={f"x{raw}": f"x{raw}"},
+        store=f"x{raw.replace('/', '')}",
+        rows_hash=raw,
         cell=dataclasses.replace(base.cell, model=f"x{raw}", dataset=raw),
-        claim=dataclasses.replace(base.claim, statement=raw, source=raw))
-    explained = {"condition": raw, "text": raw, "model": f"x{raw}",
-                 "masks": [{"title": raw, "mask": [[1]], "slots": [f"x{raw}"]}]}
-    facts = {"command": f"x{raw}", "configuration": {f"x{raw}": f"x{raw}"},
-             "cells": [{f"x{raw}": {f"x{raw}": f"x{raw}"}}]}
+        claim=dataclasses.replace(base.claim, statement=raw, source=raw),
+    )
+    explained = {
+        "condition": raw,
+        "text": raw,
+        "model": f"x{raw}",
+        "masks": [{"title": raw, "mask": [[1]], "slots": [f"x{raw}"]}],
+    }
+    facts = {
+        "command": f"x{raw}",
+        "configuration": {f"x{raw}": f"x{raw}"},
+        "cells": [{f"x{raw}": {f"x{raw}": f"x{raw}"}}],
+    }
     return page([judgement], [explained], facts, {"python": f"x{raw}"})
 
 

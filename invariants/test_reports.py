@@ -44,10 +44,17 @@ ROOT = Path(__file__).resolve().parents[1]
 def first(**changes: Any) -> Judgement:
     """Return one judgement whose numbers depend on no library's version."""
     estimate = Estimate(0.12, 0.05, 0.19, 0.95, "a method", 240, 200, "d", 0.2)
-    given = {"estimate": estimate, "verdict": "supported", "required_n": 970,
-             "outcome": "passed", "ledger": "", "plot": {"kind": "none"}, "consistent": True,
-             "published": Published(0.091, 2303, "nll_tail"),
-             "details": {"mean benefit, nats": 0.025, "excluded samples": "3"}}
+    given = {
+        "estimate": estimate,
+        "verdict": "supported",
+        "required_n": 970,
+        "outcome": "passed",
+        "ledger": "",
+        "plot": {"kind": "none"},
+        "consistent": True,
+        "published": Published(0.091, 2303, "nll_tail"),
+        "details": {"mean benefit, nats": 0.025, "excluded samples": "3"},
+    }
     return dataclasses.replace(invented.judgements()[0], **(given | changes))
 
 
@@ -55,9 +62,17 @@ def second() -> Judgement:
     """Return a refuted judgement of another claim, without an n that would settle it."""
     estimate = Estimate(0.875, 0.826, 0.914, 0.95, "Clopper-Pearson", 240, 240, "proportion")
     return dataclasses.replace(
-        invented.judgements()[-1], estimate=estimate, verdict="refuted", required_n=None,
-        consistent=False, ledger="known refuted (published)", outcome="xfailed",
-        floor=0.0, floor_nats=None, details={})
+        invented.judgements()[-1],
+        estimate=estimate,
+        verdict="refuted",
+        required_n=None,
+        consistent=False,
+        ledger="known refuted (published)",
+        outcome="xfailed",
+        floor=0.0,
+        floor_nats=None,
+        details={},
+    )
 
 
 # --- figures and masks -------------------------------------------------------------------------
@@ -109,8 +124,11 @@ def test_figures_twin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def assert_small_scatter() -> None:
     rng = np.random.default_rng(0)
-    points = {"kind": "scatter", "x": rng.normal(size=5_000).tolist(),
-              "y": rng.normal(size=5_000).tolist()}
+    points = {
+        "kind": "scatter",
+        "x": rng.normal(size=5_000).tolist(),
+        "y": rng.normal(size=5_000).tolist(),
+    }
     svg = picture(first(plot=points))
     assert svg.count("<image") == 1
     assert len(svg) < 80_000
@@ -124,8 +142,9 @@ def test_dense_scatter_is_one_bitmap() -> None:
 def test_dense_scatter_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Points drawn one by one are seen."""
     scatter = Axes.scatter
-    monkeypatch.setattr(Axes, "scatter",
-                        lambda *args, **kw: scatter(*args, **kw | {"rasterized": False}))
+    monkeypatch.setattr(
+        Axes, "scatter", lambda *args, **kw: scatter(*args, **kw | {"rasterized": False})
+    )
     with pytest.raises(AssertionError):
         assert_small_scatter()
 
@@ -136,23 +155,29 @@ def test_unknown_plot_is_refused_by_name() -> None:
         picture(first(plot={"kind": "pie"}))
 
 
-@pytest.mark.parametrize("plot", [
-    {"kind": "paired", "differences": []},
-    {"kind": "paired", "differences": [float("nan")] * 3},
-    {"kind": "scatter", "x": [], "y": []},
-    {"kind": "quartiles", "rows": []},
-    {"kind": "curve", "x": [1], "d": [float("nan")], "low": [0.0], "high": [1.0]},
-])
+@pytest.mark.parametrize(
+    "plot",
+    [
+        {"kind": "paired", "differences": []},
+        {"kind": "paired", "differences": [float("nan")] * 3},
+        {"kind": "scatter", "x": [], "y": []},
+        {"kind": "quartiles", "rows": []},
+        {"kind": "curve", "x": [1], "d": [float("nan")], "low": [0.0], "high": [1.0]},
+    ],
+)
 def test_nothing_to_draw_is_no_picture(plot: dict[str, Any]) -> None:
     """Catches empty axes for a cell without data."""
     assert picture(first(plot=plot)) == ""
 
 
-@pytest.mark.parametrize("plot", [
-    {"kind": "paired", "differences": [0.5]},
-    {"kind": "paired", "differences": [0.0] * 40},
-    {"kind": "scatter", "x": [1.0], "y": [2.0]},
-])
+@pytest.mark.parametrize(
+    "plot",
+    [
+        {"kind": "paired", "differences": [0.5]},
+        {"kind": "paired", "differences": [0.0] * 40},
+        {"kind": "scatter", "x": [1.0], "y": [2.0]},
+    ],
+)
 def test_degenerate_data_is_drawn(plot: dict[str, Any]) -> None:
     """Catches one sample, or samples that are all alike, that crash the picture."""
     assert ET.fromstring(picture(first(plot=plot))).tag.endswith("svg")
@@ -165,8 +190,12 @@ def test_unbounded_intervals_are_drawn() -> None:
 
 
 matrices = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
-    lambda size: st.lists(st.lists(st.integers(0, 1), min_size=size[1], max_size=size[1]),
-                          min_size=size[0], max_size=size[0]))
+    lambda size: st.lists(
+        st.lists(st.integers(0, 1), min_size=size[1], max_size=size[1]),
+        min_size=size[0],
+        max_size=size[0],
+    )
+)
 
 
 def shown_mask(svg: str) -> tuple[np.ndarray, list[float]]:
@@ -177,10 +206,13 @@ def shown_mask(svg: str) -> tuple[np.ndarray, list[float]]:
     (image,) = (each for each in ET.fromstring(svg).iter() if each.tag.endswith("image"))
     pixels = np.array(Image.open(io.BytesIO(base64.b64decode(image.attrib["href"].split(",")[1]))))
     scale_x, skew_y, skew_x, scale_y, left, top = map(
-        float, image.attrib["transform"].removeprefix("matrix(").rstrip(")").split())
+        float, image.attrib["transform"].removeprefix("matrix(").rstrip(")").split()
+    )
     assert (skew_y, skew_x) == (0, 0)
     assert (image.attrib["width"], image.attrib["height"]) == (
-        str(pixels.shape[1]), str(pixels.shape[0]))
+        str(pixels.shape[1]),
+        str(pixels.shape[0]),
+    )
     return (pixels[..., 0] < 128).astype(int), [scale_x, scale_y, left, top]
 
 
@@ -201,6 +233,7 @@ def test_mask_picture_covers_exactly_the_mask(mask: list[list[int]]) -> None:
 @pytest.mark.parametrize("fault", ["transposed", "stretched"])
 def test_mask_picture_twin(fault: str) -> None:
     """A picture of the transposed mask, and axes that grow with what is drawn on them, are seen."""
+
     def broken(patch: pytest.MonkeyPatch) -> None:
         imshow = Axes.imshow
         if fault == "transposed":
@@ -235,6 +268,7 @@ def test_mask_names_its_slots() -> None:
 
 def test_mask_names_twin() -> None:
     """Slots that are counted from the right are seen."""
+
     def mirrored(patch: pytest.MonkeyPatch) -> None:
         cumsum = np.cumsum
         patch.setattr(np, "cumsum", lambda lengths: cumsum(lengths[::-1]))
@@ -268,8 +302,12 @@ def skeleton(fragment: str) -> str:
 
 def test_page(snapshot: Any) -> None:
     """Catches any change of what a reader is told; pictures are left out."""
-    rendered = page([first(), second()], invented.explanations()[:1],
-                           invented.provenance(), invented.environment())
+    rendered = page(
+        [first(), second()],
+        invented.explanations()[:1],
+        invented.provenance(),
+        invented.environment(),
+    )
     assert skeleton(rendered) == snapshot
 
 
@@ -294,8 +332,9 @@ def _schema(value: Any) -> Any:
 
 
 def _document(judgements: list[Judgement], **facts: Any) -> dict[str, Any]:
-    return results.document(judgements, provenance=invented.provenance() | facts,
-                            environment=invented.environment())
+    return results.document(
+        judgements, provenance=invented.provenance() | facts, environment=invented.environment()
+    )
 
 
 def test_results_schema(snapshot: Any) -> None:
@@ -308,8 +347,9 @@ def assert_strict_json(path: Path) -> None:
         raise AssertionError(constant)
 
     estimate = Estimate(float("nan"), -np.inf, np.inf, 0.95, "none: no data", 0, 0, "d")
-    judgement = first(estimate=estimate, verdict="inconclusive", store=HOSTILE,
-                      details={"a": float("nan")})
+    judgement = first(
+        estimate=estimate, verdict="inconclusive", store=HOSTILE, details={"a": float("nan")}
+    )
     results.write(path, _document([judgement], configuration={"x": float("inf"), "y": HOSTILE}))
     read = json.loads(path.read_bytes().decode("utf-8"), parse_constant=refuse)
     assert Judgement.from_dict(read["judgements"][0] | {"plot": {}}).estimate.n == 0
@@ -343,11 +383,26 @@ def test_terminal_table(snapshot: Any) -> None:
 
 
 PROPERTIES = {
-    "claim": "random-prefix-helps@1", "model": "invented-small", "revision": "0123456789abcdef",
-    "dataset": "docstrings", "metric": "nll", "dtype": "float32", "n": 240, "estimate": 0.12,
-    "ci_low": 0.05, "ci_high": 0.19, "unit": "d", "confidence": 0.95, "method": "a method",
-    "published": 0.091, "margin": 0.09, "required_n": 970, "verdict": "supported", "seed": 0,
-    "store": "stores/invented", "rows_hash": "ab" * 32,
+    "claim": "random-prefix-helps@1",
+    "model": "invented-small",
+    "revision": "0123456789abcdef",
+    "dataset": "docstrings",
+    "metric": "nll",
+    "dtype": "float32",
+    "n": 240,
+    "estimate": 0.12,
+    "ci_low": 0.05,
+    "ci_high": 0.19,
+    "unit": "d",
+    "confidence": 0.95,
+    "method": "a method",
+    "published": 0.091,
+    "margin": 0.09,
+    "required_n": 970,
+    "verdict": "supported",
+    "seed": 0,
+    "store": "stores/invented",
+    "rows_hash": "ab" * 32,
 }
 
 
@@ -365,10 +420,10 @@ def test_properties_are_those_of_the_judgement() -> None:
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_properties_of_the_judgement_twin(name: str) -> None:
     """Any property that is lost is seen."""
+
     def lost(patch: pytest.MonkeyPatch) -> None:
         real = junit.properties
-        patch.setattr(junit, "properties", lambda j: [
-            pair for pair in real(j) if pair[0] != name])
+        patch.setattr(junit, "properties", lambda j: [pair for pair in real(j) if pair[0] != name])
 
     must_see(lost, assert_properties)
 
@@ -389,22 +444,26 @@ def test_properties_are_plain_values() -> None:
 
 def test_properties_twin() -> None:
     """Left as they are, they are not plain, which is seen."""
-    must_see(lambda patch: patch.setattr(junit, "_plain", lambda value: value),
-             assert_plain_properties)
+    must_see(
+        lambda patch: patch.setattr(junit, "_plain", lambda value: value), assert_plain_properties
+    )
 
 
 def assert_no_torch(code: str, path: str = "") -> None:
     check = f"import sys\n{code}\nassert not {{'torch', 'transformers'}} & set(sys.modules)"
     env = {"PYTHONPATH": f"{ROOT}:{path}", "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", check], env=env, capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", check], env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_reports_need_no_torch() -> None:
     """Catches a report that loads a model library."""
-    assert_no_torch("import reports.plugin, reports.html.page, reports.markdown.transfer\n"
-                    "reports.results.environment(__import__('pathlib').Path('.'))")
+    assert_no_torch(
+        "import reports.plugin, reports.html.page, reports.markdown.transfer\n"
+        "reports.results.environment(__import__('pathlib').Path('.'))"
+    )
 
 
 def test_reports_need_no_torch_twin(tmp_path: Path) -> None:
@@ -412,5 +471,3 @@ def test_reports_need_no_torch_twin(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("", encoding="utf-8")
     with pytest.raises(AssertionError):
         assert_no_torch("import reports.plugin, torch", str(tmp_path))
-
-

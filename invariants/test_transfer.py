@@ -20,17 +20,23 @@ VERDICTS = ("supported", "refuted", "inconclusive")
 
 def judged() -> list[Judgement]:
     """Return every pair of verdicts on two models, and a claim that only one was asked."""
-    everywhere = [_judgement(f"claim-{a}-{b}", model, metric, verdict)
-            for a, b in product(VERDICTS, VERDICTS)
-            for model, verdict in (("m2", a), ("m1", b)) for metric in ("nll", "nll_tail")]
+    everywhere = [
+        _judgement(f"claim-{a}-{b}", model, metric, verdict)
+        for a, b in product(VERDICTS, VERDICTS)
+        for model, verdict in (("m2", a), ("m1", b))
+        for metric in ("nll", "nll_tail")
+    ]
     return [*everywhere, _judgement("claim-lone", "m2", "nll", "refuted")]
 
 
 def _judgement(claim: str, model: str, metric: str, verdict: str) -> Judgement:
     return dataclasses.replace(
-        ANY, claim=dataclasses.replace(ANY.claim, id=claim, family="topic"),
-        cell=Cell(model, "data", metric, "float32"), published=None,
-        verdict=verdict if metric == "nll" else "inconclusive")
+        ANY,
+        claim=dataclasses.replace(ANY.claim, id=claim, family="topic"),
+        cell=Cell(model, "data", metric, "float32"),
+        published=None,
+        verdict=verdict if metric == "nll" else "inconclusive",
+    )
 
 
 def check_page() -> None:
@@ -78,8 +84,9 @@ def test_written_from_the_last_run(tmp_path: Path, capsys: pytest.CaptureFixture
     assert transfer.main(tmp_path) == 1
     assert "run `make reference` first" in capsys.readouterr().err
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "results.json").write_text(json.dumps(
-        {"judgements": [j.to_dict() for j in judged()]}))
+    (tmp_path / "out" / "results.json").write_text(
+        json.dumps({"judgements": [j.to_dict() for j in judged()]})
+    )
     assert transfer.main(tmp_path) == 0
     written = [Judgement.from_dict(j.to_dict() | {"plot": {"kind": "none"}}) for j in judged()]
     assert (tmp_path / "transfer.md").read_text() == transfer.transfer(written)

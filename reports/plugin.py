@@ -92,8 +92,9 @@ def enable(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport,
-                                                               pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the judgement of a test on its report."""
     report = yield
     if report.when == "call" and JUDGEMENT_KEY in item.stash:
@@ -107,8 +108,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None,
-                                                 dict[str, Any] | None]:
+def pytest_report_to_serializable() -> Generator[
+    None, dict[str, Any] | None, dict[str, Any] | None
+]:
     """Keep a lone surrogate in a message from ending the worker that reports it."""
     data: dict[str, Any] | None = encodable((yield))
     return data
@@ -156,8 +158,9 @@ class Reporter:
     @property
     def explanations(self) -> list[Mapping[str, Any]]:
         """The conditions of the session, each explained once."""
-        every = [each for record in self._ordered()
-                 for each in record.context.get("explanations", ())]
+        every = [
+            each for record in self._ordered() for each in record.context.get("explanations", ())
+        ]
         first = {(each.get("model"), each["condition"]): each for each in reversed(every)}
         return list(reversed(first.values()))
 
@@ -180,8 +183,9 @@ class Reporter:
         """Write results.json; let pytest-html write its page; give that its head."""
         if not self.records and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        data = results.document(self.judgements, provenance=self.provenance,
-                                environment=self.environment)
+        data = results.document(
+            self.judgements, provenance=self.provenance, environment=self.environment
+        )
         results.write(self.out / "results.json", data)
         yield
         self._finish_page()
@@ -216,8 +220,9 @@ class Reporter:
         """Put the report proper before pytest-html's table of tests."""
         from reports.html import page
 
-        prefix.append(page.page(self.judgements, self.explanations, self.provenance,
-                                self.environment))
+        prefix.append(
+            page.page(self.judgements, self.explanations, self.provenance, self.environment)
+        )
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_header(self, cells: list[str]) -> None:
@@ -228,8 +233,12 @@ class Reporter:
     def pytest_html_results_table_row(self, report: pytest.TestReport, cells: list[str]) -> None:
         """Fill our columns; the test's own name is escaped, which pytest-html leaves to us."""
         record = self.records.get(report.nodeid)
-        cells[:] = [cells[0], *tests_table.cells(record.judgement if record else None),
-                    tests_table.cell("testId", report.nodeid), cells[2]]
+        cells[:] = [
+            cells[0],
+            *tests_table.cells(record.judgement if record else None),
+            tests_table.cell("testId", report.nodeid),
+            cells[2],
+        ]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_html(self, data: list[str]) -> None:

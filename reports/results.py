@@ -19,9 +19,23 @@ from reports.words import counts
 
 SCHEMA_VERSION = 1
 
-PACKAGES = ("kvclaims", "torch", "transformers", "accelerate", "bitsandbytes", "datasets", "gguf",
-            "numpy", "scipy", "pandas", "pyarrow", "matplotlib", "pytest", "pytest-html",
-            "pytest-xdist")
+PACKAGES = (
+    "kvclaims",
+    "torch",
+    "transformers",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "gguf",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "pytest",
+    "pytest-html",
+    "pytest-xdist",
+)
 
 
 def environment(root: Path) -> dict[str, Any]:
@@ -68,8 +82,9 @@ def _git(root: Path, *arguments: str) -> str | None:
     git = shutil.which("git")
     if git is None:
         return None
-    done = subprocess.run([git, "-C", str(root), *arguments], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [git, "-C", str(root), *arguments], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -85,16 +100,18 @@ def document(
     ``"-Infinity"`` in estimates, null elsewhere. The data behind the plots is left out: it lies
     in the rows, under ``rows``.
     """
-    data: dict[str, Any] = inert_data({
-        "schema_version": SCHEMA_VERSION,
-        "command": provenance.get("command"),
-        "configuration": dict(provenance.get("configuration", {})),
-        "environment": dict(environment),
-        "cells": [dict(cell) for cell in provenance.get("cells", ())],
-        "counts": counts(judgements),
-        "judgements": [_without_plot(judgement) for judgement in judgements],
-        "rows": _rows(judgements),
-    })
+    data: dict[str, Any] = inert_data(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "command": provenance.get("command"),
+            "configuration": dict(provenance.get("configuration", {})),
+            "environment": dict(environment),
+            "cells": [dict(cell) for cell in provenance.get("cells", ())],
+            "counts": counts(judgements),
+            "judgements": [_without_plot(judgement) for judgement in judgements],
+            "rows": _rows(judgements),
+        }
+    )
     return data
 
 

@@ -51,20 +51,27 @@ def by_value(ways: Sequence[Specification]) -> list[Specification]:
 def _judged(judgement: Judgement) -> Specification:
     estimate = judgement.estimate
     labels = [row["label"] for row in specification_rows(judgement) if row["judged"]]
-    return Specification(_choices(judgement, labels[0] if labels else AS_JUDGED), estimate.value,
-                         estimate.ci_low, estimate.ci_high, judgement.verdict)
+    return Specification(
+        _choices(judgement, labels[0] if labels else AS_JUDGED),
+        estimate.value,
+        estimate.ci_low,
+        estimate.ci_high,
+        judgement.verdict,
+    )
 
 
 def further_ways(judgement: Judgement) -> list[Specification]:
     """Return the ways of measuring beside the judged one, judged by the rule of that one."""
-    return [specification(judgement, row) for row in specification_rows(judgement)
-            if not row["judged"]]
+    return [
+        specification(judgement, row) for row in specification_rows(judgement) if not row["judged"]
+    ]
 
 
 def specification(judgement: Judgement, row: Mapping[str, Any]) -> Specification:
     """Return a row of a plot of kind ``specifications``, judged by the judgement's rule."""
-    value, low, high = (math.nan if row[name] is None else float(row[name])
-                        for name in ("value", "low", "high"))
+    value, low, high = (
+        math.nan if row[name] is None else float(row[name]) for name in ("value", "low", "high")
+    )
     estimate = replace(judgement.estimate, value=value, ci_low=low, ci_high=high)
     verdict = judge(estimate, judgement.claim.prediction, judgement.floor)
     return Specification(_choices(judgement, row["label"]), value, low, high, verdict)
@@ -72,9 +79,12 @@ def specification(judgement: Judgement, row: Mapping[str, Any]) -> Specification
 
 def specification_rows(judgement: Judgement) -> list[Mapping[str, Any]]:
     """Return the rows of a judgement's plots of kind ``specifications`` in its own unit."""
-    return [row for part in plot_parts(judgement.plot)
-            if part["kind"] == "specifications" and part["unit"] == judgement.estimate.unit
-            for row in part["rows"]]
+    return [
+        row
+        for part in plot_parts(judgement.plot)
+        if part["kind"] == "specifications" and part["unit"] == judgement.estimate.unit
+        for row in part["rows"]
+    ]
 
 
 def _choices(judgement: Judgement, label: object) -> dict[str, str]:
@@ -114,6 +124,7 @@ def hangs_on(ways: Sequence[Specification]) -> dict[str, tuple[int, int]]:
 
 def alike_but_for(factor: str, ways: Sequence[Specification]) -> list[list[Specification]]:
     """Group specifications that differ in one choice alone; only groups in which they do."""
+
     def others(each: Specification) -> list[str]:
         return [each.choices[name] for name in FACTORS if name != factor]
 

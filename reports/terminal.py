@@ -16,8 +16,10 @@ def table(judgements: Sequence[Judgement]) -> list[str]:
     """Return the verdicts as lines of text, columns aligned, and a line of totals."""
     rows = [_HEAD, *(_row(judgement) for judgement in judgements)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = ["  ".join(_pad(text, widths[i], i in _RIGHT) for i, text in enumerate(row)).rstrip()
-             for row in rows]
+    lines = [
+        "  ".join(_pad(text, widths[i], i in _RIGHT) for i, text in enumerate(row)).rstrip()
+        for row in rows
+    ]
     totals = ", ".join(f"{number} {verdict}" for verdict, number in counts(judgements).items())
     return [*lines, "", totals]
 

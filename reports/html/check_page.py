@@ -23,9 +23,16 @@ PHONE = 390
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--enable-logging=stderr", "--virtual-time-budget=5000",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=5000",
 )
 EXTERNAL = re.compile(
     r"<\s*(?:link|script|img|iframe|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//"
@@ -72,7 +79,10 @@ def _open(browser: str, place: Path, profile: Path) -> subprocess.CompletedProce
     """Open a page: standard output is the document after its scripts ran, error the console."""
     return subprocess.run(
         [browser, *_FLAGS, f"--user-data-dir={profile}", "--dump-dom", place.as_uri()],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
 
 

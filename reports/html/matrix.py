@@ -48,11 +48,20 @@ class Column:
 def columns(judgements: Iterable[Judgement]) -> list[Column]:
     """Return every column: models, then their datasets, as they first appear; then metrics."""
     distinct = list(dict.fromkeys(Column.of(j.cell) for j in judgements))
-    models, datasets, dtypes = (list(dict.fromkeys(names)) for names in
-                                zip(*(column.place for column in distinct), strict=True))
+    models, datasets, dtypes = (
+        list(dict.fromkeys(names))
+        for names in zip(*(column.place for column in distinct), strict=True)
+    )
     metrics = (*_METRICS, _OTHER)
-    return sorted(distinct, key=lambda c: (models.index(c.model), datasets.index(c.dataset),
-                                           dtypes.index(c.dtype), metrics.index(c.metric)))
+    return sorted(
+        distinct,
+        key=lambda c: (
+            models.index(c.model),
+            datasets.index(c.dataset),
+            dtypes.index(c.dtype),
+            metrics.index(c.metric),
+        ),
+    )
 
 
 def blocks(ordered: Sequence[Column]) -> list[list[Column]]:
@@ -87,8 +96,11 @@ def _table(block: Sequence[Column], groups: Groups) -> dict[str, Any]:
         "columns": block,
         "places": list(spans.items()),
         "several_dtypes": len({column.dtype for column in block}) > 1,
-        "rows": [_row(index, group, block) for index, group in enumerate(groups)
-                 if any(Column.of(j.cell) in block for j in group)],
+        "rows": [
+            _row(index, group, block)
+            for index, group in enumerate(groups)
+            if any(Column.of(j.cell) in block for j in group)
+        ],
     }
 
 

@@ -27,8 +27,14 @@ TITLE = "Claims about primed KV caches"
 MAX_CHARACTERS = 2_300_000
 """Of the report proper; with the table of tests a page has to stay below 3 MB."""
 _TEXT_CHARACTERS = 3_000  # about one judgement, without its pictures
-_SECTION_TITLES = {"forest": "All estimates", "matrix": "Verdicts", "choices": "Choices",
-                   "claims": "Claims", "conditions": "Conditions", "provenance": "Provenance"}
+_SECTION_TITLES = {
+    "forest": "All estimates",
+    "matrix": "Verdicts",
+    "choices": "Choices",
+    "claims": "Claims",
+    "conditions": "Conditions",
+    "provenance": "Provenance",
+}
 
 
 def page(
@@ -68,10 +74,15 @@ def page(
     left = MAX_CHARACTERS - _TEXT_CHARACTERS * len(judgements)
     sections["claims"] = _claims(groups, left - sum(map(len, sections.values())))
     return render(
-        "page.html", sections=sections, titles=_SECTION_TITLES, counts=words.counts(judgements),
-        claims=len(groups), verdicts=len(judgements),
+        "page.html",
+        sections=sections,
+        titles=_SECTION_TITLES,
+        counts=words.counts(judgements),
+        claims=len(groups),
+        verdicts=len(judgements),
         models=len({j.cell.model for j in judgements}),
-        datasets=len({j.cell.dataset for j in judgements}))
+        datasets=len({j.cell.dataset for j in judgements}),
+    )
 
 
 def document(html: str) -> str:
@@ -84,8 +95,10 @@ def document(html: str) -> str:
     """
     parts = re.split(r"<[/]?head>", html, maxsplit=2)
     if len(parts) != 3:
-        raise KvError("the page by pytest-html must have one head; got none, so this version of "
-                      "pytest-html writes another page: install the version of constraints.txt.")
+        raise KvError(
+            "the page by pytest-html must have one head; got none, so this version of "
+            "pytest-html writes another page: install the version of constraints.txt."
+        )
     _, head, rest = map(Markup, parts)
     style = Markup((FOLDER / "report.css").read_text(encoding="utf-8"))
     return render("document.html", head=head, rest=rest, style=style)
@@ -95,23 +108,34 @@ def _forests(judgements: Sequence[Judgement]) -> str:
     units: dict[str, list[Judgement]] = {}
     for judgement in judgements:
         units.setdefault(judgement.estimate.unit, []).append(judgement)
-    return render("forest.html", forests=[(unit, forest(group), forest(group, narrow=True))
-                                          for unit, group in units.items()])
+    return render(
+        "forest.html",
+        forests=[
+            (unit, forest(group), forest(group, narrow=True)) for unit, group in units.items()
+        ],
+    )
 
 
 def choices(groups: Groups) -> str:
     """Return the part of the page on choices, or "" where nothing was measured in two ways."""
-    cards = [_card(index, group) for index, group in enumerate(groups)
-             if len(specifications(group)) > 1]
+    cards = [
+        _card(index, group) for index, group in enumerate(groups) if len(specifications(group)) > 1
+    ]
     return render("choices.html", cards=cards) if cards else ""
 
 
 def _card(index: int, group: Sequence[Judgement]) -> dict[str, Any]:
     ways = by_value(specifications(group))
-    return {"index": index, "claim": group[0].claim, "unit": group[0].estimate.unit,
-            "verdicts": [way.verdict for way in ways], "low": ways[0].value,
-            "high": ways[-1].value, "curve": specification_curve(group),
-            "hangs_on": hangs_on(ways)}
+    return {
+        "index": index,
+        "claim": group[0].claim,
+        "unit": group[0].estimate.unit,
+        "verdicts": [way.verdict for way in ways],
+        "low": ways[0].value,
+        "high": ways[-1].value,
+        "curve": specification_curve(group),
+        "hangs_on": hangs_on(ways),
+    }
 
 
 # --- one block a claim -------------------------------------------------------------------------
@@ -119,8 +143,10 @@ def _card(index: int, group: Sequence[Judgement]) -> dict[str, Any]:
 
 def _claims(groups: Groups, characters: int) -> str:
     drawings = _drawings(groups, characters)
-    claims = [_claim(group, [drawings.get((index, at), "") for at in range(len(group))])
-              for index, group in enumerate(groups)]
+    claims = [
+        _claim(group, [drawings.get((index, at), "") for at in range(len(group))])
+        for index, group in enumerate(groups)
+    ]
     left_out = sum(map(len, groups)) - len(drawings)
     return render("claims.html", claims=claims, pictures_left_out=left_out)
 
@@ -130,8 +156,10 @@ def _drawings(groups: Groups, characters: int) -> dict[tuple[int, int], str]:
 
     Returns (number of the claim, number of the cell) to what is shown there, which may be "".
     """
-    places = sorted(((index, at) for index, group in enumerate(groups)
-                     for at in range(len(group))), key=lambda place: place[1])
+    places = sorted(
+        ((index, at) for index, group in enumerate(groups) for at in range(len(group))),
+        key=lambda place: place[1],
+    )
     drawings: dict[tuple[int, int], str] = {}
     for index, at in places:
         drawing = pictures.picture(groups[index][at])
@@ -148,8 +176,10 @@ def _claim(group: Sequence[Judgement], drawings: Sequence[str]) -> dict[str, Any
     return {
         "claim": group[0].claim,
         "judgements": group,
-        "pictures": [{"width": pictures.width(j), "cell": words.cell_words(j), "drawing": drawing}
-                     for j, drawing in drawn],
+        "pictures": [
+            {"width": pictures.width(j), "cell": words.cell_words(j), "drawing": drawing}
+            for j, drawing in drawn
+        ],
         "captions": " ".join(captions),
         "details_head": ["", *map(words.cell_words, group)],
         "details": _details(group),
@@ -159,8 +189,7 @@ def _claim(group: Sequence[Judgement], drawings: Sequence[str]) -> dict[str, Any
 def _details(group: Sequence[Judgement]) -> list[list[object]]:
     """Return the secondary numbers of every cell: a row a number, a column a cell."""
     names = dict.fromkeys(name for j in group for name in j.details)
-    numbers: list[list[object]] = [[name, *(j.details.get(name) for j in group)]
-                                   for name in names]
+    numbers: list[list[object]] = [[name, *(j.details.get(name) for j in group)] for name in names]
     return [
         *numbers,
         ["interval", *(j.estimate.method for j in group)],
@@ -176,16 +205,27 @@ def _details(group: Sequence[Judgement]) -> list[list[object]]:
 def _conditions(explanations: Sequence[Explanation]) -> str:
     if not explanations:
         return ""
-    return render("conditions.html", explanations=[
-        {"condition": each["condition"], "model": each.get("model"), "text": each["text"],
-         "masks": [(panel["title"], mask_svg(panel["mask"], panel["slots"], panel["title"]))
-                   for panel in each.get("masks", ())]}
-        for each in explanations])
+    return render(
+        "conditions.html",
+        explanations=[
+            {
+                "condition": each["condition"],
+                "model": each.get("model"),
+                "text": each["text"],
+                "masks": [
+                    (panel["title"], mask_svg(panel["mask"], panel["slots"], panel["title"]))
+                    for panel in each.get("masks", ())
+                ],
+            }
+            for each in explanations
+        ],
+    )
 
 
 def _provenance(
     judgements: Sequence[Judgement], provenance: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> str:
     facts = [*provenance.get("cells", ()), provenance.get("configuration", {}), environment]
-    return render("provenance.html", judgements=judgements, facts=facts,
-                  command=provenance.get("command"))
+    return render(
+        "provenance.html", judgements=judgements, facts=facts, command=provenance.get("command")
+    )

@@ -38,12 +38,17 @@ def _part(judgement: Judgement, index: int, part: Data) -> str:
         if kind.draw is None:
             return _WRITERS[part["kind"]](part)
         cell = judgement.cell
-        return draw(part, salt=f"{judgement.claim.id}-{cell.slug}-{cell.dtype}-{index}",
-                    colour=VERDICT_STYLES[judgement.verdict].colour,
-                    label=f"{kind.caption} {cell_words(judgement)}")
+        return draw(
+            part,
+            salt=f"{judgement.claim.id}-{cell.slug}-{cell.dtype}-{index}",
+            colour=VERDICT_STYLES[judgement.verdict].colour,
+            label=f"{kind.caption} {cell_words(judgement)}",
+        )
     except KeyError as missing:
-        raise KvError(f"{judgement.claim.id}: a plot of kind {part['kind']} needs {missing}; "
-                      "add it to the plot's data.") from missing
+        raise KvError(
+            f"{judgement.claim.id}: a plot of kind {part['kind']} needs {missing}; "
+            "add it to the plot's data."
+        ) from missing
 
 
 def captions(judgement: Judgement) -> list[str]:

@@ -33,15 +33,28 @@ def thousands(value: int) -> str:
 
 
 ENVIRONMENT = Environment(
-    loader=FileSystemLoader(FOLDER), autoescape=True, finalize=inert, undefined=StrictUndefined,
-    trim_blocks=True, lstrip_blocks=True)
+    loader=FileSystemLoader(FOLDER),
+    autoescape=True,
+    finalize=inert,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 ENVIRONMENT.filters |= {
-    "cell": words.cell_words, "end": words.end_words, "file_name": file_name,
+    "cell": words.cell_words,
+    "end": words.end_words,
+    "file_name": file_name,
     "interval": words.interval_words,
-    "level": words.level_words, "number": number, "prediction": words.prediction_words,
-    "published": words.published_words, "required": words.required_words,
-    "signed": words.is_signed, "thousands": thousands, "token": token_text,
-    "unit": words.unit_words}
+    "level": words.level_words,
+    "number": number,
+    "prediction": words.prediction_words,
+    "published": words.published_words,
+    "required": words.required_words,
+    "signed": words.is_signed,
+    "thousands": thousands,
+    "token": token_text,
+    "unit": words.unit_words,
+}
 ENVIRONMENT.globals |= {"verdict_styles": words.VERDICT_STYLES}
 
 

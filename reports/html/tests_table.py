@@ -10,8 +10,13 @@ from reports.words import cell_words, interval_words
 
 def heads() -> list[str]:
     """Return the heads of the columns that `cells` fills."""
-    columns = (("Claim", "claim"), ("Cell", "cell"), ("Estimate", ""), ("n", ""),
-               ("Verdict", "verdict"))
+    columns = (
+        ("Claim", "claim"),
+        ("Cell", "cell"),
+        ("Estimate", ""),
+        ("n", ""),
+        ("Verdict", "verdict"),
+    )
     return [render("test_head.html", title=title, sorted_by=name) for title, name in columns]
 
 
@@ -20,9 +25,13 @@ def cells(judgement: Judgement | None) -> list[str]:
     if judgement is None:
         return [cell("", None)] * len(heads())
     estimate = judgement.estimate
-    return [cell("claim", judgement.claim.id), cell("cell", cell_words(judgement)),
-            cell("estimate", f"{interval_words(estimate)} {one_line(estimate.unit)}"),
-            cell("n", f"{estimate.n:,}"), cell("verdict", judgement.verdict)]
+    return [
+        cell("claim", judgement.claim.id),
+        cell("cell", cell_words(judgement)),
+        cell("estimate", f"{interval_words(estimate)} {one_line(estimate.unit)}"),
+        cell("n", f"{estimate.n:,}"),
+        cell("verdict", judgement.verdict),
+    ]
 
 
 def cell(name: str, text: str | None) -> str:

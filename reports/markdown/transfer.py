@@ -27,10 +27,14 @@ def transfer(judgements: Sequence[Judgement]) -> str:
     models = _models(judgements)
     first = first_metric(judgements)
     topics = dict.fromkeys(j.claim.family for j in first.values())
-    counts = [*((topic, _counts([j for j in first.values() if j.claim.family == topic], models))
-                for topic in topics), ("**all**", _counts(first.values(), models))]
-    return _render("transfer.md", models=models, counts=counts,
-                   outcomes=_by_outcome(first, models))
+    counts = [
+        *(
+            (topic, _counts([j for j in first.values() if j.claim.family == topic], models))
+            for topic in topics
+        ),
+        ("**all**", _counts(first.values(), models)),
+    ]
+    return _render("transfer.md", models=models, counts=counts, outcomes=_by_outcome(first, models))
 
 
 def verdicts(judgements: Sequence[Judgement]) -> str:
@@ -39,8 +43,11 @@ def verdicts(judgements: Sequence[Judgement]) -> str:
     for judgement in judgements:
         topics.setdefault(judgement.claim.family, []).append(judgement)
     models = _models(judgements)
-    return _render("verdicts.md", models=[_model(judgements, model) for model in models],
-                   topics=[_topic(topic, group) for topic, group in topics.items()])
+    return _render(
+        "verdicts.md",
+        models=[_model(judgements, model) for model in models],
+        topics=[_topic(topic, group) for topic, group in topics.items()],
+    )
 
 
 def _models(judgements: Iterable[Judgement]) -> list[str]:
@@ -58,8 +65,9 @@ def first_metric(judgements: Iterable[Judgement]) -> FirstMetric:
 def _counts(judgements: Iterable[Judgement], models: Sequence[str]) -> list[list[int]]:
     """Return for each model how often each verdict came out."""
     pairs = [(j.cell.model, j.verdict) for j in judgements]
-    return [[sum(pair == (model, verdict) for pair in pairs) for verdict in LETTERS]
-            for model in models]
+    return [
+        [sum(pair == (model, verdict) for pair in pairs) for verdict in LETTERS] for model in models
+    ]
 
 
 def _by_outcome(first: FirstMetric, models: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -70,25 +78,44 @@ def _by_outcome(first: FirstMetric, models: Sequence[str]) -> list[tuple[str, li
         groups.setdefault(outcome, []).append(claim)
     rank = {name: place for place, name in enumerate((*LETTERS, ""))}
     ordered = sorted(groups, key=lambda outcome: ("" in outcome, [rank[name] for name in outcome]))
-    return [(", ".join(f"{model} {verdict or 'not judged'}"
-                       for model, verdict in zip(models, outcome, strict=True)), groups[outcome])
-            for outcome in ordered]
+    return [
+        (
+            ", ".join(
+                f"{model} {verdict or 'not judged'}"
+                for model, verdict in zip(models, outcome, strict=True)
+            ),
+            groups[outcome],
+        )
+        for outcome in ordered
+    ]
 
 
 def _model(judgements: Iterable[Judgement], model: str) -> dict[str, Any]:
     own = [j for j in judgements if j.cell.model == model]
     sizes = [j.estimate.n for j in own]
-    return {"name": model, "datasets": dict.fromkeys(j.cell.dataset for j in own),
-            "fewest": min(sizes), "most": max(sizes), "counts": _counts(own, [model])[0]}
+    return {
+        "name": model,
+        "datasets": dict.fromkeys(j.cell.dataset for j in own),
+        "fewest": min(sizes),
+        "most": max(sizes),
+        "counts": _counts(own, [model])[0],
+    }
 
 
 def _topic(topic: str, judgements: Sequence[Judgement]) -> dict[str, Any]:
     models = _models(judgements)
-    return {"name": topic.capitalize(), "models": models, "claims": [
-        {"statement": group[0].claim.statement.splitlines()[0],
-         "cells": [on_model(group, model) for model in models],
-         "published": next((j.published.text for j in group if j.published), "–")}
-        for group in by_claim(judgements)]}
+    return {
+        "name": topic.capitalize(),
+        "models": models,
+        "claims": [
+            {
+                "statement": group[0].claim.statement.splitlines()[0],
+                "cells": [on_model(group, model) for model in models],
+                "published": next((j.published.text for j in group if j.published), "–"),
+            }
+            for group in by_claim(judgements)
+        ],
+    }
 
 
 def on_model(judgements: Iterable[Judgement], model: str) -> list[str]:
@@ -101,8 +128,10 @@ def _words(judgement: Judgement) -> str:
     unit = "" if e.unit == "d" else f" {e.unit}"
     n = judgement.required_n
     needs = f", n ≈ {n:,}" if n and judgement.verdict == "inconclusive" else ""
-    return (f"{_number(e.value)} [{_number(e.ci_low)}, {_number(e.ci_high)}]{unit} "
-            f"{LETTERS[judgement.verdict]}{needs} (n = {e.n:,})")
+    return (
+        f"{_number(e.value)} [{_number(e.ci_low)}, {_number(e.ci_high)}]{unit} "
+        f"{LETTERS[judgement.verdict]}{needs} (n = {e.n:,})"
+    )
 
 
 def _number(x: float) -> str:
@@ -120,9 +149,13 @@ def _cell(text: str) -> str:
 
 def _render(template: str, **values: Any) -> str:
     environment = Environment(  # Markdown, not HTML: nothing to escape but bars
-        loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=False,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True)
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     environment.filters["cell"] = _cell
     return environment.get_template(template).render(values)
 
@@ -131,12 +164,14 @@ def main(folder: Path = FOLDER) -> int:
     """Write both pages to a folder from its out/results.json; return the exit status."""
     source = folder / "out" / "results.json"
     if not source.exists():
-        print(f"reports.markdown: no {source.name} yet; run `make reference` first.",
-              file=sys.stderr)
+        print(
+            f"reports.markdown: no {source.name} yet; run `make reference` first.", file=sys.stderr
+        )
         return 1
     document = json.loads(source.read_text(encoding="utf-8"))
-    judgements = [Judgement.from_dict(j | {"plot": {"kind": "none"}})
-                  for j in document["judgements"]]
+    judgements = [
+        Judgement.from_dict(j | {"plot": {"kind": "none"}}) for j in document["judgements"]
+    ]
     write_atomically(folder / "transfer.md", transfer(judgements))
     write_atomically(folder / "verdicts.md", verdicts(judgements))
     print(f"{len(judgements)} verdicts written to transfer.md and verdicts.md")

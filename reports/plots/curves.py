@@ -46,8 +46,10 @@ class _Curve:
 
 def _curve(curve: Data) -> _Curve:
     columns = [numbers(curve["x"]), numbers(curve["y"])]
-    columns += [numbers(curve[name]) if curve.get(name) is not None
-                else np.full(len(columns[0]), math.nan) for name in ("low", "high")]
+    columns += [
+        numbers(curve[name]) if curve.get(name) is not None else np.full(len(columns[0]), math.nan)
+        for name in ("low", "high")
+    ]
     table = np.array(columns)
     x, y, low, high = table[:, np.isfinite(table[:2]).all(axis=0)]
     return _Curve(str(curve.get("label", "")), x, y, low, high)
@@ -57,21 +59,35 @@ def _curves(curves: Iterable[Data]) -> list[_Curve]:
     return [drawn for drawn in map(_curve, curves) if drawn.x.size]
 
 
-def _draw_lines(axes: Axes, curves: Sequence[_Curve], colour: str, *, steps: bool = False,
-                marked: bool = True) -> list[Artist]:
+def _draw_lines(
+    axes: Axes, curves: Sequence[_Curve], colour: str, *, steps: bool = False, marked: bool = True
+) -> list[Artist]:
     """Draw curves with their bands; a single one has the verdict's colour."""
     handles: list[Artist] = []
     for index, curve in enumerate(curves):
         ink = colour if len(curves) == 1 else LINES[index % len(LINES)]
         known = np.isfinite(curve.low) & np.isfinite(curve.high)
         if known.any():
-            axes.fill_between(curve.x[known], curve.low[known], curve.high[known], color=ink,
-                              alpha=0.16, linewidth=0, step="post" if steps else None,
-                              rasterized=known.sum() > RASTER_FROM)
+            axes.fill_between(
+                curve.x[known],
+                curve.low[known],
+                curve.high[known],
+                color=ink,
+                alpha=0.16,
+                linewidth=0,
+                step="post" if steps else None,
+                rasterized=known.sum() > RASTER_FROM,
+            )
         handles += axes.plot(
-            curve.x, curve.y, color=ink, linestyle=DASHES[index % len(DASHES)], linewidth=1.6,
-            drawstyle="steps-post" if steps else "default", markersize=3.2,
-            marker="o" if marked and curve.x.size <= _MARKED_UP_TO else "")
+            curve.x,
+            curve.y,
+            color=ink,
+            linestyle=DASHES[index % len(DASHES)],
+            linewidth=1.6,
+            drawstyle="steps-post" if steps else "default",
+            markersize=3.2,
+            marker="o" if marked and curve.x.size <= _MARKED_UP_TO else "",
+        )
     return handles
 
 
@@ -129,8 +145,14 @@ def draw_survival(figure: Figure, data: Data, colour: str) -> bool:
     return True
 
 
-def _name(figure: Figure, axes: Axes, x_label: str, y_label: str, curves: Sequence[_Curve],
-          handles: Sequence[Artist]) -> None:
+def _name(
+    figure: Figure,
+    axes: Axes,
+    x_label: str,
+    y_label: str,
+    curves: Sequence[_Curve],
+    handles: Sequence[Artist],
+) -> None:
     few_ticks(axes, whole=_whole(curves))
     axes.set_xlabel(wrapped(x_label))
     axes.set_ylabel(wrapped(y_label))
@@ -139,13 +161,20 @@ def _name(figure: Figure, axes: Axes, x_label: str, y_label: str, curves: Sequen
 
 def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
     """Draw ROC curves over the diagonal, which is chance; the legend gives each area."""
-    curves = _curves({"label": f"AUC {number(c['auc'])}, {one_line(c['label'], 30)}",
-                      "x": c["fpr"], "y": c["tpr"]} for c in data["curves"])
+    curves = _curves(
+        {
+            "label": f"AUC {number(c['auc'])}, {one_line(c['label'], 30)}",
+            "x": c["fpr"],
+            "y": c["tpr"],
+        }
+        for c in data["curves"]
+    )
     if not curves:
         return False
     axes = figure.add_subplot()
-    handles: list[Artist] = list(axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9,
-                                           linestyle=(0, (1, 1.5))))
+    handles: list[Artist] = list(
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.5)))
+    )
     handles += _draw_lines(axes, curves, colour, marked=False)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)

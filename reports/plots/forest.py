@@ -67,10 +67,14 @@ def forest(judgements: Sequence[Judgement], *, narrow: bool = False) -> str:
     with style(f"forest-{judgements[0].estimate.unit}-{narrow}"):
         inches = (height + 2.2) * _LINE
         figure = Figure(figsize=(layout.width, inches))
-        axes = figure.add_axes((
-            layout.left / layout.width, 1.7 * _LINE / inches,
-            1 - (layout.left + layout.right) / layout.width, height * _LINE / inches,
-        ))
+        axes = figure.add_axes(
+            (
+                layout.left / layout.width,
+                1.7 * _LINE / inches,
+                1 - (layout.left + layout.right) / layout.width,
+                height * _LINE / inches,
+            )
+        )
         _frame(axes, height, (low, high), judgements[0].estimate.unit, 5 if narrow else 9)
         for row in rows:
             _draw_row(axes, row, layout, (low, high))
@@ -132,23 +136,39 @@ def _draw_row(axes: Axes, row: _Row, layout: _Layout, limits: tuple[float, float
         weight = "bold" if row.heading else "normal"
         # on a phone the text stands inside the plot, so it covers the lines behind it
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1} if layout.narrow else None
-        _beside(axes, -layout.left + 0.08, row.y, row.heading or row.label, weight=weight,
-                bbox=paper)
+        _beside(
+            axes, -layout.left + 0.08, row.y, row.heading or row.label, weight=weight, bbox=paper
+        )
         return
     _draw_interval(axes, row.judgement, row.y, limits)
     verdict = VERDICT_STYLES[row.judgement.verdict]
     if not layout.narrow:
         _beside(axes, -layout.left + 0.2, row.y, _cell_label(row.judgement))
-        _beside(axes, 0.1, row.y, f"{verdict.symbol} {interval_words(row.judgement.estimate)}",
-                end=True, color=verdict.colour)
+        _beside(
+            axes,
+            0.1,
+            row.y,
+            f"{verdict.symbol} {interval_words(row.judgement.estimate)}",
+            end=True,
+            color=verdict.colour,
+        )
 
 
-def _beside(axes: Axes, inches: float, y: float, text: str, *, end: bool = False,
-            **properties: Any) -> None:
+def _beside(
+    axes: Axes, inches: float, y: float, text: str, *, end: bool = False, **properties: Any
+) -> None:
     """Write text at a distance in inches from the left edge of the axes, or from the right one."""
-    axes.annotate(text, (1.0 if end else 0.0, y), xycoords=("axes fraction", "data"),
-                  xytext=(inches * 72, 0), textcoords="offset points", va="center",
-                  annotation_clip=False, fontsize=9, **properties)
+    axes.annotate(
+        text,
+        (1.0 if end else 0.0, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(inches * 72, 0),
+        textcoords="offset points",
+        va="center",
+        annotation_clip=False,
+        fontsize=9,
+        **properties,
+    )
 
 
 def _draw_interval(axes: Axes, judgement: Judgement, y: float, limits: tuple[float, float]) -> None:
@@ -162,8 +182,25 @@ def _draw_interval(axes: Axes, judgement: Judgement, y: float, limits: tuple[flo
         if math.isinf(bound):
             axes.plot([end], [y], marker=arrow, color=verdict.colour, markersize=5, clip_on=False)
     if judgement.published is not None:
-        axes.plot([judgement.published.value], [y], marker="D", markersize=8, zorder=2.5,
-                  markerfacecolor="white", markeredgecolor=INK, markeredgewidth=1.1)
+        axes.plot(
+            [judgement.published.value],
+            [y],
+            marker="D",
+            markersize=8,
+            zorder=2.5,
+            markerfacecolor="white",
+            markeredgecolor=INK,
+            markeredgewidth=1.1,
+        )
     face = verdict.colour if verdict.filled else "white"
-    axes.plot([estimate.value], [y], marker=verdict.marker, markersize=5.5, color=verdict.colour,
-              markerfacecolor=face, markeredgewidth=1.3, zorder=4, linestyle="none")
+    axes.plot(
+        [estimate.value],
+        [y],
+        marker=verdict.marker,
+        markersize=5.5,
+        color=verdict.colour,
+        markerfacecolor=face,
+        markeredgewidth=1.3,
+        zorder=4,
+        linestyle="none",
+    )

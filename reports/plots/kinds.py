@@ -65,29 +65,53 @@ class PlotKind:
 PLOT_KINDS: Mapping[str, PlotKind] = {
     "paired": PlotKind(
         "Benefit sample by sample; solid line the mean, dotted the median; the outermost bars "
-        "also hold the most extreme 1 %.", samples.draw_paired),
+        "also hold the most extreme 1 %.",
+        samples.draw_paired,
+    ),
     "scatter": PlotKind(
         "One point a sample; the line joins the means of ten groups of equal size; the most "
-        "extreme 1 % lie outside.", samples.draw_scatter),
-    "quartiles": PlotKind("Effect by quartile of hardness, with its interval.",
-                      samples.draw_quartiles),
+        "extreme 1 % lie outside.",
+        samples.draw_scatter,
+    ),
+    "quartiles": PlotKind(
+        "Effect by quartile of hardness, with its interval.", samples.draw_quartiles
+    ),
     "curve": PlotKind("Effect at each step, with its interval as a band.", curves.draw_curve),
-    "layers": PlotKind("One line a curve, with its interval as a band.", curves.draw_layers,
-                   size_legend),
-    "survival": PlotKind("Share that is left after each step, with its interval as a band.",
-                     curves.draw_survival, size_legend),
-    "roc": PlotKind("Share of right passages found over share of wrong ones let through, at every "
-                "threshold.", curves.draw_roc, curves.size_roc),
-    "wins": PlotKind("One bar a query, the largest gain first; dotted line the mean; below, how "
-                     "many queries are ranked better, alike and worse.", samples.draw_wins,
-                 samples.size_wins),
+    "layers": PlotKind(
+        "One line a curve, with its interval as a band.", curves.draw_layers, size_legend
+    ),
+    "survival": PlotKind(
+        "Share that is left after each step, with its interval as a band.",
+        curves.draw_survival,
+        size_legend,
+    ),
+    "roc": PlotKind(
+        "Share of right passages found over share of wrong ones let through, at every threshold.",
+        curves.draw_roc,
+        curves.size_roc,
+    ),
+    "wins": PlotKind(
+        "One bar a query, the largest gain first; dotted line the mean; below, how "
+        "many queries are ranked better, alike and worse.",
+        samples.draw_wins,
+        samples.size_wins,
+    ),
     "specifications": PlotKind(
         "One estimate a way of measuring, the largest first; the filled diamond is the one that "
-        "is judged.", samples.draw_specifications, samples.size_specifications, width="broad"),
-    "stack": PlotKind("Shares over the tokens of a sample, one on the other.", tokens.draw_stack,
-                  size_legend),
-    "trace": PlotKind("One sample, one value a token; a long one goes on in the next row.",
-                  tokens.draw_trace, tokens.size_trace, width="broad"),
+        "is judged.",
+        samples.draw_specifications,
+        samples.size_specifications,
+        width="broad",
+    ),
+    "stack": PlotKind(
+        "Shares over the tokens of a sample, one on the other.", tokens.draw_stack, size_legend
+    ),
+    "trace": PlotKind(
+        "One sample, one value a token; a long one goes on in the next row.",
+        tokens.draw_trace,
+        tokens.size_trace,
+        width="broad",
+    ),
     "tokens": PlotKind("One sample, its tokens by class.", width="full"),
     "table": PlotKind("", width="fit"),
 }

@@ -57,31 +57,54 @@ def draw_mask(mask: tuple[tuple[int, ...], ...], slots: tuple[str, ...], label: 
     with style("mask"):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72))
         axes = figure.add_axes((1 / size[0], foot / size[1], width / size[0], height / size[1]))
-        axes.imshow(allowed, cmap=_COLOURS, vmin=0, vmax=1, interpolation="none", aspect="auto",
-                    extent=(0, width, height, 0), clip_on=False)
+        axes.imshow(
+            allowed,
+            cmap=_COLOURS,
+            vmin=0,
+            vmax=1,
+            interpolation="none",
+            aspect="auto",
+            extent=(0, width, height, 0),
+            clip_on=False,
+        )
         axes.autoscale(enable=False)
         axes.set_axis_off()
-        axes.add_patch(Rectangle((0, 0), width, height, fill=False, edgecolor=_FRAME,
-                                 linewidth=0.6, clip_on=False))
+        axes.add_patch(
+            Rectangle(
+                (0, 0), width, height, fill=False, edgecolor=_FRAME, linewidth=0.6, clip_on=False
+            )
+        )
         if slots:
             _name_slots(axes, slots, unit, width, height)
         return to_svg(figure, label, "kv-mask")
 
 
-def _name_slots(axes: Axes, slots: Sequence[str], unit: float, width: float, height: float
-                ) -> None:
+def _name_slots(axes: Axes, slots: Sequence[str], unit: float, width: float, height: float) -> None:
     """Draw a line and a name for each run of equally named slots, as far as names fit."""
     runs = [(name, len(list(run))) for name, run in groupby(one_line(slot, 24) for slot in slots)]
     ends = unit * np.cumsum([length for _, length in runs])
     # NaN lifts the pen: all boundaries are one path
-    axes.plot(np.repeat(ends[:-1], 3), [0, height + 4, np.nan] * (len(runs) - 1), linewidth=0.6,
-              color=_BOUNDARY, linestyle=(0, (3.3, 3.3)), clip_on=False)
+    axes.plot(
+        np.repeat(ends[:-1], 3),
+        [0, height + 4, np.nan] * (len(runs) - 1),
+        linewidth=0.6,
+        color=_BOUNDARY,
+        linestyle=(0, (3.3, 3.3)),
+        clip_on=False,
+    )
     occupied = [0.0] * _LINES  # up to where, a line of names
     for (name, length), end in zip(runs, ends, strict=True):
         half = _LETTER / 2 * len(name)
         place = max(min(end - length * unit / 2, width - half), half)
         line = next((i for i, taken in enumerate(occupied) if place - half >= taken), None)
         if line is not None:
-            axes.text(place, height + 13 + _LINE * line, name, fontsize=10, color=INK,
-                      ha="center", va="baseline")
+            axes.text(
+                place,
+                height + 13 + _LINE * line,
+                name,
+                fontsize=10,
+                color=INK,
+                ha="center",
+                va="baseline",
+            )
             occupied[line] = place + half + 4

@@ -57,8 +57,14 @@ def draw_scatter(figure: Figure, data: Data, colour: str) -> bool:
     axes.scatter(x, y, s=7, color=MUTED, alpha=0.4, linewidths=0, rasterized=True)
     order = np.argsort(x, kind="stable")
     tenths = [part for part in np.array_split(order, 10) if part.size]
-    axes.plot([x[part].mean() for part in tenths], [y[part].mean() for part in tenths],
-              color=colour, linewidth=1.6, marker="o", markersize=3.5)
+    axes.plot(
+        [x[part].mean() for part in tenths],
+        [y[part].mean() for part in tenths],
+        color=colour,
+        linewidth=1.6,
+        marker="o",
+        markersize=3.5,
+    )
     low, high = np.quantile(y, [0.005, 0.995])
     if high > low:
         room = 0.08 * (high - low)
@@ -82,8 +88,13 @@ def draw_quartiles(figure: Figure, data: Data, colour: str) -> bool:
     axes.vlines(places[drawn], low[drawn], high[drawn], color=colour, linewidth=1.8)
     axes.plot(places, d, marker="o", markersize=4, color=colour, linestyle="none")
     axes.axhline(0, color=INK, linewidth=0.9)
-    axes.set_xticks(places, [f"{_QUARTILES.get(int(row['quartile']), row['quartile'])}\n"
-                             f"n = {int(row['n'])}" for row in rows])
+    axes.set_xticks(
+        places,
+        [
+            f"{_QUARTILES.get(int(row['quartile']), row['quartile'])}\nn = {int(row['n'])}"
+            for row in rows
+        ],
+    )
     axes.set_ylabel("d in the quartile")
     return True
 
@@ -111,10 +122,19 @@ def draw_wins(figure: Figure, data: Data, colour: str) -> bool:
         stack.barh(0, width, left=start, height=1, color=fill)
     stack.set_xlim(0, ends[-1])
     stack.set_axis_off()
-    for place, side, count, word in zip((0, 0.5, 1), ("left", "center", "right"), counts,
-                                        ("better", "alike", "worse"), strict=True):
-        stack.annotate(f"{count:,} {word}", (place, 0), xycoords="axes fraction", xytext=(0, -3),
-                       textcoords="offset points", ha=side, va="top", fontsize=8)
+    for place, side, count, word in zip(
+        (0, 0.5, 1), ("left", "center", "right"), counts, ("better", "alike", "worse"), strict=True
+    ):
+        stack.annotate(
+            f"{count:,} {word}",
+            (place, 0),
+            xycoords="axes fraction",
+            xytext=(0, -3),
+            textcoords="offset points",
+            ha=side,
+            va="top",
+            fontsize=8,
+        )
     return True
 
 
@@ -161,8 +181,15 @@ def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
         ink, face = (colour, colour) if row["judged"] else (MUTED, "white")
         low, high = numbers([row["low"], row["high"]])
         axes.plot([low, high], [place, place], color=ink, linewidth=1.7)
-        axes.plot([row["value"]], [place], marker="D" if row["judged"] else "o", markersize=5,
-                  color=ink, markerfacecolor=face, linestyle="none")
+        axes.plot(
+            [row["value"]],
+            [place],
+            marker="D" if row["judged"] else "o",
+            markersize=5,
+            color=ink,
+            markerfacecolor=face,
+            linestyle="none",
+        )
     axes.set_ylim(lines.sum(), 0)
     axes.set_yticks(places, labels)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -171,8 +198,9 @@ def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     above = sum(numbers([row["low"]])[0] > 0 for row in rows)
-    axes.set_title(f"{above} of {len(rows)} intervals lie above 0", fontsize=8, loc="left",
-                   color=INK)
+    axes.set_title(
+        f"{above} of {len(rows)} intervals lie above 0", fontsize=8, loc="left", color=INK
+    )
     axes.set_xlabel(wrapped(data["unit"]))
     few_ticks(axes)
     return True

@@ -53,10 +53,21 @@ def draw_estimates(axes: Axes, ways: Sequence[Specification], judgement: Judgeme
     axes.axhline(null, color=INK, linewidth=0.8)
     for place, way in enumerate(ways):
         verdict = VERDICT_STYLES[way.verdict]
-        axes.plot([place, place], np.clip([way.low, way.high], *limits), color=verdict.colour,
-                  linewidth=1.4)
-        axes.plot([place], [way.value], marker=verdict.marker, markersize=4, color=verdict.colour,
-                  markerfacecolor=verdict.colour if verdict.filled else "white", linestyle="none")
+        axes.plot(
+            [place, place],
+            np.clip([way.low, way.high], *limits),
+            color=verdict.colour,
+            linewidth=1.4,
+        )
+        axes.plot(
+            [place],
+            [way.value],
+            marker=verdict.marker,
+            markersize=4,
+            color=verdict.colour,
+            markerfacecolor=verdict.colour if verdict.filled else "white",
+            linestyle="none",
+        )
     _frame(axes, len(ways))
     axes.set_ylim(*limits)
     axes.locator_params(axis="y", nbins=4)
@@ -64,21 +75,22 @@ def draw_estimates(axes: Axes, ways: Sequence[Specification], judgement: Judgeme
     axes.spines["bottom"].set_visible(False)
 
 
-def draw_choices(axes: Axes, ways: Sequence[Specification], rows: Sequence[tuple[str, str]]
-                  ) -> None:
+def draw_choices(
+    axes: Axes, ways: Sequence[Specification], rows: Sequence[tuple[str, str]]
+) -> None:
     """Mark under each way which value of each choice it stands for."""
     for place, way in enumerate(ways):
         for row, (factor, level) in enumerate(rows):
             if way.choices[factor] == level:
-                axes.plot([place], [row], marker="s", markersize=3.4, color=MUTED,
-                          linestyle="none")
+                axes.plot([place], [row], marker="s", markersize=3.4, color=MUTED, linestyle="none")
     for row in range(1, len(rows)):
         if rows[row][0] != rows[row - 1][0]:
             axes.axhline(row - 0.5, color=GRID, linewidth=0.8)
     _frame(axes, len(ways))
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [one_line(level, 24) for _, level in rows], fontsize=7.5,
-                    color=INK)
+    axes.set_yticks(
+        range(len(rows)), [one_line(level, 24) for _, level in rows], fontsize=7.5, color=INK
+    )
     axes.tick_params(axis="y", length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
 

@@ -87,14 +87,21 @@ def to_svg(figure: Figure, label: str, css_class: str = "kv-figure") -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", dpi=130, transparent=True, metadata={"Date": None})
     root = ET.fromstring(buffer.getvalue())
-    references = " ".join(value for each in root.iter() for value in each.attrib.values()
-                          if "#" in value)
+    references = " ".join(
+        value for each in root.iter() for value in each.attrib.values() if "#" in value
+    )
     for element in root.iter():
         _shorten(element, references)
     _keep_visible(root)
     # the first two are what matplotlib's own style sheet says, which would reach the whole page
-    root.attrib.update({"style": "stroke-linejoin:round;stroke-linecap:butt", "role": "img",
-                        "aria-label": one_line(label), "class": css_class})
+    root.attrib.update(
+        {
+            "style": "stroke-linejoin:round;stroke-linecap:butt",
+            "role": "img",
+            "aria-label": one_line(label),
+            "class": css_class,
+        }
+    )
     return Markup(ET.tostring(root, encoding="unicode").replace(" />", "/>"))
 
 
@@ -127,8 +134,11 @@ def _keep_visible(parent: ET.Element) -> None:
         name, empty = _name(child), not len(child)
         if name == "g" and not child.attrib:
             children += child
-        elif not (name in ("metadata", "style") or (name == "defs" and empty)
-                  or (name == "path" and child.get("style") == "fill: none")):
+        elif not (
+            name in ("metadata", "style")
+            or (name == "defs" and empty)
+            or (name == "path" and child.get("style") == "fill: none")
+        ):
             children.append(child)
     parent[:] = children
 
