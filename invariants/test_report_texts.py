@@ -53,7 +53,7 @@ def assert_inert(raw: str) -> None:
 
 @given(hostile_texts)
 def test_inert_text_is_inert(raw: str) -> None:
-    """Catches a character that UTF-8 or XML cannot hold, that turns the text, or a second change."""
+    """Catches a character that UTF-8 or XML cannot hold, or that turns the text."""
     assert_inert(raw)
 
 
