@@ -1,4 +1,4 @@
-"""Look at a finished page as a browser does: ``python reports/check_page.py report.html``.
+"""Look at a finished page as a browser does: ``python -m reports.html.check_page report.html``.
 
 Fails, with one line each, on a page that is too large, loads something from elsewhere, is wider
 than a phone, or has anything to say on the browser's console. Needs Chromium on the PATH.
@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from reports.html.templates import render
+
 LARGEST = 3_000_000
 """Bytes."""
 PHONE = 390
@@ -21,25 +23,22 @@ PHONE = 390
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--enable-logging=stderr", "--virtual-time-budget=5000",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=5000",
 )
-_EXTERNAL = re.compile(
-    r"<(?:link|script|img|iframe|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//"
+EXTERNAL = re.compile(
+    r"<\s*(?:link|script|img|iframe|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//"
 )
-# A headless window cannot be as narrow as a phone, a frame in it can: the page in the frame
-# reports what sticks out, and the page around it writes that down for --dump-dom.
-_INSIDE = """<script>addEventListener('load', () => {
-  const root = document.documentElement, wide = root.scrollWidth - root.clientWidth;
-  const out = [...document.querySelectorAll('body *')].filter(
-    (e) => e.getBoundingClientRect().right > root.clientWidth + 1).slice(0, 3).map(
-    (e) => e.tagName + '.' + (e.getAttribute('class') || e.id));
-  parent.postMessage(wide + ' px' + (wide > 0 ? ', first: ' + out.join(' ') : ''), '*');
-});</script></body>"""
-_AROUND = """<!DOCTYPE html><iframe src="page.html" width="{width}" height="800" style="border:0">
-</iframe><p id="found">none</p><script>addEventListener('message', (event) => {{
-  document.getElementById('found').textContent = event.data; }});</script>"""
+"""An element that loads something from elsewhere."""
+_FINDING = re.compile(r"\sid=.found.>(.*?)<[/]p>")
 
 
 def problems(page: Path, browser: str) -> Iterator[str]:
@@ -56,12 +55,13 @@ def problems(page: Path, browser: str) -> Iterator[str]:
     if size > LARGEST:
         yield f"{size:,} bytes; allowed are {LARGEST:,}"
     text = page.read_text(encoding="utf-8")
-    yield from (f"loads from elsewhere: {found}" for found in _EXTERNAL.findall(text))
+    yield from (f"loads from elsewhere: {element}" for element in EXTERNAL.findall(text))
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "page.html")
-        copy.write_text(text.replace("</body>", _INSIDE), encoding="utf-8")
+        # A headless window cannot be as narrow as a phone, a frame in it can: the page in the frame
+        # reports what sticks out, and the page around it writes that down for --dump-dom.
+        Path(folder, "page.html").write_text(text + render("probe.html"), encoding="utf-8")
         around = Path(folder, "around.html")
-        around.write_text(_AROUND.format(width=PHONE), encoding="utf-8")
+        around.write_text(render("phone.html", width=PHONE), encoding="utf-8")
         for name, place in (("page", page.resolve()), ("page on a phone", around)):
             done = _open(browser, place, Path(folder, "profile"))
             if done.returncode:
@@ -69,16 +69,20 @@ def problems(page: Path, browser: str) -> Iterator[str]:
                 continue
             console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
             yield from (f"{name}, console: {line}" for line in console)
-            found = re.search(r'<p id="found">(.*?)</p>', done.stdout)
-            if place == around and (found is None or found.group(1) != "0 px"):
-                yield f"{PHONE} px wide, sticks out by {found.group(1) if found else 'unknown'}"
+            finding = _FINDING.search(done.stdout)
+            excess = finding.group(1) if finding else "unknown"
+            if place == around and excess != "0 px":
+                yield f"{PHONE} px wide, sticks out by {excess}"
 
 
 def _open(browser: str, place: Path, profile: Path) -> subprocess.CompletedProcess[str]:
     """Open a page: standard output is the document after its scripts ran, error the console."""
     return subprocess.run(
         [browser, *_FLAGS, f"--user-data-dir={profile}", "--dump-dom", place.as_uri()],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
 
 

@@ -11,8 +11,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.canvas import BROAD, LINE, SMALL, Data, FloatArray, Size, few_ticks, finite, numbers
-from reports.svg import FILL, GRID, INK, LINES, MUTED, wrapped
+from reports.plots.plot_helpers import (
+    BROAD_WIDTH,
+    LINE_HEIGHT,
+    SMALL,
+    Data,
+    FloatArray,
+    Size,
+    few_ticks,
+    finite,
+    numbers,
+)
+from reports.plots.svg import FILL, GRID, INK, LINES, MUTED, wrapped
 from reports.text import one_line
 
 
@@ -47,8 +57,14 @@ def draw_scatter(figure: Figure, data: Data, colour: str) -> bool:
     axes.scatter(x, y, s=7, color=MUTED, alpha=0.4, linewidths=0, rasterized=True)
     order = np.argsort(x, kind="stable")
     tenths = [part for part in np.array_split(order, 10) if part.size]
-    axes.plot([x[part].mean() for part in tenths], [y[part].mean() for part in tenths],
-              color=colour, linewidth=1.6, marker="o", markersize=3.5)
+    axes.plot(
+        [x[part].mean() for part in tenths],
+        [y[part].mean() for part in tenths],
+        color=colour,
+        linewidth=1.6,
+        marker="o",
+        markersize=3.5,
+    )
     low, high = np.quantile(y, [0.005, 0.995])
     if high > low:
         room = 0.08 * (high - low)
@@ -72,8 +88,13 @@ def draw_quartiles(figure: Figure, data: Data, colour: str) -> bool:
     axes.vlines(places[drawn], low[drawn], high[drawn], color=colour, linewidth=1.8)
     axes.plot(places, d, marker="o", markersize=4, color=colour, linestyle="none")
     axes.axhline(0, color=INK, linewidth=0.9)
-    axes.set_xticks(places, [f"{_QUARTILES.get(int(row['quartile']), row['quartile'])}\n"
-                             f"n = {int(row['n'])}" for row in rows])
+    axes.set_xticks(
+        places,
+        [
+            f"{_QUARTILES.get(int(row['quartile']), row['quartile'])}\nn = {int(row['n'])}"
+            for row in rows
+        ],
+    )
     axes.set_ylabel("d in the quartile")
     return True
 
@@ -93,7 +114,7 @@ def draw_wins(figure: Figure, data: Data, colour: str) -> bool:
     if not differences.size or not sum(counts):
         return False
     axes, stack = figure.subplots(2, 1, height_ratios=[1, 0.1])
-    _draw_bars(axes, differences, colour)
+    draw_bars(axes, differences, colour)
     axes.set_ylabel(wrapped(data["label"], 26))
     axes.set_xlabel("queries, the largest gain first")
     ends = np.concatenate([[0], np.cumsum(counts)])
@@ -101,37 +122,48 @@ def draw_wins(figure: Figure, data: Data, colour: str) -> bool:
         stack.barh(0, width, left=start, height=1, color=fill)
     stack.set_xlim(0, ends[-1])
     stack.set_axis_off()
-    for place, side, count, word in zip((0, 0.5, 1), ("left", "center", "right"), counts,
-                                        ("better", "alike", "worse"), strict=True):
-        stack.annotate(f"{count:,} {word}", (place, 0), xycoords="axes fraction", xytext=(0, -3),
-                       textcoords="offset points", ha=side, va="top", fontsize=8)
+    for place, side, count, word in zip(
+        (0, 0.5, 1), ("left", "center", "right"), counts, ("better", "alike", "worse"), strict=True
+    ):
+        stack.annotate(
+            f"{count:,} {word}",
+            (place, 0),
+            xycoords="axes fraction",
+            xytext=(0, -3),
+            textcoords="offset points",
+            ha=side,
+            va="top",
+            fontsize=8,
+        )
     return True
 
 
 _WINS = (LINES[0], FILL, LINES[1])
 
 
-def _draw_bars(axes: Axes, differences: FloatArray, colour: str) -> None:
+def draw_bars(axes: Axes, differences: FloatArray, colour: str) -> None:
+    """Draw one bar a difference, the largest gain first, and a dotted line at the mean."""
     # queries of equal difference stand side by side, so each value is one wide bar
     values, lengths = np.unique(-differences, return_counts=True)
     edges = np.concatenate([[0], np.cumsum(lengths)])
-    for keep, fill in ((values < 0, _WINS[0]), (values > 0, _WINS[2])):
-        axes.stairs(np.where(keep, -values, 0), edges, fill=True, color=fill)
+    for side, fill in ((values < 0, _WINS[0]), (values > 0, _WINS[2])):
+        axes.stairs(np.where(side, -values, 0), edges, fill=True, color=fill)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.axhline(float(differences.mean()), color=colour, linewidth=1.2, linestyle=(0, (2, 2)))
     axes.set_xlim(0, edges[-1])
     few_ticks(axes, whole=True)
 
 
-def _spec_labels(data: Data) -> list[str]:
+def specification_labels(data: Data) -> list[str]:
+    """Return the labels of the ways of measuring, the largest value first, on several lines."""
     rows = sorted(data["rows"], key=lambda row: -numbers([row["value"]])[0])
     return [wrapped(one_line(row["label"], 50), 28) for row in rows]
 
 
 def size_specifications(data: Data) -> Size:
     """Return a size with room for every label."""
-    lines = sum(max(1, label.count("\n") + 1) for label in _spec_labels(data))
-    return BROAD, 0.75 + LINE * lines
+    lines = sum(max(1, label.count("\n") + 1) for label in specification_labels(data))
+    return BROAD_WIDTH, 0.75 + LINE_HEIGHT * lines
 
 
 def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
@@ -140,7 +172,7 @@ def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
     if not rows:
         return False
     rows.sort(key=lambda row: -row["value"])
-    labels = _spec_labels({"rows": rows})
+    labels = specification_labels({"rows": rows})
     lines = np.array([label.count("\n") + 1 for label in labels])
     places = np.cumsum(lines) - lines / 2
     axes = figure.add_subplot()
@@ -149,8 +181,15 @@ def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
         ink, face = (colour, colour) if row["judged"] else (MUTED, "white")
         low, high = numbers([row["low"], row["high"]])
         axes.plot([low, high], [place, place], color=ink, linewidth=1.7)
-        axes.plot([row["value"]], [place], marker="D" if row["judged"] else "o", markersize=5,
-                  color=ink, markerfacecolor=face, linestyle="none")
+        axes.plot(
+            [row["value"]],
+            [place],
+            marker="D" if row["judged"] else "o",
+            markersize=5,
+            color=ink,
+            markerfacecolor=face,
+            linestyle="none",
+        )
     axes.set_ylim(lines.sum(), 0)
     axes.set_yticks(places, labels)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -159,8 +198,9 @@ def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     above = sum(numbers([row["low"]])[0] > 0 for row in rows)
-    axes.set_title(f"{above} of {len(rows)} intervals lie above 0", fontsize=8, loc="left",
-                   color=INK)
+    axes.set_title(
+        f"{above} of {len(rows)} intervals lie above 0", fontsize=8, loc="left", color=INK
+    )
     axes.set_xlabel(wrapped(data["unit"]))
     few_ticks(axes)
     return True

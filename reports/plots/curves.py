@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -16,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from reports.canvas import (
-    DENSE,
-    LINE,
+from reports.plots.plot_helpers import (
+    LINE_HEIGHT,
+    RASTER_FROM,
     SMALL,
     Data,
     FloatArray,
@@ -28,10 +27,10 @@ from reports.canvas import (
     legend,
     numbers,
 )
-from reports.svg import DASHES, INK, LINES, MUTED, wrapped
+from reports.plots.svg import DASHES, INK, LINES, MUTED, wrapped
 from reports.text import number, one_line
 
-_DOTTED = 40  # points of a curve that is drawn with its points
+_MARKED_UP_TO = 40  # points of a curve whose points are marked
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,10 @@ class _Curve:
 
 def _curve(curve: Data) -> _Curve:
     columns = [numbers(curve["x"]), numbers(curve["y"])]
-    columns += [numbers(curve[name]) if curve.get(name) is not None
-                else np.full(len(columns[0]), math.nan) for name in ("low", "high")]
+    columns += [
+        numbers(curve[name]) if curve.get(name) is not None else np.full(len(columns[0]), math.nan)
+        for name in ("low", "high")
+    ]
     table = np.array(columns)
     x, y, low, high = table[:, np.isfinite(table[:2]).all(axis=0)]
     return _Curve(str(curve.get("label", "")), x, y, low, high)
@@ -58,26 +59,35 @@ def _curves(curves: Iterable[Data]) -> list[_Curve]:
     return [drawn for drawn in map(_curve, curves) if drawn.x.size]
 
 
-def _line(index: int, colour: str | None) -> dict[str, Any]:
-    """Return colour and dashes of one line of many; a single line has the verdict's colour."""
-    return {"color": colour or LINES[index % len(LINES)],
-            "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.6}
-
-
-def _draw_band(axes: Axes, curve: _Curve, colour: str, step: Any = None) -> None:
-    drawn = np.isfinite(curve.low) & np.isfinite(curve.high)
-    if drawn.any():
-        axes.fill_between(curve.x[drawn], curve.low[drawn], curve.high[drawn], color=colour,
-                          alpha=0.16, linewidth=0, step=step, rasterized=drawn.sum() > DENSE)
-
-
-def _draw_lines(axes: Axes, curves: Sequence[_Curve], colour: str) -> list[Artist]:
+def _draw_lines(
+    axes: Axes, curves: Sequence[_Curve], colour: str, *, steps: bool = False, marked: bool = True
+) -> list[Artist]:
+    """Draw curves with their bands; a single one has the verdict's colour."""
     handles: list[Artist] = []
     for index, curve in enumerate(curves):
-        look = _line(index, colour if len(curves) == 1 else None)
-        _draw_band(axes, curve, look["color"])
-        marker = "o" if curve.x.size <= _DOTTED else ""
-        handles += axes.plot(curve.x, curve.y, marker=marker, markersize=3.2, **look)
+        ink = colour if len(curves) == 1 else LINES[index % len(LINES)]
+        known = np.isfinite(curve.low) & np.isfinite(curve.high)
+        if known.any():
+            axes.fill_between(
+                curve.x[known],
+                curve.low[known],
+                curve.high[known],
+                color=ink,
+                alpha=0.16,
+                linewidth=0,
+                step="post" if steps else None,
+                rasterized=known.sum() > RASTER_FROM,
+            )
+        handles += axes.plot(
+            curve.x,
+            curve.y,
+            color=ink,
+            linestyle=DASHES[index % len(DASHES)],
+            linewidth=1.6,
+            drawstyle="steps-post" if steps else "default",
+            markersize=3.2,
+            marker="o" if marked and curve.x.size <= _MARKED_UP_TO else "",
+        )
     return handles
 
 
@@ -119,10 +129,7 @@ def draw_layers(figure: Figure, data: Data, colour: str) -> bool:
     axes = figure.add_subplot()
     handles = _draw_lines(axes, curves, colour)
     draw_zero(axes)
-    few_ticks(axes, whole=_whole(curves))
-    axes.set_xlabel(wrapped(data["x_label"]))
-    axes.set_ylabel(wrapped(data["y_label"]))
-    legend(figure, handles, [curve.label for curve in curves])
+    _name(figure, axes, data["x_label"], data["y_label"], curves, handles)
     return True
 
 
@@ -132,31 +139,43 @@ def draw_survival(figure: Figure, data: Data, colour: str) -> bool:
     if not curves:
         return False
     axes = figure.add_subplot()
-    handles: list[Artist] = []
-    for index, curve in enumerate(curves):
-        look = _line(index, colour if len(curves) == 1 else None)
-        _draw_band(axes, curve, look["color"], step="post")
-        handles += axes.step(curve.x, curve.y, where="post", **look)
+    handles = _draw_lines(axes, curves, colour, steps=True, marked=False)
     axes.set_ylim(0, 1.03)
-    few_ticks(axes, whole=_whole(curves))
-    axes.set_xlabel(wrapped(data["x_label"]))
-    axes.set_ylabel(wrapped(data.get("y_label", "share left")))
-    legend(figure, handles, [curve.label for curve in curves])
+    _name(figure, axes, data["x_label"], data.get("y_label", "share left"), curves, handles)
     return True
+
+
+def _name(
+    figure: Figure,
+    axes: Axes,
+    x_label: str,
+    y_label: str,
+    curves: Sequence[_Curve],
+    handles: Sequence[Artist],
+) -> None:
+    few_ticks(axes, whole=_whole(curves))
+    axes.set_xlabel(wrapped(x_label))
+    axes.set_ylabel(wrapped(y_label))
+    legend(figure, handles, [curve.label for curve in curves])
 
 
 def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
     """Draw ROC curves over the diagonal, which is chance; the legend gives each area."""
-    curves = _curves({"label": f"AUC {number(c['auc'])}, {one_line(c['label'], 30)}",
-                      "x": c["fpr"], "y": c["tpr"]} for c in data["curves"])
+    curves = _curves(
+        {
+            "label": f"AUC {number(c['auc'])}, {one_line(c['label'], 30)}",
+            "x": c["fpr"],
+            "y": c["tpr"],
+        }
+        for c in data["curves"]
+    )
     if not curves:
         return False
     axes = figure.add_subplot()
-    handles: list[Artist] = list(axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9,
-                                           linestyle=(0, (1, 1.5))))
-    for index, curve in enumerate(curves):
-        look = _line(index, colour if len(curves) == 1 else None)
-        handles += axes.plot(curve.x, curve.y, **look)
+    handles: list[Artist] = list(
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.5)))
+    )
+    handles += _draw_lines(axes, curves, colour, marked=False)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.set_box_aspect(1)
@@ -169,4 +188,4 @@ def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
 
 def size_roc(data: Data) -> Size:
     """Return the size of a square with its legend, in which chance stands too."""
-    return SMALL[0], SMALL[0] + LINE * (len(data["curves"]) + 1)
+    return SMALL[0], SMALL[0] + LINE_HEIGHT * (len(data["curves"]) + 1)

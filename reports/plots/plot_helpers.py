@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from reports.svg import INK
+from reports.plots.svg import INK
 from reports.text import one_line
 
 Data = Mapping[str, Any]
@@ -22,10 +22,10 @@ Size = tuple[float, float]
 """Width and height in inches."""
 
 SMALL: Size = (2.72, 1.95)
-BROAD = 3.55
-LINE = 0.17
+BROAD_WIDTH = 3.55
+LINE_HEIGHT = 0.17
 """Inches that one line of a legend or of labels takes."""
-DENSE = 200
+RASTER_FROM = 200
 """Points from which on an area is a bitmap."""
 
 
@@ -54,8 +54,14 @@ def draw_zero(axes: Axes) -> None:
 
 def legend(figure: Figure, handles: Sequence[Artist], labels: Iterable[object]) -> None:
     """Name what is drawn, a line each under the picture, where it hides nothing."""
-    figure.legend(handles, [_label(text) for text in labels], loc="outside lower left",
-                  handlelength=2.4, labelspacing=0.2, borderpad=0.1)
+    figure.legend(
+        handles,
+        [_label(text) for text in labels],
+        loc="outside lower left",
+        handlelength=2.4,
+        labelspacing=0.2,
+        borderpad=0.1,
+    )
 
 
 def _label(text: object) -> str:
@@ -72,4 +78,4 @@ def size_small(_: Data) -> Size:
 def size_legend(data: Data) -> Size:
     """Return the size of a picture with its legend."""
     lines = len(data.get("curves") or data.get("parts") or ())
-    return SMALL[0], SMALL[1] + LINE * lines
+    return SMALL[0], SMALL[1] + LINE_HEIGHT * lines

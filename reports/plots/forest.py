@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kvcore.verdict import Judgement
-from reports.order import by_claim
-from reports.svg import BAND, GRID, INK, MUTED, style, to_svg
+from reports.grouping import by_claim
+from reports.plots.svg import BAND, GRID, INK, MUTED, style, to_svg
 from reports.text import one_line
-from reports.words import LOOKS, interval_words
+from reports.words import VERDICT_STYLES, interval_words
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def forest(judgements: Sequence[Judgement], *, narrow: bool = False) -> str:
     Returns
     -------
     str
-        An ``<svg>`` element. Disc, square and ring are the verdicts; the large open diamond is the
+        An svg element. Disc, square and ring are the verdicts; the large open diamond is the
         published value; the pale band is where a claim is supported.
     """
     layout = _NARROW if narrow else _WIDE
@@ -67,10 +67,14 @@ def forest(judgements: Sequence[Judgement], *, narrow: bool = False) -> str:
     with style(f"forest-{judgements[0].estimate.unit}-{narrow}"):
         inches = (height + 2.2) * _LINE
         figure = Figure(figsize=(layout.width, inches))
-        axes = figure.add_axes((
-            layout.left / layout.width, 1.7 * _LINE / inches,
-            1 - (layout.left + layout.right) / layout.width, height * _LINE / inches,
-        ))
+        axes = figure.add_axes(
+            (
+                layout.left / layout.width,
+                1.7 * _LINE / inches,
+                1 - (layout.left + layout.right) / layout.width,
+                height * _LINE / inches,
+            )
+        )
         _frame(axes, height, (low, high), judgements[0].estimate.unit, 5 if narrow else 9)
         for row in rows:
             _draw_row(axes, row, layout, (low, high))
@@ -103,16 +107,16 @@ def _cell_label(judgement: Judgement) -> str:
 
 def _limits(judgements: Sequence[Judgement]) -> tuple[float, float]:
     """Return the range of the axis: every finite estimate, interval, null and published value."""
-    found: list[float] = []
+    values: list[float] = []
     for judgement in judgements:
         estimate, published = judgement.estimate, judgement.published
-        found += [judgement.claim.prediction.null]
-        found += [estimate.value, estimate.ci_low, estimate.ci_high]
-        found += [] if published is None else [published.value]
-    finite = [value for value in found if math.isfinite(value)]
+        values += [judgement.claim.prediction.null]
+        values += [estimate.value, estimate.ci_low, estimate.ci_high]
+        values += [] if published is None else [published.value]
+    finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite), max(finite)
-    room = 0.05 * (high - low) or 1.0
-    return low - room, high + room
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
 
 
 def _frame(axes: Axes, height: float, limits: tuple[float, float], unit: str, ticks: int) -> None:
@@ -124,7 +128,7 @@ def _frame(axes: Axes, height: float, limits: tuple[float, float], unit: str, ti
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.axvline(0, color=MUTED, linewidth=0.9, zorder=1)
-    axes.set_xlabel(unit, labelpad=1)
+    axes.set_xlabel(one_line(unit), labelpad=1)
 
 
 def _draw_row(axes: Axes, row: _Row, layout: _Layout, limits: tuple[float, float]) -> None:
@@ -132,38 +136,71 @@ def _draw_row(axes: Axes, row: _Row, layout: _Layout, limits: tuple[float, float
         weight = "bold" if row.heading else "normal"
         # on a phone the text stands inside the plot, so it covers the lines behind it
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1} if layout.narrow else None
-        _beside(axes, -layout.left + 0.08, row.y, row.heading or row.label, weight=weight,
-                bbox=paper)
+        _beside(
+            axes, -layout.left + 0.08, row.y, row.heading or row.label, weight=weight, bbox=paper
+        )
         return
     _draw_interval(axes, row.judgement, row.y, limits)
-    look = LOOKS[row.judgement.verdict]
+    verdict = VERDICT_STYLES[row.judgement.verdict]
     if not layout.narrow:
         _beside(axes, -layout.left + 0.2, row.y, _cell_label(row.judgement))
-        _beside(axes, 0.1, row.y, f"{look.symbol} {interval_words(row.judgement.estimate)}",
-                end=True, color=look.colour)
+        _beside(
+            axes,
+            0.1,
+            row.y,
+            f"{verdict.symbol} {interval_words(row.judgement.estimate)}",
+            end=True,
+            color=verdict.colour,
+        )
 
 
-def _beside(axes: Axes, inches: float, y: float, text: str, *, end: bool = False,
-            **style: Any) -> None:
+def _beside(
+    axes: Axes, inches: float, y: float, text: str, *, end: bool = False, **properties: Any
+) -> None:
     """Write text at a distance in inches from the left edge of the axes, or from the right one."""
-    axes.annotate(text, (1.0 if end else 0.0, y), xycoords=("axes fraction", "data"),
-                  xytext=(inches * 72, 0), textcoords="offset points", va="center",
-                  annotation_clip=False, fontsize=9, **style)
+    axes.annotate(
+        text,
+        (1.0 if end else 0.0, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(inches * 72, 0),
+        textcoords="offset points",
+        va="center",
+        annotation_clip=False,
+        fontsize=9,
+        **properties,
+    )
 
 
 def _draw_interval(axes: Axes, judgement: Judgement, y: float, limits: tuple[float, float]) -> None:
-    estimate, look = judgement.estimate, LOOKS[judgement.verdict]
+    estimate, verdict = judgement.estimate, VERDICT_STYLES[judgement.verdict]
     for region in judgement.claim.prediction.supported:
         start, stop = np.clip([region.low, region.high], *limits)
         axes.fill_between([start, stop], y - 0.46, y + 0.46, color=BAND, linewidth=0, zorder=0.5)
     ends = np.clip([estimate.ci_low, estimate.ci_high], *limits)
-    axes.plot(ends, [y, y], color=look.colour, linewidth=1.8, solid_capstyle="butt", zorder=3)
+    axes.plot(ends, [y, y], color=verdict.colour, linewidth=1.8, solid_capstyle="butt", zorder=3)
     for end, bound, arrow in zip(ends, (estimate.ci_low, estimate.ci_high), "<>", strict=True):
         if math.isinf(bound):
-            axes.plot([end], [y], marker=arrow, color=look.colour, markersize=5, clip_on=False)
+            axes.plot([end], [y], marker=arrow, color=verdict.colour, markersize=5, clip_on=False)
     if judgement.published is not None:
-        axes.plot([judgement.published.value], [y], marker="D", markersize=8, zorder=2.5,
-                  markerfacecolor="white", markeredgecolor=INK, markeredgewidth=1.1)
-    face = look.colour if look.filled else "white"
-    axes.plot([estimate.value], [y], marker=look.marker, markersize=5.5, color=look.colour,
-              markerfacecolor=face, markeredgewidth=1.3, zorder=4, linestyle="none")
+        axes.plot(
+            [judgement.published.value],
+            [y],
+            marker="D",
+            markersize=8,
+            zorder=2.5,
+            markerfacecolor="white",
+            markeredgecolor=INK,
+            markeredgewidth=1.1,
+        )
+    face = verdict.colour if verdict.filled else "white"
+    axes.plot(
+        [estimate.value],
+        [y],
+        marker=verdict.marker,
+        markersize=5.5,
+        color=verdict.colour,
+        markerfacecolor=face,
+        markeredgewidth=1.3,
+        zorder=4,
+        linestyle="none",
+    )

@@ -11,8 +11,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kvcore.errors import KvError
-from reports.canvas import BROAD, DENSE, Data, Size, draw_zero, few_ticks, finite, legend, numbers
-from reports.svg import AREAS, GRID, MUTED, wrapped
+from reports.plots.plot_helpers import (
+    BROAD_WIDTH,
+    RASTER_FROM,
+    Data,
+    Size,
+    draw_zero,
+    few_ticks,
+    finite,
+    legend,
+    numbers,
+)
+from reports.plots.svg import AREAS, GRID, MUTED, wrapped
 from reports.text import one_line, token_text
 
 TRACE_TOKENS = 24
@@ -28,8 +38,15 @@ def draw_stack(figure: Figure, data: Data, _: str) -> bool:
     axes = figure.add_subplot()
     x = np.arange(1, len(columns[0]) + 1)
     fills = [AREAS[index % len(AREAS)] for index in range(len(columns))]
-    handles = axes.stackplot(x, *columns, colors=fills, edgecolor="white", linewidth=0.3,
-                             step="mid", rasterized=len(x) > DENSE)
+    handles = axes.stackplot(
+        x,
+        *columns,
+        colors=fills,
+        edgecolor="white",
+        linewidth=0.3,
+        step="mid",
+        rasterized=len(x) > RASTER_FROM,
+    )
     axes.set_xlim(0.5, len(x) + 0.5)
     axes.set_ylim(0, float(np.sum(columns, axis=0).max()) or 1.0)
     few_ticks(axes, whole=True)
@@ -42,7 +59,7 @@ def draw_stack(figure: Figure, data: Data, _: str) -> bool:
 
 def size_trace(data: Data) -> Size:
     """Return a size with one row for every `TRACE_TOKENS` tokens."""
-    return BROAD, 0.2 + 1.45 * max(1, math.ceil(len(data["tokens"]) / TRACE_TOKENS))
+    return BROAD_WIDTH, 0.2 + 1.45 * max(1, math.ceil(len(data["tokens"]) / TRACE_TOKENS))
 
 
 def draw_trace(figure: Figure, data: Data, colour: str) -> bool:
@@ -55,8 +72,10 @@ def draw_trace(figure: Figure, data: Data, colour: str) -> bool:
     """
     tokens, y = [token_text(token) for token in data["tokens"]], numbers(data["y"])
     if len(tokens) != len(y):
-        raise KvError(f"trace: {len(tokens)} tokens and {len(y)} values; pass one value for each "
-                      "token, NaN where there is none.")
+        raise KvError(
+            f"trace: {len(tokens)} tokens and {len(y)} values; pass one value for each "
+            "token, NaN where there is none."
+        )
     if not np.isfinite(y).any():
         return False
     starts = range(0, len(tokens), TRACE_TOKENS)
@@ -67,8 +86,9 @@ def draw_trace(figure: Figure, data: Data, colour: str) -> bool:
         axes.step(places, y[part], where="mid", color=colour, linewidth=1.1)
         axes.plot(places, y[part], marker="o", markersize=2.6, color=colour, linestyle="none")
         axes.set_xlim(start + 0.5, start + min(TRACE_TOKENS, max(len(tokens), 8)) + 0.5)
-        axes.set_xticks(places, [one_line(token, 9) for token in tokens[part]], rotation=90,
-                        fontsize=7.5)
+        axes.set_xticks(
+            places, [one_line(token, 9) for token in tokens[part]], rotation=90, fontsize=7.5
+        )
         axes.grid(axis="y", color=GRID, linewidth=0.6)
         draw_zero(axes)
     figure.supylabel(wrapped(data["y_label"]), fontsize=8, color=MUTED)
