@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from invariants import invented
-from invariants.comparing import must_see, replaced
+from invariants.support import invented
+from invariants.support.comparing import must_see, replaced
 from kvcore.verdict import Cell, Judgement, Published
 from reports.markdown import transfer
 

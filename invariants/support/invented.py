@@ -9,6 +9,7 @@ import numpy as np
 
 from kvcore.analysis import correlations, paired, proportions, quartiles
 from kvcore.analysis import estimate as estimate_
+from kvcore.analysis.interval import IntervalSettings
 from kvcore.verdict import (
     Cell,
     Claim,
@@ -28,6 +29,7 @@ from kvcore.verdict import (
 MODELS = ("invented-small", "invented-large")
 METRICS = ("nll", "nll_tail")
 N = 240
+FEW = IntervalSettings(resamples=400)
 
 _PUBLISHED = Published(value=0.091, n=2303, metric="nll_tail", text="win 59.5 %")
 
@@ -129,7 +131,7 @@ def _measure(kind: str, index: int, effect: float) -> tuple[estimate_.Estimate, 
     gain = bare - primed
     if kind == "scatter":
         return (
-            correlations.oldham(bare, primed, resamples=400),
+            correlations.oldham(bare, primed, interval=FEW),
             {
                 "kind": kind,
                 "x": bare.tolist(),
@@ -139,13 +141,13 @@ def _measure(kind: str, index: int, effect: float) -> tuple[estimate_.Estimate, 
             },
         )
     if kind == "quartiles":
-        table = quartiles.quartile_table(bare, gain, resamples=400)
+        table = quartiles.quartile_table(bare, gain, interval=FEW)
         return (
-            quartiles.quartile_effect(bare, gain, quartile=1, resamples=400),
+            quartiles.quartile_effect(bare, gain, quartile=1, interval=FEW),
             {"kind": kind, "rows": table.to_dict("records")},
         )
     return (
-        paired.paired_effect(bare, primed, resamples=400).d,
+        paired.paired_effect(bare, primed, interval=FEW).d,
         {"kind": kind, "differences": gain.tolist()},
     )
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from invariants import invented
-from invariants.invented_texts import HOSTILE, assert_nothing_active
+from invariants.support import invented
+from invariants.support.invented_texts import HOSTILE, assert_nothing_active
 from kvcore.errors import KvError
 from kvcore.verdict import Judgement
 from reports import junit, text
@@ -20,7 +20,7 @@ from reports.html import check_page, page
 
 pytest_plugins = ["pytester"]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # --- the finished page, by a browser -----------------------------------------------------------
@@ -85,7 +85,7 @@ CONFTEST = """
 CLAIMS = """
     import dataclasses
     import pytest
-    from invariants import invented
+    from invariants.support import invented
     from reports.plugin import attach
 
     CHOSEN = [invented.judgements()[i] for i in (0, 1, 2, 5, -1)]
@@ -103,7 +103,7 @@ CLAIMS = """
         assert judgement.verdict != "refuted"
 """
 ONE_CLAIM = """
-    from invariants import invented
+    from invariants.support import invented
     from reports.plugin import attach
 
     def test_claim(request):
@@ -112,7 +112,7 @@ ONE_CLAIM = """
 HOSTILE_CLAIMS = f"""
     import dataclasses
     import pytest
-    from invariants import invented
+    from invariants.support import invented
     from reports.plugin import attach
 
     HOSTILE = {HOSTILE!r}
@@ -305,7 +305,7 @@ def test_session_without_pytest_html(session: Any, pytester: pytest.Pytester) ->
 def test_one_test_judges_once(session: Any) -> None:
     """Catches a second judgement in one test that silently replaces the first."""
     run = session("""
-        from invariants import invented
+        from invariants.support import invented
         from reports.plugin import attach
 
         def test_twice(request):

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from invariants import invented
-from invariants.comparing import must_see
-from invariants.invented_plots import plots
-from invariants.invented_texts import (
+from invariants.support import invented
+from invariants.support.comparing import must_see
+from invariants.support.invented_plots import plots
+from invariants.support.invented_texts import (
     HOSTILE,
     Seen,
     assert_drawings_inert,

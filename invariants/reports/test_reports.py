@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from PIL import Image
 
-from invariants import invented
-from invariants.comparing import must_see
-from invariants.invented_texts import HOSTILE
+from invariants.support import invented
+from invariants.support.comparing import must_see
+from invariants.support.invented_texts import HOSTILE
 from kvcore.analysis.estimate import Estimate
 from kvcore.errors import KvError
 from kvcore.verdict import Judgement, Published
@@ -38,7 +38,7 @@ from reports.html.pictures import picture
 from reports.plots import forest, kinds, masks
 from reports.words import interval_words
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def first(**changes: Any) -> Judgement:

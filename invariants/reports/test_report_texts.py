@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from invariants import invented, invented_plots
-from invariants.comparing import must_see
-from invariants.invented_texts import (
+from invariants.support import invented, invented_plots
+from invariants.support.comparing import must_see
+from invariants.support.invented_texts import (
     HOSTILE,
     Seen,
     assert_drawings_inert,
