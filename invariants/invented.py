@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kvcore import stats
+from kvcore import analysis
+from kvcore.analysis import IntervalSettings
 from kvcore.verdict import (
     Cell,
     Claim,
@@ -24,6 +25,7 @@ from kvcore.verdict import (
     required_n,
 )
 
+FEW = IntervalSettings(resamples=400)
 MODELS = ("invented-small", "invented-large")
 METRICS = ("nll", "nll_tail")
 N = 240
@@ -66,23 +68,23 @@ def _columns(index: int, effect: float) -> tuple[np.ndarray, np.ndarray]:
     return hardness, hardness - benefit
 
 
-def _measure(kind: str, index: int, effect: float) -> tuple[stats.Estimate, dict[str, Any]]:
+def _measure(kind: str, index: int, effect: float) -> tuple[analysis.Estimate, dict[str, Any]]:
     bare, primed = _columns(index, effect)
     gain = bare - primed
     if kind == "scatter":
-        return (stats.oldham(bare, primed, resamples=400),
+        return (analysis.oldham(bare, primed, interval=FEW),
                 {"kind": kind, "x": bare.tolist(), "y": gain.tolist(),
                  "x_label": "NLL without the passage, nats per token",
                  "y_label": "benefit, nats per token"})
     if kind == "quartiles":
-        table = stats.quartile_table(bare, gain, resamples=400)
-        return (stats.quartile_effect(bare, gain, quartile=1, resamples=400),
+        table = analysis.quartile_table(bare, gain, interval=FEW)
+        return (analysis.quartile_effect(bare, gain, quartile=1, interval=FEW),
                 {"kind": kind, "rows": table.to_dict("records")})
-    return (stats.paired_effect(bare, primed, resamples=400).d,
+    return (analysis.paired_effect(bare, primed, interval=FEW).d,
             {"kind": kind, "differences": gain.tolist()})
 
 
-def _judgement(claim: Claim, cell: Cell, estimate: stats.Estimate, plot: dict[str, Any],
+def _judgement(claim: Claim, cell: Cell, estimate: analysis.Estimate, plot: dict[str, Any],
                published: Published | None) -> Judgement:
     verdict = judge(estimate, claim.prediction, 0.004)
     return Judgement(
@@ -112,7 +114,7 @@ def judgements() -> tuple[Judgement, ...]:
                                     published if metric == "nll_tail" else None))
     for model, successes in zip(MODELS, (N, N - 30), strict=True):
         cell = Cell(model, "docstrings", "boundary", "float32")
-        found.append(_judgement(BOUNDARY, cell, stats.proportion(successes, N), {"kind": "none"},
+        found.append(_judgement(BOUNDARY, cell, analysis.proportion(successes, N), {"kind": "none"},
                                 Published(1.0, 100, "boundary")))
     return tuple(found)
 

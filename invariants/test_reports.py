@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
 from invariants import invented
+from kvcore.analysis import Estimate
 from kvcore.errors import KvError
-from kvcore.stats import Estimate
 from kvcore.verdict import Judgement, Published
 from reports import check_page, figures, forest, junit, masks, page, results, terminal, text
 

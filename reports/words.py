@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kvcore.stats import Estimate
+from kvcore.analysis import Estimate
 from kvcore.verdict import Judgement, Prediction, Region
 from reports.text import number
 

@@ -136,6 +136,11 @@ def no_recipe(condition: str) -> str:
     return ""
 
 
+def any_need(need: str) -> None:
+    """Accept every need: the default of `MeasurementKind.check_need`."""
+    del need
+
+
 @dataclass(frozen=True)
 class MeasurementKind:
     """One kind of measurement.
@@ -175,6 +180,12 @@ class MeasurementKind:
     recipe_of : callable
         Takes a condition as it stands in rows and returns what it is made of where a user defined
         it, "" otherwise: part of the row's key.
+    check_need : callable
+        Takes a need as claims spell it and raises KvError, with the nearest name, where nothing
+        can be measured by it.
+    explain : callable, optional
+        Takes a request and explains each of its needs on one sample of the data, as the report's
+        page shows them.
     units : mapping of str to str
         Units of its own and what they mean, for the report.
     """
@@ -193,6 +204,8 @@ class MeasurementKind:
     seeds: int = 1
     arrange: Callable[[pd.DataFrame, str, int], pd.DataFrame] = by_condition
     recipe_of: Callable[[str], str] = no_recipe
+    check_need: Callable[[str], object] = any_need
+    explain: Callable[[MeasureRequest], tuple[Mapping[str, Any], ...]] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
 
     def method(self, condition: str = "") -> str:

@@ -8,7 +8,6 @@ shorter. What a model writes is kept in ``<store>/_written/`` as files ``continu
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from kvcore import tokenization
-from kvcore.corpora.texts import Text
+from kvcore.data.texts import Text
 from kvcore.engine import limits
-from kvcore.errors import KvError, unknown
+from kvcore.errors import KvError
 from kvcore.io import digest
 from kvcore.measurements import generation
 from kvcore.measurements.base import ENGINE, source_files
 from kvcore.measurements.hidden_states import TokenText
 from kvcore.measurements.surrogate_store import FILE_SAMPLES
+from kvcore.measurements.text_sources import SOURCES, check_source, temperature_of
 from kvcore.models.lm import LM
 from kvcore.store import artifacts
 from kvcore.store.artifacts import Key
@@ -32,7 +32,6 @@ from kvcore.store.code_hash import code_hash
 from kvcore.store.schema import clean
 from kvcore.tokenization import Unusable
 
-SOURCES = ("human", "greedy", "temperature(0.7)", "shuffled")
 NEW_TOKENS = 90  # most of a continuation, as in the published study
 LEAST_TOKENS = 20  # fewer steps than that say little
 KEY = (
@@ -47,9 +46,8 @@ KEY = (
     "prompt_hash",
 )
 METHOD = "continuations/1"  # its version: raised by hand when texts are meant to change
-CODE_SOURCES = (*ENGINE, "measurements/continuations.py", "measurements/generation.py")
+CODE_SOURCES = (*ENGINE, "measurements/continuations.py", "measurements/generation.py", "measurements/text_sources.py")
 CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids", {"method": METHOD})
-_TEMPERATURE = re.compile(r"temperature\(([0-9]+(?:\.[0-9]+)?)\)")
 
 
 @dataclass(frozen=True)
@@ -119,8 +117,7 @@ def load_continuations(
     """
     asked = tuple(dict.fromkeys(sources))
     for source in asked:
-        if source not in SOURCES:
-            temperature_of(source)
+        check_source(source)
     twice = [name for name, n in Counter(text.id for text in texts).items() if n > 1]
     if twice:
         raise KvError(f"compared: two texts have the id {twice[0]!r}; give each one of its own.")
@@ -162,20 +159,6 @@ def tokenize_text(lm: LM, text: Text) -> TokenText:
     if 1 + len(prompt) + NEW_TOKENS > limit:
         raise Unusable(f"longer than the {limit} positions the model is exact for")
     return TokenText(text.id, "human", prompt, continuation)
-
-
-def temperature_of(source: str) -> float:
-    """Return the temperature at which a source is written, 0 for greedy.
-
-    Raises
-    ------
-    KvError
-        For a source that no model writes.
-    """
-    named = _TEMPERATURE.fullmatch(source)
-    if source != "greedy" and (named is None or float(named[1]) == 0):
-        raise unknown("source", source, (*SOURCES, "temperature(<above 0>)"))
-    return float(named[1]) if named else 0.0
 
 
 def seed_of(seed: int, name: str, source: str) -> int:

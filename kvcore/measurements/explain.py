@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -23,12 +24,16 @@ from kvcore.conditions.recipes import (
     Truncate,
     sources,
 )
-from kvcore.corpora.sample import Sample
+from kvcore.conditions.registry import STYLES
+from kvcore.data.sample import Corpus, Sample, choose_samples
 from kvcore.engine import build, forward, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
 from kvcore.engine.prepared import PreparedSample
+from kvcore.errors import KvError
 from kvcore.models.lm import LM
+from kvcore.tokenization import Unusable
 
+CANDIDATES = 20  # samples that conditions may be explained on
 SHOWN = 6  # tokens shown of each part in the text
 
 
@@ -87,7 +92,7 @@ def exposition(lm: LM, sample: Sample, given: str | Condition, seed: int = 0) ->
     """Explain a condition on one sample, with its masks; see `explain`."""
     chosen = condition(given)
     one = prepared.prepare_one(lm, sample, chosen, seed)
-    prefills = {leaf: build.prefill_input(lm, leaf, [one]) for leaf in chosen.leaves()}
+    prefills = {leaf: build.prefill_input(lm, leaf, [one]) for leaf in chosen.prefills()}
     made: dict[Recipe, KVCache] = {
         leaf: forward.prefill(lm, read) for leaf, read in prefills.items()
     }
@@ -114,12 +119,61 @@ def exposition(lm: LM, sample: Sample, given: str | Condition, seed: int = 0) ->
     )
 
 
+def expositions(
+    lm: LM, corpus: Corpus, names: Sequence[str], seed: int
+) -> tuple[Mapping[str, Any], ...]:
+    """Explain conditions on the shortest of a corpus's first samples that all can be measured on.
+
+    Raises
+    ------
+    KvError
+        If there is no such sample among the first 20.
+    """
+    samples = [_with_placeholders(s) for s in choose_samples(corpus.samples, CANDIDATES, seed)]
+    for sample in sorted(samples, key=lambda s: len(s.passage)):
+        try:
+            explanations = [exposition(lm, sample, name, seed) for name in names]
+        except Unusable:
+            continue
+        return tuple(
+            {
+                "model": lm.name,
+                "condition": explanation.condition,
+                "text": explanation.text,
+                "masks": [
+                    {
+                        "title": panel.title,
+                        "slots": list(panel.slots),
+                        "mask": [list(row) for row in panel.mask],
+                    }
+                    for panel in explanation.panels
+                ],
+            }
+            for explanation in explanations
+        )
+    raise KvError(f"{corpus.name}: none of its first samples can be measured with {lm.name}.")
+
+
+def _with_placeholders(sample: Sample) -> Sample:
+    """Give a sample what it lacks of texts that are written elsewhere."""
+    known = dict(sample.texts)
+    texts = {
+        "past_query": "an earlier question about this passage",
+        **{
+            f"surrogate({style})": f"what the model writes as a {style} for this passage"
+            for style in STYLES
+        },
+    }
+    missing = tuple((name, text) for name, text in texts.items() if name not in known)
+    return replace(sample, texts=(*sample.texts, *missing))
+
+
 def _in_one_pass(lm: LM, chosen: Condition, one: PreparedSample) -> list[Panel]:
     """Return the pass that stands for a truncated cache where no other condition shares it."""
     if not isinstance(chosen.recipe, Reposition) or not one_pass.fits_one_pass(chosen.recipe):
         return []
     reading = one_pass.one_pass(one, chosen, lm.bos_id)
-    (leaf,) = chosen.leaves()
+    (leaf,) = chosen.prefills()
     labels = [*_labels(leaf, one), *_query_slots(one)]
     if len(labels) < len(reading.ids):
         labels.insert(1 + sum(label.startswith("prefix") for label in labels), "BOS")
@@ -212,11 +266,11 @@ def _step(recipe: Truncate | Reposition | RotateForward | Mean | MaskFromQuery) 
         return f"of the prefix's copies, the query sees {recipe.see}"
     if isinstance(recipe, RotateForward):
         return "turn the document's keys forward by the prefix's length"
-    if recipe.turn == "none":
+    if recipe.rope_base == "none":
         return "count positions anew from 0, and leave the keys as they are"
     how = {"own": "each layer's own rope base", "full_attention": "the full-attention base"}
     inexact = ", in the model's own precision" if recipe.precision == "model" else ""
-    return f"turn the keys back to positions 0, 1, 2, ..., with {how[recipe.turn]}{inexact}"
+    return f"turn the keys back to positions 0, 1, 2, ..., with {how[recipe.rope_base]}{inexact}"
 
 
 def _mixing(mix: Mix) -> str:
@@ -232,7 +286,7 @@ def _mixing(mix: Mix) -> str:
 def _panels(lm: LM, title: str, given: ForwardInput, slots: tuple[str, ...]) -> list[Panel]:
     """Return one panel per kind of layer whose mask differs from the kinds before it."""
     built = masks.for_model(
-        lm, given.positions, given.key_positions(), given.key_real(), given.blind
+        lm, given.positions, given.key_positions(), given.key_real(), given.blocked
     )
     named = built if isinstance(built, dict) else {masks.layer_kinds(lm)[0]: built}
     panels: dict[tuple[tuple[int, ...], ...], Panel] = {}

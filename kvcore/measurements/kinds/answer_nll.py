@@ -6,24 +6,28 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from kvcore import tokenization
 from kvcore.conditions.parse import condition
 from kvcore.conditions.registry import recipe_of_defined
-from kvcore.corpora import DATASETS, load_corpus
-from kvcore.corpora.sample import Sample
+from kvcore.data.datasets import DATASETS, load_corpus
+from kvcore.data.sample import Sample
 from kvcore.errors import unknown
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.needs import (
+    EVERY_LAYER,
     ONE_BASE,
     Need,
     NeededSamples,
     base_of,
     choose_samples,
     dataset_of,
+    is_sweep,
     place_of,
+    plain,
 )
 from kvcore.measurements.registry import register
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
@@ -74,6 +78,23 @@ def plan(request: MeasureRequest) -> MeasurePlan:
         needed.lacking,
         max(10, min(50, SHARD_ROWS // max(1, len(needed.samples)))),
     )
+
+
+def check_need(spelled: str) -> None:
+    """Raise KvError for a need of no known condition or target."""
+    need = Need.read(spelled)
+    name = need.condition.replace(EVERY_LAYER, "0") if is_sweep(spelled) else need.condition
+    condition(name)
+    template_of(need.target)
+
+
+def explain(request: MeasureRequest) -> tuple[Mapping[str, Any], ...]:
+    """Explain the conditions of some needs on one sample of the data."""
+    from kvcore.measurements.explain import expositions
+
+    corpus = load_corpus(request.dataset)
+    names = [name.replace(EVERY_LAYER, "0") for name in plain(request.needs)]
+    return expositions(request.load(), corpus, names, request.seed)
 
 
 def row_specs(samples: Mapping[Need, Sequence[Sample]]) -> list[RowSpec]:
@@ -180,5 +201,7 @@ KIND = register(
         seeds=SEEDS,
         arrange=arrange,
         recipe_of=recipe_of_defined,
+        check_need=check_need,
+        explain=explain,
     )
 )

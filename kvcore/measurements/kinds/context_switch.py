@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvcore.conditions.switching import SPANS, Switch
-from kvcore.corpora.pair import Pair, injection_fraction, numbers_in
-from kvcore.corpora.pairs import PAIRS, load_pairs
-from kvcore.corpora.word_problems import worked
+from kvcore.conditions.switching import SPANS, Switch, switch_method
+from kvcore.data.context_pairs.assignment import injection_fraction
+from kvcore.data.context_pairs.load import PAIRS, load_pairs
+from kvcore.data.context_pairs.pair import Pair, numbers_in
+from kvcore.data.context_pairs.solutions import worked_solutions
 from kvcore.io import digest
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
@@ -52,7 +53,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
     rows = [
         RowSpec(
             pair.id,
-            digest(pair.question, pair.alt_problem, *worked(pair))[:32],
+            digest(pair.question, pair.alt_problem, *worked_solutions(pair))[:32],
             way,
             f"switch:{rule}",
             len(pair.question + pair.alt_problem),
@@ -83,7 +84,7 @@ def switch_of(pair: Pair, seed: int) -> Switch:
         clean(pair.id),
         QUESTION.format(pair.question),
         QUESTION.format(pair.alt_problem),
-        SOLUTION.format(worked(pair)[0]),
+        SOLUTION.format(worked_solutions(pair)[0]),
         injection_fraction(pair, seed),
     )
 
@@ -210,6 +211,11 @@ def line_ends(lm: LM) -> frozenset[int]:
     return end_ids(lm) | newline_ids(lm)
 
 
+def check_method(name: str) -> None:
+    """Raise KvError for a name that is no way to switch."""
+    switch_method(name.removeprefix(FREE))
+
+
 KIND = register(
     MeasurementKind(
         name="context_switch",
@@ -231,5 +237,6 @@ KIND = register(
         published=(("qwen2.5-math-7b", "mawps"), ("qwen2.5-math-7b", "fairytaleqa")),
         prefix="pairs:",
         counted="pairs",
+        check_need=check_method,
     )
 )

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from kvcore.conditions.parse import condition
 from kvcore.conditions.registry import recipe_of_defined
-from kvcore.corpora import DATASETS, load_corpus
-from kvcore.corpora.sample import Sample, choose
+from kvcore.data.datasets import DATASETS, load_corpus
+from kvcore.data.sample import Sample, choose_samples
 from kvcore.errors import KvError
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.kinds.answer_nll import template_of
@@ -26,7 +27,7 @@ AGAINST = "~"  # between the names of two conditions: ``bare~random``
 def plan(request: MeasureRequest) -> MeasurePlan:
     """Plan every sample with every pair of conditions."""
     corpus = load_corpus(request.dataset)
-    samples = choose(corpus.samples, request.limit, request.seed)
+    samples = choose_samples(corpus.samples, request.limit, request.seed)
     rows = [
         RowSpec(s.id, s.content_hash, pair, template_of(), len(s.passage))
         for s in samples
@@ -56,6 +57,12 @@ def split(pair: str) -> tuple[str, str]:
     if not separator:
         raise KvError(f"pair {pair!r}: write two conditions with {AGAINST!r} between them.")
     return first, second
+
+
+def check_pair(pair: str) -> None:
+    """Raise KvError for a pair of which one is no condition."""
+    for name in split(pair):
+        condition(name)
 
 
 def recipe_of(pair: str) -> str:
@@ -112,5 +119,6 @@ KIND = register(
         datasets=lambda: tuple(DATASETS),
         published=(("mistral-7b", "ms_marco"),),
         recipe_of=recipe_of,
+        check_need=check_pair,
     )
 )

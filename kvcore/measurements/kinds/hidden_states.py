@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvcore.corpora.texts import TEXTS, Text, load_texts
+from kvcore.data.texts import TEXTS, Text, load_texts
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
+from kvcore.measurements.text_sources import check_source
 from kvcore.store import schema
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
 
@@ -134,6 +135,7 @@ KIND = register(
             "measurements/continuations.py",
             "measurements/generation.py",
             "measurements/hidden_states.py",
+            "measurements/text_sources.py",
             "measurements/token_kinds.py",
             "measurements/kinds/hidden_states.py",
         ),
@@ -143,5 +145,6 @@ KIND = register(
         published=(("gemma2-2b", "wikitext2"), ("gemma2-2b-it", "wikitext2")),
         prefix="texts:",
         counted="texts",
+        check_need=check_source,
     )
 )
