@@ -290,7 +290,7 @@ def assert_detected(small: Store, broken: Callable[[bytes], bytes]) -> None:
         target = store_at(Path(shutil.copytree(small.root, folder, dirs_exist_ok=True)))
         expected = small.read()
         victim, other = target.shards()
-        intact = [key[KEY.index("sample_id")] for key in target.keys([other])]
+        intact = [key[KEY.index("sample_id")] for key in target.keys([other], store_worker.CODE)]
         victim.write_bytes(broken(victim.read_bytes()))
         with pytest.warns(StoreWarning, match=f"{victim.name} is damaged"):
             rows = target.read()
