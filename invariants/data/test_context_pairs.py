@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.children import child
-from invariants.comparing import must_see
+from invariants.support.children import child
+from invariants.support.comparing import must_see
 from invariants.support.faults import Fault, each, patched
 from invariants.support.own_files import jsonl
 from invariants.support.problem_pairs import ADDED, CONTROL, GOOD, MULTI, STORY, row_of

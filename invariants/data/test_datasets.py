@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from invariants.children import child
+from invariants.support.children import child
 from invariants.support.hub_cards import (
     CARDS,
     WORDS_50,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from invariants.children import child
+from invariants.support.children import child
 from invariants.support.made_docstrings import doc_of
 from kvcore.data.datasets import load_corpus
 from kvcore.data.docstrings import load, walk

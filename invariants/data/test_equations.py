@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.comparing import must_see
+from invariants.support.comparing import must_see
 from invariants.support.faults import Fault, each, patched
 from invariants.support.problem_pairs import by_python, digits_in
 from kvcore.data.context_pairs import equations

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from invariants.comparing import must_see
+from invariants.support.comparing import must_see
 from invariants.support.faults import Fault, each, patched
 from invariants.support.problem_pairs import sides
 from invariants.support.published_pairs import (

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.children import child
+from invariants.support.children import child
 from invariants.support.hub_cards import (
     CARDS,
     WORDS_50,

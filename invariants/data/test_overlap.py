@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from invariants.comparing import must_see
+from invariants.support.comparing import must_see
 from invariants.support.faults import patched
 from kvcore.data import overlap
 from kvcore.data.overlap import answer_overlap

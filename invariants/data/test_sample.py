@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.children import child
+from invariants.support.children import child
 from invariants.support.own_files import hostile_text
 from kvcore.data import sample as sample_module
 from kvcore.data.sample import Sample, choose_samples

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from invariants.comparing import must_see
+from invariants.support.comparing import must_see
 from invariants.support.faults import patched
 from invariants.support.problem_pairs import GOOD, STORY, by_python, sides
 from kvcore.data.context_pairs import solutions

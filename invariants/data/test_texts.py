@@ -17,8 +17,8 @@ from datasets import Dataset, Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.children import child
-from invariants.comparing import must_see
+from invariants.support.children import child
+from invariants.support.comparing import must_see
 from invariants.support.faults import Fault, patched
 from kvcore.data import hub, texts
 from kvcore.data.docstrings import prose

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import kvcore
-from invariants.comparing import must_see
+from invariants.support.comparing import must_see
 from kvcore import tokenization
 from kvcore.data.texts import Text
 from kvcore.errors import KvError, StoreWarning

@@ -15,7 +15,7 @@ from claims.options import Settings
 
 from claims import judging, ledger
 from claims.harness.hooks import Lab
-from invariants import invented
+from invariants.support import invented
 from kvcore.errors import KvError
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from claims.harness.estimands.context_switch import (
     share_that_adapts,
     unchanged,
 )
-from invariants.comparing import must_see
+from invariants.support.comparing import must_see
 from invariants.support.estimand_rows import switch_rows
 from kvcore.analysis import IntervalSettings
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from claims.harness.estimands import divergence
-from invariants.comparing import must_see
+from invariants.support.comparing import must_see
 from invariants.support.estimand_rows import divergence_rows
 from kvcore.analysis import IntervalSettings
 

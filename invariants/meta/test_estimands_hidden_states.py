@@ -15,7 +15,7 @@ from claims.harness.estimands.hidden_states import (
     steps_and_token_nlls,
     surprise_and_steps,
 )
-from invariants.comparing import must_see
+from invariants.support.comparing import must_see
 from invariants.support.estimand_rows import step_rows
 from kvcore.analysis import IntervalSettings
 

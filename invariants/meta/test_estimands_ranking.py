@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from claims.harness.estimands import ranking as estimands
-from invariants.comparing import must_see
+from invariants.support.comparing import must_see
 from invariants.support.estimand_rows import list_rows, random_list_rows
 from kvcore.analysis import IntervalSettings, ranking
 

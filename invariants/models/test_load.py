@@ -232,7 +232,7 @@ def test_the_instrument_imports_neither_pytest_nor_hypothesis() -> None:
 def test_judging_imports_no_torch() -> None:
     """Rows can be judged where no model can be loaded."""
     found = imported_by("import kvcore, kvcore.analysis, kvcore.verdict, kvcore.store, "
-                        "reports.page, claims.judging, claims.harness.hooks")
+                        "reports.html.page, claims.harness.judging, claims.harness.hooks")
     assert not {"torch", "transformers"} & found
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from kvcore.conditions.parse import condition
 from kvcore.data import sample as samples_module
-from kvcore.data.ranking_lists import ranking_lists
 from kvcore.data.padding import lengthened
+from kvcore.data.ranking_lists import ranking_lists
 from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import KvError
 
