@@ -121,7 +121,7 @@ def measure_pairs(
 
     usable: dict[str, tuple[Pair, Switch]] = {}
     rows: list[dict[str, Any]] = []
-    methods = {way.removeprefix(FREE) for way in ways}
+    methods = tuple(dict.fromkeys(way.removeprefix(FREE) for way in ways))
     for pair in pairs:
         switch = switch_of(pair, seed)
         reason = context_switch.refusal(
