@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import timing
 from benchmarks.contenders import Contender, Sums
 from kvcore.conditions import parse
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import prepared
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll
@@ -101,7 +101,7 @@ def tokens_run(lm: LM, asked: Asked) -> tuple[int, int]:
             one = prepared.prepare_one(lm, part.samples[0], given, part.seed, part.targets[0])
         except Unusable:
             continue
-        leaves = [(leaf.isolated, one.leaf_ids(leaf, lm.bos_id)) for leaf in given.leaves()]
+        leaves = [(leaf.isolated, one.prefill_ids(leaf, lm.bos_id)) for leaf in given.prefills()]
         prefills.update(leaves)
         read += len(one.query_ids())
         apart += sum(len(ids) for _, ids in leaves)

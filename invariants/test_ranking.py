@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcore import io
-from kvcore.corpora import candidates, clean, load_corpus, sample
-from kvcore.corpora.clean import template, twins
-from kvcore.corpora.sample import Corpus, Sample
+from kvcore.data import ranking_lists, sample
+from kvcore.data.datasets import load_corpus
+from kvcore.data.docstrings import clean
+from kvcore.data.docstrings.clean import near_duplicates, template
+from kvcore.data.overlap import answer_overlap, jaccard
+from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import KvError
-from kvcore.io import digest
-from kvcore.overlap import answer_overlap, jaccard
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -94,8 +95,8 @@ def named_corpus() -> Corpus:
     return Corpus("named", samples, {}, "r", "query", "", others)
 
 
-def by_query(made: Sequence[candidates.Candidate]) -> dict[str, list[candidates.Candidate]]:
-    lists: dict[str, list[candidates.Candidate]] = {}
+def by_query(made: Sequence[ranking_lists.Candidate]) -> dict[str, list[ranking_lists.Candidate]]:
+    lists: dict[str, list[ranking_lists.Candidate]] = {}
     for candidate in made:
         lists.setdefault(candidate.query_id, []).append(candidate)
     return lists
@@ -103,7 +104,7 @@ def by_query(made: Sequence[candidates.Candidate]) -> dict[str, list[candidates.
 
 def check_lists(corpus: Corpus, seed: int, negatives: int, masked: bool) -> None:
     """One relevant passage a list, no twins, ids unique, the true answer over every passage."""
-    made = candidates.candidates(corpus, 99, seed, negatives=negatives)
+    made = ranking_lists.candidates(corpus, 99, seed, negatives=negatives)
     asked = {s.id: s for s in corpus.samples}
     assert len({c.sample.id for c in made}) == len(made)
     for query, ranked in by_query(made).items():
@@ -111,15 +112,15 @@ def check_lists(corpus: Corpus, seed: int, negatives: int, masked: bool) -> None
         assert ranked[0].sample.passage == asked[query].passage
         assert all(c.sample.passage.strip() for c in ranked)
         assert 2 <= len(ranked) <= 1 + negatives
-        assert not twins([template(c.sample.passage, c.passage_id) for c in ranked])
+        assert not near_duplicates([template(c.sample.passage, c.passage_id) for c in ranked])
         for c in ranked:
             assert (c.sample.query, c.sample.answer) == (asked[query].query, asked[query].answer)
             assert (c.sample.id, c.sample.cluster) == (f"{query}#{c.passage_id}", query)
     if masked:
-        check_masked(made, candidates.candidates(corpus, 99, seed, negatives=negatives, masked=True))
+        check_masked(made, ranking_lists.candidates(corpus, 99, seed, negatives=negatives, masked=True))
 
 
-def check_masked(plain: Sequence[candidates.Candidate], masked: Sequence[candidates.Candidate]) -> None:
+def check_masked(plain: Sequence[ranking_lists.Candidate], masked: Sequence[ranking_lists.Candidate]) -> None:
     """The same passages, but none of the list's names in any of them, nor in the answer."""
     assert [f"{c.sample.id}#masked" for c in plain] == [c.sample.id for c in masked]
     for ranked in by_query(masked).values():
@@ -148,23 +149,23 @@ def test_twin_lists_see_twins_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_twin_masking_sees_names_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = candidates.without_names
-    monkeypatch.setattr(candidates, "without_names", lambda text, names: right(text, list(names)[:1]))
+    right = ranking_lists.without_names
+    monkeypatch.setattr(ranking_lists, "without_names", lambda text, names: right(text, list(names)[:1]))
     with pytest.raises(AssertionError, match="holds"):
         check_lists(CORPUS, 0, 5, masked=True)
 
 
 def check_determinism(corpus: Corpus, seed: int) -> None:
     """Lists depend on (seed, id) alone: not on order, not on how many queries are asked for."""
-    whole = candidates.candidates(corpus, 99, seed, negatives=4)
+    whole = ranking_lists.candidates(corpus, 99, seed, negatives=4)
     turned = replace(corpus, samples=corpus.samples[::-1],
                      others={k: v[::-1] for k, v in corpus.others.items()})
-    assert candidates.candidates(turned, 99, seed, negatives=4) == whole
+    assert ranking_lists.candidates(turned, 99, seed, negatives=4) == whole
     for queries in (1, 3, 5):
-        some = candidates.candidates(corpus, queries, seed, negatives=4)
+        some = ranking_lists.candidates(corpus, queries, seed, negatives=4)
         assert some == whole[: len(some)]
         assert len(by_query(some)) == queries
-    fewer, more = (by_query(candidates.candidates(corpus, 99, seed, negatives=n)) for n in (2, 4))
+    fewer, more = (by_query(ranking_lists.candidates(corpus, 99, seed, negatives=n)) for n in (2, 4))
     assert all(ranked == more[query][: len(ranked)] for query, ranked in fewer.items())
 
 
@@ -173,7 +174,7 @@ def check_determinism(corpus: Corpus, seed: int) -> None:
 def test_lists_depend_on_seed_and_id_alone(seed: int) -> None:
     check_determinism(CORPUS, seed)
     check_determinism(named_corpus(), seed)
-    assert candidates.candidates(CORPUS, 5, seed) != candidates.candidates(CORPUS, 5, seed + 1)
+    assert ranking_lists.candidates(CORPUS, 5, seed) != ranking_lists.candidates(CORPUS, 5, seed + 1)
 
 
 def test_twin_determinism_sees_the_order_of_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +187,8 @@ def test_twin_determinism_sees_the_order_of_the_corpus(monkeypatch: pytest.Monke
 
 
 def test_hard_negatives_come_from_the_module_then_from_the_package() -> None:
-    made = candidates.candidates(CORPUS, 99, 0, negatives=4)
-    assert candidates.counts(made) == {"cluster": 68, "package": 12, "query": 20}
+    made = ranking_lists.candidates(CORPUS, 99, 0, negatives=4)
+    assert ranking_lists.counts(made) == {"cluster": 68, "package": 12, "query": 20}
     homes = {s.id: s.cluster for s in CORPUS.samples}
     for query, ranked in by_query(made).items():
         found = [c.origin for c in ranked[1:]]
@@ -200,7 +201,7 @@ def test_hard_negatives_come_from_the_module_then_from_the_package() -> None:
 def test_a_passage_that_holds_the_answer_is_no_negative() -> None:
     first, second, *rest = CORPUS.samples[:5]
     told = replace(second, passage=f"{second.passage} {first.answer.title()}!")
-    made = candidates.candidates(replace(CORPUS, samples=(first, told, *rest)), 9, 0)
+    made = ranking_lists.candidates(replace(CORPUS, samples=(first, told, *rest)), 9, 0)
     assert told.id not in [c.passage_id for c in by_query(made)[first.id]]
     assert first.id in [c.passage_id for c in by_query(made)[told.id]]
 
@@ -208,34 +209,34 @@ def test_a_passage_that_holds_the_answer_is_no_negative() -> None:
 def test_docstrings_give_lists_of_ten_without_names() -> None:
     """The default corpus can be ranked: nine hard negatives for every query."""
     corpus = load_corpus("docstrings")
-    plain, masked = (candidates.candidates(corpus, 40, 0, masked=m) for m in (False, True))
+    plain, masked = (ranking_lists.candidates(corpus, 40, 0, masked=m) for m in (False, True))
     assert {len(ranked) for ranked in by_query(plain).values()} == {10}
-    assert candidates.counts(plain)["query"] == 40
-    assert candidates.counts(plain)["cluster"] > 40
+    assert ranking_lists.counts(plain)["query"] == 40
+    assert ranking_lists.counts(plain)["cluster"] > 40
     check_masked(plain, masked)
 
 
 def test_names_are_masked_as_whole_words_with_their_path() -> None:
-    assert candidates.names_of("pandas.DataFrame.min") == {"dataframe", "min"}
-    assert candidates.names_of("scipy.stats.rv_discrete.fit") == {"rv_discrete", "fit"}
-    assert candidates.names_of("numpy.random.seed") == {"seed"}
+    assert ranking_lists.names_of("pandas.DataFrame.min") == {"dataframe", "min"}
+    assert ranking_lists.names_of("scipy.stats.rv_discrete.fit") == {"rv_discrete", "fit"}
+    assert ranking_lists.names_of("numpy.random.seed") == {"seed"}
     text = "Min: like numpy.min(x), amin and df.DataFrame.MIN don't minimize; min_x stays."
-    assert candidates.without_names(text, {"min", "dataframe"}) == (
+    assert ranking_lists.without_names(text, {"min", "dataframe"}) == (
         "it: like it(x), amin and it don't minimize; min_x stays.")
-    assert candidates.without_names("don't use t", {"t"}) == "don't use it"
-    assert candidates.without_names("as it was", ()) == "as it was"
+    assert ranking_lists.without_names("don't use t", {"t"}) == "don't use it"
+    assert ranking_lists.without_names("as it was", ()) == "as it was"
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: candidates.candidates(Corpus(
+        (lambda: ranking_lists.candidates(Corpus(
             "plain", (Sample("q", "p", "a"),), {}, "r", "sample", ""), 1, 0), "cannot be ranked"),
-        (lambda: candidates.candidates(Corpus(
+        (lambda: ranking_lists.candidates(Corpus(
             "lone", (Sample("q", "p", "a", "x", "c"),), {}, "r", "cluster", ""), 1, 0), "no query"),
-        (lambda: candidates.candidates(CORPUS, 0, 0), "queries=0"),
-        (lambda: candidates.candidates(CORPUS, 1, 0, negatives=0), "negatives=0"),
-        (lambda: candidates.candidates(replace(named_corpus(), samples=tuple(
+        (lambda: ranking_lists.candidates(CORPUS, 0, 0), "queries=0"),
+        (lambda: ranking_lists.candidates(CORPUS, 1, 0, negatives=0), "negatives=0"),
+        (lambda: ranking_lists.candidates(replace(named_corpus(), samples=tuple(
             replace(s, query="which one") for s in named_corpus().samples)), 1, 0, masked=True),
          "by name"),
     ],

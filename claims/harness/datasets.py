@@ -5,7 +5,7 @@ A file's path may have the prefix of its kind, ``texts:my.jsonl``.
 
 from __future__ import annotations
 
-from kvcore.corpora import is_path
+from kvcore.data.files import is_path
 from kvcore.errors import unknown
 from kvcore.measurements.base import MeasurementKind
 from kvcore.measurements.registry import all_kinds

@@ -12,7 +12,7 @@ import pandas as pd
 
 from claims.harness.samples import samples_behind
 from kvcore.analysis import FloatArray
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.errors import MissingResource
 from kvcore.measurements.collect import CollectedRows
 from kvcore.measurements.needs import CONTROLS, EVERY_LAYER, Need, is_sweep

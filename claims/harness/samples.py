@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from kvcore.corpora import load_corpus
-from kvcore.corpora.candidates import candidates
-from kvcore.corpora.sample import Sample
+from kvcore.data.datasets import load_corpus
+from kvcore.data.ranking_lists import ranking_lists
+from kvcore.data.sample import Sample
 from kvcore.errors import MissingResource
 from kvcore.measurements.needs import Need
 from kvcore.store.schema import clean
@@ -42,5 +42,5 @@ def every_sample(corpus: Any, need: Need, frame: pd.DataFrame) -> tuple[Sample, 
     if need.place != "lists":
         return tuple(corpus.samples)
     seed = int(frame["seed"].dropna().iloc[0])
-    lists = candidates(corpus, int(frame["cluster"].nunique()), seed)
+    lists = ranking_lists(corpus, int(frame["cluster"].nunique()), seed)
     return tuple(candidate.sample for candidate in lists)

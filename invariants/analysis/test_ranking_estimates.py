@@ -20,8 +20,8 @@ from kvcore import analysis
 from kvcore.analysis import Estimate, IntervalSettings
 from kvcore.analysis import ranking as rk
 from kvcore.analysis.ranking import metrics, overlap, tables
-from kvcore.corpora.candidates import Candidate
-from kvcore.corpora.sample import Sample
+from kvcore.data.ranking_lists import Candidate
+from kvcore.data.sample import Sample
 from kvcore.errors import KvError
 
 FEW = IntervalSettings(resamples=50)

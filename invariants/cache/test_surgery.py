@@ -40,7 +40,7 @@ from kvcore.cache import hf_cache, kv_cache, masks, rope
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions import parse, recipes, registry
 from kvcore.conditions.recipes import Condition
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, forward, limits, one_pass, prepared, rope_probe
 from kvcore.engine.forward import SequenceInput
 from kvcore.measurements import answer_nll
@@ -348,7 +348,7 @@ def check_truncated_cache(lm: LM, sample: Sample, name: str) -> None:
     """Compare the cache itself with BOS alone and a document prefilled where it belongs."""
     given_ = parse.condition(name)
     ready = prepared.prepare_one(lm, sample, given_)
-    (leaf,) = given_.leaves()
+    (leaf,) = given_.prefills()
     prefilled = forward.run(lm, build.prefill_input(lm, leaf, [ready]))[1]
     found = build.build(lm, given_.recipe, {leaf: prefilled}, [ready])
     bos, prefix, document, *_ = plain_ids(lm, sample, name)
@@ -548,8 +548,8 @@ def let_see(query: int, key: int) -> Callable[[pytest.MonkeyPatch], None]:
     """Make a fault: one group sees another that it must not see."""
     def fault(patch: pytest.MonkeyPatch) -> None:
         def seeing(read: SequenceInput, _: int) -> SequenceInput:
-            assert (query, key) in read.blind
-            return dataclasses.replace(read, blind=read.blind - {(query, key)})
+            assert (query, key) in read.blocked_groups
+            return dataclasses.replace(read, blocked_groups=read.blocked_groups - {(query, key)})
 
         change_readings(patch, seeing)
 
@@ -560,7 +560,7 @@ def let_see(query: int, key: int) -> Callable[[pytest.MonkeyPatch], None]:
 
 def hide_the_prefix_from_the_document(patch: pytest.MonkeyPatch) -> None:
     change_readings(patch, lambda read, _: dataclasses.replace(
-        read, blind=read.blind | {(DOCUMENT, COPY)}))
+        read, blocked_groups=read.blocked_groups | {(DOCUMENT, COPY)}))
 
 
 def second_bos_a_position_early(patch: pytest.MonkeyPatch) -> None:
@@ -791,7 +791,7 @@ def prefilled_ids(lm: LM, sample: Sample, name: str) -> Iterator[list[int]]:
     """Yield the token ids that the engine prefills for a condition, padding left out."""
     given_ = parse.condition(name)
     ready = prepared.prepare_one(lm, sample, given_)
-    for leaf in given_.leaves():
+    for leaf in given_.prefills():
         step = build.prefill_input(lm, leaf, [ready])
         yield step.ids[0][step.real[0]].tolist()
 

@@ -38,8 +38,8 @@ from kvcore.conditions import parse, recipes, registry
 from kvcore.conditions.parse import condition
 from kvcore.conditions.recipes import Condition, Document, Mix, Prefill, Recipe
 from kvcore.conditions.registry import BARE, QUERY, primed, truncation
-from kvcore.corpora import padding
-from kvcore.corpora.sample import Sample
+from kvcore.data import padding
+from kvcore.data.sample import Sample
 from kvcore.engine import batching, build, forward, one_pass, prepared, rope_probe
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll, answer_nll_rows, explain
@@ -313,7 +313,7 @@ def leave_positions_old(patch: pytest.MonkeyPatch) -> None:
 def turn_them_anyway(patch: pytest.MonkeyPatch) -> None:
     right = build._moved
     patch.setattr(build, "_moved", lambda lm, recipe, *more: right(
-        lm, replace(recipe, turn="own") if isinstance(recipe, recipes.Reposition) else recipe,
+        lm, replace(recipe, rope_base="own") if isinstance(recipe, recipes.Reposition) else recipe,
         *more))
 
 
@@ -1460,7 +1460,7 @@ def draw_causal_masks(patch: pytest.MonkeyPatch) -> None:
     """Draw each pass as if nothing were blind in it."""
     right = explain._panels
     patch.setattr(explain, "_panels", lambda lm, title, step, slots: right(
-        lm, title, replace(step, blind=None), slots))
+        lm, title, replace(step, blocked=None), slots))
 
 
 def list_hidden_copies(patch: pytest.MonkeyPatch) -> None:
@@ -1543,8 +1543,8 @@ def test_blocks_of_repeats_hold_every_repeat(llama: LM) -> None:
     given_ = condition("blocks(repeat(oracle,5),2,all)")
     ready = prepared.prepare_one(llama, LONG, given_)
     case = Case(llama, LONG)
-    (leaf,) = given_.leaves()
-    assert list(ready.leaf_ids(leaf, llama.bos_id)) == [
+    (leaf,) = given_.prefills()
+    assert list(ready.prefill_ids(leaf, llama.bos_id)) == [
         llama.bos_id, *case.question * 10, *case.document]
 
 

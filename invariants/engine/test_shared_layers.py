@@ -17,7 +17,7 @@ from invariants.support import strategies
 from invariants.support.comparing import ROUNDOFF, Fault, assert_scores, must_see
 from kvcore.cache import batch as cache_batch
 from kvcore.cache import hf_cache
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import forward, shared_layers
 from kvcore.measurements import answer_nll
 from kvcore.models import attention

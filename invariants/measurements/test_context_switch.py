@@ -274,10 +274,10 @@ def check_script(one: TokenizedSwitch, name: str) -> None:
     found = switching.plan_decode(start, one.after)
     assert all(run[0] == 0 and 0 not in run[1:] for run in start.runs)
     assert 0 not in found.read
-    assert [span == switching.BOS for span in found.holds] == [
-        True, *[False] * (len(found.holds) - 1)]
-    assert len(found.holds) == len(start.cached) + len(found.read)
-    spans = found.holds[len(start.cached):]
+    assert [span == switching.BOS for span in found.slot_spans] == [
+        True, *[False] * (len(found.slot_spans) - 1)]
+    assert len(found.slot_spans) == len(start.cached) + len(found.read)
+    spans = found.slot_spans[len(start.cached):]
     text = [token for token, span in zip(found.read, spans, strict=True)
             if span == switching.GENERATED]
     assert text == [one.before[-1], *one.after[:-1]]
@@ -299,7 +299,7 @@ def test_twin_scripts() -> None:
     def late(real: Callable[..., switching.DecodePlan], start: switching.CachePlan, followed: switching.Ids
              ) -> switching.DecodePlan:
         made = real(start, followed)
-        return switching.DecodePlan(made.opening, made.read, made.holds,
+        return switching.DecodePlan(made.opening, made.read, made.slot_spans,
                                tuple(p - 1 for p in made.predicts))
 
     one = TokenizedSwitch("x", (5, 6), (7, 8, 9), (10, 11), (12, 13, 14))

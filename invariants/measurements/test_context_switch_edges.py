@@ -287,9 +287,9 @@ def named_apart(real: Callable[..., Any], lm: LM, one: TokenizedSwitch, ways: An
     if not one.identical or ways[0].kind != "ignore":
         return case, places
     first = case.scripts[places[0]]
-    holds = tuple(switching.ORIGINAL if x == switching.INJECTED else x for x in first.holds)
+    holds = tuple(switching.ORIGINAL if x == switching.INJECTED else x for x in first.slot_spans)
     scripts = list(case.scripts)
-    scripts[places[0]] = dataclasses.replace(first, holds=holds)
+    scripts[places[0]] = dataclasses.replace(first, slot_spans=holds)
     return dataclasses.replace(case, scripts=tuple(scripts)), places
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from invariants.support.comparing import must_see
 from kvcore import loading
-from kvcore.corpora.texts import Text
+from kvcore.data.texts import Text
 from kvcore.measurements import answer_nll_rows, hidden_states, hidden_states_rows
 from kvcore.measurements.continuations import load_continuations
 from kvcore.models.files import locate

@@ -20,7 +20,7 @@ import kvcore
 from invariants.support.comparing import SCORE_TOLERANCE, must_see
 from kvcore import loading
 from kvcore.conditions.parse import condition
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll, divergence, divergence_rows
 from kvcore.measurements.divergence import Distribution, between, js, kl, next_token, of_logits

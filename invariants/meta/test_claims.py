@@ -13,7 +13,7 @@ import pytest
 from claims.harness import judging
 from claims.harness.session import Session
 from claims.harness.settings import Settings
-from invariants import invented
+from invariants.support import invented
 from invariants.support.claim_runs import ClaimRun, run
 from kvcore.measurements.registry import all_kinds
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from claims.harness import ledger
-from invariants import invented
+from invariants.support import invented
 from invariants.support.claim_runs import ClaimRun, copy_project, run
 from kvcore.errors import KvError
 from kvcore.verdict import Cell, Claim, Judgement, helps

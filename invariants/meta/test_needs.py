@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from claims.harness.rows import CellRows, Measured
 from invariants.support.comparing import must_see
 from invariants.support.strategies import condition_names
-from kvcore.corpora.sample import Corpus, Sample
+from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import MissingResource
 from kvcore.measurements.collect import CollectedRows, join_code_versions
 from kvcore.measurements.kinds.answer_nll import SCHEMA

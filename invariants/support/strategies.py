@@ -6,7 +6,7 @@ import json
 
 from hypothesis import strategies as st
 
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 
 WORDS = tuple(
     "the sample mean is sum of entries along an axis and number divided by nothing else what "

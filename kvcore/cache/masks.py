@@ -73,7 +73,7 @@ def for_model(
     query_positions: torch.Tensor,
     key_positions: torch.Tensor,
     key_real: torch.Tensor,
-    blind: torch.Tensor | None = None,
+    blocked: torch.Tensor | None = None,
 ) -> Any:
     """Build the mask(s) in the form the model takes.
 
@@ -81,7 +81,7 @@ def for_model(
     ----------
     query_positions, key_positions, key_real
         As `visible` takes them.
-    blind : (batch, q, slots) bool, optional
+    blocked : (batch, q, slots) bool, optional
         True where a token may not attend although it could; itself it always sees.
 
     Returns
@@ -100,7 +100,7 @@ def for_model(
                     key_real,
                     lm.config.sliding_window if kind == SLIDING else None,
                 ),
-                blind,
+                blocked,
             ),
         )
         for kind in kinds
@@ -108,8 +108,8 @@ def for_model(
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
-def _less(mask: torch.Tensor, blind: torch.Tensor | None) -> torch.Tensor:
-    return mask if blind is None else mask & ~blind.unsqueeze(1)
+def _less(mask: torch.Tensor, blocked: torch.Tensor | None) -> torch.Tensor:
+    return mask if blocked is None else mask & ~blocked.unsqueeze(1)
 
 
 def _as_attention_wants(lm: LM, mask: torch.Tensor) -> torch.Tensor:

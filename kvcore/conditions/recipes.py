@@ -44,13 +44,13 @@ class Truncate:
 class Reposition:
     """Close the gaps: slot i moves to position i, its keys turned to match.
 
-    ``turn`` is each layer's own rope base, the full-attention base for all layers (wrong on
+    ``rope_base`` is each layer's own rope base, the full-attention base for all layers (wrong on
     purpose), or none: the position is counted anew and the keys stay as they are. ``precision``
     is what the rotation is computed in.
     """
 
     source: Recipe
-    turn: Literal["own", "full_attention", "none"] = "own"
+    rope_base: Literal["own", "full_attention", "none"] = "own"
     precision: Literal["float32", "model"] = "float32"
 
 
@@ -121,14 +121,14 @@ class Condition:
     recipe : Recipe
     tests : str
         In plain words, what the comparison with ``bare`` tests.
-    regrouped : bool
+    aa_control : bool
         Measure in other batches than the rest (the A/A control).
     """
 
     name: str
     recipe: Recipe
     tests: str
-    regrouped: bool = False
+    aa_control: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a recipe whose query would not stand right behind what it sees.
@@ -147,7 +147,7 @@ class Condition:
                     "stand before the document; change the recipe."
                 )
 
-    def leaves(self) -> tuple[Prefill, ...]:
+    def prefills(self) -> tuple[Prefill, ...]:
         """Return the distinct prefills this condition is made from."""
         return tuple(dict.fromkeys(n for n in nodes(self.recipe) if isinstance(n, Prefill)))
 

@@ -183,7 +183,7 @@ WITHOUT_PREFIX: Mapping[str, Condition] = {
             primed(Prefix("literal", "Document:")),
             "whether a label before the passage changes the answer's NLL",
         ),
-        Condition("bare_again", BARE, "what batching alone changes (A/A control)", regrouped=True),
+        Condition("bare_again", BARE, "what batching alone changes (A/A control)", aa_control=True),
         Condition(
             "separator",
             Prefill((Document(), SEPARATOR)),

@@ -240,24 +240,24 @@ class CachePlan:
     ----------
     runs : tuple of tuple of int
         One or two sequences, each read from BOS on, whose slots the cache is made of.
-    take : (int, int)
+    slots_taken : (int, int)
         How many first slots of the first run and how many last slots of the second; what the
         second gives is turned to follow on the first.
     cached : tuple of int
         What each of these slots holds, `BOS` ... `GENERATED`.
     read : tuple of int
         Tokens that are read on top of the cache, the last of which predicts; at least one.
-    holds : tuple of int
+    slot_spans : tuple of int
         What each of them is.
     later : tuple of (int, tuple of int)
         What else is injected: after how many of the tokens that follow, and which tokens.
     """
 
     runs: tuple[Ids, ...]
-    take: tuple[int, int]
+    slots_taken: tuple[int, int]
     cached: Ids
     read: Ids
-    holds: Ids
+    slot_spans: Ids
     later: tuple[tuple[int, Ids], ...] = ()
 
 
@@ -269,7 +269,7 @@ class DecodePlan:
     ----------
     read : tuple of int
         All tokens of that pass.
-    holds : tuple of int
+    slot_spans : tuple of int
         What each slot holds, the cached ones first.
     predicts : tuple of int
         Which tokens of the pass predict the tokens followed, one after the other.
@@ -277,13 +277,13 @@ class DecodePlan:
 
     opening: CachePlan
     read: Ids
-    holds: Ids
+    slot_spans: Ids
     predicts: Ids
 
     @property
     def length(self) -> int:
         """Number of positions, the longest run's included where that is longer."""
-        return max(len(self.holds), *(len(run) + 1 for run in self.opening.runs))
+        return max(len(self.slot_spans), *(len(run) + 1 for run in self.opening.runs))
 
 
 def plan_cache(
@@ -306,10 +306,10 @@ def plan_cache(
     later = tuple((i * given.every, part) for i, part in enumerate(parts) if i and part)
     return CachePlan(
         old.runs,
-        old.take,
+        old.slots_taken,
         old.cached,
         (*old.read, *parts[0]),
-        (*old.holds, *[INJECTED] * len(parts[0])),
+        (*old.slot_spans, *[INJECTED] * len(parts[0])),
         later,
     )
 
@@ -324,17 +324,17 @@ def reprefill(context: Ids, kind: int, before: Ids, bos_id: int) -> CachePlan:
 def _partial(count: int | None, one: TokenizedSwitch, bos_id: int) -> CachePlan:
     old = reprefill(one.original, ORIGINAL, one.before, bos_id)
     new = reprefill(one.new, INJECTED, one.before, bos_id)
-    most = new.take[0] - 1
+    most = new.slots_taken[0] - 1
     anew = most if count is None else min(count, most)
     if anew in (0, most):
         return new if anew else old
-    kept = max(1, old.take[0] - anew)
+    kept = max(1, old.slots_taken[0] - anew)
     return CachePlan(
         (*old.runs, *new.runs),
         (kept, anew),
         (*old.cached[:kept], *new.cached[-anew:]),
         old.read,
-        old.holds,
+        old.slot_spans,
     )
 
 
@@ -345,7 +345,7 @@ def _parts(ids: Ids, count: int) -> list[Ids]:
 
 def plan_decode(start: CachePlan, followed: Ids) -> DecodePlan:
     """Let tokens follow on an opening; the last one is predicted and not read."""
-    read, holds = list(start.read), list(start.holds)
+    read, holds = list(start.read), list(start.slot_spans)
     later = dict(start.later)
     predicts = []
     for number, token in enumerate(followed):

@@ -31,17 +31,19 @@ def prefill_input(lm: LM, leaf: Prefill, group: Sequence[PreparedSample]) -> For
     """Return what the model receives to prefill one leaf for a group of samples."""
     readings = []
     for one in group:
-        ids = one.leaf_ids(leaf, lm.bos_id)
+        ids = one.prefill_ids(leaf, lm.bos_id)
         roles = one.roles(leaf)
         copies = {role for role in roles if role >= COPIES}
-        blind = frozenset((a, b) for a in copies for b in copies if a != b and leaf.isolated)
-        readings.append(SequenceInput(ids, tuple(range(len(ids))), roles if blind else (), blind))
+        blocked = frozenset((a, b) for a in copies for b in copies if a != b and leaf.isolated)
+        readings.append(
+            SequenceInput(ids, tuple(range(len(ids))), roles if blocked else (), blocked)
+        )
     return forward.pad_sequences(lm, readings)
 
 
 def prefill_samples(lm: LM, leaf: Prefill, group: Sequence[PreparedSample]) -> KVCache:
     """Run one leaf for a group of samples, equal ones once."""
-    wanted = [one.leaf(leaf) for one in group]
+    wanted = [one.prefill_spec(leaf) for one in group]
     place = {ids: i for i, ids in enumerate(dict.fromkeys(wanted))}
     firsts = [group[wanted.index(ids)] for ids in place]
     cache = forward.prefill(lm, prefill_input(lm, leaf, firsts))
@@ -115,7 +117,7 @@ def _moved(
         deltas = torch.tensor(counts, device=source.positions.device).unsqueeze(1)
         return source.reposition(lm, rope_probe.rope_plan(lm), deltas * (_slot_indices(source) > 0))
     closed = _slot_indices(source).expand_as(source.positions)
-    if recipe.turn == "none":
+    if recipe.rope_base == "none":
         return source.renumber(closed)
     # Padding slots would move by more than any real one; they may as well stay.
     deltas = (closed - source.positions) * source.real
@@ -123,7 +125,7 @@ def _moved(
         lm,
         rope_probe.rope_plan(lm),
         deltas,
-        one_base=None if recipe.turn == "own" else recipe.turn,
+        one_base=None if recipe.rope_base == "own" else recipe.rope_base,
         precision=source.keys[0].dtype if recipe.precision == "model" else None,
     )
 

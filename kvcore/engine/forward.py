@@ -27,14 +27,14 @@ class SequenceInput:
     ids, positions : tuple of int
     groups : tuple of int
         Which group each token belongs to; empty: all belong to one.
-    blind : frozenset of (int, int)
+    blocked_groups : frozenset of (int, int)
         Pairs of groups, unlike ones, of which the first may not attend to the second.
     """
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
     groups: tuple[int, ...] = ()
-    blind: frozenset[tuple[int, int]] = frozenset()
+    blocked_groups: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class ForwardInput:
         False for right padding.
     past : KVCache, Pile or None
         What is already cached for each sequence.
-    blind : (batch, q, q) bool or None
+    blocked : (batch, q, q) bool or None
         Who may not attend to whom among this pass's tokens although it could.
     """
 
@@ -56,7 +56,7 @@ class ForwardInput:
     positions: torch.Tensor
     real: torch.Tensor
     past: KVCache | CacheBatch | None = None
-    blind: torch.Tensor | None = None
+    blocked: torch.Tensor | None = None
 
     def key_positions(self) -> torch.Tensor:
         """Return the positions of all key slots, cached ones first, (batch, slots)."""
@@ -105,24 +105,24 @@ def pad_sequences(
         ]
     )
     real = torch.arange(width) < torch.tensor([len(r.ids) for r in readings]).unsqueeze(1)
-    blind = _blocked_pairs(readings, width)
+    blocked = _blocked_pairs(readings, width)
     return ForwardInput(
         ids.to(lm.device),
         positions.to(lm.device),
         real.to(lm.device),
         past,
-        None if blind is None else blind.to(lm.device),
+        None if blocked is None else blocked.to(lm.device),
     )
 
 
 def _blocked_pairs(readings: Sequence[SequenceInput], width: int) -> torch.Tensor | None:
     """Return which token may not attend to which, (batch, width, width), from their groups."""
-    if not any(r.blind for r in readings):
+    if not any(r.blocked_groups for r in readings):
         return None
     count = 1 + max(group for r in readings for group in (0, *r.groups))
     rules = torch.zeros(len(readings), count, count, dtype=torch.bool)
     for row, r in enumerate(readings):
-        for query, key in r.blind:
+        for query, key in r.blocked_groups:
             rules[row, query, key] = True
     padded = [[*r.groups, *[0] * (width - len(r.groups))] for r in readings]
     groups = torch.tensor(padded)
@@ -183,7 +183,7 @@ def logits(
     """
     if given.past is None:
         return _forward(lm, given, wanted, use_cache=False)
-    if branch and given.blind is None and isinstance(given.past, cache_batch.CacheBatch):
+    if branch and given.blocked is None and isinstance(given.past, cache_batch.CacheBatch):
         asked = zip(given.ids.tolist(), given.positions.tolist(), given.real.tolist(), strict=True)
         made = shared_layers.branches(given.past, [str(one) for one in asked])
         if made.share <= shared_layers.WORTHWHILE and shared_layers.layers_of(lm):
@@ -229,7 +229,7 @@ def _forward(
 ) -> torch.Tensor:
     if mask is None:
         mask = masks.for_model(
-            lm, given.positions, given.key_positions(), given.key_real(), given.blind
+            lm, given.positions, given.key_positions(), given.key_real(), given.blocked
         )
     with torch.inference_mode(), _head_sees_only(lm, wanted):
         out = lm.model(

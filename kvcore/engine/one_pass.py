@@ -26,7 +26,7 @@ def fits_one_pass(recipe: Recipe) -> bool:
         recipe = recipe.source
         return isinstance(recipe, Prefill)
     if isinstance(recipe, Reposition):
-        if recipe.turn != "own" or recipe.precision != "float32":
+        if recipe.rope_base != "own" or recipe.precision != "float32":
             return False
         inner = recipe.source
         return (
@@ -51,14 +51,14 @@ def one_pass(sample: PreparedSample, condition: Condition, bos_id: int) -> Seque
     """
     recipe = condition.recipe
     asked = sample.query_ids()
-    (leaf,) = condition.leaves()
-    read = ((bos_id, BOS), *sample.leaf(leaf))
+    (leaf,) = condition.prefills()
+    read = ((bos_id, BOS), *sample.prefill_spec(leaf))
     prefix = sum(role >= COPIES for _, role in read)
     copies = sorted({role for _, role in read if role >= COPIES})
     if isinstance(recipe, Reposition) and prefix:
         read = (*read[: 1 + prefix], (bos_id, SECOND_BOS), *read[1 + prefix :])
         positions = (*range(1 + prefix), *range(prefix, len(read) - 1 + len(asked)))
-        blind = (
+        blocked = (
             {(QUESTION, group) for group in (BOS, *copies)}
             | {(SECOND_BOS, group) for group in (BOS, *copies)}
             | {(DOCUMENT, SECOND_BOS)}
@@ -66,16 +66,16 @@ def one_pass(sample: PreparedSample, condition: Condition, bos_id: int) -> Seque
     else:
         positions = tuple(range(len(read) + len(asked)))
         isolated = leaf.isolated
-        blind = {(a, b) for a in copies for b in copies if a != b and isolated}
+        blocked = {(a, b) for a in copies for b in copies if a != b and isolated}
         if isinstance(recipe, MaskFromQuery):
-            blind |= {(QUESTION, group) for group in hidden_copies(recipe.see, copies)}
+            blocked |= {(QUESTION, group) for group in hidden_copies(recipe.see, copies)}
     groups = (*(role for _, role in read), *[QUESTION] * len(asked))
     place = {name: i for i, name in enumerate(dict.fromkeys((BOS, *groups)))}
     return SequenceInput(
         (*(i for i, _ in read), *asked),
         positions,
-        tuple(place[g] for g in groups) if blind else (),
-        frozenset((place[a], place[b]) for a, b in blind),
+        tuple(place[g] for g in groups) if blocked else (),
+        frozenset((place[a], place[b]) for a, b in blocked),
     )
 
 

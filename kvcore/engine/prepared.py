@@ -20,7 +20,7 @@ from kvcore.conditions.recipes import (
     nodes,
     sources,
 )
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, limits, rope_probe
 from kvcore.errors import KvError
 from kvcore.models.lm import LM
@@ -37,11 +37,11 @@ class PreparedSample:
     prefixes: Mapping[Prefix, tuple[int, ...]]
     target: str = "answer"
 
-    def leaf(self, leaf: Prefill) -> tuple[tuple[int, int], ...]:
+    def prefill_spec(self, prefill: Prefill) -> tuple[tuple[int, int], ...]:
         """Return one prefill but for BOS, as (token id, what it belongs to)."""
         read: list[tuple[int, int]] = []
         copy = COPIES
-        for part in leaf.parts:
+        for part in prefill.parts:
             if isinstance(part, Document):
                 ids, every = self.tokens.document, part.every or len(self.tokens.document)
                 for start in range(0, len(ids), every):
@@ -56,14 +56,14 @@ class PreparedSample:
                 copy += 1
         return tuple(read)
 
-    def leaf_ids(self, leaf: Prefill, bos_id: int) -> tuple[int, ...]:
+    def prefill_ids(self, prefill: Prefill, bos_id: int) -> tuple[int, ...]:
         """Return the ids of one prefill, BOS first."""
-        return (bos_id, *(i for i, _ in self.leaf(leaf)))
+        return (bos_id, *(i for i, _ in self.prefill_spec(prefill)))
 
     def roles(self, recipe: Recipe) -> tuple[int, ...]:
         """Return what each slot of a recipe's cache holds: `BOS`, `DOCUMENT` or a copy."""
         if isinstance(recipe, Prefill):
-            return (BOS, *(role for _, role in self.leaf(recipe)))
+            return (BOS, *(role for _, role in self.prefill_spec(recipe)))
         if isinstance(recipe, Mean):
             return (DOCUMENT,)
         before = self.roles(sources(recipe)[0])
@@ -80,7 +80,7 @@ class PreparedSample:
 
     def length(self, given: Condition) -> int:
         """Return the positions that the longest pass under a condition reaches, at most."""
-        longest = max(1 + len(self.leaf(leaf)) for leaf in given.leaves())
+        longest = max(1 + len(self.prefill_spec(leaf)) for leaf in given.prefills())
         turned = max(
             (
                 len(self.prefixes[node.prefix])
@@ -91,7 +91,7 @@ class PreparedSample:
         )
         return longest + turned + len(self.tokens.prompt) + len(self.tokens.answer)
 
-    def unit(self) -> tuple[Any, ...]:
+    def prefill_key(self) -> tuple[Any, ...]:
         """Return what every prefill of this sample is made from, for finding equal ones."""
         return self.tokens.document, tuple(
             sorted((p.kind, p.text, p.times, ids) for p, ids in self.prefixes.items())

@@ -26,7 +26,7 @@ from kvcore.cache import batch as cache_batch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.parse import condition
 from kvcore.conditions.recipes import Condition, MaskFromQuery, Recipe
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import batching, build, forward, limits, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
 from kvcore.engine.limits import BATCH_TOKENS, PASS_COST
@@ -57,8 +57,8 @@ class ScoreJob:
     """One score that is wanted: where its row goes, and what it takes."""
 
     row: tuple[int, str]
-    one: PreparedSample
-    given: Condition
+    sample: PreparedSample
+    condition: Condition
 
 
 def score(
@@ -165,12 +165,16 @@ def _plan(
         return _score_group(lm, part, budget, cost)
 
     for again in (False, True):
-        pool = [job for job in jobs if job.given.regrouped == again]
+        pool = [job for job in jobs if job.condition.aa_control == again]
         limit = max(1, budget // 2) if again else budget
         shared = _shared(pool) if route == "auto" else {job.row for job in pool}
         alone = [job for job in pool if job.row not in shared]
-        alone.sort(key=_shuffled if again else lambda job: len(one_pass.one_pass(job.one, job.given, 0).ids))
-        lengths = [len(one_pass.one_pass(job.one, job.given, 0).ids) for job in alone]
+        alone.sort(
+            key=_shuffled
+            if again
+            else lambda job: len(one_pass.one_pass(job.sample, job.condition, 0).ids)
+        )
+        lengths = [len(one_pass.one_pass(job.sample, job.condition, 0).ids) for job in alone]
         for start, stop in batching.cut_into_passes(lengths, limit, cost):
             yield alone[start:stop], _score_in_one_pass
         together = [job for job in pool if job.row in shared]
@@ -181,25 +185,27 @@ def _plan(
 def _shared(jobs: Sequence[ScoreJob]) -> set[tuple[int, str]]:
     """Return the rows of the jobs that build caches: prefills shared, or no single pass to do."""
     leaves = {
-        job.row: [(leaf.isolated, job.one.leaf(leaf)) for leaf in job.given.leaves()]
+        job.row: [
+            (leaf.isolated, job.sample.prefill_spec(leaf)) for leaf in job.condition.prefills()
+        ]
         for job in jobs
     }
     uses = Counter(leaf for found in leaves.values() for leaf in set(found))
     return {
         job.row
         for job in jobs
-        if not one_pass.fits_one_pass(job.given.recipe)
+        if not one_pass.fits_one_pass(job.condition.recipe)
         or any(uses[leaf] > 1 for leaf in leaves[job.row])
     }
 
 
 def _by_length(job: ScoreJob) -> tuple[Any, ...]:
-    one = job.one.tokens
+    one = job.sample.tokens
     return len(one.document), one.document, one.sample_id
 
 
 def _shuffled(job: ScoreJob) -> tuple[Any, ...]:
-    name = job.one.tokens.sample_id.encode("utf-8", "replace")
+    name = job.sample.tokens.sample_id.encode("utf-8", "replace")
     return hashlib.sha256(name).digest(), job.row
 
 
@@ -209,16 +215,22 @@ def _document_groups(
     """Group jobs so that no prefill exceeds the budget; jobs with equal prefills stay together."""
     same: dict[tuple[str, ...], dict[tuple[Any, ...], list[ScoreJob]]] = {}
     names: dict[tuple[Any, ...], set[str]] = {}
-    units = {id(one): one.unit() for one in {id(job.one): job.one for job in jobs}.values()}
+    units = {
+        id(one): one.prefill_key() for one in {id(job.sample): job.sample for job in jobs}.values()
+    }
     for job in jobs:
-        names.setdefault(units[id(job.one)], set()).add(job.given.name)
+        names.setdefault(units[id(job.sample)], set()).add(job.condition.name)
     for job in sorted(jobs, key=key):
-        unit = units[id(job.one)]
+        unit = units[id(job.sample)]
         same.setdefault(tuple(sorted(names[unit])), {}).setdefault(unit, []).append(job)
     for found in same.values():
         parts = list(found.values())
         widths = [
-            max(1 + len(job.one.leaf(leaf)) for job in part for leaf in job.given.leaves())
+            max(
+                1 + len(job.sample.prefill_spec(leaf))
+                for job in part
+                for leaf in job.condition.prefills()
+            )
             for part in parts
         ]
         for start, stop in batching.cut_into_passes(widths, budget, cost):
@@ -249,9 +261,11 @@ def _score_or_halve(
 
 
 def _score_in_one_pass(lm: LM, part: Sequence[ScoreJob]) -> dict[tuple[int, str], dict[str, Any]]:
-    readings = [one_pass.one_pass(job.one, job.given, lm.bos_id) for job in part]
-    starts = [len(r.ids) - len(job.one.query_ids()) for r, job in zip(readings, part, strict=True)]
-    asked = [job.one for job in part]
+    readings = [one_pass.one_pass(job.sample, job.condition, lm.bos_id) for job in part]
+    starts = [
+        len(r.ids) - len(job.sample.query_ids()) for r, job in zip(readings, part, strict=True)
+    ]
+    asked = [job.sample for job in part]
     nlls = _answer_nlls(lm, forward.pad_sequences(lm, readings), asked, starts)
     return {job.row: _scored_row(job, found) for job, found in zip(part, nlls, strict=True)}
 
@@ -261,15 +275,17 @@ def _score_group(
 ) -> dict[tuple[int, str], dict[str, Any]]:
     """Score jobs that share prefills: each prefill once, then short passes on top of caches."""
     units = {
-        job.one.unit(): job.one for job in sorted(jobs, key=lambda job: len(job.one.query_ids()))
+        job.sample.prefill_key(): job.sample
+        for job in sorted(jobs, key=lambda job: len(job.sample.query_ids()))
     }
     place = {unit: i for i, unit in enumerate(units)}  # like questions side by side: no copies
     group = list(units.values())
     by_condition = {
-        c: [job for job in jobs if job.given == c] for c in dict.fromkeys(job.given for job in jobs)
+        c: [job for job in jobs if job.condition == c]
+        for c in dict.fromkeys(job.condition for job in jobs)
     }
     leaves: dict[Recipe, KVCache] = {}
-    for leaf in dict.fromkeys(leaf for c in by_condition for leaf in c.leaves()):
+    for leaf in dict.fromkeys(leaf for c in by_condition for leaf in c.prefills()):
         build.build(lm, leaf, leaves, group)
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     chosen = list(by_condition)
@@ -280,20 +296,20 @@ def _score_group(
             for c in chosen[start : start + MAX_CONDITIONS_IN_MEMORY]
         }
         work = sorted(
-            ((job, place[job.one.unit()]) for c in caches for job in by_condition[c]),
-            key=lambda item: (len(item[0].one.query_ids()), item[0].given.name, item[1]),
+            ((job, place[job.sample.prefill_key()]) for c in caches for job in by_condition[c]),
+            key=lambda item: (len(item[0].sample.query_ids()), item[0].condition.name, item[1]),
         )
         for a, b in batching.cut_into_passes(
-            [len(job.one.query_ids()) for job, _ in work], budget, cost
+            [len(job.sample.query_ids()) for job, _ in work], budget, cost
         ):
             part = sorted(
-                work[a:b], key=lambda item: (item[0].given.name, item[0].one.target, item[1])
+                work[a:b], key=lambda item: (item[0].condition.name, item[0].sample.target, item[1])
             )  # neighbours need no copies
             cache = cache_batch.concatenate(
                 (caches[c], [which for _, which in items])
-                for c, items in groupby(part, key=lambda item: item[0].given)
+                for c, items in groupby(part, key=lambda item: item[0].condition)
             )
-            asked = [job.one for job, _ in part]
+            asked = [job.sample for job, _ in part]
             nlls = _answer_nlls(lm, build.query_input(lm, cache, asked), asked, [0] * len(asked))
             rows |= {
                 job.row: _scored_row(job, found) for (job, _), found in zip(part, nlls, strict=True)
@@ -329,15 +345,18 @@ def _answer_nlls(
 def _scored_row(job: ScoreJob, nlls: Sequence[float]) -> dict[str, Any]:
     if not all(math.isfinite(x) for x in nlls):
         return _row_of(job, "the model's logits are not finite")
-    one, tail = job.one, nlls[1:]
-    roles = one.roles(job.given.recipe)
+    one, tail = job.sample, nlls[1:]
+    roles = one.roles(job.condition.recipe)
     hidden = 0
-    if isinstance(job.given.recipe, MaskFromQuery):
+    if isinstance(job.condition.recipe, MaskFromQuery):
         unseen = one_pass.hidden_copies(
-            job.given.recipe.see, sorted({r for r in roles if r >= COPIES})
+            job.condition.recipe.see, sorted({r for r in roles if r >= COPIES})
         )
         hidden = sum(role in unseen for role in roles)
-    read = max(sum(role >= COPIES for _, role in one.leaf(leaf)) for leaf in job.given.leaves())
+    read = max(
+        sum(role >= COPIES for _, role in one.prefill_spec(leaf))
+        for leaf in job.condition.prefills()
+    )
     return _row_of(job, "ok") | {
         "nll": math.fsum(nlls) / len(nlls),
         "nll_tail": math.fsum(tail) / len(tail) if tail else math.nan,
@@ -351,7 +370,7 @@ def _scored_row(job: ScoreJob, nlls: Sequence[float]) -> dict[str, Any]:
 
 
 def _row_of(job: ScoreJob, status: str) -> dict[str, Any]:
-    return _row(job.one.tokens.sample_id, job.given.name, job.one.target, status)
+    return _row(job.sample.tokens.sample_id, job.condition.name, job.sample.target, status)
 
 
 def _row(sample_id: str | None, name: str, target: str, status: str) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from kvcore.errors import MissingResource, StoreWarning
@@ -19,6 +20,7 @@ from kvcore.store import adoption
 from kvcore.store.adoption import Adoption
 from kvcore.store.agreement import tolerance
 from kvcore.store.fill import measure_missing
+from kvcore.store.keys import row_keys
 from kvcore.store.schema import CODE, KEY, RowSchema
 from kvcore.store.shards import Store
 
@@ -220,17 +222,11 @@ def _adopt(
     pending = _without(stored[~accepted], stored[accepted])
     if pending.empty:
         return adoptions
-    places = set(zip(pending[CODE], adoption.groups_of(pending), strict=True))
-    of_other_code = stored[~accepted]
-    of_pending = [
-        place in places
-        for place in zip(of_other_code[CODE], adoption.groups_of(of_other_code), strict=True)
-    ]
-    sampled = adoption.rows_to_compare(of_other_code[of_pending])
+    sampled = adoption.rows_to_compare(stored[~accepted], pending)
     again = keys.merge(sampled[list(KEY)].drop_duplicates(), on=list(KEY))
     measure(again)
-    measured = folder.read(code=kind.code, model=keys["model"].iloc[0])
-    measured = measured.merge(again[list(KEY)], on=list(KEY))
+    measured = _stored(folder, again)
+    measured = measured[measured[CODE] == kind.code]
     comparison = adoption.compare(sampled, measured, kind.schema, kind.code)
     for adopted in comparison.adoptions:
         adoption.save(folder, adopted)
@@ -248,7 +244,9 @@ def _adopt(
 def _stored(folder: Store, keys: pd.DataFrame) -> pd.DataFrame:
     """Return the stored rows of some keys, by whatever code."""
     filters = {name: keys[name].unique().tolist() for name in ("model", "dataset", "seed")}
-    return folder.read(**filters).merge(keys[list(KEY)], on=list(KEY))
+    rows, wanted = folder.read(**filters), set(row_keys(keys))
+    own = np.fromiter((key in wanted for key in row_keys(rows)), dtype=bool, count=len(rows))
+    return rows[own].reset_index(drop=True)
 
 
 def _accepted(
@@ -318,15 +316,23 @@ def _described_codes(
     described = []
     for code, count in by_code.items():
         own = [a for a in adoptions if a.old == code and a.new == kind.code]
+        others = [a for a in adoptions if a.old == code and a.new != kind.code]
         if code == kind.code:
             status = "this code"
         elif own:
-            compared, largest = sum(a.compared for a in own), max(a.largest for a in own)
-            status = f"adopted: {compared} measured again, at most {largest:.1e} apart"
+            status = f"adopted: {_evidence(own)}"
+        elif others:
+            status = f"not compared with this code; adopted by {others[-1].new}: "
+            status += _evidence([a for a in others if a.new == others[-1].new])
         else:
             status = "not compared with this code"
         described.append(f"{count} rows of {code} ({status})")
     return "; ".join(described)
+
+
+def _evidence(adoptions: Sequence[Adoption]) -> str:
+    compared, largest = sum(a.compared for a in adoptions), max(a.largest for a in adoptions)
+    return f"{compared} measured again, at most {largest:.1e} apart"
 
 
 def _collected(

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from kvcore import tokenization
-from kvcore.corpora.texts import Text
+from kvcore.data.texts import Text
 from kvcore.engine import limits
 from kvcore.errors import KvError
 from kvcore.io import digest

@@ -23,7 +23,7 @@ from scipy import special
 
 from kvcore.conditions.parse import condition
 from kvcore.conditions.recipes import Condition
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, forward, limits, prepared
 from kvcore.engine.prepared import PreparedSample
 from kvcore.errors import KvError, unknown
@@ -277,7 +277,7 @@ def _views(
                 ready[number] = one
                 usable.setdefault(number, []).append(given)
     for again in (False, True):  # the A/A control meets other batch partners
-        some = {n: [c for c in given if c.regrouped == again] for n, given in usable.items()}
+        some = {n: [c for c in given if c.aa_control == again] for n, given in usable.items()}
         for part in _batches(ready, some, budget // 2 if again else budget, again):
             found |= _read(lm, {n: ready[n] for n in part}, some[part[0]], k)
     return found

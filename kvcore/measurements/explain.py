@@ -25,7 +25,7 @@ from kvcore.conditions.recipes import (
     sources,
 )
 from kvcore.conditions.registry import STYLES
-from kvcore.corpora.sample import Corpus, Sample, choose
+from kvcore.data.sample import Corpus, Sample, choose_samples
 from kvcore.engine import build, forward, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
 from kvcore.engine.prepared import PreparedSample
@@ -92,7 +92,7 @@ def exposition(lm: LM, sample: Sample, given: str | Condition, seed: int = 0) ->
     """Explain a condition on one sample, with its masks; see `explain`."""
     chosen = condition(given)
     one = prepared.prepare_one(lm, sample, chosen, seed)
-    prefills = {leaf: build.prefill_input(lm, leaf, [one]) for leaf in chosen.leaves()}
+    prefills = {leaf: build.prefill_input(lm, leaf, [one]) for leaf in chosen.prefills()}
     made: dict[Recipe, KVCache] = {
         leaf: forward.prefill(lm, read) for leaf, read in prefills.items()
     }
@@ -129,7 +129,7 @@ def expositions(
     KvError
         If there is no such sample among the first 20.
     """
-    samples = [_with_placeholders(s) for s in choose(corpus.samples, CANDIDATES, seed)]
+    samples = [_with_placeholders(s) for s in choose_samples(corpus.samples, CANDIDATES, seed)]
     for sample in sorted(samples, key=lambda s: len(s.passage)):
         try:
             explanations = [exposition(lm, sample, name, seed) for name in names]
@@ -173,7 +173,7 @@ def _in_one_pass(lm: LM, chosen: Condition, one: PreparedSample) -> list[Panel]:
     if not isinstance(chosen.recipe, Reposition) or not one_pass.fits_one_pass(chosen.recipe):
         return []
     reading = one_pass.one_pass(one, chosen, lm.bos_id)
-    (leaf,) = chosen.leaves()
+    (leaf,) = chosen.prefills()
     labels = [*_labels(leaf, one), *_query_slots(one)]
     if len(labels) < len(reading.ids):
         labels.insert(1 + sum(label.startswith("prefix") for label in labels), "BOS")
@@ -266,11 +266,11 @@ def _step(recipe: Truncate | Reposition | RotateForward | Mean | MaskFromQuery) 
         return f"of the prefix's copies, the query sees {recipe.see}"
     if isinstance(recipe, RotateForward):
         return "turn the document's keys forward by the prefix's length"
-    if recipe.turn == "none":
+    if recipe.rope_base == "none":
         return "count positions anew from 0, and leave the keys as they are"
     how = {"own": "each layer's own rope base", "full_attention": "the full-attention base"}
     inexact = ", in the model's own precision" if recipe.precision == "model" else ""
-    return f"turn the keys back to positions 0, 1, 2, ..., with {how[recipe.turn]}{inexact}"
+    return f"turn the keys back to positions 0, 1, 2, ..., with {how[recipe.rope_base]}{inexact}"
 
 
 def _mixing(mix: Mix) -> str:
@@ -286,7 +286,7 @@ def _mixing(mix: Mix) -> str:
 def _panels(lm: LM, title: str, given: ForwardInput, slots: tuple[str, ...]) -> list[Panel]:
     """Return one panel per kind of layer whose mask differs from the kinds before it."""
     built = masks.for_model(
-        lm, given.positions, given.key_positions(), given.key_real(), given.blind
+        lm, given.positions, given.key_positions(), given.key_real(), given.blocked
     )
     named = built if isinstance(built, dict) else {masks.layer_kinds(lm)[0]: built}
     panels: dict[tuple[tuple[int, ...], ...], Panel] = {}

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kvcore.conditions.parse import condition
-from kvcore.corpora import sample as samples_module
-from kvcore.corpora.candidates import candidates
-from kvcore.corpora.padding import lengthened
-from kvcore.corpora.sample import Corpus, Sample
+from kvcore.data import sample as samples_module
+from kvcore.data.padding import lengthened
+from kvcore.data.ranking_lists import ranking_lists
+from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import KvError
 
 CONTROLS = ("bare_again", "rope_roundtrip(random)")
@@ -176,7 +176,7 @@ def _pools(
             pools[need.place] = _pool(need, corpus, limit, seed)
             continue
         try:
-            ranked = candidates(corpus, _count(limit, "lists"), seed, masked=need.place == "masked")
+            ranked = ranking_lists(corpus, _count(limit, "lists"), seed, masked=need.place == "masked")
         except KvError as error:
             reasons[need.place] = str(error)
         else:
@@ -187,10 +187,10 @@ def _pools(
 def _pool(need: Need, corpus: Corpus, limit: int, seed: int) -> tuple[Sample, ...]:
     """Return the samples of a place other than lists."""
     if need.place == "samples":
-        return samples_module.choose(corpus.samples, limit, seed)
+        return samples_module.choose_samples(corpus.samples, limit, seed)
     if need.seed:
-        return samples_module.choose(corpus.samples, _count(limit, "choices"), seed + need.seed)
-    some = samples_module.choose(corpus.samples, _count(limit, "padded"), seed)
+        return samples_module.choose_samples(corpus.samples, _count(limit, "choices"), seed + need.seed)
+    some = samples_module.choose_samples(corpus.samples, _count(limit, "padded"), seed)
     return lengthened(some, corpus.samples, int(need.place), seed)
 
 

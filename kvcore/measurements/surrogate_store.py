@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kvcore.conditions.registry import STYLES
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.errors import KvError, unknown
 from kvcore.measurements import surrogate_queries
 from kvcore.measurements.base import ENGINE, source_files

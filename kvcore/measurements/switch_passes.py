@@ -152,7 +152,7 @@ def _slots(part: Sequence[DecodePlan], slots: int) -> list[list[int]]:
     """Return what each key slot holds; padding behind a row's cached slots holds nothing seen."""
     cached = [len(s.opening.cached) for s in part]
     return [
-        [*s.holds[:n], *[switching.BOS] * (slots - n), *s.holds[n:]]
+        [*s.slot_spans[:n], *[switching.BOS] * (slots - n), *s.slot_spans[n:]]
         for s, n in zip(part, cached, strict=True)
     ]
 
@@ -247,7 +247,7 @@ def assemble_cache(lm: LM, one: CachePlan, cached: Cached) -> KVCache:
     KVCache
         One sequence without padding, its slot i at position i; the runs are not changed.
     """
-    first, last = one.take
+    first, last = one.slots_taken
     rows = [cached[run][0].rows([cached[run][1]]) for run in one.runs]
     kept = rows[0].keep([range(first)])
     if len(rows) == 1:
@@ -286,4 +286,4 @@ def append_input(lm: LM, cache: KVCache | CacheBatch, read: Sequence[Ids]) -> Fo
 def script_key(script: DecodePlan) -> tuple[object, ...]:
     """Return what decides a script's numbers; what its slots are called is no part of it."""
     start = script.opening
-    return start.runs, start.take, script.read, script.predicts
+    return start.runs, start.slots_taken, script.read, script.predicts

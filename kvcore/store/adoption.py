@@ -82,20 +82,38 @@ def groups_of(rows: pd.DataFrame) -> list[Group]:
     return list(zip(*schema.key_columns(rows, GROUP), strict=True))
 
 
-def rows_to_compare(old_rows: pd.DataFrame) -> pd.DataFrame:
+def rows_to_compare(old_rows: pd.DataFrame, pending: pd.DataFrame | None = None) -> pd.DataFrame:
     """Choose `COMPARED_SAMPLES` rows of every hash and group, drawn by the rows' seed.
 
     Rows that could be measured come first. The draw is the same for every condition, so that one
     sample's conditions are measured together, and for every hash.
+
+    Parameters
+    ----------
+    old_rows : DataFrame
+        Rows that other code measured.
+    pending : DataFrame, optional
+        Those of them whose groups are to be compared; all by default.
     """
     drawn = old_rows.assign(
+        _place=_places(old_rows),
         _not_ok=old_rows["status"] != "ok",
         _draw=[
             io.digest("compare", str(seed), sample)
             for seed, sample in zip(old_rows["seed"], old_rows["sample_id"], strict=True)
         ],
     ).sort_values(["_not_ok", "_draw"], kind="stable")
-    return drawn.groupby([CODE, *GROUP], sort=False).head(COMPARED_SAMPLES)[list(old_rows.columns)]
+    if pending is not None:
+        drawn = drawn[drawn["_place"].isin(_places(pending))]
+    return drawn.groupby("_place", sort=False).head(COMPARED_SAMPLES)[list(old_rows.columns)]
+
+
+def _places(rows: pd.DataFrame) -> list[str]:
+    """Return a name of every row's hash and group."""
+    return [
+        io.json_digest([code, *group])
+        for code, group in zip(rows[CODE], groups_of(rows), strict=True)
+    ]
 
 
 def compare(

@@ -21,7 +21,7 @@ from claims.harness.estimands.base import (
 )
 from claims.harness.rows import Rows
 from kvcore.analysis import IntervalSettings, correlation, ranking
-from kvcore.overlap import answer_overlap, jaccard
+from kvcore.data.overlap import answer_overlap, jaccard
 
 POINTS = 200  # of a ROC curve in the report
 SECONDARY = {

@@ -14,7 +14,7 @@ from kvcore.analysis.samples import FloatArray
 from kvcore.errors import KvError
 
 if TYPE_CHECKING:
-    from kvcore.corpora.candidates import Candidate
+    from kvcore.data.ranking_lists import Candidate
 
 KEYS = ["query_id", "passage_id"]
 COLUMNS = (*KEYS, "relevant", "score")

@@ -13,8 +13,8 @@ import pandas as pd
 from kvcore import tokenization
 from kvcore.conditions.parse import condition
 from kvcore.conditions.registry import recipe_of_defined
-from kvcore.corpora import DATASETS, load_corpus
-from kvcore.corpora.sample import Sample
+from kvcore.data.datasets import DATASETS, load_corpus
+from kvcore.data.sample import Sample
 from kvcore.errors import unknown
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.needs import (

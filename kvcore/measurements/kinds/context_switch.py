@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kvcore.conditions.switching import SPANS, Switch, switch_method
-from kvcore.corpora.pair import Pair, injection_fraction, numbers_in
-from kvcore.corpora.pairs import PAIRS, load_pairs
-from kvcore.corpora.word_problems import worked
+from kvcore.data.context_pairs.assignment import injection_fraction
+from kvcore.data.context_pairs.load import PAIRS, load_pairs
+from kvcore.data.context_pairs.pair import Pair, numbers_in
+from kvcore.data.context_pairs.solutions import worked_solutions
 from kvcore.io import digest
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
@@ -52,7 +53,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
     rows = [
         RowSpec(
             pair.id,
-            digest(pair.question, pair.alt_problem, *worked(pair))[:32],
+            digest(pair.question, pair.alt_problem, *worked_solutions(pair))[:32],
             way,
             f"switch:{rule}",
             len(pair.question + pair.alt_problem),
@@ -83,7 +84,7 @@ def switch_of(pair: Pair, seed: int) -> Switch:
         clean(pair.id),
         QUESTION.format(pair.question),
         QUESTION.format(pair.alt_problem),
-        SOLUTION.format(worked(pair)[0]),
+        SOLUTION.format(worked_solutions(pair)[0]),
         injection_fraction(pair, seed),
     )
 
@@ -120,7 +121,7 @@ def measure_pairs(
 
     usable: dict[str, tuple[Pair, Switch]] = {}
     rows: list[dict[str, Any]] = []
-    methods = {way.removeprefix(FREE) for way in ways}
+    methods = tuple(dict.fromkeys(way.removeprefix(FREE) for way in ways))
     for pair in pairs:
         switch = switch_of(pair, seed)
         reason = context_switch.refusal(

@@ -10,8 +10,8 @@ import pandas as pd
 
 from kvcore.conditions.parse import condition
 from kvcore.conditions.registry import recipe_of_defined
-from kvcore.corpora import DATASETS, load_corpus
-from kvcore.corpora.sample import Sample, choose
+from kvcore.data.datasets import DATASETS, load_corpus
+from kvcore.data.sample import Sample, choose_samples
 from kvcore.errors import KvError
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.kinds.answer_nll import template_of
@@ -27,7 +27,7 @@ AGAINST = "~"  # between the names of two conditions: ``bare~random``
 def plan(request: MeasureRequest) -> MeasurePlan:
     """Plan every sample with every pair of conditions."""
     corpus = load_corpus(request.dataset)
-    samples = choose(corpus.samples, request.limit, request.seed)
+    samples = choose_samples(corpus.samples, request.limit, request.seed)
     rows = [
         RowSpec(s.id, s.content_hash, pair, template_of(), len(s.passage))
         for s in samples

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvcore.corpora.texts import TEXTS, Text, load_texts
+from kvcore.data.texts import TEXTS, Text, load_texts
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
 from kvcore.measurements.text_sources import check_source
