@@ -22,12 +22,9 @@ from kvcore import loading
 from kvcore.conditions.parse import condition
 from kvcore.data.sample import Sample
 from kvcore.errors import KvError
-from kvcore.measurements import answer_nll, divergence, divergence_rows
+from kvcore.measurements import answer_nll, divergence
 from kvcore.measurements.divergence import Distribution, between, js, kl, next_token, of_logits
-from kvcore.models.files import locate
 from kvcore.models.lm import LM
-from kvcore.store.fill import measure_missing
-from kvcore.store.shards import Store
 
 ROUNDING = 1e-12
 VIEWS = ("bare", "random", "full_context(oracle)", "values_only(static_fact)", "bare_again")
@@ -205,28 +202,3 @@ def test_bad_requests_are_one_line(lm: LM) -> None:
         between(lm, SAMPLES, [("bare", "bare")], unit="bytes")  # type: ignore[arg-type]
     with pytest.raises(KvError, match="k=0"):
         next_token(lm, SAMPLES, ["bare"], k=0)
-    with pytest.raises(KvError, match="write two conditions"):
-        divergence_rows.split("bare")
-
-
-def test_rows_are_stored_once_and_are_the_instruments(tmp_path: Any) -> None:
-    """Every sample with every pair; nothing is measured twice."""
-    files = locate("tiny-llama")
-    pairs = ("bare~random", "bare~bare")
-    keys = divergence_rows.rows(files, "x", SAMPLES, pairs, 0)
-    store = Store(tmp_path / divergence_rows.FOLDER, divergence_rows.DIVERGENCE)
-    loads: list[int] = []
-
-    def load() -> LM:
-        loads.append(1)
-        return loading.load("tiny-llama", device="cpu")
-
-    for _ in range(2):
-        measure_missing(store, keys, divergence_rows.scorer(load, SAMPLES, None), meta={}, progress=None)
-    assert len(loads) == 1
-    rows = store.read().set_index(["sample_id", "condition"])
-    direct = between(load(), SAMPLES, [("bare", "random")]).set_index("sample_id")
-    for name in direct.index:
-        assert rows.loc[(name, "bare~random"), "js"] == pytest.approx(
-            direct.loc[name, "js"], abs=1e-7)
-        assert rows.loc[(name, "bare~bare"), "js"] == 0

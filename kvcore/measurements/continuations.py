@@ -129,7 +129,7 @@ def load_continuations(
         except Unusable as reason:
             unusable[text.id] = str(reason)
     written = {
-        source: _own(lm, list(human.values()), source, seed, root, batch_tokens)
+        source: _by_model(lm, list(human.values()), source, seed, root, batch_tokens)
         for source in asked
         if source not in ("human", "shuffled")
     }
@@ -179,7 +179,7 @@ def _by(
     return replace(human, source=source, continuation=ids)
 
 
-def _own(
+def _by_model(
     lm: LM,
     texts: Sequence[TokenText],
     source: str,
@@ -188,46 +188,26 @@ def _own(
     batch_tokens: int | None,
 ) -> dict[str, tuple[int, ...]]:
     """Return the model's continuation of each text, `NEW_TOKENS` long, by its id."""
+
+    def write(indices: Sequence[int]) -> list[tuple[int, ...]]:
+        return _write(lm, [texts[i] for i in indices], source, seed, batch_tokens)
+
     if root is None:
-        return dict(
-            zip(
-                (text.id for text in texts),
-                _written(lm, texts, source, seed, batch_tokens),
-                strict=True,
-            )
+        written = write(range(len(texts)))
+    else:
+        written = artifacts.obtain(
+            root / artifacts.FOLDER,
+            CONTINUATIONS,
+            [continuation_key(lm, text, source, seed) for text in texts],
+            write,
+            code=code(),
+            setting=_shared_key(lm, source, seed),
+            per_file=FILE_SAMPLES,
         )
-    folder = root / artifacts.FOLDER
-    found = _present(folder, lm, texts, source, seed)
-    if len(found) < len(texts):
-        with artifacts.exclusive(folder, *_setting(lm, source, seed)):
-            _write_missing(folder, lm, texts, source, seed, batch_tokens)
-        found = _present(folder, lm, texts, source, seed)
-    return found
+    return {text.id: tuple(ids) for text, ids in zip(texts, written, strict=True)}
 
 
-def _write_missing(
-    folder: Path,
-    lm: LM,
-    texts: Sequence[TokenText],
-    source: str,
-    seed: int,
-    batch_tokens: int | None,
-) -> None:
-    """Write what is missing, a file at a time; files are divided by all texts, present or not."""
-    present = _present(folder, lm, texts, source, seed)  # another process may have written since
-    for start in range(0, len(texts), FILE_SAMPLES):
-        todo = [t for t in texts[start : start + FILE_SAMPLES] if t.id not in present]
-        if todo:
-            keys = [_key(lm, text, source, seed) for text in todo]
-            artifacts.save(
-                folder,
-                CONTINUATIONS,
-                dict(zip(keys, _written(lm, todo, source, seed, batch_tokens), strict=True)),
-                code(),
-            )
-
-
-def _written(
+def _write(
     lm: LM, texts: Sequence[TokenText], source: str, seed: int, batch_tokens: int | None
 ) -> list[tuple[int, ...]]:
     return generation.generate(
@@ -242,16 +222,7 @@ def _written(
     )
 
 
-def _present(
-    folder: Path, lm: LM, texts: Sequence[TokenText], source: str, seed: int
-) -> dict[str, tuple[int, ...]]:
-    """Return the continuations that are there, by the text's id."""
-    stored = artifacts.read(folder, CONTINUATIONS)
-    keys = {text.id: _key(lm, text, source, seed) for text in texts}
-    return {name: tuple(stored[key]) for name, key in keys.items() if key in stored}
-
-
-def _setting(lm: LM, source: str, seed: int) -> Key:
+def _shared_key(lm: LM, source: str, seed: int) -> Key:
     """Return the part of a key that all continuations by one source share."""
     drawn = "" if temperature_of(source) == 0 else str(seed)
     return (
@@ -265,8 +236,9 @@ def _setting(lm: LM, source: str, seed: int) -> Key:
     )
 
 
-def _key(lm: LM, text: TokenText, source: str, seed: int) -> Key:
-    return (*_setting(lm, source, seed), clean(text.id), digest(*map(str, text.prompt))[:32])
+def continuation_key(lm: LM, text: TokenText, source: str, seed: int) -> Key:
+    """Return the key under which a continuation is stored, one entry for each of `KEY`."""
+    return (*_shared_key(lm, source, seed), clean(text.id), digest(*map(str, text.prompt))[:32])
 
 
 @functools.cache
