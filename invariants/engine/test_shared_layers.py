@@ -23,10 +23,17 @@ from kvcore.measurements import answer_nll
 from kvcore.models import attention
 from kvcore.models.lm import LM
 
-HYBRIDS = ("bare", "values_only(static_fact)", "values_layer(static_fact,2)",
-           "values_layer(static_fact,1)", "values_early_layers(static_fact,2)",
-           "values_early_positions(static_fact,0.5)", "interp(static_fact,0.25)", "qvi(0.5)",
-           "no_reposition(static_fact)")
+HYBRIDS = (
+    "bare",
+    "values_only(static_fact)",
+    "values_layer(static_fact,2)",
+    "values_layer(static_fact,1)",
+    "values_early_layers(static_fact,2)",
+    "values_early_positions(static_fact,0.5)",
+    "interp(static_fact,0.25)",
+    "qvi(0.5)",
+    "no_reposition(static_fact)",
+)
 
 
 @contextmanager
@@ -39,10 +46,14 @@ def rows_run(lm: LM) -> Iterator[list[list[int]]]:
             passes.append([])
         passes[-1].append(rows)
 
-    hooks = [module.register_forward_hook(
-        lambda _module, _inputs, out, layer=layer: note(
-            layer, len(out[0] if isinstance(out, tuple) else out)))
-        for layer, module in enumerate(shared_layers.layers_of(lm))]
+    hooks = [
+        module.register_forward_hook(
+            lambda _module, _inputs, out, layer=layer: note(
+                layer, len(out[0] if isinstance(out, tuple) else out)
+            )
+        )
+        for layer, module in enumerate(shared_layers.layers_of(lm))
+    ]
     try:
         yield passes
     finally:
@@ -98,8 +109,11 @@ def mistake_the_last(patch: pytest.MonkeyPatch) -> None:
 def look_at_keys_alone(patch: pytest.MonkeyPatch) -> None:
     """Take rows to be alike where their keys are, whatever their values."""
     right = cache_batch.CacheBatch.storage_keys
-    patch.setattr(cache_batch.CacheBatch, "storage_keys", lambda self: (
-        [row[: len(row) // 2] for row in layer] for layer in right(self)))
+    patch.setattr(
+        cache_batch.CacheBatch,
+        "storage_keys",
+        lambda self: ([row[: len(row) // 2] for row in layer] for layer in right(self)),
+    )
 
 
 def look_at_memory_alone(patch: pytest.MonkeyPatch) -> None:
@@ -115,14 +129,25 @@ def forget_positions(patch: pytest.MonkeyPatch) -> None:
     def broken(past: cache_batch.CacheBatch, asked: Sequence[object]) -> shared_layers.Branches:
         return right(past, [str(one).split("]")[0] for one in asked])
 
-    patch.setattr(cache_batch.CacheBatch, "position_keys", lambda self: [()] * sum(p.batch for p in self.parts))
+    patch.setattr(
+        cache_batch.CacheBatch,
+        "position_keys",
+        lambda self: [()] * sum(p.batch for p in self.parts),
+    )
     patch.setattr(shared_layers, "branches", broken)
-    patch.setattr(cache_batch.CacheBatch, "storage_keys", lambda self, right=cache_batch.CacheBatch.storage_keys: (
-        [row[: len(row) // 2] for row in layer] for layer in right(self)))
+    patch.setattr(
+        cache_batch.CacheBatch,
+        "storage_keys",
+        lambda self, right=cache_batch.CacheBatch.storage_keys: (
+            [row[: len(row) // 2] for row in layer] for layer in right(self)
+        ),
+    )
 
 
-@pytest.mark.parametrize("fault", [from_the_stem, mistake_the_last, look_at_keys_alone,
-                                   look_at_memory_alone, forget_positions])
+@pytest.mark.parametrize(
+    "fault",
+    [from_the_stem, mistake_the_last, look_at_keys_alone, look_at_memory_alone, forget_positions],
+)
 def test_twin_branching(llama: LM, fault: Fault) -> None:
     """A branch off the wrong row, or of rows that are not alike, is seen."""
     must_see(fault, check_branching_changes_no_score, llama, [LONG, SHORT])
@@ -149,10 +174,14 @@ def test_twin_a_sweep_of_unlike_conditions(llama: LM) -> None:
 
 def check_a_pile_is_its_stack(lm: LM) -> None:
     """Read joined layer by layer, caches of unequal batches give the bits of one joined before."""
-    two = forward.prefill(lm, forward.pad_ids(lm, [[0, *range(9, 60, 3)], [0, *range(70, 95, 5)]],
-                                           [0, 0]))
+    two = forward.prefill(
+        lm, forward.pad_ids(lm, [[0, *range(9, 60, 3)], [0, *range(70, 95, 5)]], [0, 0])
+    )
     one = forward.prefill(lm, forward.pad_ids(lm, [[0, *range(100, 180, 3)]], [0]))
-    pile, stacked = cache_batch.CacheBatch((two, one, two.rows([1]))), cache_batch.stack([two, one, two.rows([1])])
+    pile, stacked = (
+        cache_batch.CacheBatch((two, one, two.rows([1]))),
+        cache_batch.stack([two, one, two.rows([1])]),
+    )
     before = [x.clone() for c in (two, one) for x in (*c.keys, *c.values)]
     asked = [[11, 12, 13], [14, 15], [16, 17, 18, 19], [20]]
     starts = (stacked.lengths()).tolist()
@@ -183,8 +212,13 @@ def new_before_old(patch: pytest.MonkeyPatch) -> None:
 
 def parts_upside_down(patch: pytest.MonkeyPatch) -> None:
     right = hf_cache.join_padded
-    patch.setattr(hf_cache, "join_padded", lambda parts, width, behind=None: right(
-        parts if behind is None else parts[::-1], width, behind))
+    patch.setattr(
+        hf_cache,
+        "join_padded",
+        lambda parts, width, behind=None: right(
+            parts if behind is None else parts[::-1], width, behind
+        ),
+    )
 
 
 @pytest.mark.parametrize("fault", [new_before_old, parts_upside_down])
@@ -199,8 +233,10 @@ def test_twin_a_pile(llama: LM, fault: Fault) -> None:
 def check_attention(heads: int, kv_heads: int, scaling: float | None) -> None:
     """Grouped SDPA is a softmax written out in float64, head by head."""
     draw = torch.Generator().manual_seed(heads)
-    query, key, value = (torch.randn(2, n, s, 8, generator=draw) for n, s in (
-        (heads, 3), (kv_heads, 7), (kv_heads, 7)))
+    query, key, value = (
+        torch.randn(2, n, s, 8, generator=draw)
+        for n, s in ((heads, 3), (kv_heads, 7), (kv_heads, 7))
+    )
     mask = torch.rand(2, 1, 3, 7, generator=draw) < 0.6
     mask[..., 0] = True
     found, _ = attention.attend(torch.nn.Module(), query, key, value, mask, scaling=scaling)
@@ -250,8 +286,9 @@ def check_the_models_own_attention(lm: LM) -> None:
     try:
         for name in (pinned, "sdpa"):
             lm.config._attn_implementation = name
-            found += [lm.model(input_ids=ids, attention_mask=given_).logits
-                      for given_ in (mask, None)]
+            found += [
+                lm.model(input_ids=ids, attention_mask=given_).logits for given_ in (mask, None)
+            ]
     finally:
         lm.config._attn_implementation = pinned
     for ours, theirs in zip(found[:2], found[2:], strict=True):
@@ -268,6 +305,7 @@ def test_the_models_own_attention(lm: LM) -> None:
 
 def test_twin_the_models_own_attention(llama: LM) -> None:
     """An attention that sees what is to come is seen."""
+
     def blind_to_masks(patch: pytest.MonkeyPatch) -> None:
         def broken(module: Any, query: Any, key: Any, value: Any, mask: Any, **named: Any) -> Any:
             seen = None if mask is None else mask | True
@@ -282,8 +320,13 @@ def test_scoring_branches(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine asks for branching; other readers of caches, whose hooks count rows, do not."""
     asked: list[bool] = []
     right = forward.logits
-    monkeypatch.setattr(forward, "logits", lambda *given_, **named: asked.append(
-        named.get("branch", False)) or right(*given_, **named))
+    monkeypatch.setattr(
+        forward,
+        "logits",
+        lambda *given_, **named: (
+            asked.append(named.get("branch", False)) or right(*given_, **named)
+        ),
+    )
     answer_nll.score(llama, [LONG], ["values_only", "values_layer(static_fact,1)"])
     assert asked == [True]
     assert answer_nll.MAX_CONDITIONS_IN_MEMORY > 1
