@@ -565,10 +565,10 @@ def drop_one_more(patch: pytest.MonkeyPatch) -> None:
 
 def read_the_wrong_logit(patch: pytest.MonkeyPatch) -> None:
     """Take each answer token's NLL a token before the one that predicts it."""
-    right = forward._forward
+    right = forward.run_model
     patch.setattr(
         forward,
-        "_forward",
+        "run_model",
         lambda lm, given_, wanted, **cache: right(
             lm, given_, (wanted[0], [c - 1 for c in wanted[1]]), **cache
         ),

@@ -343,7 +343,7 @@ def show_the_other_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def let_copies_see_each_other(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(forward, "_blocked_pairs", lambda *_: None)
+    patch.setattr(forward, "blocked_pairs", lambda *_: None)
 
 
 def leave_positions_old(patch: pytest.MonkeyPatch) -> None:
@@ -1167,7 +1167,7 @@ def check_prefills_are_shared(lm: LM, batch: Sequence[Sample], targets: Sequence
     """Count the passes that start from nothing, and the tokens they read."""
     rope_probe.rope_plan(lm)
     read: list[list[list[int]]] = []
-    right = forward._forward
+    right = forward.run_model
 
     def counting(lm_: LM, step: forward.ForwardInput, *more: Any, **cache: Any) -> torch.Tensor:
         if not cache["past_key_values"].layers:
@@ -1175,7 +1175,7 @@ def check_prefills_are_shared(lm: LM, batch: Sequence[Sample], targets: Sequence
         return right(lm_, step, *more, **cache)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "_forward", counting)
+        patch.setattr(forward, "run_model", counting)
         for sample in batch:
             answer_nll.score(lm, [sample], HYBRIDS, targets=targets)
     wanted_ = []
@@ -1218,7 +1218,7 @@ def check_memory(lm: LM, batch: Sequence[Sample], most: int, route: answer_nll.R
     """Let passes of many rows run out of memory; demand every row all the same."""
     names = ("bare", "oracle", "values_only(oracle)")
     whole = in_one_batch(lm, batch, names, route)
-    right = forward._forward
+    right = forward.run_model
 
     def small(lm_: LM, step: forward.ForwardInput, *more: Any, **cache: Any) -> torch.Tensor:
         if step.ids.shape[0] > most:
@@ -1226,7 +1226,7 @@ def check_memory(lm: LM, batch: Sequence[Sample], most: int, route: answer_nll.R
         return right(lm_, step, *more, **cache)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "_forward", small)
+        patch.setattr(forward, "run_model", small)
         with pytest.warns(RuntimeWarning, match="going on with"):
             halved = in_one_batch(lm, batch, names, route)
     assert (halved.status == "ok").all(), "a row was given up"

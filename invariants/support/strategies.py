@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from kvcore.corpora.sample import Sample
+
+once = settings(max_examples=1, deadline=None)
+few = settings(max_examples=5, deadline=None)
+some = settings(max_examples=60, deadline=None)
+"""For tests that score with models, build caches, and compute with numbers alone."""
 
 WORDS = tuple(
     "the sample mean is sum of entries along an axis and number divided by nothing else what "

@@ -328,7 +328,7 @@ def _answer_nlls(
         for i in range(len(one.tokens.answer))
     ]
     targets = torch.tensor([t for one in group for t in one.tokens.answer], device=lm.device)
-    logits = forward.logits(lm, given, (rows, columns), branch=True)
+    logits = forward.logits(lm, given, (rows, columns), share_layers=True)
     at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])
     ends = iter(
         [
