@@ -61,9 +61,8 @@ def condition(spelled: str | Condition) -> Condition:
     if name not in registry.CONDITIONS:
         raise unknown("condition", spelled, known)
     form = registry.CONDITIONS[name]
-    without_prefix = form.arguments[:1] == ("prefix",) and len(arguments) < len(form.arguments)
-    if without_prefix:
-        arguments = [ast.Name("static_fact"), *arguments]
+    if form.arguments[:1] == ("prefix",) and len(arguments) < len(form.arguments):
+        arguments = [ast.Name(registry.DEFAULT_PREFIX), *arguments]
     made: Condition = _make(name, form, arguments, spelled)
     return made
 

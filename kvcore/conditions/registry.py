@@ -100,6 +100,8 @@ PREFIXES: Mapping[str, Form] = {
     "repeat": Form(_repeat, ("prefix", "whole number")),
     "literal": Form(literal_prefix, ("text",)),
 }
+DEFAULT_PREFIX = "static_fact"
+"""The prefix of conditions that are written without one."""
 
 
 # --- conditions --------------------------------------------------------------------------------
