@@ -20,7 +20,7 @@ from invariants.support.comparing import (
 from invariants.support.plain_routes import Case
 from invariants.support.samples import LONG
 from invariants.support.strategies import few
-from kvcore import io, tokenization
+from kvcore import tokenization
 from kvcore.corpora import padding
 from kvcore.corpora.sample import Sample
 from kvcore.measurements import answer_nll
@@ -89,7 +89,9 @@ def change_padded(name: str, change: Callable[[Ids, Ids], Ids]) -> Fault:
     def fault(patch: pytest.MonkeyPatch) -> None:
         right = tokenization.pad_document
         patch.setattr(
-            tokenization, "_padded", lambda tok, doc, sample: change(doc, right(tok, doc, sample))
+            tokenization,
+            "pad_document",
+            lambda tok, doc, sample: change(doc, right(tok, doc, sample)),
         )
 
     fault.__name__ = name
@@ -108,7 +110,7 @@ def pad_from_the_own_cluster(patch: pytest.MonkeyPatch) -> None:
 
 
 def pad_in_the_pools_order(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(io, "digest", lambda *_: "")
+    patch.setattr(padding, "digest", lambda *_: "")
 
 
 def pad_by_the_place_in_the_list(patch: pytest.MonkeyPatch) -> None:
