@@ -27,6 +27,7 @@ from invariants.support.faults import (
     one_beacon_only,
     question_a_position_late,
     read_parts_in_reverse,
+    see_the_future,
     turn_them_anyway,
 )
 from invariants.support.plain_routes import EXPECTED, TWO_BASES, Case, assert_same_cache, caches
@@ -69,17 +70,6 @@ def check_suffix_leaves_the_passage(lm: LM, sample: Sample) -> None:
 def test_a_suffix_leaves_the_passage_untouched(lm: LM, sample: Sample) -> None:
     """Would catch a passage that sees what is read after it."""
     check_suffix_leaves_the_passage(lm, sample)
-
-
-def see_the_future(patch: pytest.MonkeyPatch) -> None:
-    right = masks.visible
-
-    def broken(
-        q: torch.Tensor, k: torch.Tensor, real: torch.Tensor, window: int | None
-    ) -> torch.Tensor:
-        return right(q, k, real, window) | real[:, None, None, :]
-
-    patch.setattr(masks, "visible", broken)
 
 
 @pytest.mark.parametrize("fault", [see_the_future, read_parts_in_reverse])
@@ -175,7 +165,7 @@ def check_one_base(lm: LM, sample: Sample, two: bool) -> None:
 
 
 def test_one_base_differs_on_two_base_models_only(lm: LM) -> None:
-    """Would catch an artifact control that does nothing, or does anything on a model of one base."""
+    """Would catch an artifact control that does nothing, or something on a model of one base."""
     check_one_base(lm, LONG, lm.name in TWO_BASES)
 
 

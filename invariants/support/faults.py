@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from invariants.support.comparing import (
 )
 from invariants.support.plain_routes import DEPTH
 from kvcore import tokenization
-from kvcore.cache import kv_cache
+from kvcore.cache import kv_cache, masks, rope
 from kvcore.conditions.recipes import (
     Document,
     LayerRange,
@@ -234,3 +235,110 @@ def question_a_position_late(patch: pytest.MonkeyPatch) -> None:
             lm, s, [n + (past is not None) for n in starts], past
         ),
     )
+
+
+def interleave_pairs(patch: pytest.MonkeyPatch) -> None:
+    """Turn the other dimensions together: neighbours for halves, halves for neighbours."""
+    other: dict[str, Any] = {"half": "interleaved", "interleaved": "half", "none": "none"}
+    right = rope.rotate
+    patch.setattr(
+        rope,
+        "rotate",
+        lambda k, c, s, pairing, precision=None: right(k, c, s, other[pairing], precision),
+    )
+
+
+def move_one_too_far(patch: pytest.MonkeyPatch) -> None:
+    right = rope.rotation
+    patch.setattr(rope, "rotation", lambda lm, kind, d: right(lm, kind, d - d.sign()))
+
+
+def turn_values_too(patch: pytest.MonkeyPatch) -> None:
+    right = kv_cache.KVCache.reposition
+
+    def broken(
+        self: kv_cache.KVCache, lm: LM, plan: Any, deltas: torch.Tensor, **more: Any
+    ) -> kv_cache.KVCache:
+        done = right(self, lm, plan, deltas, **more)
+        swapped = right(dataclasses.replace(self, keys=self.values), lm, plan, deltas, **more)
+        return dataclasses.replace(done, values=swapped.keys)
+
+    patch.setattr(kv_cache.KVCache, "reposition", broken)
+
+
+def leave_keys_unturned(patch: pytest.MonkeyPatch) -> None:
+    """Count the new positions, but leave the keys as they were."""
+    patch.setattr(rope, "rotate", lambda keys, *_: keys)
+
+
+def lose_bos(patch: pytest.MonkeyPatch) -> None:
+    """Drop as many slots as asked for, but from BOS on."""
+    right = kv_cache.KVCache.keep
+    patch.setattr(
+        kv_cache.KVCache,
+        "keep",
+        lambda self, slots: right(self, [[kept[1] - 1, *kept[1:]] for kept in slots]),
+    )
+
+
+def drop_one_more(patch: pytest.MonkeyPatch) -> None:
+    right = kv_cache.KVCache.keep
+    patch.setattr(
+        kv_cache.KVCache,
+        "keep",
+        lambda self, slots: right(self, [[kept[0], *kept[2:]] for kept in slots]),
+    )
+
+
+def forget_the_window(patch: pytest.MonkeyPatch) -> None:
+    right = masks.visible
+    patch.setattr(masks, "visible", lambda q, k, real, _window: right(q, k, real, None))
+
+
+def count_the_window_over_slots(patch: pytest.MonkeyPatch) -> None:
+    """Take a slot's index for its position, which it is not once the batch is padded."""
+    right = masks.visible
+
+    def broken(
+        q: torch.Tensor, k: torch.Tensor, real: torch.Tensor, window: int | None
+    ) -> torch.Tensor:
+        slots = torch.arange(k.shape[1]).expand_as(k)
+        return right(slots[:, -q.shape[1] :], slots, real, window)
+
+    patch.setattr(masks, "visible", broken)
+
+
+def see_the_future(patch: pytest.MonkeyPatch) -> None:
+    right = masks.visible
+
+    def broken(
+        q: torch.Tensor, k: torch.Tensor, real: torch.Tensor, window: int | None
+    ) -> torch.Tensor:
+        return right(q, k, real, window) | real[:, None, None, :]
+
+    patch.setattr(masks, "visible", broken)
+
+
+def see_padding(patch: pytest.MonkeyPatch) -> None:
+    right = masks.visible
+    patch.setattr(
+        masks, "visible", lambda q, k, real, window: right(q, k, torch.ones_like(real), window)
+    )
+
+
+def read_the_wrong_logit(patch: pytest.MonkeyPatch) -> None:
+    """Take each answer token's NLL a token before the one that predicts it."""
+    right = forward.run_model
+    patch.setattr(
+        forward,
+        "run_model",
+        lambda lm, given_, wanted, **cache: right(
+            lm, given_, (wanted[0], [c - 1 for c in wanted[1]]), **cache
+        ),
+    )
+
+
+def use_one_base(patch: pytest.MonkeyPatch) -> None:
+    """Turn every layer with the full-attention base."""
+    right = rope.rotation
+    patch.setattr(rope, "rotation", lambda lm, kind, d: right(lm, kind and masks.FULL, d))

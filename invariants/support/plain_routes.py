@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 
 from invariants.oracle import plain
@@ -25,7 +26,8 @@ from kvcore.conditions.recipes import (
     Recipe,
 )
 from kvcore.corpora.sample import Sample
-from kvcore.engine import build, prepared
+from kvcore.engine import build, forward, prepared
+from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM
 
 TWO_BASES = ("tiny-gemma3",)
@@ -197,3 +199,28 @@ def assert_same_cache(found: kv_cache.KVCache, wanted_: kv_cache.KVCache, what: 
     for layer in range(DEPTH):
         assert torch.equal(found.keys[layer], wanted_.keys[layer]), f"{what}: keys of {layer}"
         assert torch.equal(found.values[layer], wanted_.values[layer]), f"{what}: values of {layer}"
+
+
+ALL = (
+    "bare",
+    "oracle",
+    "random",
+    "static_fact",
+    "full_context(oracle)",
+    "bare_again",
+    "rope_roundtrip(oracle)",
+)
+
+
+ROUTES: tuple[answer_nll.Route, ...] = ("auto", "cache")
+
+
+both_routes = pytest.mark.parametrize("route", ROUTES)
+
+
+SOME_IDS = list(range(5, 365, 15))
+
+
+def document_cache(lm: LM, ids: Sequence[int], start: int = 0) -> kv_cache.KVCache:
+    """Prefill token ids at consecutive positions."""
+    return forward.run(lm, forward.pad_ids(lm, [list(ids)], [start]))[1]

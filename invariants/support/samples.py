@@ -12,6 +12,7 @@ LONG = Sample(
     texts=TEXTS,
 )
 SHORT = Sample("key", "<s> value", "prefix", texts=TEXTS)
+TINY = Sample("key", "<s>", "prefix")  # so short that a windowed query still sees BOS
 
 
 def words(count: int) -> Sample:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from kvcore.corpora.sample import Sample
 
 once = settings(max_examples=1, deadline=None)
-few = settings(max_examples=5, deadline=None)
+few = settings(max_examples=6, deadline=None)
+several = settings(max_examples=25, deadline=None)
 some = settings(max_examples=60, deadline=None)
 """For tests that score with models, build caches, and compute with numbers alone."""
 
@@ -90,6 +91,10 @@ def layouts(draw: st.DrawFn) -> tuple[list[list[int]], list[list[bool]], int, in
     flags = st.lists(st.booleans(), min_size=slots, max_size=slots)
     real = draw(st.lists(flags, min_size=rows, max_size=rows))
     return positions, real, draw(st.integers(1, slots)), draw(st.none() | st.integers(1, 9))
+
+
+IDS = token_ids(384)
+"""Ordinary ids of the tiny models."""
 
 
 def literals() -> st.SearchStrategy[str]:

@@ -50,7 +50,7 @@ class CacheBatch:
         """False for padding slots."""
         return torch.cat([_padded(part.real, self.slots) for part in self.parts])
 
-    def lengths(self) -> Int[Tensor, "batch"]:
+    def lengths(self) -> Int[Tensor, " batch"]:
         """Return the number of real slots of each sequence."""
         return torch.cat([part.lengths() for part in self.parts])
 

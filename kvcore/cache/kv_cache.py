@@ -44,7 +44,7 @@ class KVCache:
         """Number of sequences."""
         return int(self.positions.shape[0])
 
-    def lengths(self) -> Int[Tensor, "batch"]:
+    def lengths(self) -> Int[Tensor, " batch"]:
         """Return the number of real slots of each sequence."""
         return self.real.sum(dim=1)
 

@@ -58,8 +58,9 @@ def visible(
     Returns
     -------
     bool
-        True where the query may attend to the slot. Causal by slot, windowed by position. Every row has at least one True: a token always
-        sees itself, padding included, so that no softmax runs over nothing.
+        True where the query may attend to the slot: causal by slot, windowed by position. Every
+        row has at least one True: a token always sees itself, padding included, so that no
+        softmax runs over nothing.
     """
     q, slots = query_positions.shape[1], key_positions.shape[1]
     slot = torch.arange(slots, device=key_positions.device)
