@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -24,7 +26,7 @@ def test_a_wrong_order_of_axes_is_seen() -> None:
     half = torch.zeros(1, 1, 3, 2)
     mask = torch.ones(1, 1, 3, 3, dtype=torch.bool)
     chosen, groups = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 3, 2)
-    wrong = {
+    wrong: dict[str, Callable[[], object]] = {
         "cache": lambda: KVCache((swapped,), (KEYS,), POSITIONS, REAL),
         "positions": lambda: cache.renumber(POSITIONS.T),
         "mask": lambda: masks.visible(POSITIONS, POSITIONS, REAL.T, None),

@@ -189,8 +189,9 @@ def test_sinks_are_refused(llama: LM) -> None:
     """Would catch shares that do not sum to 1, for part of the attention falls on no slot."""
     module = torch.nn.Module()
     module.sinks = torch.zeros(4)
+    nothing = torch.zeros(1, 1, 1, 1)
     with (
         attention_shares.record_shares(llama, [[0]], [[0]], 1),
         pytest.raises(NotExact, match="sinks"),
     ):
-        attention_shares.attend(module, *[torch.zeros(1, 1, 1, 1)] * 3, torch.zeros(1, 1, 1, 1))
+        attention_shares.attend(module, nothing, nothing, nothing, nothing)

@@ -62,7 +62,7 @@ def lose_the_second_half(patch: pytest.MonkeyPatch) -> None:
     right = limits.run_or_halve
 
     def broken(lm: LM, items: Sequence[int], *more: object, **named: str) -> list[int]:
-        done = right(lm, items, *more, **named)  # type: ignore[arg-type]
+        done: list[int] = right(lm, items, *more, **named)  # type: ignore[arg-type]
         return done[: len(items) // 2] if len(items) > 2 else done
 
     patch.setattr(limits, "run_or_halve", broken)

@@ -182,17 +182,16 @@ def test_twin_a_sweep_of_unlike_conditions(llama: LM) -> None:
 
 def test_scoring_shares_layers(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch scoring that runs every row through every layer."""
-    asked: list[bool] = []
+    shared: list[bool] = []
     right = forward.logits
-    monkeypatch.setattr(
-        forward,
-        "logits",
-        lambda *given_, **named: (
-            asked.append(named.get("share_layers", False)) or right(*given_, **named)
-        ),
-    )
+
+    def noted(*arguments: Any, share_layers: bool = False) -> torch.Tensor:
+        shared.append(share_layers)
+        return right(*arguments, share_layers=share_layers)
+
+    monkeypatch.setattr(forward, "logits", noted)
     answer_nll.score(llama, [LONG], ["values_only", "values_layer(static_fact,1)"])
-    assert asked == [True]
+    assert shared == [True]
     assert answer_nll.MAX_CONDITIONS_IN_MEMORY > 1
 
 

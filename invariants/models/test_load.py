@@ -211,7 +211,7 @@ def test_random_prefixes_match_in_length_and_survive_the_round_trip(name: str) -
         ids = tokenization.random_prefix(lm.tokenizer, length, "sample", seed=3)
         assert len(ids) == length
         assert not special & set(ids)
-        assert tokenization.encode(lm.tokenizer, lm.tokenizer.decode(list(ids))) == ids
+        assert tokenization.encode(lm.tokenizer, str(lm.tokenizer.decode(list(ids)))) == ids
     drawn = {tokenization.random_prefix(lm.tokenizer, 9, f"s{i}", seed=3) for i in range(8)}
     assert len(drawn) == 8
 
@@ -270,9 +270,12 @@ def test_conditions_share_their_prefills(monkeypatch: pytest.MonkeyPatch) -> Non
     lm = loading.load("tiny-llama", device="cpu")
     passes: list[Any] = []
     right = build.prefill_input
-    monkeypatch.setattr(
-        build, "prefill_input", lambda *given: passes.append(given[1]) or right(*given)
-    )
+
+    def noted(lm_: LM, prefill: Any, group: Any) -> Any:
+        passes.append(prefill)
+        return right(lm_, prefill, group)
+
+    monkeypatch.setattr(build, "prefill_input", noted)
     answer_nll.score(
         lm, [SAMPLE], ["bare", "oracle", "full_context(oracle)", "rope_roundtrip(oracle)"]
     )

@@ -27,7 +27,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> LM:
-    """Load a model for scoring: eval mode, SDPA attention (see `kvcore.models.attention`), no gradients.
+    """Load a model for scoring: eval mode, pinned attention, no gradients.
 
     Parameters
     ----------
