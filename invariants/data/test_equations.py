@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invariants.support.comparing import must_see
-from invariants.support.faults import Fault, each, patched
+from invariants.support.patching import Fault, each, patched
 from invariants.support.problem_pairs import by_python, digits_in
 from kvcore.data.context_pairs import equations
 from kvcore.errors import KvError

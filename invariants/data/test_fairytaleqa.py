@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from invariants.support.comparing import must_see
-from invariants.support.faults import Fault, each, patched
+from invariants.support.patching import Fault, each, patched
 from invariants.support.problem_pairs import sides
 from invariants.support.published_pairs import (
     FAIRYTALE_FEATURES,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from invariants.support.comparing import must_see
-from invariants.support.faults import Fault, all_of, each, patched
+from invariants.support.patching import Fault, all_of, each, patched
 from invariants.support.problem_pairs import assert_shares, by_python, digits_in, sides
 from invariants.support.published_pairs import CAKE, MAWPS_COLUMNS, MAWPS_GOOD, mawps_file
 from kvcore.data.context_pairs import assignment, mawps

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invariants.support.comparing import must_see
-from invariants.support.faults import patched
+from invariants.support.patching import patched
 from kvcore.data import overlap
 from kvcore.data.overlap import answer_overlap
 from kvcore.data.sample import Sample

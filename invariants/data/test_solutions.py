@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 
 from invariants.support.comparing import must_see
-from invariants.support.faults import patched
+from invariants.support.patching import patched
 from invariants.support.problem_pairs import GOOD, STORY, by_python, sides
 from kvcore.data.context_pairs import solutions
 from kvcore.data.context_pairs.equations import Evaluation, evaluate

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from invariants.support.children import child
 from invariants.support.comparing import must_see
-from invariants.support.faults import Fault, patched
+from invariants.support.patching import Fault, patched
 from kvcore.data import hub, texts
 from kvcore.data.docstrings import prose
 from kvcore.data.texts import WIKITEXT, Dropped, TextCorpus, load_texts

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from invariants.support.children import child
 from invariants.support.comparing import must_see
-from invariants.support.faults import Fault, all_of, patched
+from invariants.support.patching import Fault, all_of, patched
 from invariants.support.problem_pairs import assert_shares, by_python, digits_in, sides
 from kvcore.data.context_pairs import assignment, templates, word_problems
 from kvcore.data.context_pairs.equations import apply

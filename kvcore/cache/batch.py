@@ -8,11 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
 
 from kvcore.cache import hf_cache
 from kvcore.cache.kv_cache import KVCache
 
-Tensors = tuple[torch.Tensor, ...]
+Tensors = tuple[Float[Tensor, "_ kv_head _ head_dim"], ...]
+"""One layer's keys, or its values, of several caches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +41,17 @@ class CacheBatch:
         return sum(part.batch for part in self.parts)
 
     @property
-    def positions(self) -> torch.Tensor:
-        """The position of each slot's token, (batch, slot) int64."""
+    def positions(self) -> Int[Tensor, "batch slot"]:
+        """The position of each slot's token."""
         return torch.cat([_padded(part.positions, self.slots) for part in self.parts])
 
     @property
-    def real(self) -> torch.Tensor:
-        """False for padding slots, (batch, slot) bool."""
+    def real(self) -> Bool[Tensor, "batch slot"]:
+        """False for padding slots."""
         return torch.cat([_padded(part.real, self.slots) for part in self.parts])
 
-    def lengths(self) -> torch.Tensor:
-        """Return the number of real slots of each sequence, (batch,) int64."""
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Return the number of real slots of each sequence."""
         return torch.cat([part.lengths() for part in self.parts])
 
     def joined(self) -> KVCache:
@@ -66,15 +69,15 @@ class CacheBatch:
         return self.joined().to_model()
 
     def position_keys(self) -> list[tuple[int, ...]]:
-        """Return where in memory each row's positions stand, and what says which are real."""
+        """Return where in memory each row's positions lie, and what says which are real."""
         return [
-            (*at, *seen)
+            (*positions, *real)
             for part in self.parts
-            for at, seen in zip(_storage(part.positions), _storage(part.real), strict=True)
+            for positions, real in zip(_storage(part.positions), _storage(part.real), strict=True)
         ]
 
     def storage_keys(self) -> Iterator[list[tuple[int, ...]]]:
-        """Yield, layer by layer, where in memory each row's keys and values stand.
+        """Yield, layer by layer, where in memory each row's keys and values lie.
 
         Rows that share memory are equal; equal rows need not share it.
         """
@@ -88,7 +91,7 @@ class CacheBatch:
             ]
 
     def as_transient_hf_cache(self, rows: Sequence[Sequence[int]] = ()) -> Any:
-        """Return what `to_model` does, for a pass whose own keys and values nobody wants.
+        """Return what `to_model` does, for a pass whose own keys and values are not needed.
 
         Parameters
         ----------
@@ -105,16 +108,16 @@ class CacheBatch:
         layers = list(zip(keys, values, strict=True))
         if rows:
             layers = [
-                (self._some(k, of_layer), self._some(v, of_layer))
-                for of_layer, (k, v) in zip(rows, layers, strict=True)
+                (self._some_rows(k, layer_rows), self._some_rows(v, layer_rows))
+                for layer_rows, (k, v) in zip(rows, layers, strict=True)
             ]
         return hf_cache.of_transient_layers(layers, self.slots)
 
-    def _some(self, whole: Tensors, rows: Sequence[int]) -> Tensors:
+    def _some_rows(self, whole: Tensors, rows: Sequence[int]) -> Tensors:
         """Return some rows of one layer's parts, neighbours together: views, no copies."""
-        at = [(part, row) for part, held in enumerate(self.parts) for row in range(held.batch)]
+        places = [(n, row) for n, part in enumerate(self.parts) for row in range(part.batch)]
         runs: list[list[int]] = []
-        for part, row in (at[n] for n in rows):
+        for part, row in (places[n] for n in rows):
             if runs and runs[-1][0] == part and runs[-1][2] == row:
                 runs[-1][2] += 1
             else:
@@ -126,16 +129,16 @@ class CacheBatch:
         return [part.keys for part in self.parts], [part.values for part in self.parts]
 
 
-def _storage(x: torch.Tensor) -> list[tuple[int, ...]]:
-    """Return for each row of a tensor where in memory it stands, and in which form."""
+def _storage(x: Tensor) -> list[tuple[int, ...]]:
+    """Return for each row of a tensor where in memory it lies, and in which form."""
     step = x.stride(0) * x.element_size()
     return [(x.data_ptr() + row * step, *x.shape[1:], *x.stride()[1:]) for row in range(len(x))]
 
 
-def concatenate(picked: Iterable[tuple[KVCache, Sequence[int]]]) -> CacheBatch:
-    """Return the given sequences of several caches as one batch; nothing is copied."""
+def concatenate(rows_of: Iterable[tuple[KVCache, Sequence[int]]]) -> CacheBatch:
+    """Return some sequences of several caches as one batch; nothing is copied."""
     parts: list[KVCache] = []
-    for cache, rows in picked:
+    for cache, rows in rows_of:
         cuts = [0, *(i for i in range(1, len(rows)) if rows[i] != rows[i - 1] + 1), len(rows)]
         parts += [cache.rows(rows[a:b]) for a, b in pairwise(cuts)]
     return CacheBatch(tuple(parts))
@@ -146,5 +149,5 @@ def stack(caches: Sequence[KVCache]) -> KVCache:
     return CacheBatch(tuple(caches)).joined()
 
 
-def _padded(x: torch.Tensor, width: int) -> torch.Tensor:
+def _padded(x: Shaped[Tensor, "batch slot"], width: int) -> Shaped[Tensor, "batch wider"]:
     return torch.nn.functional.pad(x, (0, width - x.shape[1]))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -19,13 +20,13 @@ def empty() -> Any:
     return DynamicCache()
 
 
-def of_layers(layers: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+def of_layers(layers: Iterable[tuple[Tensor, Tensor]]) -> Any:
     """Return a plain ``DynamicCache`` of the keys and values of each layer."""
     return _filled((DynamicLayer(), keys, values) for keys, values in layers)
 
 
 def of_transient_layers(
-    layers: Iterable[tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]], slots: int
+    layers: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]], slots: int
 ) -> Any:
     """Return a ``DynamicCache`` that keeps nothing of the pass that reads it.
 
@@ -57,7 +58,7 @@ class _TransientLayer(DynamicLayer):
 
     def update(
         self, key_states: Any, value_states: Any, *_args: Any, **_options: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         return (
             join_padded(self.keys, self._slots, key_states),
             join_padded(self.values, self._slots, value_states),
@@ -93,19 +94,23 @@ def stop_after_layer(last: int) -> Any:
 
 
 def join_padded(
-    parts: Sequence[torch.Tensor], width: int, behind: torch.Tensor | None = None
-) -> torch.Tensor:
+    parts: Sequence[Float[Tensor, "_ kv_head _ head_dim"]],
+    width: int,
+    behind: Float[Tensor, "rows kv_head n head_dim"] | None = None,
+) -> Float[Tensor, "rows kv_head longer head_dim"]:
     """Concatenate batches along the batch axis, each padded with zeros to `width` slots.
 
     Parameters
     ----------
-    parts : sequence of (batch, kv_head, slot, head_dim)
-    behind : (batches together, kv_head, n, head_dim), optional
+    parts : sequence of tensors
+        Of any rows, and of at most `width` slots.
+    behind : optional
         Put behind the `width` slots of each row.
 
     Returns
     -------
-    (batches together, kv_head, width + n, head_dim)
+    Tensor
+        New, of `width` + n slots.
     """
     first, more = parts[0], 0 if behind is None else behind.shape[2]
     joined = first.new_empty(

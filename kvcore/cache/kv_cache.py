@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from kvcore.cache import hf_cache, rope
 from kvcore.errors import KvError
@@ -19,18 +21,18 @@ class KVCache:
 
     Attributes
     ----------
-    keys, values : tuple of (batch, kv_head, slot, head_dim)
-        One tensor per layer.
-    positions : (batch, slot) int64
+    keys, values : tuple of tensors
+        One per layer.
+    positions : int64
         The position of each slot's token: the number given to RoPE, not the slot's index.
-    real : (batch, slot) bool
+    real : bool
         False for padding slots, which nothing attends to.
     """
 
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
-    positions: torch.Tensor
-    real: torch.Tensor
+    keys: tuple[Float[Tensor, "batch kv_head slot head_dim"], ...]
+    values: tuple[Float[Tensor, "batch kv_head slot head_dim"], ...]
+    positions: Int[Tensor, "batch slot"]
+    real: Bool[Tensor, "batch slot"]
 
     @property
     def slots(self) -> int:
@@ -42,18 +44,22 @@ class KVCache:
         """Number of sequences."""
         return int(self.positions.shape[0])
 
-    def lengths(self) -> torch.Tensor:
-        """Return the number of real slots of each sequence, (batch,) int64."""
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Return the number of real slots of each sequence."""
         return self.real.sum(dim=1)
 
-    def select(self, index: torch.Tensor, real: torch.Tensor) -> KVCache:
+    def slot_indices(self) -> Int[Tensor, "1 slot"]:
+        """Return 0, 1, 2, ... for the slots."""
+        return torch.arange(self.slots, device=self.positions.device).unsqueeze(0)
+
+    def select(self, index: Int[Tensor, "batch n"], real: Bool[Tensor, "batch n"]) -> KVCache:
         """Return the slots ``index`` of each sequence, in that order.
 
         Parameters
         ----------
-        index : (batch, n) int64
+        index : int64
             Slots to keep, in 0 .. slots - 1.
-        real : (batch, n) bool
+        real : bool
             Which of them count; the others are padding.
 
         Raises
@@ -63,8 +69,8 @@ class KVCache:
         """
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.slots:
             raise KvError(
-                f"select: slots {int(index.min())}..{int(index.max())} are outside the "
-                f"cache; pass 0..{self.slots - 1}."
+                f"select: `index` must lie in 0..{self.slots - 1}, the cache's slots; got "
+                f"{int(index.min())}..{int(index.max())}."
             )
         return KVCache(
             tuple(_take(k, index) for k in self.keys),
@@ -74,15 +80,15 @@ class KVCache:
         )
 
     def keep(self, slots: Sequence[Sequence[int]]) -> KVCache:
-        """Return the given slots of each sequence, padded at the end to the longest choice."""
+        """Return some slots of each sequence, padded at the end to the longest choice."""
         width = max(len(s) for s in slots)
         device = self.positions.device
         index = torch.tensor([[*s, *[0] * (width - len(s))] for s in slots], dtype=torch.int64)
-        kept = torch.arange(width) < torch.tensor([len(s) for s in slots]).unsqueeze(1)
-        return self.select(index.to(device), kept.to(device))
+        real = torch.arange(width) < torch.tensor([len(s) for s in slots]).unsqueeze(1)
+        return self.select(index.to(device), real.to(device))
 
     def hide(self, slots: Sequence[Sequence[int]]) -> KVCache:
-        """Return the cache with the given slots of each sequence out of sight: nothing attends."""
+        """Return the cache with some slots of each sequence masked: nothing attends to them."""
         seen = torch.ones_like(self.real)
         for row, hidden in enumerate(slots):
             seen[row, list(hidden)] = False
@@ -92,21 +98,21 @@ class KVCache:
         self,
         lm: LM,
         plan: rope.RopePlan,
-        deltas: torch.Tensor,
+        deltas: Int[Tensor, "batch slot"],
         *,
         one_base: str | None = None,
         precision: torch.dtype | None = None,
     ) -> KVCache:
-        """Return the cache with each slot's position changed, its keys turned to match.
+        """Return the cache with each slot's position changed, and each key rotated by that change.
 
         Parameters
         ----------
         plan : RopePlan
-            From `kvcore.forward.rope_plan`.
-        deltas : (batch, slot) int64
+            From `kvcore.engine.rope_probe.rope_plan`.
+        deltas : int64
             Change of position per slot; 0 leaves a slot bit for bit as it is.
         one_base : str, optional
-            Turn every layer with this frequency set instead of its own: wrong on purpose, the
+            Rotate every layer with this frequency set instead of its own: wrong on purpose, the
             artifact control for models with two bases.
         precision : torch.dtype, optional
             What the rotation is computed in; float32 by default.
@@ -119,26 +125,30 @@ class KVCache:
         switch = plan.max_positions
         if switch is not None and deltas.numel() and int(deltas.abs().max()) >= switch:
             raise KvError(
-                f"reposition: a move of {int(deltas.abs().max())} positions reaches past "
-                f"{switch}, where this model changes its frequencies; move less."
+                f"reposition: `deltas` must be below {switch}, where this model changes its "
+                f"frequencies; got a move of {int(deltas.abs().max())} positions, move less."
             )
         types = [
             one_base if one_base is not None and layer.layer_type is not None else layer.layer_type
             for layer in plan.layers
         ]
-        turns = {kind: rope.rotation(lm, kind, deltas) for kind in set(types)}
+        rotations = {kind: rope.rotation(lm, kind, deltas) for kind in set(types)}
         keys = tuple(
-            rope.rotate(k, *turns[kind], layer.pairing, precision)
+            rope.rotate(k, *rotations[kind], layer.pairing, precision)
             for k, kind, layer in zip(self.keys, types, plan.layers, strict=True)
         )
         return replace(self, keys=keys, positions=self.positions + deltas)
 
-    def renumber(self, positions: torch.Tensor) -> KVCache:
+    def renumber(self, positions: Int[Tensor, "batch slot"]) -> KVCache:
         """Return the cache with other positions and its keys left as they are."""
         return replace(self, positions=positions)
 
     def mix(
-        self, other: KVCache, index: torch.Tensor, mixed: torch.Tensor, weight: float
+        self,
+        other: KVCache,
+        index: Int[Tensor, "batch slot"],
+        mixed: Bool[Tensor, "batch slot"],
+        weight: float,
     ) -> KVCache:
         """Return the cache with values of another mixed in; keys and positions stay.
 
@@ -146,9 +156,9 @@ class KVCache:
         ----------
         other : KVCache
             Of as many sequences, of any number of slots.
-        index : (batch, slot) int64
+        index : int64
             For each slot of this cache the other's slot that it takes its value from.
-        mixed : (batch, slot) bool
+        mixed : bool
             Which slots are mixed at all.
         weight : float
             Share of the other's value, 0 .. 1; 0 and 1 leave the endpoints bit for bit.
@@ -157,9 +167,9 @@ class KVCache:
         own_slots = torch.arange(self.slots, device=index.device)
         aligned = other.slots == self.slots and bool(((index == own_slots) | ~mixed).all())
 
-        def blend(own: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-            taken = theirs if aligned else _take(theirs, index)
-            both = taken if weight == 1 else own if weight == 0 else torch.lerp(own, taken, weight)
+        def blend(own: Tensor, theirs: Tensor) -> Tensor:
+            moved = theirs if aligned else _take(theirs, index)
+            both = moved if weight == 1 else own if weight == 0 else torch.lerp(own, moved, weight)
             return torch.where(mixed[:, None, :, None], both, own)
 
         return replace(
@@ -179,28 +189,28 @@ class KVCache:
             ),
         )
 
-    def mean(self, counted: torch.Tensor) -> KVCache:
+    def mean(self, counted: Bool[Tensor, "batch slot"]) -> KVCache:
         """Return one slot per sequence: the mean of the keys and values of the counted slots.
 
         Parameters
         ----------
-        counted : (batch, slot) bool
+        counted : bool
             At least one per sequence. The mean is taken in float32.
         """
         share = counted.float() / counted.sum(dim=1, keepdim=True)
 
-        def averaged(x: torch.Tensor) -> torch.Tensor:
+        def average(x: Tensor) -> Tensor:
             return (x.float() * share[:, None, :, None]).sum(dim=2, keepdim=True).to(x.dtype)
 
         return KVCache(
-            tuple(map(averaged, self.keys)),
-            tuple(map(averaged, self.values)),
+            tuple(map(average, self.keys)),
+            tuple(map(average, self.values)),
             self.positions[:, :1],
             self.real[:, :1],
         )
 
     def rows(self, index: Sequence[int]) -> KVCache:
-        """Return the given sequences of the batch, in that order."""
+        """Return some sequences of the batch, in the order of their index."""
         rows = list(index)
         if rows == list(range(self.batch)):
             return self
@@ -224,7 +234,9 @@ class KVCache:
         return hf_cache.of_layers(zip(self.keys, self.values, strict=True))
 
 
-def from_model(cache: Any, positions: torch.Tensor, real: torch.Tensor) -> KVCache:
+def from_model(
+    cache: Any, positions: Int[Tensor, "batch slot"], real: Bool[Tensor, "batch slot"]
+) -> KVCache:
     """Take over what a forward pass left in a ``DynamicCache``.
 
     Raises
@@ -244,8 +256,10 @@ def from_model(cache: Any, positions: torch.Tensor, real: torch.Tensor) -> KVCac
     return KVCache(tuple(x.keys for x in layers), tuple(x.values for x in layers), positions, real)
 
 
-def _take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Return the slots ``index`` of each sequence; where all take the same, whole slots at once."""
+def _take(
+    x: Float[Tensor, "batch kv_head slot head_dim"], index: Int[Tensor, "batch n"]
+) -> Float[Tensor, "batch kv_head n head_dim"]:
+    """Return the slots ``index`` of each sequence; where all are the same, whole slots at once."""
     if bool((index == index[:1]).all()):
         return x.index_select(2, index[0])
     return x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
 
 from kvcore.errors import NotExact
 from kvcore.models.lm import LM
@@ -35,29 +37,30 @@ def layer_kinds(lm: LM) -> tuple[str, ...]:
 
 
 def visible(
-    query_positions: torch.Tensor,
-    key_positions: torch.Tensor,
-    key_real: torch.Tensor,
+    query_positions: Int[Tensor, "batch q"],
+    key_positions: Int[Tensor, "batch slot"],
+    key_real: Bool[Tensor, "batch slot"],
     window: int | None,
-) -> torch.Tensor:
+) -> Bool[Tensor, "batch 1 q slot"]:
     """Say which key slots each query token may attend to.
 
     Parameters
     ----------
-    query_positions : (batch, q) int64
+    query_positions : int64
         Positions of the tokens of this pass; they are the last q of the key slots.
-    key_positions : (batch, slots) int64
+    key_positions : int64
         Positions of all key slots, cached ones first.
-    key_real : (batch, slots) bool
+    key_real : bool
         False for padding.
     window : int or None
         A query sees keys fewer than ``window`` positions back; ``None``: all.
 
     Returns
     -------
-    (batch, 1, q, slots) bool
-        Causal by slot, windowed by position. Every row has at least one True: a token always
-        sees itself, padding included, so that no softmax runs over nothing.
+    bool
+        True where the query may attend to the slot: causal by slot, windowed by position. Every
+        row has at least one True: a token always sees itself, padding included, so that no
+        softmax runs over nothing.
     """
     q, slots = query_positions.shape[1], key_positions.shape[1]
     slot = torch.arange(slots, device=key_positions.device)
@@ -70,10 +73,10 @@ def visible(
 
 def for_model(
     lm: LM,
-    query_positions: torch.Tensor,
-    key_positions: torch.Tensor,
-    key_real: torch.Tensor,
-    blocked: torch.Tensor | None = None,
+    query_positions: Int[Tensor, "batch q"],
+    key_positions: Int[Tensor, "batch slot"],
+    key_real: Bool[Tensor, "batch slot"],
+    blocked: Bool[Tensor, "batch q slot"] | None = None,
 ) -> Any:
     """Build the mask(s) in the form the model takes.
 
@@ -81,38 +84,29 @@ def for_model(
     ----------
     query_positions, key_positions, key_real
         As `visible` takes them.
-    blocked : (batch, q, slots) bool, optional
+    blocked : bool, optional
         True where a token may not attend although it could; itself it always sees.
 
     Returns
     -------
-    (batch, 1, q, slots) tensor, or dict of them by layer kind
+    tensor of axes (batch, 1, q, slot), or dict of them by layer kind
         Boolean for SDPA. Eager attention adds its mask, so there it is 0 or the dtype's minimum.
     """
     kinds = dict.fromkeys(layer_kinds(lm))
-    masks = {
-        kind: _as_attention_wants(
-            lm,
-            _less(
-                visible(
-                    query_positions,
-                    key_positions,
-                    key_real,
-                    lm.config.sliding_window if kind == SLIDING else None,
-                ),
-                blocked,
-            ),
-        )
-        for kind in kinds
-    }
+    masks = {}
+    for kind in kinds:
+        window = lm.config.sliding_window if kind == SLIDING else None
+        mask = visible(query_positions, key_positions, key_real, window)
+        if blocked is not None:
+            mask &= ~blocked.unsqueeze(1)
+        masks[kind] = in_attention_form(lm, mask)
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
-def _less(mask: torch.Tensor, blocked: torch.Tensor | None) -> torch.Tensor:
-    return mask if blocked is None else mask & ~blocked.unsqueeze(1)
-
-
-def _as_attention_wants(lm: LM, mask: torch.Tensor) -> torch.Tensor:
+def in_attention_form(
+    lm: LM, mask: Bool[Tensor, "batch 1 q slot"]
+) -> Shaped[Tensor, "batch 1 q slot"]:
+    """Return a boolean mask as the model's attention takes it; see `for_model`."""
     if lm.config._attn_implementation != "eager":
         return mask
     dtype = next(lm.model.parameters()).dtype

@@ -1,4 +1,4 @@
-"""Rotary positions: how each layer turns its keys, found by probing, and turning them further.
+"""Rotary positions: how each layer rotates its keys, found by probing, and rotating them further.
 
 Nothing is looked up by architecture. A layer's rotation is whatever the model itself does to
 the keys of one short sequence when its positions are shifted; a layer that fits no known
@@ -8,16 +8,23 @@ rotation is refused by name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from kvcore.errors import NotExact
 from kvcore.models.lm import LM
 
 Pairing = Literal["none", "half", "interleaved"]
+KeysAndValues = tuple[
+    Float[Tensor, "1 kv_head slot head_dim"], Float[Tensor, "1 kv_head slot head_dim"]
+]
+Rotation = tuple[Float[Tensor, "batch 1 slot half"], Float[Tensor, "batch 1 slot half"]]
+"""Cosines and sines of the angles by which keys are rotated."""
 PROBE_TOKENS = 11
 PROBE_SHIFT = 61
 # Largest relative error of a fitting rotation: rounding of one prefill in that dtype.
@@ -32,11 +39,11 @@ class LayerRope:
     Attributes
     ----------
     pairing : {"none", "half", "interleaved"}
-        Which dimensions turn together: i with i + dims/2, or 2i with 2i + 1.
+        Which dimensions rotate together: i with i + dims/2, or 2i with 2i + 1.
     layer_type : str or None
         Which of the model's frequency sets the layer uses (``None``: it has only one).
     dims : int
-        How many of the head's dimensions turn; the others pass unchanged.
+        How many of the head's dimensions rotate; the others pass unchanged.
     """
 
     pairing: Pairing
@@ -89,19 +96,17 @@ def layer_types(lm: LM) -> tuple[str | None, ...]:
     return tuple(dict.fromkeys(lm.config.layer_types))
 
 
-def rotation(
-    lm: LM, layer_type: str | None, deltas: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def rotation(lm: LM, layer_type: str | None, deltas: Int[Tensor, "batch slot"]) -> Rotation:
     """Return unit cosines and sines of a position change, from the model's own frequencies.
 
     Parameters
     ----------
-    deltas : (batch, slots) int64
+    deltas : int64
         Position changes, of either sign.
 
     Returns
     -------
-    cos, sin : (batch, 1, slots, dims / 2) float32
+    cos, sin : float32
         Scaling factors that some rope types multiply in are divided out again.
 
     Notes
@@ -119,42 +124,43 @@ def rotation(
 
 
 def rotate(
-    keys: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
+    keys: Float[Tensor, "batch kv_head slot head_dim"],
+    cos: Float[Tensor, "#batch 1 slot half"],
+    sin: Float[Tensor, "#batch 1 slot half"],
     pairing: Pairing,
     precision: torch.dtype | None = None,
-) -> torch.Tensor:
-    """Turn keys by given angles.
+) -> Float[Tensor, "batch kv_head slot head_dim"]:
+    """Rotate keys.
 
     Parameters
     ----------
-    keys : (batch, kv_head, slot, head_dim)
+    keys : tensor
         Any float dtype; computed in `precision` and returned in the same dtype.
-    cos, sin : (batch, 1, slot, dims / 2) float32
+    cos, sin : float32
+        Of half as many angles as dimensions rotate.
     pairing : {"none", "half", "interleaved"}
     precision : torch.dtype, optional
         float32 by default.
 
     Returns
     -------
-    torch.Tensor
-        New tensor of the keys' shape; the input is not changed.
+    Tensor
+        New, of the keys' shape; the input is not changed.
     """
     if pairing == "none":
         return keys
     half = cos.shape[-1]
     cos, sin = (x.to(precision or torch.float32) for x in (cos, sin))
-    turning, still = keys[..., : 2 * half].to(cos.dtype), keys[..., 2 * half :]
-    first, second = _pairs(turning, pairing)
-    turned = _joined(first * cos - second * sin, second * cos + first * sin, pairing)
-    return torch.cat([turned.to(keys.dtype), still], dim=-1)
+    moving, still = keys[..., : 2 * half].to(cos.dtype), keys[..., 2 * half :]
+    first, second = _pairs(moving, pairing)
+    rotated = _unpaired(first * cos - second * sin, second * cos + first * sin, pairing)
+    return torch.cat([rotated.to(keys.dtype), still], dim=-1)
 
 
 def fit_layers(
     lm: LM,
-    at_zero: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    shifted: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    at_zero: Sequence[KeysAndValues],
+    shifted: Sequence[KeysAndValues],
     *,
     allow_unpositioned: bool = False,
 ) -> RopePlan:
@@ -163,7 +169,7 @@ def fit_layers(
     Parameters
     ----------
     at_zero, shifted : sequence of (keys, values)
-        Per layer (1, kv_head, `PROBE_TOKENS`, head_dim), prefilled from position 0 and from
+        Per layer, of one sequence of `PROBE_TOKENS`, prefilled from position 0 and from
         position `PROBE_SHIFT`.
 
     Raises
@@ -172,12 +178,12 @@ def fit_layers(
         Naming the first layer that no rotation explains.
     """
     shift = torch.full((1, PROBE_TOKENS), PROBE_SHIFT, device=at_zero[0][0].device)
-    turns = {kind: rotation(lm, kind, shift) for kind in layer_types(lm)}
+    rotations = {kind: rotation(lm, kind, shift) for kind in layer_types(lm)}
     tolerance = PROBE_TOLERANCE[lm.dtype]
     if lm.files.quantization:
         tolerance = max(tolerance, QUANTIZED_TOLERANCE)
     layers = tuple(
-        _fit_layer(lm, i, old, new, turns, tolerance)
+        _fit_layer(lm, i, old, new, rotations, tolerance)
         for i, (old, new) in enumerate(zip(at_zero, shifted, strict=True))
     )
     if all(layer.pairing == "none" for layer in layers) and not allow_unpositioned:
@@ -191,9 +197,9 @@ def fit_layers(
 def _fit_layer(
     lm: LM,
     index: int,
-    old: tuple[torch.Tensor, torch.Tensor],
-    new: tuple[torch.Tensor, torch.Tensor],
-    turns: dict[str | None, tuple[torch.Tensor, torch.Tensor]],
+    old: KeysAndValues,
+    new: KeysAndValues,
+    rotations: dict[str | None, Rotation],
     tolerance: float,
 ) -> LayerRope:
     if _relative(new[1], old[1]) > tolerance:
@@ -205,7 +211,7 @@ def _fit_layer(
         return LayerRope("none", None, 0)
     fits = [
         (_relative(new[0], rotate(old[0], cos, sin, pairing)), pairing, kind)
-        for kind, (cos, sin) in turns.items()
+        for kind, (cos, sin) in rotations.items()
         if 2 * cos.shape[-1] <= old[0].shape[-1]
         for pairing in ("half", "interleaved")
     ]
@@ -216,7 +222,7 @@ def _fit_layer(
             f"{error:.1e}, allowed {tolerance:.0e}), so they cannot be re-positioned "
             "exactly; this model is not supported."
         )
-    return LayerRope(pairing, kind, 2 * turns[kind][0].shape[-1])  # type: ignore[arg-type]
+    return LayerRope(pairing, kind, 2 * rotations[kind][0].shape[-1])  # type: ignore[arg-type]
 
 
 def max_positions(lm: LM) -> int | None:
@@ -238,11 +244,13 @@ def max_positions(lm: LM) -> int | None:
     return min(limits) if limits else None
 
 
-def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
+def _relative(a: Tensor, b: Tensor) -> float:
     return float((a.float() - b.float()).norm() / b.float().norm().clamp_min(1e-30))
 
 
-def _distinct(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _distinct(
+    cos: Float[Tensor, "batch slot angle"], sin: Float[Tensor, "batch slot angle"]
+) -> tuple[Float[Tensor, "batch slot half"], Float[Tensor, "batch slot half"]]:
     """Undo the doubling of frequencies, whichever way the module doubles them."""
     half = cos.shape[-1] // 2
     if torch.equal(sin[..., :half], sin[..., half:]):
@@ -252,16 +260,14 @@ def _distinct(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch
     return cos, sin
 
 
-def _pairs(x: torch.Tensor, pairing: Pairing) -> tuple[torch.Tensor, torch.Tensor]:
+def _pairs(x: Tensor, pairing: Pairing) -> tuple[Tensor, Tensor]:
     half = x.shape[-1] // 2
-    split: dict[str, Callable[[], tuple[Any, Any]]] = {
-        "half": lambda: (x[..., :half], x[..., half:]),
-        "interleaved": lambda: (x[..., 0::2], x[..., 1::2]),
-    }
-    return split[pairing]()
+    if pairing == "half":
+        return x[..., :half], x[..., half:]
+    return x[..., 0::2], x[..., 1::2]
 
 
-def _joined(first: torch.Tensor, second: torch.Tensor, pairing: Pairing) -> torch.Tensor:
+def _unpaired(first: Tensor, second: Tensor, pairing: Pairing) -> Tensor:
     if pairing == "half":
         return torch.cat([first, second], dim=-1)
     return torch.stack([first, second], dim=-1).flatten(-2)

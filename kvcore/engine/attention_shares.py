@@ -1,7 +1,7 @@
 """Where chosen tokens look: the share of their attention on groups of key slots, per layer.
 
 The shares come from the very queries, keys and masks that the model's own attention gets, of the
-wanted tokens only. The model keeps the attention it was loaded with: its output is unchanged, and
+chosen tokens only. The model keeps the attention it was loaded with: its output is unchanged, and
 no attention matrix of all tokens is ever made for this.
 """
 
@@ -16,51 +16,53 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvcore.errors import NotExact
 from kvcore.models.lm import LM
 
-WATCHING_ATTENTION = "kvcore_shares"
-"""What the watching attention is called where transformers looks attention functions up."""
+RECORDING_ATTENTION = "kvcore_shares"
+"""What the recording attention is called where transformers looks attention functions up."""
 
 
 @dataclass(frozen=True, eq=False)
-class Watch:
-    """What is looked at in a pass, and what was seen.
+class ShareRecord:
+    """Whose attention is recorded in a pass, and the shares.
 
     Attributes
     ----------
-    columns : (batch, n) int64
-        Tokens of the pass whose attention is wanted.
-    groups : (batch, slot, group) float32
+    columns : int64
+        Tokens of the pass whose attention is recorded.
+    groups : float32
         1 where a key slot belongs to a group.
-    own : str
+    own_attention : str
         The attention that the model was loaded with, by its name.
-    seen : dict of int to (batch, n, group) float32
+    by_layer : dict of int to float32
         Per layer, the mean over heads of the attention on each group.
     """
 
-    columns: torch.Tensor
-    groups: torch.Tensor
-    own: str
-    seen: dict[int, torch.Tensor] = field(default_factory=dict)
+    columns: Int[Tensor, "batch n"]
+    groups: Float[Tensor, "batch group_slot group"]
+    own_attention: str
+    by_layer: dict[int, Float[Tensor, "batch n group"]] = field(default_factory=dict)
 
 
-_WATCH: ContextVar[Watch] = ContextVar("_WATCH")
+_RECORD: ContextVar[ShareRecord] = ContextVar("_RECORD")
 
 
 @contextmanager
-def watched(
+def record_shares(
     lm: LM, columns: Sequence[Sequence[int]], groups: Sequence[Sequence[int]], count: int
-) -> Iterator[tuple[LM, Watch]]:
+) -> Iterator[tuple[LM, ShareRecord]]:
     """Record attention shares while passes run on the model that this hands out.
 
     Parameters
     ----------
     columns : sequence of int sequences
-        For each row of the pass, the tokens that are wanted, counted within the pass.
+        For each row of the pass, the tokens that are recorded, counted within the pass.
     groups : sequence of int sequences
         For each row, the group of each key slot, cached ones first, in 0 .. count - 1. Slots that
         nothing attends to may be left out at the end.
@@ -71,9 +73,9 @@ def watched(
     ------
     lm : LM
         The same model; run passes on it, inside the context.
-    watch : Watch
-        Its `seen` is filled by each pass; the latest counts. Rows with fewer wanted tokens than
-        others repeat their last one.
+    record : ShareRecord
+        Filled by each pass; the latest counts. Rows with fewer tokens than others repeat their
+        last one.
 
     Raises
     ------
@@ -83,56 +85,56 @@ def watched(
     Notes
     -----
     Equal to the weights of eager attention up to rounding (1e-5 in float32). Cost: one product
-    of the wanted queries with all keys per layer. Only one context per model at a time.
+    of the recorded queries with all keys per layer. Only one context per model at a time.
     """
-    AttentionInterface.register(WATCHING_ATTENTION, _attend)
+    AttentionInterface.register(RECORDING_ATTENTION, attend)
     own = str(lm.config._attn_implementation)
     widest = max(map(len, columns))
-    at = torch.tensor([[*c, *[c[-1]] * (widest - len(c))] for c in columns], device=lm.device)
-    slots = max(map(len, groups))
-    spread = torch.zeros(len(groups), slots, count)
-    for row, found in enumerate(groups):
-        spread[row, range(len(found)), list(found)] = 1.0
-    watch = Watch(at, spread.to(lm.device), own)
+    padded = torch.tensor([[*c, *[c[-1]] * (widest - len(c))] for c in columns], device=lm.device)
+    belongs = torch.zeros(len(groups), max(map(len, groups)), count)
+    for row, of_slots in enumerate(groups):
+        belongs[row, range(len(of_slots)), list(of_slots)] = 1.0
+    record = ShareRecord(padded, belongs.to(lm.device), own)
     # Masks are built in the form that this configuration asks for; the model's own names ours.
     as_loaded = replace(lm, config=copy.copy(lm.config))
-    token = _WATCH.set(watch)
-    lm.config._attn_implementation = WATCHING_ATTENTION
+    token = _RECORD.set(record)
+    lm.config._attn_implementation = RECORDING_ATTENTION
     try:
-        yield as_loaded, watch
+        yield as_loaded, record
     finally:
         lm.config._attn_implementation = own
-        _WATCH.reset(token)
+        _RECORD.reset(token)
 
 
-def _attend(
+def attend(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
+    query: Float[Tensor, "batch head q head_dim"],
+    key: Float[Tensor, "batch kv_head slot head_dim"],
+    value: Float[Tensor, "batch kv_head slot head_dim"],
+    attention_mask: Shaped[Tensor, "batch 1 q slot"],
     **settings: Any,
 ) -> Any:
-    """Do what the model's own attention does, and note the shares of the wanted queries."""
-    watch = _WATCH.get()
+    """Do what the model's own attention does, and record the shares of the chosen queries."""
+    record = _RECORD.get()
     if getattr(module, "sinks", None) is not None or settings.get("s_aux") is not None:
         raise NotExact(
             f"{type(module).__name__}: attention with sinks; its shares on tokens do "
             "not sum to 1. Follow without attention=True."
         )
-    watch.seen[int(module.layer_idx)] = shares(
+    record.by_layer[int(module.layer_idx)] = shares(
         query,
         key,
         attention_mask,
-        watch.columns,
-        watch.groups,
+        record.columns,
+        record.groups,
         settings.get("scaling"),
         settings.get("softcap"),
     )
-    return _own(module, watch.own)(module, query, key, value, attention_mask, **settings)
+    own = _own_attention(module, record.own_attention)
+    return own(module, query, key, value, attention_mask, **settings)
 
 
-def _own(module: Any, name: str) -> Any:
+def _own_attention(module: Any, name: str) -> Any:
     """Return the model's own attention; eager is written anew in each architecture's file."""
     if name == "eager":
         return sys.modules[type(module).__module__].eager_attention_forward
@@ -140,26 +142,26 @@ def _own(module: Any, name: str) -> Any:
 
 
 def shares(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: torch.Tensor,
-    columns: torch.Tensor,
-    groups: torch.Tensor,
+    query: Float[Tensor, "batch head q head_dim"],
+    key: Float[Tensor, "batch kv_head slot head_dim"],
+    mask: Shaped[Tensor, "batch 1 q slot"],
+    columns: Int[Tensor, "batch n"],
+    groups: Float[Tensor, "batch group_slot group"],
     scaling: float | None = None,
     softcap: float | None = None,
-) -> torch.Tensor:
-    """Return how much of the wanted queries' attention falls on each group of slots.
+) -> Float[Tensor, "batch n group"]:
+    """Return how much of the chosen queries' attention falls on each group of slots.
 
     Parameters
     ----------
-    query : (batch, head, q, head_dim)
+    query : tensor
         After rotation and any norm, as attention gets it.
-    key : (batch, kv_head, slot, head_dim)
-    mask : (batch, 1, q, slot)
+    mask : tensor
         Boolean, True where a token may attend, or added to the scores.
-    columns : (batch, n) int64
-    groups : (batch, slots, group)
-        Of the first slots; on later ones no weight may fall.
+    columns : int64
+        The chosen queries.
+    groups : float
+        1 where one of the first slots belongs to a group; on later slots no weight may fall.
     scaling : float, optional
         1 / sqrt(head_dim) by default.
     softcap : float, optional
@@ -167,24 +169,23 @@ def shares(
 
     Returns
     -------
-    (batch, n, group) float32
+    float32
         Mean over heads.
     """
     batch, heads, _, dim = query.shape
     kv_heads, slots = key.shape[1], key.shape[2]
     n = columns.shape[1]
-    picked = query.gather(2, columns[:, None, :, None].expand(-1, heads, -1, dim))
+    chosen = query.gather(2, columns[:, None, :, None].expand(-1, heads, -1, dim))
     # Heads that share a key head stand side by side: they become further queries of that one.
-    grouped = picked.reshape(batch, kv_heads, heads // kv_heads * n, dim).float()
+    grouped = chosen.reshape(batch, kv_heads, heads // kv_heads * n, dim).float()
     scores = grouped @ key.float().transpose(2, 3) * (scaling or dim**-0.5)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores.view(batch, heads, n, slots)
-    seen = mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, slots))
-    scores = (
-        scores.masked_fill_(~seen, -torch.inf)
-        if seen.dtype == torch.bool
-        else scores + seen.float()
-    )
+    allowed = mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, slots))
+    if allowed.dtype == torch.bool:
+        scores = scores.masked_fill_(~allowed, -torch.inf)
+    else:
+        scores = scores + allowed.float()
     weights = scores.softmax(dim=-1).mean(dim=1)
     return weights[:, :, : groups.shape[1]] @ groups

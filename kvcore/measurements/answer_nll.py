@@ -25,8 +25,8 @@ import torch
 from kvcore.cache import batch as cache_batch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.parse import condition
-from kvcore.conditions.recipes import Condition, MaskFromQuery, Recipe
-from kvcore.data.sample import Sample
+from kvcore.conditions.recipes import Condition, Recipe
+from kvcore.corpora.sample import Sample
 from kvcore.engine import batching, build, forward, limits, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
 from kvcore.engine.limits import BATCH_TOKENS, PASS_COST
@@ -328,7 +328,7 @@ def _answer_nlls(
         for i in range(len(one.tokens.answer))
     ]
     targets = torch.tensor([t for one in group for t in one.tokens.answer], device=lm.device)
-    logits = forward.logits(lm, given, (rows, columns), branch=True)
+    logits = forward.logits(lm, given, (rows, columns), share_layers=True)
     at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])
     ends = iter(
         [
@@ -347,12 +347,6 @@ def _scored_row(job: ScoreJob, nlls: Sequence[float]) -> dict[str, Any]:
         return _row_of(job, "the model's logits are not finite")
     one, tail = job.sample, nlls[1:]
     roles = one.roles(job.condition.recipe)
-    hidden = 0
-    if isinstance(job.condition.recipe, MaskFromQuery):
-        unseen = one_pass.hidden_copies(
-            job.condition.recipe.see, sorted({r for r in roles if r >= COPIES})
-        )
-        hidden = sum(role in unseen for role in roles)
     read = max(
         sum(role >= COPIES for _, role in one.prefill_spec(leaf))
         for leaf in job.condition.prefills()
@@ -364,7 +358,7 @@ def _scored_row(job: ScoreJob, nlls: Sequence[float]) -> dict[str, Any]:
         "n_answer_tokens": len(nlls),
         "doc_len": len(one.tokens.document),
         "prefix_len": read,
-        "cache_len": len(roles) - hidden,
+        "cache_len": len(roles) - len(one.hidden_slots(job.condition.recipe)),
         "clean_boundary": int(one.tokens.clean_boundary),
     }
 

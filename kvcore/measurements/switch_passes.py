@@ -139,11 +139,11 @@ def _one_pass(lm: LM, part: Sequence[DecodePlan], cached: Cached, attention: boo
         hidden = _hidden(lm, given, wanted)
         shares: list[Any] = [None] * len(part)
     else:
-        with attention_shares.watched(
+        with attention_shares.record_shares(
             lm, wanted, _slots(part, cache.slots), len(switching.SPANS)
         ) as (as_loaded, watch):
             hidden = _hidden(as_loaded, given, wanted)
-        layers = np.stack([watch.seen[i].cpu().numpy() for i in sorted(watch.seen)])
+        layers = np.stack([watch.by_layer[i].cpu().numpy() for i in sorted(watch.by_layer)])
         shares = [layers[:, row, : len(w)] for row, w in enumerate(wanted)]
     return [_Seen(*found) for found in zip(hidden, shares, strict=True)]
 

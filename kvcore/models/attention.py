@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -51,26 +53,21 @@ def pin_attention(config: Any, device: torch.device) -> None:
 
 def attend(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Float[Tensor, "batch head q head_dim"],
+    key: Float[Tensor, "batch kv_head slot head_dim"],
+    value: Float[Tensor, "batch kv_head slot head_dim"],
+    attention_mask: Shaped[Tensor, "#batch 1 q slot"] | None,
     scaling: float | None = None,
     **settings: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Float[Tensor, "batch q head head_dim"], None]:
     """Attend as transformers' SDPA does, in its form.
 
     Parameters
     ----------
-    query : (batch, head, q, head_dim)
-    key, value : (batch, kv_head, slot, head_dim)
-        Heads that share one stand side by side.
-    attention_mask : (batch, 1, q, slot) or None
+    query, key, value : tensors
+        Query heads that share a key head stand side by side.
+    attention_mask : bool, or None
         None leaves everything to transformers.
-
-    Returns
-    -------
-    (batch, q, head, head_dim), None
     """
     if attention_mask is None or settings.get("position_bias") is not None:
         return sdpa_attention_forward(

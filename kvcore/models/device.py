@@ -8,6 +8,15 @@ from kvcore.errors import KvError, MissingResource
 
 
 def resolve_device(device: str) -> torch.device:
+    """Return the device that an option names; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    KvError
+        For what is no device.
+    MissingResource
+        For CUDA where there is none.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -6,7 +6,6 @@ model that is not on this machine is one clear line naming the command that fetc
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -122,7 +121,8 @@ def _folder(name: str, entry: ModelEntry, revision: str | None) -> tuple[Path | 
                 f"model {name!r} is not installed: run `{INSTALL_COMMANDS[where]}`."
             )
         sha = str(entry.sha256)
-        return gguf.converted(where, sha, io.cache_folder() / "models" / f"{name}-{sha[:12]}"), sha
+        folder = io.cache_folder() / "models" / f"{name}-{sha[:12]}"
+        return gguf.convert_once(where, sha, folder), sha
     return _hub_snapshot(where, revision)
 
 
@@ -145,13 +145,12 @@ def _tokenizer_id(folder: Path) -> str:
         "vocab.json",
         "merges.txt",
     )
-    found = [folder / n for n in names if (folder / n).is_file()]
-    if not found:
+    present = [folder / n for n in names if (folder / n).is_file()]
+    if not present:
         raise KvError(f"{folder} holds no tokenizer files ({', '.join(names)}).")
-    digest = _digest(*(hashlib.sha256(path.read_bytes()).hexdigest() for path in found))
-    marked = found[0].read_text(encoding="utf-8", errors="replace")
+    marked = present[0].read_text(encoding="utf-8", errors="replace")
     style = "sentencepiece" if marked.count("▁") > marked.count("Ġ") else "byte-level"
-    return f"{style}-{digest}"
+    return f"{style}-{_digest(*map(io.file_sha256, present))}"
 
 
 def _tiny_tokenizer_id(name: str) -> str:
@@ -167,4 +166,4 @@ def _folder_digest(folder: Path) -> str:
 
 
 def _digest(*parts: str) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+    return io.json_digest(parts)[:24]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import shutil
@@ -11,15 +10,15 @@ import tempfile
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from kvcore import io
 from kvcore.errors import KvError
 
 SEAL = "kvcore.sha256"  # written last: a folder without it is not finished
 
 
-def converted(module: str, sha256: str, folder: Path) -> Path:
+def convert_once(module: str, sha256: str, folder: Path) -> Path:
     """Return the safetensors folder of a GGUF wheel, converting it the first time.
 
     Parameters
@@ -43,13 +42,12 @@ def converted(module: str, sha256: str, folder: Path) -> Path:
     """
     if (folder / SEAL).is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with io.exclusive_lock(Path(f"{folder}.lock")):
         if not (folder / SEAL).is_file():
             print(f"converting {module} to safetensors, once, in {folder} ...", file=sys.stderr)
-            scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+            scratch = Path(tempfile.mkdtemp(prefix=io.TEMPORARY, dir=folder.parent))
             try:
-                _convert(_gguf_file(module, scratch), sha256, scratch / "model")
+                _convert(gguf_file(module, scratch), sha256, scratch / "model")
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(scratch / "model", folder)
             finally:
@@ -57,8 +55,14 @@ def converted(module: str, sha256: str, folder: Path) -> Path:
     return folder
 
 
-def _gguf_file(module: str, scratch: Path) -> Path:
-    """Find the wheel's GGUF file, or join its parts in ``scratch``."""
+def gguf_file(module: str, scratch: Path) -> Path:
+    """Find the wheel's GGUF file, or join its parts in ``scratch``.
+
+    Raises
+    ------
+    KvError
+        If the package is not installed.
+    """
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise KvError(f"package {module!r} holds no GGUF file.")
@@ -70,10 +74,9 @@ def _gguf_file(module: str, scratch: Path) -> Path:
 
 
 def _convert(source: Path, sha256: str, target: Path) -> None:
-    with source.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
-    if found != sha256:
-        raise KvError(f"{source.name}: sha256 is {found}, expected {sha256}; reinstall the wheel.")
+    actual = io.file_sha256(source)
+    if actual != sha256:
+        raise KvError(f"{source.name}: sha256 is {actual}, expected {sha256}; reinstall the wheel.")
     loaded = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, dtype=torch.float32
     )

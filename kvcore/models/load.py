@@ -27,7 +27,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> LM:
-    """Load a model for scoring: eval mode, SDPA attention (see `kvcore.sdpa`), no gradients.
+    """Load a model for scoring: eval mode, pinned attention, no gradients.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def load_model(
         model, tokenizer = tiny.build(name)
         model = model.to(device=where, dtype=getattr(torch, files.dtype))
     else:
-        model, tokenizer = _load_folder(files, where, trust_remote_code)
+        model, tokenizer = load_folder(files, where, trust_remote_code)
     model.eval().requires_grad_(False)
     config = model.config.get_text_config()
     attention.pin_attention(config, where)
@@ -57,7 +57,14 @@ def load_model(
     return LM(name, model, tokenizer, bos_id, bos_source, files, where, config)
 
 
-def _load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[Any, Any]:
+def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[Any, Any]:
+    """Load model and tokenizer from a folder of safetensors, and refuse one that is not whole.
+
+    Raises
+    ------
+    KvError
+        Without safetensors, or with weights missing.
+    """
     logging.disable_progress_bar()
     options: dict[str, Any] = {}
     if files.quantization == "nf4":
@@ -76,7 +83,7 @@ def _load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[
     if device.type != "cpu" or files.quantization:
         options["device_map"] = {"": device}
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
-    found: Any = AutoModelForCausalLM.from_pretrained(
+    model_and_info: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, files.dtype),
         attn_implementation=attention.choose_attention(config),
@@ -86,11 +93,11 @@ def _load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[
         output_loading_info=True,
         **options,
     )
-    model, loaded = found
-    absent = sorted(loaded["missing_keys"])
-    if absent:  # they would be random numbers
+    model, info = model_and_info
+    missing = sorted(info["missing_keys"])
+    if missing:  # they would be random numbers
         raise KvError(
-            f"model {files.name!r}: {folder} lacks {len(absent)} weights, {absent[0]} "
+            f"model {files.name!r}: {folder} lacks {len(missing)} weights, {missing[0]} "
             "first; use a complete checkpoint of this architecture."
         )
     tokenizer = AutoTokenizer.from_pretrained(

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kvcore.models import tiny_configs
 from kvcore.models.attention import choose_attention
-from kvcore.models.tiny_configs import _SPECS, NAMES, SENTENCEPIECE
+from kvcore.models.tiny_configs import NAMES, SENTENCEPIECE, SPECS
 
 _TEXT = """The position of a key is the number given to the rotary embedding. A prefix is read
 before the document and dropped again; what remains of it is in the keys and the values. Query:
@@ -27,14 +27,14 @@ Document: the sample mean is the sum divided by the number of samples, and nothi
 
 @functools.lru_cache(maxsize=len(NAMES))
 def _template(name: str) -> tuple[Any, Any]:
-    config_class = _SPECS[name][0]
+    config_class = SPECS[name][0]
     config = getattr(transformers, config_class)(**tiny_configs.settings(name))
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=choose_attention(config)
         )
-    return model, _tokenizer(sentencepiece=name in SENTENCEPIECE)
+    return model, train_tokenizer(sentencepiece=name in SENTENCEPIECE)
 
 
 def build(name: str) -> tuple[Any, Any]:
@@ -43,7 +43,7 @@ def build(name: str) -> tuple[Any, Any]:
     return copy.deepcopy(model), tokenizer
 
 
-def _tokenizer(*, sentencepiece: bool) -> Any:
+def train_tokenizer(*, sentencepiece: bool) -> Any:
     """Train a small BPE: byte-level as GPT-2's, or SentencePiece-like with a dummy prefix."""
     special = ["<s>", "</s>"]
     if sentencepiece:

@@ -49,7 +49,8 @@ _LONGROPE = {
     "long_factor": [1.5, 2.0, 3.0, 4.0],
     "original_max_position_embeddings": 256,
 }
-_SPECS: dict[str, tuple[str, dict[str, Any]]] = {
+# The configuration class in transformers, and what differs from `_SHAPE`.
+SPECS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny-llama": ("LlamaConfig", {}),
     "tiny-llama3": ("LlamaConfig", {"rope_parameters": _LLAMA3}),
     "tiny-yarn": ("LlamaConfig", {"rope_parameters": _YARN}),
@@ -84,15 +85,15 @@ _SPECS: dict[str, tuple[str, dict[str, Any]]] = {
         {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 256},
     ),
 }
-NAMES = tuple(_SPECS)
+NAMES = tuple(SPECS)
 SENTENCEPIECE = ("tiny-mistral", "tiny-gemma3")
 
 
 def spec(name: str) -> str:
     """Return everything that determines a tiny model's numbers, as text."""
-    return json.dumps([name, *_SPECS[name], _SHAPE, 2], sort_keys=True)
+    return json.dumps([name, *SPECS[name], _SHAPE, 2], sort_keys=True)
 
 
 def settings(name: str) -> dict[str, Any]:
     """Return a tiny model's configuration."""
-    return {**_SHAPE, **_SPECS[name][1]}
+    return {**_SHAPE, **SPECS[name][1]}

@@ -1,0 +1,73 @@
+"""In 16 bits the scores are those of float32, up to rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from invariants.support.comparing import (
+    Fault,
+    must_see,
+)
+from invariants.support.plain_routes import ROUTES
+from invariants.support.samples import LONG, TINY
+from kvcore import loading
+from kvcore.cache import masks, rope
+from kvcore.measurements import answer_nll
+from kvcore.models.lm import LM
+
+# Roundoff of the dtype, times the size of the logits (10), times the roundings of three layers.
+COARSE = {"float16": 0.02, "bfloat16": 0.2}
+
+
+def check_half_precision(lm: LM, dtype: str) -> None:
+    """Demand finite scores in 16 bits, by both routes, near those of float32."""
+    names = ("bare", "oracle", "full_context(oracle)")
+    exact = answer_nll.score(lm, [LONG, TINY], names)
+    half = loading.load(lm.name, device="cpu", dtype=dtype)
+    for route in ROUTES:
+        coarse = answer_nll.score(half, [LONG, TINY], names, route=route)
+        assert (coarse.status == "ok").all()
+        assert (coarse.nll - exact.nll).abs().max() < COARSE[dtype]
+
+
+@pytest.mark.parametrize("dtype", sorted(COARSE))
+def test_half_precision_measures_the_same(llama: LM, dtype: str) -> None:
+    """Would catch scores in 16 bits that differ from float32's by more than rounding."""
+    check_half_precision(llama, dtype)
+
+
+def overflow_in_half_precision(patch: pytest.MonkeyPatch) -> None:
+    """Leave a NaN behind wherever the keys are not float32."""
+    right = rope.rotate
+    patch.setattr(
+        rope,
+        "rotate",
+        lambda keys, *more: (
+            right(keys, *more) * (1 if keys.dtype == torch.float32 else float("nan"))
+        ),
+    )
+
+
+def mask_in_another_sense(patch: pytest.MonkeyPatch) -> None:
+    """Turn the mask's meaning round where the keys are not float32."""
+    right = masks.in_attention_form
+    patch.setattr(
+        masks,
+        "in_attention_form",
+        lambda lm, mask: right(
+            lm,
+            mask
+            if lm.dtype == "float32"
+            else mask | mask.transpose(2, 3).logical_not()
+            if mask.shape[2] == mask.shape[3]
+            else ~mask,
+        ),
+    )
+
+
+@pytest.mark.parametrize("dtype", sorted(COARSE))
+@pytest.mark.parametrize("fault", [overflow_in_half_precision, mask_in_another_sense])
+def test_twin_half_precision(llama: LM, fault: Fault, dtype: str) -> None:
+    """Would catch a check blind to scores that are not finite, or to a mask of the other sense."""
+    must_see(fault, check_half_precision, llama, dtype)
