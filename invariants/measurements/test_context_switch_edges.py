@@ -49,8 +49,10 @@ def ids_of_passes(lm: LM, switch: Switch) -> list[tuple[bool, list[int]]]:
     seen: list[tuple[bool, list[int]]] = []
 
     def watching(real: Any, lm: LM, asked: forward.ForwardInput, *rest: Any) -> Any:
-        seen.extend((asked.past is not None, ids[held].tolist())
-                    for ids, held in zip(asked.ids, asked.real, strict=True))
+        seen.extend(
+            (asked.past is not None, ids[held].tolist())
+            for ids, held in zip(asked.ids, asked.real, strict=True)
+        )
         return real(lm, asked, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -84,8 +86,11 @@ def special(_real: object, tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-TWO_BOS = replaced(switching, "reprefill", lambda real, context, kind, before, bos: real(
-    (bos, *context), kind, before, bos))
+TWO_BOS = replaced(
+    switching,
+    "reprefill",
+    lambda real, context, kind, before, bos: real((bos, *context), kind, before, bos),
+)
 
 
 def test_twin_one_bos(llama: LM) -> None:
@@ -119,8 +124,9 @@ def test_again(name: str) -> None:
     check_again(loading.load(name, device="cpu"))
 
 
-def over_the_first(_real: object, lm: LM, held: kv_cache.KVCache, read: list[switching.Ids]
-                   ) -> forward.ForwardInput:
+def over_the_first(
+    _real: object, lm: LM, held: kv_cache.KVCache, read: list[switching.Ids]
+) -> forward.ForwardInput:
     """Read what is injected again at the positions of the first time."""
     return forward.pad_ids(lm, read, [1] * held.batch, held)
 
@@ -152,21 +158,25 @@ def test_noise(lm: LM) -> None:
     check_noise(lm)
 
 
-def shared(real: Callable[..., switching.Ids], tokenizer: Any, length: int, _name: str, seed: int
-           ) -> switching.Ids:
+def shared(
+    real: Callable[..., switching.Ids], tokenizer: Any, length: int, _name: str, seed: int
+) -> switching.Ids:
     """Draw every switch's noise alike."""
     return real(tokenizer, length, "all", seed)
 
 
-def by_length(real: Callable[..., switching.Ids], tokenizer: Any, one: TokenizedSwitch, seed: int
-              ) -> switching.Ids:
+def by_length(
+    real: Callable[..., switching.Ids], tokenizer: Any, one: TokenizedSwitch, seed: int
+) -> switching.Ids:
     """Draw as many tokens as the original context has."""
     return real(tokenizer, dataclasses.replace(one, new=one.original), seed)
 
 
-@pytest.mark.parametrize("fault", [
-    replaced(tokenization, "random_prefix", shared), replaced(switching, "noise_ids", by_length)],
-    ids=["one-for-all", "as-long-as-the-old"])
+@pytest.mark.parametrize(
+    "fault",
+    [replaced(tokenization, "random_prefix", shared), replaced(switching, "noise_ids", by_length)],
+    ids=["one-for-all", "as-long-as-the-old"],
+)
 def test_twin_noise(llama: LM, fault: Fault) -> None:
     must_see(fault, check_noise, llama)
 
@@ -198,8 +208,9 @@ def test_steps(lm: LM) -> None:
     check_steps(lm)
 
 
-def the_last(real: Callable[..., Any], lm: LM, one: TokenizedSwitch, ways: Any, steps: int, seed: int
-             ) -> Any:
+def the_last(
+    real: Callable[..., Any], lm: LM, one: TokenizedSwitch, ways: Any, steps: int, seed: int
+) -> Any:
     """Follow the last tokens rather than the first."""
     return real(lm, dataclasses.replace(one, after=one.after[-steps:]), ways, steps, seed)
 
@@ -221,8 +232,12 @@ def test_parts(lm: LM) -> None:
     check_parts(lm)
 
 
-def always_the_first(real: Callable[..., Any], logits: torch.Tensor, case: switch_passes.Case,
-                     followed: switching.Ids) -> Any:
+def always_the_first(
+    real: Callable[..., Any],
+    logits: torch.Tensor,
+    case: switch_passes.Case,
+    followed: switching.Ids,
+) -> Any:
     """Score every part against the first tokens."""
     return real(logits, case, case.followed[: len(followed)])
 
@@ -237,9 +252,13 @@ def test_twin_parts(llama: LM) -> None:
 def check_stops(lm: LM) -> None:
     """A stop ends its own text there, as its last token, and no other one; what is due is read."""
     some = (GIVEN[0], GIVEN[1], GIVEN[4])
-    whole = cells(switch_generation.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=()))
+    whole = cells(
+        switch_generation.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=())
+    )
     stop = {whole["longer", "gradual(4,2)"].ids[4], whole["shorter", "injection"].ids[6]}
-    found = cells(switch_generation.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=stop))
+    found = cells(
+        switch_generation.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=stop)
+    )
     lengths = set()
     for key, row in found.items():
         ids = whole[key].ids
@@ -254,9 +273,18 @@ def test_stops(lm: LM) -> None:
     check_stops(lm)
 
 
-@pytest.mark.parametrize("fault", [
-    wrong_rows, lambda patch: patch.setattr(switch_generation._AnswerState, "ended", property(
-        lambda page: len(page.ids) == page._job.most))], ids=["wrong-rows", "stops-unheard"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        wrong_rows,
+        lambda patch: patch.setattr(
+            switch_generation._AnswerState,
+            "ended",
+            property(lambda page: len(page.ids) == page._job.most),
+        ),
+    ],
+    ids=["wrong-rows", "stops-unheard"],
+)
 def test_twin_stops(llama: LM, fault: Fault) -> None:
     must_see(fault, check_stops, llama)
 
@@ -268,8 +296,10 @@ def check_company(lm: LM) -> None:
     """What a way's slots are called hangs on no other way, on an identical pair either."""
     ways = ("ignore", "flush", "partial(0)", "injection")
     found = cells(context_switch.follow(lm, GIVEN, ways, attention=True))
-    others = [context_switch.follow(lm, GIVEN, ways[::-1], attention=True),
-              *(context_switch.follow(lm, GIVEN, [name], attention=True) for name in ways)]
+    others = [
+        context_switch.follow(lm, GIVEN, ways[::-1], attention=True),
+        *(context_switch.follow(lm, GIVEN, [name], attention=True) for name in ways),
+    ]
     for key, row in ((key, row) for table in others for key, row in cells(table).items()):
         for span in switching.SPANS:
             column = f"share_{span}"
@@ -281,7 +311,9 @@ def test_company(lm: LM) -> None:
     check_company(lm)
 
 
-def named_apart(real: Callable[..., Any], lm: LM, one: TokenizedSwitch, ways: Any, *rest: Any) -> Any:
+def named_apart(
+    real: Callable[..., Any], lm: LM, one: TokenizedSwitch, ways: Any, *rest: Any
+) -> Any:
     """Let the first way's slots be called what its contexts are called."""
     case, places = real(lm, one, ways, *rest)
     if not one.identical or ways[0].kind != "ignore":
@@ -304,11 +336,15 @@ def check_lengths(lm: LM) -> None:
     said = []
     for most in (14, 15):
         try:
-            switch_generation.generate_after_switch(lm, [long], ["ignore"], max_new_tokens=most, stop=())
+            switch_generation.generate_after_switch(
+                lm, [long], ["ignore"], max_new_tokens=most, stop=()
+            )
             said.append("")
         except KvError as reason:
             said.append(str(reason))
-        assert said[-1] == context_switch.refusal(lm, long, ["ignore"], steps=1, max_new_tokens=most)
+        assert said[-1] == context_switch.refusal(
+            lm, long, ["ignore"], steps=1, max_new_tokens=most
+        )
     assert not said[0]
     assert "is exact for" in said[1]
 
@@ -318,6 +354,10 @@ def test_lengths() -> None:
 
 
 def test_twin_lengths() -> None:
-    must_see(lambda patch: patch.setattr(
-        switch_generation._Job, "length", property(lambda job: job.slots)), check_lengths,
-        loading.load("tiny-longrope", device="cpu"))
+    must_see(
+        lambda patch: patch.setattr(
+            switch_generation._Job, "length", property(lambda job: job.slots)
+        ),
+        check_lengths,
+        loading.load("tiny-longrope", device="cpu"),
+    )

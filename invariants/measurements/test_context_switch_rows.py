@@ -35,7 +35,9 @@ def llama() -> Iterator[LM]:
 
 
 def keys(ways: tuple[str, ...] = WAYS) -> pd.DataFrame:
-    return context_switch_rows.rows(model_files.locate("tiny-llama"), "word_problems", PAIRS, ways, 0)
+    return context_switch_rows.rows(
+        model_files.locate("tiny-llama"), "word_problems", PAIRS, ways, 0
+    )
 
 
 def check_rows(lm: LM) -> None:
@@ -44,7 +46,8 @@ def check_rows(lm: LM) -> None:
     assert len(todo) == len(PAIRS) * len(WAYS)
     found = context_switch_rows.scorer(lambda: lm, PAIRS, None)(todo)
     assert set(zip(found.sample_id, found.condition, strict=True)) == set(
-        zip(todo.sample_id, todo.condition, strict=True))
+        zip(todo.sample_id, todo.condition, strict=True)
+    )
     assert set(found.status) == {"ok"}
     for pair in PAIRS[:3]:
         own = found[found.sample_id == pair.id].set_index("condition")
@@ -56,22 +59,35 @@ def check_rows(lm: LM) -> None:
         for column in (*context_switch_rows.PER_TOKEN, "share_injected", "layer_share_original"):
             assert np.allclose(own.loc["injection", column], alone[column], atol=2e-5), column
         assert own.loc["injection", "score"] == pytest.approx(max(alone.kl_ignore), abs=2e-5)
-        written = switch_generation.generate_after_switch(lm, [one], ["injection"], max_new_tokens=6,
-                                  stop=context_switch_rows._line_ends(lm)).iloc[0]
+        written = switch_generation.generate_after_switch(
+            lm, [one], ["injection"], max_new_tokens=6, stop=context_switch_rows._line_ends(lm)
+        ).iloc[0]
         assert len(own.loc["free:injection", "tokens"]) == len(written.ids)
         assert own.loc["free:injection", "correct"] == context_switch_rows.answers(
-            written.text, pair.alt_answer)
+            written.text, pair.alt_answer
+        )
 
 
 def test_rows(llama: LM) -> None:
     check_rows(llama)
 
 
-@pytest.mark.parametrize("fault", [
-    replaced(context_switch_rows, "switch_of", lambda real, pair, seed: real(
-        PAIRS[(PAIRS.index(pair) + 1) % len(PAIRS)], seed)),
-    replaced(context_switch_rows, "_freed", lambda real, lm, row, pair: {
-        **real(lm, row, pair), "correct": 1})], ids=["next-pair", "always-right"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        replaced(
+            context_switch_rows,
+            "switch_of",
+            lambda real, pair, seed: real(PAIRS[(PAIRS.index(pair) + 1) % len(PAIRS)], seed),
+        ),
+        replaced(
+            context_switch_rows,
+            "_freed",
+            lambda real, lm, row, pair: {**real(lm, row, pair), "correct": 1},
+        ),
+    ],
+    ids=["next-pair", "always-right"],
+)
 def test_twin_rows(llama: LM, fault: Fault) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
@@ -84,7 +100,13 @@ def test_rows_are_stored_whole(llama: LM, tmp_path: Path) -> None:
     """What is written to a store is what is read back, lists and texts too."""
     store = Store(tmp_path, context_switch_rows.ADAPTATION)
     todo = keys(("injection",))
-    measure_missing(store, todo, context_switch_rows.scorer(lambda: llama, PAIRS, None), meta=dict, shard_samples=2)
+    measure_missing(
+        store,
+        todo,
+        context_switch_rows.scorer(lambda: llama, PAIRS, None),
+        meta=dict,
+        shard_samples=2,
+    )
     stored = store.read()
     fresh = context_switch_rows.scorer(lambda: llama, PAIRS, None)(todo)
     both = stored.merge(fresh, on=["sample_id", "condition"], suffixes=("", "_new"))
@@ -97,7 +119,9 @@ def test_rows_are_stored_whole(llama: LM, tmp_path: Path) -> None:
 def test_a_pair_that_cannot_be_read_keeps_its_reason(llama: LM) -> None:
     """It is a row with a status, so that it is counted and not measured again and again."""
     broken = dataclasses.replace(PAIRS[0], question=PAIRS[0].question + " word" * 3000)
-    todo = context_switch_rows.rows(model_files.locate("tiny-llama"), "x", [broken, *PAIRS[1:3]], WAYS, 0)
+    todo = context_switch_rows.rows(
+        model_files.locate("tiny-llama"), "x", [broken, *PAIRS[1:3]], WAYS, 0
+    )
     found = context_switch_rows.scorer(lambda: llama, [broken, *PAIRS[1:3]], None)(todo)
     own = found[found.sample_id == broken.id]
     assert len(own) == len(WAYS)
@@ -107,11 +131,14 @@ def test_a_pair_that_cannot_be_read_keeps_its_reason(llama: LM) -> None:
 
 def check_answers() -> None:
     for text, answer, right in (
-            ("5 + 3 = 8. The answer is 8", "8", True), ("The answer is 8, no, 9", "8", False),
-            ("so 8 apples are left.", "8", True), ("nothing", "8", False),
-            ("1,200 left: 2.5", "2.5", True),
-            ("The answer is Paris.", "paris", True),
-            ("Paris. The answer is Rome", "paris", False)):
+        ("5 + 3 = 8. The answer is 8", "8", True),
+        ("The answer is 8, no, 9", "8", False),
+        ("so 8 apples are left.", "8", True),
+        ("nothing", "8", False),
+        ("1,200 left: 2.5", "2.5", True),
+        ("The answer is Paris.", "paris", True),
+        ("Paris. The answer is Rome", "paris", False),
+    ):
         assert context_switch_rows.answers(text, answer) is right, (text, answer)
 
 
@@ -127,7 +154,9 @@ def test_the_key_hangs_on_pair_and_rule(monkeypatch: pytest.MonkeyPatch) -> None
     """Another text or another number of tokens is another row."""
     mine = keys()
     other = [dataclasses.replace(PAIRS[0], alt_problem=PAIRS[0].alt_problem + " ")]
-    changed = context_switch_rows.rows(model_files.locate("tiny-llama"), "word_problems", other, WAYS, 0)
+    changed = context_switch_rows.rows(
+        model_files.locate("tiny-llama"), "word_problems", other, WAYS, 0
+    )
     assert changed.sample_hash.iloc[0] != mine.sample_hash.iloc[0]
     monkeypatch.setattr(context_switch_rows, "STEPS", 999)
     assert keys().template.iloc[0] != mine.template.iloc[0]

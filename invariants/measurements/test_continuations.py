@@ -32,8 +32,10 @@ from kvcore.store.schema import KEY
 from kvcore.store.shards import Store
 
 SENTENCE = " It is the sum of its entries along an axis, divided by how many there are."
-TEXTS = (*(Text(f"t{i}", "The mean of a sample is a number.", SENTENCE * (2 + i))
-           for i in range(3)), Text("short", "A sum.", " No."))
+TEXTS = (
+    *(Text(f"t{i}", "The mean of a sample is a number.", SENTENCE * (2 + i)) for i in range(3)),
+    Text("short", "A sum.", " No."),
+)
 SOURCES = ("human", "greedy", "shuffled")
 
 
@@ -51,7 +53,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
         return loading.load("tiny-llama", device="cpu")
 
     for _ in range(2):  # the second time nothing is missing, and nothing is loaded
-        measure_missing(store, keys, hidden_states_rows.scorer(load, TEXTS, root, None), meta={}, progress=None)
+        measure_missing(
+            store, keys, hidden_states_rows.scorer(load, TEXTS, root, None), meta={}, progress=None
+        )
     assert len(loads) == 1
     assert (root / "_written").exists()
     return store.read()
@@ -81,8 +85,7 @@ def test_stored_numbers_are_the_instruments(stored: pd.DataFrame) -> None:
         for name in hidden_states_rows.STATS:
             assert np.allclose(row[name], direct.loc[place, name], rtol=1e-4)
         assert list(row["tokens"]) == steps.loc[place, "token"].tolist()
-        assert np.allclose(row["token_steps"], steps.loc[place, "step"], rtol=1e-4,
-                           equal_nan=True)
+        assert np.allclose(row["token_steps"], steps.loc[place, "step"], rtol=1e-4, equal_nan=True)
 
 
 def test_another_text_or_rule_makes_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +96,10 @@ def test_another_text_or_rule_makes_another_key(monkeypatch: pytest.MonkeyPatch)
     assert one["sample_hash"].iloc[0] != other["sample_hash"].iloc[0]
     assert list(one.columns) == [*KEY, "length"]
     monkeypatch.setattr("kvcore.sources.NEW_TOKENS", 10)
-    assert hidden_states_rows.rows(files, "x", TEXTS[:1], ("human",), 0)["template"].iloc[0] != (
-        one["template"].iloc[0])
+    assert (
+        hidden_states_rows.rows(files, "x", TEXTS[:1], ("human",), 0)["template"].iloc[0]
+        != (one["template"].iloc[0])
+    )
 
 
 def test_the_dynamics_code_has_a_hash_of_its_own() -> None:
@@ -107,19 +112,34 @@ def test_the_dynamics_code_has_a_hash_of_its_own() -> None:
 # --- estimands ----------------------------------------------------------------------------------
 
 
-def made(name: str, offset: float, *, slope: float = 0.0, seed: int = 0, ce: float = 2.0,
-         couple: float = 0.0) -> Rows:
+def made(
+    name: str,
+    offset: float,
+    *,
+    slope: float = 0.0,
+    seed: int = 0,
+    ce: float = 2.0,
+    couple: float = 0.0,
+) -> Rows:
     """Rows of 40 texts in 10 layers, steps = offset + slope * layer + noise + couple * CE."""
     rng = np.random.default_rng(seed)
     ces = ce + rng.normal(0, 0.5, 40)
     steps = [offset + slope * np.arange(10) + couple * c + rng.normal(0, 0.3, 10) for c in ces]
     tokens = [rng.uniform(0, 5, 30) for _ in ces]
-    frame = pd.DataFrame({
-        "status": "ok", "ce": ces, "smoothness": steps,
-        "relative_step": steps, "cosine": steps, "tokens": [["a"] * 30] * 40,
-        "token_kinds": [["word", "space", "number"] * 10] * 40, "token_nlls": tokens,
-        "token_steps": [np.r_[np.nan, t[1:] + rng.normal(0, 0.1, 29)] for t in tokens]},
-        index=[f"t{i}" for i in range(40)])
+    frame = pd.DataFrame(
+        {
+            "status": "ok",
+            "ce": ces,
+            "smoothness": steps,
+            "relative_step": steps,
+            "cosine": steps,
+            "tokens": [["a"] * 30] * 40,
+            "token_kinds": [["word", "space", "number"] * 10] * 40,
+            "token_nlls": tokens,
+            "token_steps": [np.r_[np.nan, t[1:] + rng.normal(0, 0.1, 29)] for t in tokens],
+        },
+        index=[f"t{i}" for i in range(40)],
+    )
     return Rows(name, "ce", frame, tuple(frame.index), tuple)
 
 

@@ -36,8 +36,11 @@ from kvcore.store.shards import Store
 ROUNDING = 1e-12
 VIEWS = ("bare", "random", "full_context(oracle)", "values_only(static_fact)", "bare_again")
 SAMPLES = tuple(
-    Sample(f"what does f{i} do", "the mean of the sum is a number " * (2 + 3 * i), "a sum",
-           id=f"s{i}") for i in range(4))
+    Sample(
+        f"what does f{i} do", "the mean of the sum is a number " * (2 + 3 * i), "a sum", id=f"s{i}"
+    )
+    for i in range(4)
+)
 VOCABULARY = 40
 
 
@@ -63,7 +66,7 @@ def test_a_distribution_sums_to_one_with_its_tail(row: torch.Tensor, k: int) -> 
     assert view.masses().sum() == pytest.approx(1, abs=ROUNDING)
     exact = whole(row)
     assert np.allclose(np.exp(view.log_probs), exact[view.ids], rtol=1e-10, atol=1e-300)
-    assert view.log_probs.min() >= np.log(np.sort(exact)[::-1][: k][-1]) - 1e-9
+    assert view.log_probs.min() >= np.log(np.sort(exact)[::-1][:k][-1]) - 1e-9
 
 
 def check_divergences(first: torch.Tensor, second: torch.Tensor, k: int) -> None:
@@ -117,16 +120,16 @@ def test_a_distribution_does_not_diverge_from_itself(row: torch.Tensor, k: int) 
 def test_faults_of_the_divergences_are_seen() -> None:
     """A tail left out, and Kullback-Leibler in place of Jensen-Shannon."""
     generator = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(1, VOCABULARY, generator=generator).double() * 3
-                     for _ in range(2))
+    first, second = (torch.randn(1, VOCABULARY, generator=generator).double() * 3 for _ in range(2))
 
     def no_tail(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(Distribution, "masses", lambda self: np.exp(self.log_probs))
 
     def unsymmetric(patch: pytest.MonkeyPatch) -> None:
         right = divergence.kl
-        patch.setitem(check_divergences.__globals__, "js",
-                      lambda p, q, unit="nats": right(p, q, unit))
+        patch.setitem(
+            check_divergences.__globals__, "js", lambda p, q, unit="nats": right(p, q, unit)
+        )
 
     must_see(unsymmetric, check_divergences, first, second, 10)
     must_see(no_tail, check_mass, first)
@@ -158,8 +161,7 @@ def test_the_first_tokens_probability_is_that_of_its_score(lm: LM) -> None:
 
     def one_off(patch: pytest.MonkeyPatch) -> None:
         right = divergence.of_logits
-        patch.setattr(divergence, "of_logits",
-                      lambda logits, k: right(logits.roll(1, dims=-1), k))
+        patch.setattr(divergence, "of_logits", lambda logits, k: right(logits.roll(1, dims=-1), k))
 
     must_see(one_off, check_first_token, lm)
 
@@ -226,13 +228,16 @@ def test_rows_are_stored_once_and_are_the_instruments(tmp_path: Any) -> None:
         return loading.load("tiny-llama", device="cpu")
 
     for _ in range(2):
-        measure_missing(store, keys, divergence_rows.scorer(load, SAMPLES, None), meta={}, progress=None)
+        measure_missing(
+            store, keys, divergence_rows.scorer(load, SAMPLES, None), meta={}, progress=None
+        )
     assert len(loads) == 1
     rows = store.read().set_index(["sample_id", "condition"])
     direct = between(load(), SAMPLES, [("bare", "random")]).set_index("sample_id")
     for name in direct.index:
         assert rows.loc[(name, "bare~random"), "js"] == pytest.approx(
-            direct.loc[name, "js"], abs=1e-7)
+            direct.loc[name, "js"], abs=1e-7
+        )
         assert rows.loc[(name, "bare~bare"), "js"] == 0
 
 
@@ -272,8 +277,9 @@ def test_widths_fall_with_the_square_root_of_n() -> None:
     check_widths()
 
     def constant(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(stats, "interval_widths",
-                      lambda _x, sizes, draws, **_: np.ones((draws, len(sizes))))
+        patch.setattr(
+            stats, "interval_widths", lambda _x, sizes, draws, **_: np.ones((draws, len(sizes)))
+        )
 
     must_see(constant, check_widths)
 
@@ -296,4 +302,8 @@ def test_either_side_supports_a_difference() -> None:
         return verdict.judge(estimate, predicted)
 
     assert [said(0.02, 0.5), said(-0.5, -0.02), said(-0.05, 0.05), said(-0.2, 0.2)] == [
-        "supported", "supported", "refuted", "inconclusive"]
+        "supported",
+        "supported",
+        "refuted",
+        "inconclusive",
+    ]
