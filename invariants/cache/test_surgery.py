@@ -56,8 +56,11 @@ TRUNCATED = ("oracle", "random", "static_fact", 'literal("Read this closely.")')
 PLAIN_ROUTES = (plain.truncated_nlls, plain.shifted_nlls, plain.one_pass_nlls)
 ROUTES: tuple[answer_nll.Route, ...] = ("auto", "cache")
 
-LONG = Sample("what does the mean do", "it returns the sum of entries along an axis divided by "
-              "the number of entries and nothing else", "the sample mean")
+LONG = Sample(
+    "what does the mean do",
+    "it returns the sum of entries along an axis divided by the number of entries and nothing else",
+    "the sample mean",
+)
 SHORT = Sample("key", "<s>", "prefix")  # so short that a windowed query still sees BOS
 
 few = settings(max_examples=6, deadline=None)
@@ -133,8 +136,10 @@ def test_a_prefill_is_a_whole_pass(lm: LM) -> None:
     """Bit for bit, and the last layer's attention is not run."""
     check_a_prefill_is_a_whole_pass(lm, SOME_IDS, 3)
     ran: list[str] = []
-    hooks = [module.register_forward_hook(lambda *_, name=name: ran.append(name))
-             for name, module in lm.model.named_modules()]
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in lm.model.named_modules()
+    ]
     forward.prefill(lm, forward.pad_ids(lm, [SOME_IDS], [0]))
     for hook in hooks:
         hook.remove()
@@ -142,16 +147,25 @@ def test_a_prefill_is_a_whole_pass(lm: LM) -> None:
     assert layers == {str(i) for i in range(lm.config.num_hidden_layers - 1)}
 
 
-def one_place_on(lm: LM, given: forward.ForwardInput, real: Callable[..., KVCache] = forward.prefill
-                 ) -> KVCache:
+def one_place_on(
+    lm: LM, given: forward.ForwardInput, real: Callable[..., KVCache] = forward.prefill
+) -> KVCache:
     """Read every token one position further on."""
     return real(lm, dataclasses.replace(given, positions=given.positions + 1))
 
 
-@pytest.mark.parametrize("fault", [
-    lambda patch: patch.setattr(hf_cache, "stop_after_layer", lambda last, real=hf_cache.stop_after_layer: real(last - 1)),
-    lambda patch: patch.setattr(forward, "prefill", one_place_on)],
-    ids=["a-layer-short", "one-place-on"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda patch: patch.setattr(
+            hf_cache,
+            "stop_after_layer",
+            lambda last, real=hf_cache.stop_after_layer: real(last - 1),
+        ),
+        lambda patch: patch.setattr(forward, "prefill", one_place_on),
+    ],
+    ids=["a-layer-short", "one-place-on"],
+)
 def test_twin_a_prefill_is_a_whole_pass(llama: LM, fault: Fault) -> None:
     must_see(fault, check_a_prefill_is_a_whole_pass, llama, SOME_IDS, 3)
 
@@ -190,8 +204,9 @@ def check_unmoved_keys_keep_their_bits(lm: LM, ids: Sequence[int], n: int) -> No
     deltas = torch.full_like(cache.positions, n)
     deltas[:, 0] = 0
     after = cache.reposition(lm, rope_probe.rope_plan(lm), deltas)
-    assert all(torch.equal(a[:, :, 0], b[:, :, 0])
-               for a, b in zip(after.keys, cache.keys, strict=True)), "a key at rest was changed"
+    assert all(
+        torch.equal(a[:, :, 0], b[:, :, 0]) for a, b in zip(after.keys, cache.keys, strict=True)
+    ), "a key at rest was changed"
     assert not all(map(torch.equal, after.keys, cache.keys)), "nothing was moved at all"
 
 
@@ -209,8 +224,11 @@ def interleave_pairs(patch: pytest.MonkeyPatch) -> None:
     """Turn the other dimensions together: neighbours for halves, halves for neighbours."""
     other: dict[str, Any] = {"half": "interleaved", "interleaved": "half", "none": "none"}
     right = rope.rotate
-    patch.setattr(rope, "rotate", lambda k, c, s, pairing, precision=None: right(
-        k, c, s, other[pairing], precision))
+    patch.setattr(
+        rope,
+        "rotate",
+        lambda k, c, s, pairing, precision=None: right(k, c, s, other[pairing], precision),
+    )
 
 
 def move_one_too_far(patch: pytest.MonkeyPatch) -> None:
@@ -237,22 +255,25 @@ def scale_the_turn(patch: pytest.MonkeyPatch) -> None:
 def use_one_base(patch: pytest.MonkeyPatch) -> None:
     """Turn every layer with the full-attention base."""
     right = rope.rotation
-    patch.setattr(
-        rope, "rotation", lambda lm, kind, d: right(lm, kind and masks.FULL, d))
+    patch.setattr(rope, "rotation", lambda lm, kind, d: right(lm, kind and masks.FULL, d))
 
 
 def lose_bos(patch: pytest.MonkeyPatch) -> None:
     """Drop as many slots as asked for, but from BOS on."""
     right = kv_cache.KVCache.keep
-    patch.setattr(kv_cache.KVCache, "keep", lambda self, slots: right(
-        self, [[kept[1] - 1, *kept[1:]] for kept in slots]))
+    patch.setattr(
+        kv_cache.KVCache,
+        "keep",
+        lambda self, slots: right(self, [[kept[1] - 1, *kept[1:]] for kept in slots]),
+    )
 
 
 def turn_values_too(patch: pytest.MonkeyPatch) -> None:
     right = kv_cache.KVCache.reposition
 
-    def broken(self: kv_cache.KVCache, lm: LM, plan: Any, deltas: torch.Tensor, **more: Any
-               ) -> kv_cache.KVCache:
+    def broken(
+        self: kv_cache.KVCache, lm: LM, plan: Any, deltas: torch.Tensor, **more: Any
+    ) -> kv_cache.KVCache:
         done = right(self, lm, plan, deltas, **more)
         swapped = right(dataclasses.replace(self, keys=self.values), lm, plan, deltas, **more)
         return dataclasses.replace(done, values=swapped.keys)
@@ -268,8 +289,13 @@ def leave_keys_unturned(patch: pytest.MonkeyPatch) -> None:
 def turn_all_by_the_mean(patch: pytest.MonkeyPatch) -> None:
     """Move every slot alike, those at rest too."""
     right = rope.rotation
-    patch.setattr(rope, "rotation", lambda lm, kind, d: right(
-        lm, kind, d.float().mean(dim=1, keepdim=True).round().long().expand_as(d)))
+    patch.setattr(
+        rope,
+        "rotation",
+        lambda lm, kind, d: right(
+            lm, kind, d.float().mean(dim=1, keepdim=True).round().long().expand_as(d)
+        ),
+    )
 
 
 @pytest.fixture
@@ -296,8 +322,15 @@ def test_twin_norms(lm: LM, seen: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [interleave_pairs, move_one_too_far, turn_the_same_way_always, turn_values_too,
-              leave_keys_unturned])
+    "fault",
+    [
+        interleave_pairs,
+        move_one_too_far,
+        turn_the_same_way_always,
+        turn_values_too,
+        leave_keys_unturned,
+    ],
+)
 def test_twin_moved_back(lm: LM, seen: Callable[..., None], fault: Fault) -> None:
     """Wrong pairs, one position too many, the wrong way, turned values, nothing: each is seen."""
     seen(fault, check_moved_equals_prefilled, lm, SOME_IDS, 17)
@@ -335,12 +368,12 @@ def check_truncated_equals_plain(
 ) -> None:
     """Demand that truncated conditions score as all three plain routes do."""
     rows = in_one_batch(lm, batch, names, route)
-    for (sample, name), row in zip(
-            itertools.product(batch, names), rows.itertuples(), strict=True):
+    for (sample, name), row in zip(itertools.product(batch, names), rows.itertuples(), strict=True):
         ids = plain_ids(lm, sample, name)
         for plainly in PLAIN_ROUTES:
             assert_scores(
-                row.token_nlls, plainly(lm.model, *ids), f"{name} against {plainly.__name__}")
+                row.token_nlls, plainly(lm.model, *ids), f"{name} against {plainly.__name__}"
+            )
         assert row.cache_len == 1 + row.doc_len == 1 + len(ids[2])
 
 
@@ -366,8 +399,7 @@ def check_full_context_equals_teacher_forcing(
     """Demand that visible prefixes score as plain text does."""
     names = ("full_context(oracle)", "full_context(random)", "framed")
     rows = in_one_batch(lm, batch, names, route)
-    for (sample, name), row in zip(
-            itertools.product(batch, names), rows.itertuples(), strict=True):
+    for (sample, name), row in zip(itertools.product(batch, names), rows.itertuples(), strict=True):
         wanted = plain.full_context_nlls(lm.model, *plain_ids(lm, sample, name))
         assert_scores(row.token_nlls, wanted, name)
 
@@ -380,8 +412,9 @@ def check_bare_equals_no_cache(lm: LM, batch: Sequence[Sample], route: answer_nl
         assert_scores(row.token_nlls, plain.bare_nlls(lm.model, bos, *ids), "bare")
 
 
-NOTHING_DROPPED = Condition("nothing dropped", registry.truncation(NO_PREFIX),
-                            "surgery with a prefix of length zero")
+NOTHING_DROPPED = Condition(
+    "nothing dropped", registry.truncation(NO_PREFIX), "surgery with a prefix of length zero"
+)
 
 
 def check_empty_prefix_equals_bare(
@@ -476,8 +509,13 @@ def test_twin_documents_reach_past_the_window(name: str, seen: Callable[..., Non
 def start_a_position_late(patch: pytest.MonkeyPatch) -> None:
     """Leave a gap between the cache and the query."""
     right = forward.pad_ids
-    patch.setattr(forward, "pad_ids", lambda lm, s, starts, past=None: right(
-        lm, s, [n + (past is not None) for n in starts], past))
+    patch.setattr(
+        forward,
+        "pad_ids",
+        lambda lm, s, starts, past=None: right(
+            lm, s, [n + (past is not None) for n in starts], past
+        ),
+    )
 
 
 def forget_the_window(patch: pytest.MonkeyPatch) -> None:
@@ -489,10 +527,11 @@ def count_the_window_over_slots(patch: pytest.MonkeyPatch) -> None:
     """Take a slot's index for its position, which it is not once the batch is padded."""
     right = masks.visible
 
-    def broken(q: torch.Tensor, k: torch.Tensor, real: torch.Tensor, window: int | None
-               ) -> torch.Tensor:
+    def broken(
+        q: torch.Tensor, k: torch.Tensor, real: torch.Tensor, window: int | None
+    ) -> torch.Tensor:
         slots = torch.arange(k.shape[1]).expand_as(k)
-        return right(slots[:, -q.shape[1]:], slots, real, window)
+        return right(slots[:, -q.shape[1] :], slots, real, window)
 
     patch.setattr(masks, "visible", broken)
 
@@ -500,8 +539,9 @@ def count_the_window_over_slots(patch: pytest.MonkeyPatch) -> None:
 def see_the_future(patch: pytest.MonkeyPatch) -> None:
     right = masks.visible
 
-    def broken(q: torch.Tensor, k: torch.Tensor, real: torch.Tensor, window: int | None
-               ) -> torch.Tensor:
+    def broken(
+        q: torch.Tensor, k: torch.Tensor, real: torch.Tensor, window: int | None
+    ) -> torch.Tensor:
         return right(q, k, real, window) | real[:, None, None, :]
 
     patch.setattr(masks, "visible", broken)
@@ -509,21 +549,30 @@ def see_the_future(patch: pytest.MonkeyPatch) -> None:
 
 def see_padding(patch: pytest.MonkeyPatch) -> None:
     right = masks.visible
-    patch.setattr(masks, "visible", lambda q, k, real, window: right(
-        q, k, torch.ones_like(real), window))
+    patch.setattr(
+        masks, "visible", lambda q, k, real, window: right(q, k, torch.ones_like(real), window)
+    )
 
 
 def drop_one_more(patch: pytest.MonkeyPatch) -> None:
     right = kv_cache.KVCache.keep
-    patch.setattr(kv_cache.KVCache, "keep", lambda self, slots: right(
-        self, [[kept[0], *kept[2:]] for kept in slots]))
+    patch.setattr(
+        kv_cache.KVCache,
+        "keep",
+        lambda self, slots: right(self, [[kept[0], *kept[2:]] for kept in slots]),
+    )
 
 
 def read_the_wrong_logit(patch: pytest.MonkeyPatch) -> None:
     """Take each answer token's NLL a token before the one that predicts it."""
-    right = forward._forward
-    patch.setattr(forward, "_forward", lambda lm, given_, wanted, **cache: right(
-        lm, given_, (wanted[0], [c - 1 for c in wanted[1]]), **cache))
+    right = forward.run_model
+    patch.setattr(
+        forward,
+        "run_model",
+        lambda lm, given_, wanted, **cache: right(
+            lm, given_, (wanted[0], [c - 1 for c in wanted[1]]), **cache
+        ),
+    )
 
 
 # Faults of the one masked pass. Its groups are, in order: BOS, prefix, second BOS, document,
@@ -546,6 +595,7 @@ def change_readings(
 
 def let_see(query: int, key: int) -> Callable[[pytest.MonkeyPatch], None]:
     """Make a fault: one group sees another that it must not see."""
+
     def fault(patch: pytest.MonkeyPatch) -> None:
         def seeing(read: SequenceInput, _: int) -> SequenceInput:
             assert (query, key) in read.blocked_groups
@@ -559,36 +609,72 @@ def let_see(query: int, key: int) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def hide_the_prefix_from_the_document(patch: pytest.MonkeyPatch) -> None:
-    change_readings(patch, lambda read, _: dataclasses.replace(
-        read, blocked_groups=read.blocked_groups | {(DOCUMENT, COPY)}))
+    change_readings(
+        patch,
+        lambda read, _: dataclasses.replace(
+            read, blocked_groups=read.blocked_groups | {(DOCUMENT, COPY)}
+        ),
+    )
 
 
 def second_bos_a_position_early(patch: pytest.MonkeyPatch) -> None:
-    change_readings(patch, lambda read, at: dataclasses.replace(read, positions=(
-        *read.positions[:at], read.positions[at] - 1, *read.positions[at + 1 :])))
+    change_readings(
+        patch,
+        lambda read, at: dataclasses.replace(
+            read,
+            positions=(*read.positions[:at], read.positions[at] - 1, *read.positions[at + 1 :]),
+        ),
+    )
 
 
 def no_place_for_the_second_bos(patch: pytest.MonkeyPatch) -> None:
     """Count the second BOS as a token of its own, so that the document comes one too late."""
-    change_readings(patch, lambda read, at: dataclasses.replace(
-        read, positions=(*read.positions[:at], *(n + 1 for n in read.positions[at:]))))
+    change_readings(
+        patch,
+        lambda read, at: dataclasses.replace(
+            read, positions=(*read.positions[:at], *(n + 1 for n in read.positions[at:]))
+        ),
+    )
 
 
 def question_a_position_late(patch: pytest.MonkeyPatch) -> None:
-    change_readings(patch, lambda read, _: dataclasses.replace(read, positions=tuple(
-        n + (group == QUESTION) for n, group in zip(read.positions, read.groups, strict=True))))
+    change_readings(
+        patch,
+        lambda read, _: dataclasses.replace(
+            read,
+            positions=tuple(
+                n + (group == QUESTION)
+                for n, group in zip(read.positions, read.groups, strict=True)
+            ),
+        ),
+    )
 
 
 LAYOUT_FAULTS = (
-    let_see(DOCUMENT, SECOND_BOS), let_see(QUESTION, FIRST_BOS), let_see(QUESTION, COPY),
-    hide_the_prefix_from_the_document, second_bos_a_position_early,
-    no_place_for_the_second_bos, question_a_position_late)
+    let_see(DOCUMENT, SECOND_BOS),
+    let_see(QUESTION, FIRST_BOS),
+    let_see(QUESTION, COPY),
+    hide_the_prefix_from_the_document,
+    second_bos_a_position_early,
+    no_place_for_the_second_bos,
+    question_a_position_late,
+)
 MASK_FAULTS = (see_the_future, read_the_wrong_logit)
 
 
 @pytest.mark.parametrize(
-    "fault", [interleave_pairs, move_one_too_far, leave_keys_unturned, lose_bos, drop_one_more,
-              start_a_position_late, see_padding, *MASK_FAULTS])
+    "fault",
+    [
+        interleave_pairs,
+        move_one_too_far,
+        leave_keys_unturned,
+        lose_bos,
+        drop_one_more,
+        start_a_position_late,
+        see_padding,
+        *MASK_FAULTS,
+    ],
+)
 def test_twin_surgery(lm: LM, seen: Callable[..., None], fault: Fault) -> None:
     """Every way in which truncation and re-positioning went wrong before is seen in the scores."""
     seen(fault, check_truncated_equals_plain, lm, [LONG, SHORT], ["oracle"], "cache")
@@ -609,15 +695,25 @@ def test_twin_second_bos_sees_the_prefix(name: str, seen: Callable[..., None]) -
 
 
 @pytest.mark.parametrize(
-    "fault", [interleave_pairs, move_one_too_far, leave_keys_unturned, turn_values_too, lose_bos,
-              drop_one_more])
+    "fault",
+    [
+        interleave_pairs,
+        move_one_too_far,
+        leave_keys_unturned,
+        turn_values_too,
+        lose_bos,
+        drop_one_more,
+    ],
+)
 def test_twin_truncated_cache(lm: LM, seen: Callable[..., None], fault: Fault) -> None:
     """The same faults are seen in the cache itself, however little of it a window shows."""
     seen(fault, check_truncated_cache, lm, LONG, "oracle")
 
 
-@pytest.mark.parametrize(("name", "route"), [(n, r) for n in WINDOWED for r in ROUTES if (
-    n not in ONLY_WINDOWED or r == "cache")])
+@pytest.mark.parametrize(
+    ("name", "route"),
+    [(n, r) for n in WINDOWED for r in ROUTES if (n not in ONLY_WINDOWED or r == "cache")],
+)
 @pytest.mark.parametrize("fault", [forget_the_window, count_the_window_over_slots])
 def test_twin_windows(
     name: str, fault: Fault, route: answer_nll.Route, seen: Callable[..., None]
@@ -630,17 +726,22 @@ def test_twin_windows(
 @both_routes
 @pytest.mark.parametrize("fault", [see_the_future, read_the_wrong_logit])
 @pytest.mark.parametrize(
-    "check", [check_full_context_equals_teacher_forcing, check_bare_equals_no_cache])
+    "check", [check_full_context_equals_teacher_forcing, check_bare_equals_no_cache]
+)
 def test_twin_teacher_forcing(
-    lm: LM, seen: Callable[..., None], fault: Fault, check: Callable[..., None],
-    route: answer_nll.Route
+    lm: LM,
+    seen: Callable[..., None],
+    fault: Fault,
+    check: Callable[..., None],
+    route: answer_nll.Route,
 ) -> None:
     """A look ahead or a logit one off is seen without any surgery."""
     seen(fault, check, lm, [LONG, SHORT], route)
 
 
 @pytest.mark.parametrize(
-    "check", [check_full_context_equals_teacher_forcing, check_bare_equals_no_cache])
+    "check", [check_full_context_equals_teacher_forcing, check_bare_equals_no_cache]
+)
 def test_twin_teacher_forcing_with_a_gap(
     lm: LM, seen: Callable[..., None], check: Callable[..., None]
 ) -> None:
@@ -720,9 +821,7 @@ def write_into_the_cache(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kv_cache.KVCache, "to_model", broken)
 
 
-def test_twin_a_shared_cache(
-    lm: LM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_twin_a_shared_cache(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that grows, or is written to, while it is scored is seen."""
     case = (lm, SOME_IDS, [[7, 8, 9], [30, 40]], [1, 0])
     check_scoring_leaves_caches_alone(*case)
@@ -736,15 +835,24 @@ def test_twin_a_shared_cache(
 
 # --- batches ------------------------------------------------------------------------------------
 
-ALL = ("bare", "oracle", "random", "static_fact", "full_context(oracle)", "bare_again",
-       "rope_roundtrip(oracle)")
+ALL = (
+    "bare",
+    "oracle",
+    "random",
+    "static_fact",
+    "full_context(oracle)",
+    "bare_again",
+    "rope_roundtrip(oracle)",
+)
 
 
 def check_batches_do_not_matter(
     lm: LM, batch: Sequence[Sample], order: Sequence[int], budget: int, route: answer_nll.Route
 ) -> None:
     """Demand that a batch scores as its samples alone do, each condition by itself."""
-    alone = pd.concat([answer_nll.score(lm, [s], [name], route=route) for s in batch for name in ALL])
+    alone = pd.concat(
+        [answer_nll.score(lm, [s], [name], route=route) for s in batch for name in ALL]
+    )
     shuffled = [batch[i] for i in order]
     together = answer_nll.score(lm, shuffled, ALL, batch_tokens=budget, route=route)
     assert list(together.sample_id) == [s.id for s in shuffled for _ in ALL]
@@ -774,9 +882,14 @@ def see_padding_in_dear_passes(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(limits.PASS_COST, "cpu", 10**6)
 
 
-@pytest.mark.parametrize(("fault", "route"), [
-    (see_padding_in_dear_passes, "cache"), (return_rows_in_reverse, "cache"),
-    (return_rows_in_reverse, "auto")])
+@pytest.mark.parametrize(
+    ("fault", "route"),
+    [
+        (see_padding_in_dear_passes, "cache"),
+        (return_rows_in_reverse, "cache"),
+        (return_rows_in_reverse, "auto"),
+    ],
+)
 def test_twin_batches(
     lm: LM, seen: Callable[..., None], fault: Fault, route: answer_nll.Route
 ) -> None:
@@ -798,19 +911,20 @@ def prefilled_ids(lm: LM, sample: Sample, name: str) -> Iterator[list[int]]:
 
 def check_matched_tokenization(lm: LM, sample: Sample) -> None:
     """Demand one BOS and one document in what every condition prefills."""
+
     def bare_ids(text: str) -> list[int]:
         read = lm.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
         return list(read["input_ids"])
 
     prefix = bare_ids(f"{sample.query}\n")
     joined = bare_ids(f"{sample.query}\n{sample.passage}")
-    document = joined[len(prefix):]
+    document = joined[len(prefix) :]
     oracle_length = 0
     for name in ALL:
         for ids in prefilled_ids(lm, sample, name):
             assert ids[0] == lm.bos_id, f"{name}: the cache does not begin with BOS"
             assert ids.count(lm.bos_id) == 1, f"{name}: {ids.count(lm.bos_id)} BOS"
-            assert ids[-len(document):] == document, f"{name}: other document ids"
+            assert ids[-len(document) :] == document, f"{name}: other document ids"
             if name == "oracle":
                 oracle_length = len(ids)
                 assert ids[1:] == joined, "oracle: not the ids of the joined text"
@@ -834,15 +948,23 @@ def add_special_tokens(patch: pytest.MonkeyPatch) -> None:
 
 def read_special_tokens(patch: pytest.MonkeyPatch) -> None:
     """Take text that spells a special token for that token."""
-    patch.setattr(tokenization, "encode", lambda tok, text: tuple(
-        tok(text, add_special_tokens=False).input_ids))
+    patch.setattr(
+        tokenization,
+        "encode",
+        lambda tok, text: tuple(tok(text, add_special_tokens=False).input_ids),
+    )
 
 
 def tokenize_apart(patch: pytest.MonkeyPatch) -> None:
     """Tokenize the passage on its own, apart from what stands before it."""
     right = tokenization.tokenize
-    patch.setattr(tokenization, "tokenize", lambda tok, sample, target: dataclasses.replace(
-        right(tok, sample, target), document=tokenization.encode(tok, sample.passage)))
+    patch.setattr(
+        tokenization,
+        "tokenize",
+        lambda tok, sample, target: dataclasses.replace(
+            right(tok, sample, target), document=tokenization.encode(tok, sample.passage)
+        ),
+    )
 
 
 @pytest.mark.parametrize("fault", [add_special_tokens, read_special_tokens])
@@ -885,7 +1007,7 @@ LAYOUT = ([[0, 1, 2, 3, 9, 10, 11, 11]], [[True, True, True, True, True, False, 
 @given(layout=strategies.layouts())
 @example(layout=(*LAYOUT, 4, 3))
 def test_masks_are_causal_windowed_and_never_empty(
-    layout: tuple[list[list[int]], list[list[bool]], int, int | None]
+    layout: tuple[list[list[int]], list[list[bool]], int, int | None],
 ) -> None:
     """Every entry is what one says in words: itself, or an earlier, real and near enough token."""
     check_mask(*layout)
@@ -894,13 +1016,17 @@ def test_masks_are_causal_windowed_and_never_empty(
 def forget_oneself(patch: pytest.MonkeyPatch) -> None:
     """Let a padding token see nothing, which is NaN on some devices."""
     right = masks.visible
-    patch.setattr(masks, "visible", lambda q, k, real, window: right(
-        q, k, real, window) & real[:, None, None, :])
+    patch.setattr(
+        masks,
+        "visible",
+        lambda q, k, real, window: right(q, k, real, window) & real[:, None, None, :],
+    )
 
 
 @pytest.mark.parametrize(
-    "fault", [see_the_future, see_padding, forget_the_window, count_the_window_over_slots,
-              forget_oneself])
+    "fault",
+    [see_the_future, see_padding, forget_the_window, count_the_window_over_slots, forget_oneself],
+)
 def test_twin_masks(seen: Callable[..., None], fault: Fault) -> None:
     """A mask that is not causal, shows padding, mistakes the window or is empty is seen."""
     seen(fault, check_mask, *LAYOUT, 4, 3)
@@ -970,16 +1096,30 @@ def test_half_precision_measures_the_same(llama: LM, dtype: str) -> None:
 def overflow_in_half_precision(patch: pytest.MonkeyPatch) -> None:
     """Leave a NaN behind wherever the keys are not float32."""
     right = rope.rotate
-    patch.setattr(rope, "rotate", lambda keys, *more: right(keys, *more) * (
-        1 if keys.dtype == torch.float32 else float("nan")))
+    patch.setattr(
+        rope,
+        "rotate",
+        lambda keys, *more: (
+            right(keys, *more) * (1 if keys.dtype == torch.float32 else float("nan"))
+        ),
+    )
 
 
 def mask_in_another_sense(patch: pytest.MonkeyPatch) -> None:
     """Turn the mask's meaning round where the keys are not float32."""
     right = masks._as_attention_wants
-    patch.setattr(masks, "_as_attention_wants", lambda lm, mask: right(
-        lm, mask if lm.dtype == "float32" else mask | mask.transpose(2, 3).logical_not()
-        if mask.shape[2] == mask.shape[3] else ~mask))
+    patch.setattr(
+        masks,
+        "_as_attention_wants",
+        lambda lm, mask: right(
+            lm,
+            mask
+            if lm.dtype == "float32"
+            else mask | mask.transpose(2, 3).logical_not()
+            if mask.shape[2] == mask.shape[3]
+            else ~mask,
+        ),
+    )
 
 
 @pytest.mark.parametrize("dtype", sorted(COARSE))

@@ -48,8 +48,12 @@ from kvcore.models.lm import LM
 
 TWO_BASES = ("tiny-gemma3",)
 TEXTS = (("past_query", "the mean of what"), ("surrogate(need)", "i need the mean"))
-LONG = Sample("what does the mean do", "it returns the sum of entries along an axis divided by "
-              "the number of entries and nothing else", "the sample mean", texts=TEXTS)
+LONG = Sample(
+    "what does the mean do",
+    "it returns the sum of entries along an axis divided by the number of entries and nothing else",
+    "the sample mean",
+    texts=TEXTS,
+)
 SHORT = Sample("key", "<s> value", "prefix", texts=TEXTS)
 DEPTH = 3  # layers of every tiny model
 
@@ -84,7 +88,8 @@ class Case:
     @property
     def random(self) -> list[int]:
         ids = tokenization.random_prefix(
-            self.lm.tokenizer, len(self.question), str(self.sample.id), seed=0)
+            self.lm.tokenizer, len(self.question), str(self.sample.id), seed=0
+        )
         assert len(ids) == len(self.question)
         return list(ids)
 
@@ -94,12 +99,14 @@ class Case:
     @property
     def document(self) -> list[int]:
         joined = self.ids(f"{self.sample.query}\n{self.sample.passage}")
-        return joined[len(self.question):]
+        return joined[len(self.question) :]
 
     @property
     def asked(self) -> tuple[list[int], list[int]]:
-        prompt, answer = (text.replace("{query}", self.sample.query).replace(
-            "{answer}", self.sample.answer) for text in self.target)
+        prompt, answer = (
+            text.replace("{query}", self.sample.query).replace("{answer}", self.sample.answer)
+            for text in self.target
+        )
         return self.ids(prompt), self.ids(answer)
 
     def run(self, route: Callable[..., list[float]], *before: Any, **more: Any) -> list[float]:
@@ -114,18 +121,28 @@ def full(prefix: Callable[[Case], list[int]]) -> Callable[[Case], list[float]]:
 def after(*texts: str) -> Callable[[Case], list[float]]:
     """Read texts behind the document, which all stays in sight."""
     return lambda c: plain.full_context_nlls(
-        c.lm.model, c.lm.bos_id, [], [*c.document, *(i for t in texts for i in c.ids(
-            t.format(query=c.sample.query)))], *c.asked)
+        c.lm.model,
+        c.lm.bos_id,
+        [],
+        [*c.document, *(i for t in texts for i in c.ids(t.format(query=c.sample.query)))],
+        *c.asked,
+    )
 
 
 def dropped(prefix: Callable[[Case], list[int]]) -> Callable[[Case], list[float]]:
     return lambda c: c.run(plain.shifted_nlls, prefix(c))
 
 
-def mixed(layers: Sequence[int] = range(DEPTH), share: float = 1.0, weight: float = 1.0
-          ) -> Callable[[Case], list[float]]:
-    return lambda c: c.run(plain.mixed_nlls, c.question, layers=layers, weight=weight,
-                           tokens=round(share * len(c.document)))
+def mixed(
+    layers: Sequence[int] = range(DEPTH), share: float = 1.0, weight: float = 1.0
+) -> Callable[[Case], list[float]]:
+    return lambda c: c.run(
+        plain.mixed_nlls,
+        c.question,
+        layers=layers,
+        weight=weight,
+        tokens=round(share * len(c.document)),
+    )
 
 
 def copies(times: int, seen: Sequence[int]) -> Callable[[Case], list[float]]:
@@ -168,8 +185,7 @@ EXPECTED: Mapping[str, Callable[[Case], list[float]]] = {
     "values_layer(oracle,1)": mixed([1]),
     "values_early_positions(oracle,0.25)": mixed(share=0.25),
     "interp(oracle,0.25)": mixed(weight=0.25),
-    "qvi(0.1)": lambda c: c.run(
-        plain.injected_nlls, c.question, layers=range(2), weight=0.1),
+    "qvi(0.1)": lambda c: c.run(plain.injected_nlls, c.question, layers=range(2), weight=0.1),
     'beacons("go",5)': lambda c: c.run(plain.beacon_nlls, c.ids("go\n"), 5),
 }
 FURTHER: Mapping[str, Callable[[Case], list[float]]] = {  # too long for every drawn sample
@@ -180,6 +196,7 @@ FURTHER: Mapping[str, Callable[[Case], list[float]]] = {  # too long for every d
 
 def test_every_name_is_tried() -> None:
     """Each condition and each prefix that can be spelled has a plain route here."""
+
     def heads(names: Sequence[str]) -> set[str]:
         return {name.split("(")[0] for name in names}
 
@@ -192,7 +209,8 @@ def check_conditions_equal_plain(
     """Score all conditions at once, caches shared, and each by its plain route alone."""
     rows = in_one_batch(lm, batch, list(expected), "cache")
     for (sample, name), row in zip(
-            itertools.product(batch, expected), rows.itertuples(), strict=True):
+        itertools.product(batch, expected), rows.itertuples(), strict=True
+    ):
         assert row.status == "ok", f"{name}: {row.status}"
         assert (row.sample_id, row.condition) == (sample.id, name)
         assert_scores(row.token_nlls, expected[name](Case(lm, sample)), name)
@@ -232,6 +250,7 @@ def test_one_pass_and_caches_agree_on_every_condition(lm: LM, batch: list[Sample
 
 def changing_mix(name: str, change: Callable[..., tuple[Any, ...]]) -> Fault:
     """Make a fault that changes what `KVCache.mix` is given."""
+
     def fault(patch: pytest.MonkeyPatch) -> None:
         right = kv_cache.KVCache.mix
         patch.setattr(kv_cache.KVCache, "mix", lambda self, *given_: right(self, *change(*given_)))
@@ -242,35 +261,54 @@ def changing_mix(name: str, change: Callable[..., tuple[Any, ...]]) -> Fault:
 
 def changing_layers(name: str, change: Callable[[range], range]) -> Fault:
     """Make a fault that changes which layers `KVCache.with_values` takes."""
+
     def fault(patch: pytest.MonkeyPatch) -> None:
         right = kv_cache.KVCache.with_values
-        patch.setattr(kv_cache.KVCache, "with_values",
-                      lambda self, other, layers: right(self, other, change(layers)))
+        patch.setattr(
+            kv_cache.KVCache,
+            "with_values",
+            lambda self, other, layers: right(self, other, change(layers)),
+        )
 
     fault.__name__ = name
     return fault
 
 
 take_the_other_weight = changing_mix(
-    "take_the_other_weight",
-    lambda other, index, slots, weight: (other, index, slots, 1 - weight))
+    "take_the_other_weight", lambda other, index, slots, weight: (other, index, slots, 1 - weight)
+)
 mix_further_layers = changing_layers(  # by two: the values of layer 0 depend on no prefix
-    "mix_further_layers", lambda layers: range(layers.start, min(layers.stop + 2, DEPTH)))
+    "mix_further_layers", lambda layers: range(layers.start, min(layers.stop + 2, DEPTH))
+)
 only_from_layer_zero = changing_layers(
-    "only_from_layer_zero", lambda layers: layers if layers.start == 0 else range(0))
+    "only_from_layer_zero", lambda layers: layers if layers.start == 0 else range(0)
+)
 values_of_the_neighbour = changing_mix(
-    "values_of_the_neighbour", lambda other, index, slots, weight: (
-        other, (index - 1).clamp(min=0), slots, weight))
+    "values_of_the_neighbour",
+    lambda other, index, slots, weight: (other, (index - 1).clamp(min=0), slots, weight),
+)
 values_of_the_first_slots = changing_mix(
-    "values_of_the_first_slots", lambda other, index, slots, weight: (
-        other, torch.arange(index.shape[1]).clamp(max=other.slots - 1).expand_as(index), slots,
-        weight))
+    "values_of_the_first_slots",
+    lambda other, index, slots, weight: (
+        other,
+        torch.arange(index.shape[1]).clamp(max=other.slots - 1).expand_as(index),
+        slots,
+        weight,
+    ),
+)
 mix_bos_too = changing_mix(
-    "mix_bos_too", lambda other, index, slots, weight: (
-        other, index, slots | (torch.arange(slots.shape[1]) == 0), weight))
+    "mix_bos_too",
+    lambda other, index, slots, weight: (
+        other,
+        index,
+        slots | (torch.arange(slots.shape[1]) == 0),
+        weight,
+    ),
+)
 last_positions_first = changing_mix(
-    "last_positions_first", lambda other, index, slots, weight: (
-        other, index.flip(1), slots.flip(1), weight))
+    "last_positions_first",
+    lambda other, index, slots, weight: (other, index.flip(1), slots.flip(1), weight),
+)
 
 
 def mix_keys_too(patch: pytest.MonkeyPatch) -> None:
@@ -282,8 +320,11 @@ def mix_keys_too(patch: pytest.MonkeyPatch) -> None:
 
     some = kv_cache.KVCache.with_values
     patch.setattr(kv_cache.KVCache, "mix", broken)
-    patch.setattr(kv_cache.KVCache, "with_values", lambda self, other, layers: replace(
-        some(self, other, layers), keys=other.keys))
+    patch.setattr(
+        kv_cache.KVCache,
+        "with_values",
+        lambda self, other, layers: replace(some(self, other, layers), keys=other.keys),
+    )
 
 
 def count_bos_into_the_mean(patch: pytest.MonkeyPatch) -> None:
@@ -302,7 +343,7 @@ def show_the_other_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def let_copies_see_each_other(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(forward, "_blocked_pairs", lambda *_: None)
+    patch.setattr(forward, "blocked_pairs", lambda *_: None)
 
 
 def leave_positions_old(patch: pytest.MonkeyPatch) -> None:
@@ -312,17 +353,24 @@ def leave_positions_old(patch: pytest.MonkeyPatch) -> None:
 
 def turn_them_anyway(patch: pytest.MonkeyPatch) -> None:
     right = build._moved
-    patch.setattr(build, "_moved", lambda lm, recipe, *more: right(
-        lm, replace(recipe, rope_base="own") if isinstance(recipe, recipes.Reposition) else recipe,
-        *more))
+    patch.setattr(
+        build,
+        "_moved",
+        lambda lm, recipe, *more: right(
+            lm,
+            replace(recipe, rope_base="own") if isinstance(recipe, recipes.Reposition) else recipe,
+            *more,
+        ),
+    )
 
 
 def move_chunks_alike(patch: pytest.MonkeyPatch) -> None:
     """Close the first gap only, as if the prefix stood there once."""
     right = kv_cache.KVCache.reposition
 
-    def broken(self: kv_cache.KVCache, lm: LM, plan: Any, deltas: torch.Tensor, **more: Any
-               ) -> kv_cache.KVCache:
+    def broken(
+        self: kv_cache.KVCache, lm: LM, plan: Any, deltas: torch.Tensor, **more: Any
+    ) -> kv_cache.KVCache:
         first = deltas[:, 1:2].expand_as(deltas) * (deltas != 0)
         done = right(self, lm, plan, first, **more)
         return replace(done, positions=self.positions + deltas)
@@ -332,6 +380,7 @@ def move_chunks_alike(patch: pytest.MonkeyPatch) -> None:
 
 def lay_out(name: str, change: Callable[[Prefill], Prefill]) -> Fault:
     """Make a fault that reads a prefill's parts otherwise."""
+
     def fault(patch: pytest.MonkeyPatch) -> None:
         right = prepared.PreparedSample.leaf
         patch.setattr(prepared.PreparedSample, "leaf", lambda self, leaf: right(self, change(leaf)))
@@ -341,15 +390,26 @@ def lay_out(name: str, change: Callable[[Prefill], Prefill]) -> Fault:
 
 
 read_parts_in_reverse = lay_out(
-    "read_parts_in_reverse", lambda leaf: replace(leaf, parts=leaf.parts[::-1]))
-one_beacon_only = lay_out("one_beacon_only", lambda leaf: replace(leaf, parts=tuple(
-    replace(p, every=1000) if isinstance(p, Document) and p.every else p for p in leaf.parts)))
+    "read_parts_in_reverse", lambda leaf: replace(leaf, parts=leaf.parts[::-1])
+)
+one_beacon_only = lay_out(
+    "one_beacon_only",
+    lambda leaf: replace(
+        leaf,
+        parts=tuple(
+            replace(p, every=1000) if isinstance(p, Document) and p.every else p for p in leaf.parts
+        ),
+    ),
+)
 
 
 def one_copy_only(patch: pytest.MonkeyPatch) -> None:
     right = tokenization.prefix_ids
-    patch.setattr(tokenization, "prefix_ids", lambda tok, read, prefix, seed: right(
-        tok, read, replace(prefix, times=1), seed))
+    patch.setattr(
+        tokenization,
+        "prefix_ids",
+        lambda tok, read, prefix, seed: right(tok, read, replace(prefix, times=1), seed),
+    )
 
 
 def hand_caches_out_in_reverse(patch: pytest.MonkeyPatch) -> None:
@@ -358,8 +418,13 @@ def hand_caches_out_in_reverse(patch: pytest.MonkeyPatch) -> None:
 
 
 def round_depth_up(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(build, "layer_range", lambda layers, depth: range(*(
-        n if isinstance(n, int) else min(depth, int(n * depth) + 1) for n in layers)))
+    patch.setattr(
+        build,
+        "layer_range",
+        lambda layers, depth: range(
+            *(n if isinstance(n, int) else min(depth, int(n * depth) + 1) for n in layers)
+        ),
+    )
 
 
 TWINS: tuple[tuple[str, Fault, str], ...] = (
@@ -391,7 +456,8 @@ TWINS: tuple[tuple[str, Fault, str], ...] = (
 
 
 @pytest.mark.parametrize(
-    ("fault", "name"), [pytest.param(f, n, id=f"{what}-{n}") for what, f, n in TWINS])
+    ("fault", "name"), [pytest.param(f, n, id=f"{what}-{n}") for what, f, n in TWINS]
+)
 def test_twin_conditions(llama: LM, fault: Fault, name: str) -> None:
     """Each way of carrying a recipe out wrongly is seen in the score of a condition with it."""
     must_see(fault, check_conditions_equal_plain, llama, [LONG, SHORT], {name: EXPECTED[name]})
@@ -406,18 +472,32 @@ def test_twin_one_base(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "name"), [(take_the_other_weight, "interp(oracle,0.25)"),
-                        (hand_caches_out_in_reverse, "values_only(oracle)")])
+    ("fault", "name"),
+    [
+        (take_the_other_weight, "interp(oracle,0.25)"),
+        (hand_caches_out_in_reverse, "values_only(oracle)"),
+    ],
+)
 def test_twin_routes(llama: LM, fault: Fault, name: str) -> None:
     """A fault that only sharing brings in is seen between the routes."""
-    must_see(fault, check_conditions_equal_plain, llama, [LONG, SHORT],
-             {"bare": EXPECTED["bare"], name: EXPECTED[name]})
+    must_see(
+        fault,
+        check_conditions_equal_plain,
+        llama,
+        [LONG, SHORT],
+        {"bare": EXPECTED["bare"], name: EXPECTED[name]},
+    )
 
 
 def question_a_position_late(patch: pytest.MonkeyPatch) -> None:
     right = forward.pad_ids
-    patch.setattr(forward, "pad_ids", lambda lm, s, starts, past=None: right(
-        lm, s, [n + (past is not None) for n in starts], past))
+    patch.setattr(
+        forward,
+        "pad_ids",
+        lambda lm, s, starts, past=None: right(
+            lm, s, [n + (past is not None) for n in starts], past
+        ),
+    )
 
 
 @pytest.mark.parametrize("name", ["oracle", "full_context(oracle)", "blocks(oracle,3,first)"])
@@ -460,21 +540,28 @@ def check_mixing_with_itself(lm: LM, sample: Sample, weight: float) -> None:
 
 @few
 @given(sample=strategies.samples(max_words=8), weight=st.floats(0, 1))
-def test_mixing_a_cache_with_itself_changes_nothing(
-    lm: LM, sample: Sample, weight: float
-) -> None:
+def test_mixing_a_cache_with_itself_changes_nothing(lm: LM, sample: Sample, weight: float) -> None:
     """The values of a cache, mixed into that very cache, are there already."""
     check_mixing_with_itself(lm, sample, weight)
 
 
 def check_endpoints(lm: LM, sample: Sample) -> None:
     """Demand bare at weight, depth and share 0, and values_only at 1."""
-    for name, least, most in (("interp", "0", "1"), ("interp", "0.0", "1.0"),
-                              ("values_early_layers", "0", str(DEPTH)),
-                              ("values_early_layers", "0.0", "1.0"),
-                              ("values_early_positions", "0", "1")):
-        bare, none, all_, every = caches(lm, sample, "bare", f"{name}(oracle,{least})",
-                                         f"{name}(oracle,{most})", "values_only(oracle)")
+    for name, least, most in (
+        ("interp", "0", "1"),
+        ("interp", "0.0", "1.0"),
+        ("values_early_layers", "0", str(DEPTH)),
+        ("values_early_layers", "0.0", "1.0"),
+        ("values_early_positions", "0", "1"),
+    ):
+        bare, none, all_, every = caches(
+            lm,
+            sample,
+            "bare",
+            f"{name}(oracle,{least})",
+            f"{name}(oracle,{most})",
+            "values_only(oracle)",
+        )
         assert_same_cache(none, bare, f"{name} {least}")
         assert_same_cache(all_, every, f"{name} {most}")
         assert all(map(torch.equal, every.keys, bare.keys)), "mixing values changed keys"
@@ -496,10 +583,10 @@ def check_layers(lm: LM, sample: Sample) -> None:
     for layer in range(DEPTH):
         (one,) = caches(lm, sample, f"values_layer(oracle,{layer})")
         for i in range(DEPTH):
-            document = (full_.values[i][:, :, first:] if i == layer
-                        else bare.values[i][:, :, 1:])
+            document = full_.values[i][:, :, first:] if i == layer else bare.values[i][:, :, 1:]
             assert torch.allclose(one.values[i][:, :, 1:], document, rtol=0, atol=1e-5), (
-                f"values_layer {layer}: values of layer {i}")
+                f"values_layer {layer}: values of layer {i}"
+            )
             assert torch.allclose(one.keys[i], bare.keys[i], rtol=0, atol=1e-5)
         swept = Mix(swept, primed(QUERY), layers=(layer, layer + 1))
         together, early = caches(lm, sample, swept, f"values_early_layers(oracle,{layer + 1})")
@@ -514,8 +601,19 @@ def test_single_layers_add_up(lm: LM, sample: Sample) -> None:
 
 
 # Layers below the stop, for the published 16 and 8 of Gemma 3 4B's 34 and models of other depths.
-PUBLISHED_DEPTHS = ((34, 0.47, 16), (34, 0.25, 8), (30, 0.47, 14), (18, 0.47, 8), (34, 16, 16),
-                    (34, 0.5, 17), (18, 0.5, 9), (3, 1, 1), (3, 1.0, 3), (3, 0, 0), (3, 0.0, 0))
+PUBLISHED_DEPTHS = (
+    (34, 0.47, 16),
+    (34, 0.25, 8),
+    (30, 0.47, 14),
+    (18, 0.47, 8),
+    (34, 16, 16),
+    (34, 0.5, 17),
+    (18, 0.5, 9),
+    (3, 1, 1),
+    (3, 1.0, 3),
+    (3, 0, 0),
+    (3, 0.0, 0),
+)
 
 
 def check_depths(expected: Sequence[tuple[int, float, int]]) -> None:
@@ -543,10 +641,16 @@ def test_a_layer_that_the_model_lacks_is_refused(llama: LM) -> None:
 
 def check_missing_texts(lm: LM, sample: Sample) -> None:
     """Demand the reason for a text that a sample lacks, and scores for all else."""
-    rows = answer_nll.score(lm, [replace(sample, texts=())], [
-        "click_history(2)", "bare", "full_context(llm_surrogate(need))"])
-    assert rows.status.tolist() == ["the sample has no text 'past_query'", "ok",
-                                    "the sample has no text 'surrogate(need)'"]
+    rows = answer_nll.score(
+        lm,
+        [replace(sample, texts=())],
+        ["click_history(2)", "bare", "full_context(llm_surrogate(need))"],
+    )
+    assert rows.status.tolist() == [
+        "the sample has no text 'past_query'",
+        "ok",
+        "the sample has no text 'surrogate(need)'",
+    ]
     assert rows.nll.isna().tolist() == [True, False, True]
 
 
@@ -557,19 +661,32 @@ def test_a_text_that_the_sample_lacks_is_a_reason(llama: LM) -> None:
 
 def test_twin_missing_texts(llama: LM) -> None:
     """The query in the place of the text that is missing is seen."""
+
     def take_the_query(patch: pytest.MonkeyPatch) -> None:
         right = tokenization._one_copy
-        patch.setattr(tokenization, "_one_copy", lambda tok, read, prefix, seed: right(
-            tok, read, QUERY if prefix.kind == "own" else prefix, seed))
+        patch.setattr(
+            tokenization,
+            "_one_copy",
+            lambda tok, read, prefix, seed: right(
+                tok, read, QUERY if prefix.kind == "own" else prefix, seed
+            ),
+        )
 
     must_see(take_the_query, check_missing_texts, llama, LONG)
 
 
-@pytest.mark.parametrize(("fault", "check"), [
-    (values_of_the_neighbour, check_mixing_with_itself), (mix_keys_too, check_endpoints),
-    (take_the_other_weight, check_endpoints), (mix_further_layers, check_endpoints),
-    (mix_further_layers, check_layers), (only_from_layer_zero, check_layers),
-    (values_of_the_first_slots, check_layers)])
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        (values_of_the_neighbour, check_mixing_with_itself),
+        (mix_keys_too, check_endpoints),
+        (take_the_other_weight, check_endpoints),
+        (mix_further_layers, check_endpoints),
+        (mix_further_layers, check_layers),
+        (only_from_layer_zero, check_layers),
+        (values_of_the_first_slots, check_layers),
+    ],
+)
 def test_twin_mixing(lm: LM, fault: Fault, check: Callable[..., None]) -> None:
     """Values of another slot, layer or weight, or keys mixed along, are no identity."""
     must_see(fault, check, lm, LONG, *([0.5] if check is check_mixing_with_itself else []))
@@ -579,15 +696,23 @@ def check_suffix_leaves_the_passage(lm: LM, sample: Sample) -> None:
     """Compare BOS and document under a suffix with the bare cache, and count what follows."""
     case = Case(lm, sample)
     separator = len(case.ids("\n\nRelated question: "))
-    for name, more in (("separator", separator),
-                       ("suffix(oracle)", separator + len(case.question))):
+    for name, more in (
+        ("separator", separator),
+        ("suffix(oracle)", separator + len(case.question)),
+    ):
         bare, found = caches(lm, sample, "bare", name)
         assert found.slots == bare.slots + more
         assert found.positions.tolist() == [list(range(found.slots))]
-        for got, own, what in ((found.keys, bare.keys, "keys"),
-                               (found.values, bare.values, "values")):
-            assert_close_per_layer([x[:, :, : bare.slots] for x in got], own, PREFILL_TOLERANCE,
-                                   f"{name}: the passage's {what}")
+        for got, own, what in (
+            (found.keys, bare.keys, "keys"),
+            (found.values, bare.values, "values"),
+        ):
+            assert_close_per_layer(
+                [x[:, :, : bare.slots] for x in got],
+                own,
+                PREFILL_TOLERANCE,
+                f"{name}: the passage's {what}",
+            )
 
 
 @few
@@ -600,8 +725,9 @@ def test_a_suffix_leaves_the_passage_untouched(lm: LM, sample: Sample) -> None:
 def see_the_future(patch: pytest.MonkeyPatch) -> None:
     right = masks.visible
 
-    def broken(q: torch.Tensor, k: torch.Tensor, real: torch.Tensor, window: int | None
-               ) -> torch.Tensor:
+    def broken(
+        q: torch.Tensor, k: torch.Tensor, real: torch.Tensor, window: int | None
+    ) -> torch.Tensor:
         return right(q, k, real, window) | real[:, None, None, :]
 
     patch.setattr(masks, "visible", broken)
@@ -625,15 +751,23 @@ def check_copies_are_isolated(lm: LM, sample: Sample, times: int, which: int) ->
     own, moved = (build.build(lm, given_.recipe, {}, [one]) for one in (ready, changed))
     kept = [i for i in range(1 + len(ids)) if not start < i <= stop]
     for a, b, what in ((own.keys, moved.keys, "keys"), (own.values, moved.values, "values")):
-        assert_close_per_layer([x[:, :, kept] for x in b], [x[:, :, kept] for x in a],
-                               PREFILL_TOLERANCE, f"{what} of BOS and the other copies")
+        assert_close_per_layer(
+            [x[:, :, kept] for x in b],
+            [x[:, :, kept] for x in a],
+            PREFILL_TOLERANCE,
+            f"{what} of BOS and the other copies",
+        )
         touched = slice(start + 1, stop + 1)
         assert not torch.equal(a[0][:, :, touched], b[0][:, :, touched]), "nothing was changed"
 
 
 @few
-@given(sample=strategies.samples(max_words=8), at=st.integers(2, 3).flatmap(
-    lambda times: st.tuples(st.just(times), st.integers(0, times - 1))))
+@given(
+    sample=strategies.samples(max_words=8),
+    at=st.integers(2, 3).flatmap(
+        lambda times: st.tuples(st.just(times), st.integers(0, times - 1))
+    ),
+)
 def test_block_diagonal_copies_do_not_influence_each_other(
     lm: LM, sample: Sample, at: tuple[int, int]
 ) -> None:
@@ -672,8 +806,10 @@ def test_slots_count_from_zero_and_the_query_follows(llama: LM, sample: Sample) 
     check_positions(llama, sample, list(EXPECTED))
 
 
-@pytest.mark.parametrize(("fault", "name"), [
-    (question_a_position_late, "oracle"), (leave_positions_old, "no_reposition(oracle)")])
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [(question_a_position_late, "oracle"), (leave_positions_old, "no_reposition(oracle)")],
+)
 def test_twin_positions(llama: LM, fault: Fault, name: str) -> None:
     """A gap before the question, or positions left as they were, are seen."""
     must_see(fault, check_positions, llama, LONG, [name])
@@ -701,8 +837,13 @@ def turn_with_the_sliding_base(patch: pytest.MonkeyPatch) -> None:
 
 def turn_one_base_twice_as_far(patch: pytest.MonkeyPatch) -> None:
     right = kv_cache.KVCache.reposition
-    patch.setattr(kv_cache.KVCache, "reposition", lambda self, lm, plan, deltas, **more: right(
-        self, lm, plan, deltas * (1 + (more.get("one_base") is not None)), **more))
+    patch.setattr(
+        kv_cache.KVCache,
+        "reposition",
+        lambda self, lm, plan, deltas, **more: right(
+            self, lm, plan, deltas * (1 + (more.get("one_base") is not None)), **more
+        ),
+    )
 
 
 @pytest.mark.parametrize("name", TWO_BASES)
@@ -724,16 +865,19 @@ ROUNDINGS = {"bfloat16": 4 * 2.0**-8, "float16": 4 * 2.0**-11}
 def check_precision(name: str, dtype: str, sample: Sample) -> None:
     """Demand equal bits in float32, and another rounding, no more, in 16 bits."""
     lm = loading.load(name, device="cpu", dtype=dtype)
-    exact, coarse = caches(
-        lm, sample, "reposition(oracle,float32)", "reposition(oracle,model)")
+    exact, coarse = caches(lm, sample, "reposition(oracle,float32)", "reposition(oracle,model)")
     assert all(map(torch.equal, exact.values, coarse.values)), "values changed"
     if dtype == "float32":
         assert_same_cache(coarse, exact, "the model's precision is float32")
         return
     assert coarse.keys[0].dtype == getattr(torch, dtype)
     assert not all(map(torch.equal, exact.keys, coarse.keys)), "no rounding anywhere"
-    assert_close_per_layer([k.float() for k in coarse.keys], [k.float() for k in exact.keys],
-                           ROUNDINGS[dtype], "keys turned in 16 bits")
+    assert_close_per_layer(
+        [k.float() for k in coarse.keys],
+        [k.float() for k in exact.keys],
+        ROUNDINGS[dtype],
+        "keys turned in 16 bits",
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -746,17 +890,24 @@ def test_precision_of_the_rotation(name: str, dtype: str) -> None:
 def changing_precision(name: str, change: Callable[[Any], Any]) -> Fault:
     def fault(patch: pytest.MonkeyPatch) -> None:
         right = rope.rotate
-        patch.setattr(rope, "rotate", lambda k, c, s, pairing, precision=None: right(
-            k, c, s, pairing, change(precision)))
+        patch.setattr(
+            rope,
+            "rotate",
+            lambda k, c, s, pairing, precision=None: right(k, c, s, pairing, change(precision)),
+        )
 
     fault.__name__ = name
     return fault
 
 
-@pytest.mark.parametrize(("dtype", "fault"), [
-    ("float32", changing_precision("bfloat16", lambda p: p and torch.bfloat16)),
-    ("bfloat16", changing_precision("float32", lambda _: None)),
-    ("float16", changing_precision("bfloat16", lambda p: p and torch.bfloat16))])
+@pytest.mark.parametrize(
+    ("dtype", "fault"),
+    [
+        ("float32", changing_precision("bfloat16", lambda p: p and torch.bfloat16)),
+        ("bfloat16", changing_precision("float32", lambda _: None)),
+        ("float16", changing_precision("bfloat16", lambda p: p and torch.bfloat16)),
+    ],
+)
 def test_twin_precision(dtype: str, fault: Fault) -> None:
     """A precision that is ignored, or coarser than the model's, is seen."""
     must_see(fault, check_precision, "tiny-llama", dtype, LONG)
@@ -766,8 +917,10 @@ def check_beacon_cache(lm: LM, sample: Sample, text: str, every: int) -> None:
     """Compare a beaconed cache with one in which each chunk was prefilled where it belongs."""
     case = Case(lm, sample)
     (found,) = caches(lm, sample, f"beacons({json.dumps(text)},{every})")
-    keys, values = zip(*plain.beacon_layers(
-        lm.model, lm.bos_id, case.ids(f"{text}\n"), every, case.document), strict=True)
+    keys, values = zip(
+        *plain.beacon_layers(lm.model, lm.bos_id, case.ids(f"{text}\n"), every, case.document),
+        strict=True,
+    )
     assert found.positions.tolist() == [list(range(1 + len(case.document)))]
     assert_close_per_layer(found.keys, keys, PREFILL_TOLERANCE, "keys behind beacons")
     assert_close_per_layer(found.values, values, PREFILL_TOLERANCE, "values behind beacons")
@@ -789,8 +942,16 @@ def test_twin_beacons(lm: LM, fault: Fault) -> None:
 
 # --- padding ------------------------------------------------------------------------------------
 
-POOL = tuple(Sample(f"what is {i}", f"number {i} is divided by nothing else (x) 3.14", "an axis",
-                    id=f"p{i}", cluster=f"c{i % 3}") for i in range(9))
+POOL = tuple(
+    Sample(
+        f"what is {i}",
+        f"number {i} is divided by nothing else (x) 3.14",
+        "an axis",
+        id=f"p{i}",
+        cluster=f"c{i % 3}",
+    )
+    for i in range(9)
+)
 PADDED = replace(LONG, id="padded", cluster="c1")
 
 
@@ -801,8 +962,7 @@ def check_padding(lm: LM, sample: Sample, pool: Sequence[Sample], length: int) -
     assert made == again, "the order of the pool, or another sample, changed the padding"
     others = [p.passage for p in pool if p.cluster != sample.cluster]
     assert set(made.padding) <= set(others), "padding from the sample's own cluster"
-    assert (made.id, made.length, made.cluster) == (
-        f"{sample.id}@{length}", length, sample.cluster)
+    assert (made.id, made.length, made.cluster) == (f"{sample.id}@{length}", length, sample.cluster)
     own, read = (tokenization.tokenize(lm.tokenizer, s) for s in (sample, made))
     size = len(own.document)
     assert len(read.document) == length, "another length than the one asked for"
@@ -820,8 +980,11 @@ def check_padding(lm: LM, sample: Sample, pool: Sequence[Sample], length: int) -
 
 
 @few
-@given(sample=strategies.samples(max_words=8), order=st.permutations(range(len(POOL))),
-       more=st.integers(0, 60))
+@given(
+    sample=strategies.samples(max_words=8),
+    order=st.permutations(range(len(POOL))),
+    more=st.integers(0, 60),
+)
 @example(sample=PADDED, order=list(range(len(POOL))), more=60)
 def test_padding_follows_the_passage(
     llama: LM, sample: Sample, order: list[int], more: int
@@ -836,10 +999,12 @@ Ids = tuple[int, ...]
 
 def change_padded(name: str, change: Callable[[Ids, Ids], Ids]) -> Fault:
     """Make a fault that changes a padded document, given the own document as well."""
+
     def fault(patch: pytest.MonkeyPatch) -> None:
         right = tokenization._padded
-        patch.setattr(tokenization, "_padded", lambda tok, doc, sample: change(
-            doc, right(tok, doc, sample)))
+        patch.setattr(
+            tokenization, "_padded", lambda tok, doc, sample: change(doc, right(tok, doc, sample))
+        )
 
     fault.__name__ = name
     return fault
@@ -847,8 +1012,13 @@ def change_padded(name: str, change: Callable[[Ids, Ids], Ids]) -> Fault:
 
 def pad_from_the_own_cluster(patch: pytest.MonkeyPatch) -> None:
     right = padding._padded
-    patch.setattr(padding, "_padded", lambda sample, *more: replace(
-        right(replace(sample, cluster="none"), *more), cluster=sample.cluster))
+    patch.setattr(
+        padding,
+        "_padded",
+        lambda sample, *more: replace(
+            right(replace(sample, cluster="none"), *more), cluster=sample.cluster
+        ),
+    )
 
 
 def pad_in_the_pools_order(patch: pytest.MonkeyPatch) -> None:
@@ -858,15 +1028,24 @@ def pad_in_the_pools_order(patch: pytest.MonkeyPatch) -> None:
 def pad_by_the_place_in_the_list(patch: pytest.MonkeyPatch) -> None:
     right = padding._padded
     count = itertools.count()
-    patch.setattr(padding, "_padded", lambda sample, pool, length, seed: right(
-        sample, pool, length, seed + next(count)))
+    patch.setattr(
+        padding,
+        "_padded",
+        lambda sample, pool, length, seed: right(sample, pool, length, seed + next(count)),
+    )
 
 
-@pytest.mark.parametrize("fault", [
-    change_padded("padding first", lambda doc, made: made[len(doc):] + doc),
-    change_padded("a token short", lambda _, made: made[1:]),
-    change_padded("another token", lambda doc, made: (*doc, *made[len(doc) + 1:], 9)),
-    pad_from_the_own_cluster, pad_in_the_pools_order, pad_by_the_place_in_the_list])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        change_padded("padding first", lambda doc, made: made[len(doc) :] + doc),
+        change_padded("a token short", lambda _, made: made[1:]),
+        change_padded("another token", lambda doc, made: (*doc, *made[len(doc) + 1 :], 9)),
+        pad_from_the_own_cluster,
+        pad_in_the_pools_order,
+        pad_by_the_place_in_the_list,
+    ],
+)
 def test_twin_padding(llama: LM, fault: Fault) -> None:
     """Padding first, a token short, other padding, a related passage or another order is seen."""
     length = len(Case(llama, PADDED).document) + 60
@@ -876,11 +1055,15 @@ def test_twin_padding(llama: LM, fault: Fault) -> None:
 def check_unpaddable(lm: LM, sample: Sample) -> None:
     """Demand a reason, and no score, where the length cannot be met."""
     own = len(Case(lm, sample).document)
-    short, dry = (replace(sample, length=own - 1, padding=("x",) * 9),
-                  replace(sample, length=own + 40, padding=("x",)))
+    short, dry = (
+        replace(sample, length=own - 1, padding=("x",) * 9),
+        replace(sample, length=own + 40, padding=("x",)),
+    )
     rows = answer_nll.score(lm, [short, dry], ["bare"])
-    assert rows.status.tolist() == [f"longer than {own - 1} tokens before any padding",
-                                    f"not enough padding for {own + 40} tokens"]
+    assert rows.status.tolist() == [
+        f"longer than {own - 1} tokens before any padding",
+        f"not enough padding for {own + 40} tokens",
+    ]
     assert rows.nll.isna().all()
 
 
@@ -891,6 +1074,7 @@ def test_what_cannot_be_padded_is_counted(llama: LM) -> None:
 
 def test_twin_unpaddable(llama: LM) -> None:
     """A document that is left at its own length is seen."""
+
     def keep_the_length(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(tokenization, "_padded", lambda _tok, doc, _sample: doc)
 
@@ -904,8 +1088,10 @@ TARGET_TEXTS = {
     "answer_question": ("\nQuestion: {query}\nAnswer:", " {answer}"),
     "answer_plain": ("\n{query}\n", "{answer}"),
     "qdoc": ("\nThis document is about:", " {query}"),
-    "relevance": ("\nQuery: {query}\nIs this document relevant?",
-                  " Yes, this document is relevant to the query"),
+    "relevance": (
+        "\nQuery: {query}\nIs this document relevant?",
+        " Yes, this document is relevant to the query",
+    ),
 }
 TARGET_CONDITIONS = ("bare", "oracle", "values_only(oracle)", "bos_only")
 
@@ -916,7 +1102,8 @@ def check_targets(lm: LM, sample: Sample) -> None:
     names = list(TARGET_TEXTS)
     together = answer_nll.score(lm, [sample], TARGET_CONDITIONS, targets=names)
     assert list(zip(together.target, together.condition, strict=True)) == list(
-        itertools.product(names, TARGET_CONDITIONS))
+        itertools.product(names, TARGET_CONDITIONS)
+    )
     for target, name in itertools.product(names, TARGET_CONDITIONS):
         case = Case(lm, sample, TARGET_TEXTS[target])
         read = tokenization.tokenize(lm.tokenizer, sample, target)
@@ -945,7 +1132,9 @@ def test_targets_share_prefills_and_keep_their_numbers(llama: LM, sample: Sample
 
 def ask_the_answer_always(patch: pytest.MonkeyPatch) -> None:
     right = tokenization.tokenize
-    patch.setattr(tokenization, "tokenize", lambda tok, sample, _target="answer": right(tok, sample))
+    patch.setattr(
+        tokenization, "tokenize", lambda tok, sample, _target="answer": right(tok, sample)
+    )
 
 
 def answer_in_reverse(patch: pytest.MonkeyPatch) -> None:
@@ -961,32 +1150,38 @@ def test_twin_targets(llama: LM, fault: Fault) -> None:
 
 # --- what is run --------------------------------------------------------------------------------
 
-HYBRIDS = ("values_only(oracle)", "values_early_layers(oracle,1)", "values_early_layers(oracle,2)",
-           "values_layer(oracle,1)", "values_early_positions(oracle,0.25)", "interp(oracle,0.25)",
-           "interp(oracle,0.5)", "interp(oracle,0.75)", "values_early_positions(oracle,0.5)")
+HYBRIDS = (
+    "values_only(oracle)",
+    "values_early_layers(oracle,1)",
+    "values_early_layers(oracle,2)",
+    "values_layer(oracle,1)",
+    "values_early_positions(oracle,0.25)",
+    "interp(oracle,0.25)",
+    "interp(oracle,0.5)",
+    "interp(oracle,0.75)",
+    "values_early_positions(oracle,0.5)",
+)
 
 
 def check_prefills_are_shared(lm: LM, batch: Sequence[Sample], targets: Sequence[str]) -> None:
     """Count the passes that start from nothing, and the tokens they read."""
     rope_probe.rope_plan(lm)
     read: list[list[list[int]]] = []
-    right = forward._forward
+    right = forward.run_model
 
     def counting(lm_: LM, step: forward.ForwardInput, *more: Any, **cache: Any) -> torch.Tensor:
         if not cache["past_key_values"].layers:
-            read.append([ids[real].tolist() for ids, real in zip(
-                step.ids, step.real, strict=True)])
+            read.append([ids[real].tolist() for ids, real in zip(step.ids, step.real, strict=True)])
         return right(lm_, step, *more, **cache)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "_forward", counting)
+        patch.setattr(forward, "run_model", counting)
         for sample in batch:
             answer_nll.score(lm, [sample], HYBRIDS, targets=targets)
     wanted_ = []
     for sample in batch:
         case = Case(lm, sample)
-        wanted_ += [[[lm.bos_id, *case.document]],
-                    [[lm.bos_id, *case.question, *case.document]]]
+        wanted_ += [[[lm.bos_id, *case.document]], [[lm.bos_id, *case.question, *case.document]]]
     assert read == wanted_, f"{len(read)} prefills, not two for each sample"
 
 
@@ -1000,15 +1195,17 @@ def test_nine_hybrids_cost_two_prefills(llama: LM, batch: list[Sample]) -> None:
 def prefill_again(patch: pytest.MonkeyPatch) -> None:
     """Forget what was prefilled."""
     right = build._built
-    patch.setattr(build, "_built", lambda lm, recipe, _made, group: right(
-        lm, recipe, {}, group))
+    patch.setattr(build, "_built", lambda lm, recipe, _made, group: right(lm, recipe, {}, group))
 
 
 def keep_jobs_apart(patch: pytest.MonkeyPatch) -> None:
     """Let every score have a group of its own."""
     right = answer_nll._document_groups
-    patch.setattr(answer_nll, "_document_groups", lambda *given_: (
-        [job] for part in right(*given_) for job in part))
+    patch.setattr(
+        answer_nll,
+        "_document_groups",
+        lambda *given_: ([job] for part in right(*given_) for job in part),
+    )
 
 
 @pytest.mark.parametrize("fault", [prefill_again, keep_jobs_apart])
@@ -1021,7 +1218,7 @@ def check_memory(lm: LM, batch: Sequence[Sample], most: int, route: answer_nll.R
     """Let passes of many rows run out of memory; demand every row all the same."""
     names = ("bare", "oracle", "values_only(oracle)")
     whole = in_one_batch(lm, batch, names, route)
-    right = forward._forward
+    right = forward.run_model
 
     def small(lm_: LM, step: forward.ForwardInput, *more: Any, **cache: Any) -> torch.Tensor:
         if step.ids.shape[0] > most:
@@ -1029,7 +1226,7 @@ def check_memory(lm: LM, batch: Sequence[Sample], most: int, route: answer_nll.R
         return right(lm_, step, *more, **cache)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "_forward", small)
+        patch.setattr(forward, "run_model", small)
         with pytest.warns(RuntimeWarning, match="going on with"):
             halved = in_one_batch(lm, batch, names, route)
     assert (halved.status == "ok").all(), "a row was given up"
@@ -1048,6 +1245,7 @@ def test_running_out_of_memory_loses_no_row(
 
 def give_up_at_once(patch: pytest.MonkeyPatch) -> None:
     """Count a part that does not fit as lost."""
+
     def broken(lm: LM, part: Sequence[answer_nll.ScoreJob], scorer: Any) -> dict[Any, Any]:
         try:
             return dict(scorer(lm, part))
@@ -1102,6 +1300,7 @@ def test_no_cut_into_passes_is_cheaper(widths: list[int], budget: int, cost: int
 
 def check_cut_is_monotone(widths: list[int], budget: int, cost: int, more: int) -> None:
     """Demand no more cost for a larger budget, and no more passes where each is dearer."""
+
     def total(parts: list[tuple[int, int]], price: int) -> int:
         return sum(price + _tokens(widths, a, b) for a, b in parts)
 
@@ -1110,12 +1309,12 @@ def check_cut_is_monotone(widths: list[int], budget: int, cost: int, more: int) 
     assert total(roomy, cost) <= total(now, cost), "more room, more cost"
     assert total(dear, cost + more) >= total(now, cost), "dearer passes, less cost"
     assert total(batching.cut_into_passes(widths[:-1], budget, cost), cost) <= total(now, cost), (
-        "less to do, more cost")
+        "less to do, more cost"
+    )
 
 
 @some
-@given(widths=WIDTHS, budget=st.integers(1, 160), cost=st.integers(0, 60),
-       more=st.integers(0, 100))
+@given(widths=WIDTHS, budget=st.integers(1, 160), cost=st.integers(0, 60), more=st.integers(0, 100))
 def test_the_cost_of_passes_is_monotone(
     widths: list[int], budget: int, cost: int, more: int
 ) -> None:
@@ -1128,6 +1327,7 @@ Cut = Callable[[Sequence[int], int, int], list[tuple[int, int]]]
 
 def changing_cut(name: str, change: Callable[[Cut], Cut]) -> Fault:
     """Make a fault that replaces the cut by what `change` makes of it."""
+
     def fault(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(batching, "cut_into_passes", change(batching.cut_into_passes))
 
@@ -1139,26 +1339,54 @@ def one_by_one(widths: Sequence[int]) -> list[tuple[int, int]]:
     return [(i, i + 1) for i in range(len(widths))]
 
 
-@pytest.mark.parametrize("fault", [
-    changing_cut("last lost", lambda right: lambda *given_: right(*given_)[:-1]),
-    changing_cut("reversed", lambda right: lambda *given_: right(*given_)[::-1]),
-    changing_cut("too large", lambda right: lambda widths, _budget, _cost: right(
-        widths, 10**6, 10**6)),
-    changing_cut("one by one", lambda _right: lambda widths, _budget, _cost: one_by_one(widths)),
-    changing_cut("passes are free", lambda right: lambda widths, budget, _cost: right(
-        widths, budget, 0))])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        changing_cut("last lost", lambda right: lambda *given_: right(*given_)[:-1]),
+        changing_cut("reversed", lambda right: lambda *given_: right(*given_)[::-1]),
+        changing_cut(
+            "too large", lambda right: lambda widths, _budget, _cost: right(widths, 10**6, 10**6)
+        ),
+        changing_cut(
+            "one by one", lambda _right: lambda widths, _budget, _cost: one_by_one(widths)
+        ),
+        changing_cut(
+            "passes are free", lambda right: lambda widths, budget, _cost: right(widths, budget, 0)
+        ),
+    ],
+)
 def test_twin_cut(fault: Fault) -> None:
     """A part lost, out of order, too large, or passes cut greedily are seen."""
     must_see(fault, check_cut, [30, 5, 5, 6, 30, 31], 70, 10)
 
 
-@pytest.mark.parametrize("fault", [
-    changing_cut("room wasted", lambda right: lambda widths, budget, cost: (
-        [(0, len(widths))] if budget > 90 else right(widths, budget, cost))),
-    changing_cut("dear work dropped", lambda right: lambda widths, budget, cost: (
-        [] if cost > 20 else right(widths, budget, cost))),
-    changing_cut("small lists split", lambda right: lambda widths, budget, cost: (
-        one_by_one(widths) if len(widths) == 5 else right(widths, budget, cost)))])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        changing_cut(
+            "room wasted",
+            lambda right: (
+                lambda widths, budget, cost: (
+                    [(0, len(widths))] if budget > 90 else right(widths, budget, cost)
+                )
+            ),
+        ),
+        changing_cut(
+            "dear work dropped",
+            lambda right: (
+                lambda widths, budget, cost: [] if cost > 20 else right(widths, budget, cost)
+            ),
+        ),
+        changing_cut(
+            "small lists split",
+            lambda right: (
+                lambda widths, budget, cost: (
+                    one_by_one(widths) if len(widths) == 5 else right(widths, budget, cost)
+                )
+            ),
+        ),
+    ],
+)
 def test_twin_cut_is_monotone(fault: Fault) -> None:
     """A cut that wastes what room it is given, drops dear work or splits small lists is seen."""
     must_see(fault, check_cut_is_monotone, [30, 2, 2, 2, 2, 2], 80, 20, 40)
@@ -1197,11 +1425,25 @@ def check_aliases(prefixless: Mapping[str, str]) -> None:
         assert condition(f" {spaced} ") == condition(long)
 
 
-ALIASES = {name: name.replace("(", "(static_fact,") if "(" in name else f"{name}(static_fact)"
-           for name in ("full_context", "one_base", "no_reposition", "rope_roundtrip", "suffix",
-                        "values_only", "reposition(model)", "blocks(3,first)",
-                        "values_early_layers(16)", "values_early_layers(0.5)", "values_layer(2)",
-                        "values_early_positions(0.25)", "interp(0.25)", "beacons(16)")}
+ALIASES = {
+    name: name.replace("(", "(static_fact,") if "(" in name else f"{name}(static_fact)"
+    for name in (
+        "full_context",
+        "one_base",
+        "no_reposition",
+        "rope_roundtrip",
+        "suffix",
+        "values_only",
+        "reposition(model)",
+        "blocks(3,first)",
+        "values_early_layers(16)",
+        "values_early_layers(0.5)",
+        "values_layer(2)",
+        "values_early_positions(0.25)",
+        "interp(0.25)",
+        "beacons(16)",
+    )
+}
 
 
 def test_a_prefix_left_out_is_static_fact() -> None:
@@ -1219,8 +1461,11 @@ def always_static(patch: pytest.MonkeyPatch) -> None:
 
 
 def suffix_means_oracle(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(registry, "WITHOUT_PREFIX", {
-        **registry.WITHOUT_PREFIX, "suffix": condition("suffix(oracle)")})
+    patch.setattr(
+        registry,
+        "WITHOUT_PREFIX",
+        {**registry.WITHOUT_PREFIX, "suffix": condition("suffix(oracle)")},
+    )
 
 
 @pytest.mark.parametrize("spelled", ["full_context(oracle)", "suffix(random)", "repeat(oracle,2)"])
@@ -1235,18 +1480,34 @@ def test_twin_aliases() -> None:
 
 
 WRONG = {
-    "orcale": "did you mean 'oracle'", "value_only(oracle)": "did you mean 'values_only(p)'",
-    "blocks(oracle,3,frist)": "did you mean 'first'", "static(facts)": "did you mean 'fact'",
+    "orcale": "did you mean 'oracle'",
+    "value_only(oracle)": "did you mean 'values_only(p)'",
+    "blocks(oracle,3,frist)": "did you mean 'first'",
+    "static(facts)": "did you mean 'fact'",
     "reposition(oracle,float23)": "did you mean 'float32'",
-    "llm_surrogate(keywords)": "did you mean 'keyword'", "full_context(orcale)": "'orcale'",
-    "interp(oracle,1.5)": "a share from 0 to 1", "interp(oracle,nan)": "a number",
-    "interp(oracle,-0.5)": "a number", "interp(oracle,True)": "a number",
-    "blocks(oracle,0,first)": "pass 1 or more", "beacons(oracle,2.5)": "a whole number",
-    "repeat(oracle,0)": "pass 1 or more", "repeat(oracle)": "repeat(oracle)",
-    "values_only(oracle,1)": "nothing more", "qvi": "a number", "qvi(oracle)": "a number",
-    "bare(oracle)": "bare", "oracle(": "oracle", "": "known are", "1": "write a name",
-    "bare; oracle": "bare", "a.b(c)": "write a name", "suffix(prefix=oracle)": "write a name",
-    "literal(oracle)": "literal", "oracle(*x)": "oracle", "bare\nbare": "bare",
+    "llm_surrogate(keywords)": "did you mean 'keyword'",
+    "full_context(orcale)": "'orcale'",
+    "interp(oracle,1.5)": "a share from 0 to 1",
+    "interp(oracle,nan)": "a number",
+    "interp(oracle,-0.5)": "a number",
+    "interp(oracle,True)": "a number",
+    "blocks(oracle,0,first)": "pass 1 or more",
+    "beacons(oracle,2.5)": "a whole number",
+    "repeat(oracle,0)": "pass 1 or more",
+    "repeat(oracle)": "repeat(oracle)",
+    "values_only(oracle,1)": "nothing more",
+    "qvi": "a number",
+    "qvi(oracle)": "a number",
+    "bare(oracle)": "bare",
+    "oracle(": "oracle",
+    "": "known are",
+    "1": "write a name",
+    "bare; oracle": "bare",
+    "a.b(c)": "write a name",
+    "suffix(prefix=oracle)": "write a name",
+    "literal(oracle)": "literal",
+    "oracle(*x)": "oracle",
+    "bare\nbare": "bare",
 }
 
 
@@ -1268,8 +1529,10 @@ def test_malformed_names_are_refused_in_one_line(spelled: str) -> None:
 
 
 @some
-@given(spelled=st.text(st.characters(codec="utf-8"), max_size=20) | st.text(
-    "abcdefoblrepltqvi_(),.\"'0123 \n-", max_size=24))
+@given(
+    spelled=st.text(st.characters(codec="utf-8"), max_size=20)
+    | st.text("abcdefoblrepltqvi_(),.\"'0123 \n-", max_size=24)
+)
 def test_any_text_is_a_condition_or_one_clear_line(spelled: str) -> None:
     """Nothing else ever comes out of a name: no other error, no second line."""
     try:
@@ -1282,6 +1545,7 @@ def test_any_text_is_a_condition_or_one_clear_line(spelled: str) -> None:
 
 def test_twin_refused() -> None:
     """A name that is guessed instead of refused, or refused in two lines, is seen."""
+
     def guess(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(f"{__name__}.condition", lambda _: parse.condition("oracle"))
 
@@ -1297,6 +1561,7 @@ def test_twin_refused() -> None:
 
 def afresh(check: Callable[..., None]) -> Callable[..., None]:
     """Run a check with no condition defined, and undo what it defines."""
+
     @functools.wraps(check)
     def run(*arguments: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -1358,6 +1623,7 @@ def test_no_name_that_comes_along_can_be_redefined() -> None:
 
 def test_twin_shadowing() -> None:
     """A definition that is simply taken over is seen."""
+
     def take_all(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(registry, "define", lambda *given_: Condition(*given_))
 
@@ -1373,8 +1639,12 @@ def code_of(lm: LM, name: str) -> str:
 def check_keys_follow_recipes(lm: LM) -> None:
     """Define one name twice over; demand another key for another recipe and only for that."""
     codes = []
-    for recipe in (truncation(QUERY), truncation(QUERY), Mix(BARE, primed(QUERY)),
-                   Mix(BARE, primed(QUERY), weight=0.5)):
+    for recipe in (
+        truncation(QUERY),
+        truncation(QUERY),
+        Mix(BARE, primed(QUERY)),
+        Mix(BARE, primed(QUERY), weight=0.5),
+    ):
         registry.DEFINED.clear()
         registry.define("mine", recipe, "a test")
         codes.append(code_of(lm, "mine"))
@@ -1391,6 +1661,7 @@ def test_a_changed_recipe_changes_the_key(llama: LM) -> None:
 
 def test_twin_keys(llama: LM) -> None:
     """A key that the recipe is not part of is seen."""
+
     def ignore_recipes(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(registry, "recipe_of_defined", lambda _: "")
 
@@ -1443,9 +1714,14 @@ def check_explanation(lm: LM, sample: Sample, name: str) -> None:
 
 
 VISIBLE_COPIES = {
-    "blocks(oracle,3,first)": ["prefix"], "blocks(oracle,3,last)": ["prefix 3"],
-    "blocks(oracle,3,none)": [], "blocks(oracle,2,all)": ["prefix", "prefix 2"],
-    "oracle": [], "bare": [], "full_context(oracle)": ["prefix"]}
+    "blocks(oracle,3,first)": ["prefix"],
+    "blocks(oracle,3,last)": ["prefix 3"],
+    "blocks(oracle,3,none)": [],
+    "blocks(oracle,2,all)": ["prefix", "prefix 2"],
+    "oracle": [],
+    "bare": [],
+    "full_context(oracle)": ["prefix"],
+}
 
 
 @pytest.mark.parametrize("name", list(EXPECTED))
@@ -1459,14 +1735,22 @@ def test_explanations_are_drawn_from_what_the_model_receives(model: str, name: s
 def draw_causal_masks(patch: pytest.MonkeyPatch) -> None:
     """Draw each pass as if nothing were blind in it."""
     right = explain._panels
-    patch.setattr(explain, "_panels", lambda lm, title, step, slots: right(
-        lm, title, replace(step, blocked=None), slots))
+    patch.setattr(
+        explain,
+        "_panels",
+        lambda lm, title, step, slots: right(lm, title, replace(step, blocked=None), slots),
+    )
 
 
 def list_hidden_copies(patch: pytest.MonkeyPatch) -> None:
     right = build.build
-    patch.setattr(build, "build", lambda lm, recipe, made, group: right(
-        lm, recipe.source if isinstance(recipe, recipes.MaskFromQuery) else recipe, made, group))
+    patch.setattr(
+        build,
+        "build",
+        lambda lm, recipe, made, group: right(
+            lm, recipe.source if isinstance(recipe, recipes.MaskFromQuery) else recipe, made, group
+        ),
+    )
 
 
 def forget_a_span(patch: pytest.MonkeyPatch) -> None:
@@ -1474,9 +1758,15 @@ def forget_a_span(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(explain, "_spans", lambda *given_: right(*given_)[:-1])
 
 
-@pytest.mark.parametrize(("fault", "name"), [
-    (draw_causal_masks, "blocks(oracle,3,first)"), (draw_causal_masks, "oracle"),
-    (list_hidden_copies, "blocks(oracle,3,none)"), (forget_a_span, "bare")])
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (draw_causal_masks, "blocks(oracle,3,first)"),
+        (draw_causal_masks, "oracle"),
+        (list_hidden_copies, "blocks(oracle,3,none)"),
+        (forget_a_span, "bare"),
+    ],
+)
 def test_twin_explanations(llama: LM, fault: Fault, name: str) -> None:
     """A mask that is not the model's, a hidden copy or a part left out is seen."""
     must_see(fault, check_explanation, llama, LONG, name)
@@ -1487,8 +1777,11 @@ def check_labels(lm: LM, sample: Sample, name: str) -> None:
     given_ = condition(name)
     ready = prepared.prepare_one(lm, sample, given_)
     reading = one_pass.one_pass(ready, given_, lm.bos_id)
-    single = [p for p in explain.exposition(lm, sample, name).panels
-              if p.title.startswith("the same in one pass")]
+    single = [
+        p
+        for p in explain.exposition(lm, sample, name).panels
+        if p.title.startswith("the same in one pass")
+    ]
     assert single, "no single pass was drawn"
     for panel in single:
         labelled = [i for i, label in enumerate(panel.slots) if label == "BOS"]
@@ -1503,6 +1796,7 @@ def test_labels_of_a_single_pass_stand_where_its_tokens_do(llama: LM, name: str)
 
 def test_twin_labels(llama: LM) -> None:
     """A second BOS labelled a token off is seen."""
+
     def label_one_off(patch: pytest.MonkeyPatch) -> None:
         right = explain._label
         labels = {"n": 0}
@@ -1522,14 +1816,11 @@ def test_twin_labels(llama: LM) -> None:
 @pytest.mark.parametrize("whole", ["values_only(oracle)", "values_early_layers(oracle,1.0)"])
 @pytest.mark.parametrize("single", ["values_layer(oracle,0)", "values_early_layers(oracle,1)"])
 @pytest.mark.parametrize("first", ["whole", "single"])
-def test_one_layer_is_not_the_whole_depth(
-    llama: LM, whole: str, single: str, first: str
-) -> None:
+def test_one_layer_is_not_the_whole_depth(llama: LM, whole: str, single: str, first: str) -> None:
     """Beside one another, one layer's values and all layers' stay what they are alone."""
     expected = {whole: mixed(), single: mixed([0])}
     ordered = sorted(expected, key=[whole, single].index, reverse=first == "single")
-    check_conditions_equal_plain(
-        llama, [LONG, SHORT], {name: expected[name] for name in ordered})
+    check_conditions_equal_plain(llama, [LONG, SHORT], {name: expected[name] for name in ordered})
 
 
 def test_a_literal_beyond_16_bits_keeps_its_name() -> None:
@@ -1545,16 +1836,20 @@ def test_blocks_of_repeats_hold_every_repeat(llama: LM) -> None:
     case = Case(llama, LONG)
     (leaf,) = given_.prefills()
     assert list(ready.prefill_ids(leaf, llama.bos_id)) == [
-        llama.bos_id, *case.question * 10, *case.document]
+        llama.bos_id,
+        *case.question * 10,
+        *case.document,
+    ]
 
 
-@pytest.mark.parametrize("recipe", [
-    recipes.MaskFromQuery(Prefill((Document(), registry.SEPARATOR, QUERY)), "none"),
-    Mix(recipes.MaskFromQuery(registry.primed(QUERY), "none"), registry.BARE),
-])
-def test_hiding_anything_but_copies_before_the_document_is_refused(
-    recipe: recipes.Recipe
-) -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        recipes.MaskFromQuery(Prefill((Document(), registry.SEPARATOR, QUERY)), "none"),
+        Mix(recipes.MaskFromQuery(registry.primed(QUERY), "none"), registry.BARE),
+    ],
+)
+def test_hiding_anything_but_copies_before_the_document_is_refused(recipe: recipes.Recipe) -> None:
     """Where hidden slots stood last, the question's position would hang on the route."""
     with pytest.raises(KvError, match="'hidden': Hide comes last"):
         Condition("hidden", recipe, "a test")
@@ -1570,7 +1865,9 @@ def test_two_recipes_of_one_name_are_not_confused(llama: LM) -> None:
     """A second recipe of a name is refused, or scored as what it is."""
     (bare,) = answer_nll.score(llama, [LONG], ["bare"]).nll
     try:
-        first = answer_nll.score(llama, [LONG], ["bare", Condition("bare", truncation(QUERY), "")]).nll
+        first = answer_nll.score(
+            llama, [LONG], ["bare", Condition("bare", truncation(QUERY), "")]
+        ).nll
     except KvError:
         return
     assert first[0] == pytest.approx(bare, abs=1e-5), "the built-in bare became another"

@@ -49,8 +49,9 @@ def check_shares(lm: LM) -> None:
                 assert np.abs(ours.sum(axis=1) - 1).max() <= TOLERANCE
                 # Where both contexts are one, ignore reads what the oracle reads, the new context.
                 same = switch is SAME and name in ("ignore", "partial(0)")
-                seen = switched.read(eager, lm.bos_id, "oracle" if same else name, one, noise,
-                                     attention=True)
+                seen = switched.read(
+                    eager, lm.bos_id, "oracle" if same else name, one, noise, attention=True
+                )
                 assert seen.shares is not None
                 off = np.abs(ours - seen.shares.mean(dim=over).numpy()).max()
                 assert off <= TOLERANCE, f"{switch.id}, {name}: {kind} off by {off:.1e}"
@@ -61,15 +62,27 @@ def test_shares(lm: LM) -> None:
 
 
 FAULTS = {
-    "own-slot-counts-as-injected": replaced(switch_passes, "_slots", lambda real, *a: [
-        [switching.INJECTED if x == switching.GENERATED else x for x in row] for row in real(*a)]),
-    "spans-a-slot-late": replaced(switch_passes, "_slots", lambda real, *a: [
-        [row[0], *row[:-1]] for row in real(*a)]),
-    "scores-unscaled": replaced(attention_shares, "shares", lambda real, *a: real(*a[:5], 1.0, *a[6:])),
-    "mask-left-out": replaced(attention_shares, "shares", lambda real, q, k, mask, *a: real(
-        q, k, torch.ones_like(mask), *a)),
-    "heads-mixed-up": replaced(attention_shares, "shares", lambda real, q, *a: real(
-        q.roll(1, dims=1), *a)),
+    "own-slot-counts-as-injected": replaced(
+        switch_passes,
+        "_slots",
+        lambda real, *a: [
+            [switching.INJECTED if x == switching.GENERATED else x for x in row] for row in real(*a)
+        ],
+    ),
+    "spans-a-slot-late": replaced(
+        switch_passes, "_slots", lambda real, *a: [[row[0], *row[:-1]] for row in real(*a)]
+    ),
+    "scores-unscaled": replaced(
+        attention_shares, "shares", lambda real, *a: real(*a[:5], 1.0, *a[6:])
+    ),
+    "mask-left-out": replaced(
+        attention_shares,
+        "shares",
+        lambda real, q, k, mask, *a: real(q, k, torch.ones_like(mask), *a),
+    ),
+    "heads-mixed-up": replaced(
+        attention_shares, "shares", lambda real, q, *a: real(q.roll(1, dims=1), *a)
+    ),
 }
 
 
@@ -82,8 +95,10 @@ def test_twin_softcap() -> None:
     """Scores that are not capped show on the model that caps them."""
     uncapped = replaced(attention_shares, "shares", lambda real, *a: real(*a[:6], None))
     look = (torch.tensor([[3, 5]]), torch.eye(6).unsqueeze(0))
-    query, key = (torch.randn(1, heads, 6, 8, generator=torch.Generator().manual_seed(heads)) * 30
-                  for heads in (4, 2))
+    query, key = (
+        torch.randn(1, heads, 6, 8, generator=torch.Generator().manual_seed(heads)) * 30
+        for heads in (4, 2)
+    )
     mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
 
     def check_softcap() -> None:
@@ -96,10 +111,17 @@ def test_twin_softcap() -> None:
     must_see(uncapped, check_softcap)
 
 
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(2, 9),
-       st.booleans(), st.integers(0, 99))
-def test_shares_of_any_shape(batch: int, kv_heads: int, repeats: int, slots: int, added: bool,
-                             seed: int) -> None:
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(2, 9),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_shares_of_any_shape(
+    batch: int, kv_heads: int, repeats: int, slots: int, added: bool, seed: int
+) -> None:
     """Whatever the shapes and the form of the mask, shares are the softmax added up by group."""
     draw = torch.Generator().manual_seed(seed)
     query = torch.randn(batch, kv_heads * repeats, slots, 4, generator=draw)
@@ -113,8 +135,10 @@ def test_shares_of_any_shape(batch: int, kv_heads: int, repeats: int, slots: int
         for number, column in enumerate(columns[row].tolist()):
             wanted = torch.zeros(2)
             for head in range(kv_heads * repeats):
-                scores = [float(query[row, head, column] @ key[row, head // repeats, slot]) / 2
-                          for slot in range(column + 1)]
+                scores = [
+                    float(query[row, head, column] @ key[row, head // repeats, slot]) / 2
+                    for slot in range(column + 1)
+                ]
                 total = sum(math.exp(x - max(scores)) for x in scores)
                 for slot, x in enumerate(scores):
                     share = math.exp(x - max(scores)) / total / (kv_heads * repeats)
@@ -125,8 +149,9 @@ def test_shares_of_any_shape(batch: int, kv_heads: int, repeats: int, slots: int
 def check_watching(lm: LM) -> None:
     """Watching changes no number, and leaves the model as it was whatever happens."""
     own = lm.config._attn_implementation
-    plain, watched = (cells(context_switch.follow(lm, GIVEN, WAYS, attention=on))
-                      for on in (False, True))
+    plain, watched = (
+        cells(context_switch.follow(lm, GIVEN, WAYS, attention=on)) for on in (False, True)
+    )
     for key, row in plain.items():
         for column in LISTS:
             assert row[column] == watched[key][column], f"{key}: {column}"
@@ -149,8 +174,11 @@ def test_twin_watching() -> None:
         out, weights = attend(*a, **k)  # type: ignore[arg-type]
         return out * 1.001, weights
 
-    must_see(lambda patch: patch.setattr(attention_shares, "_attend", doubled), check_watching,
-             loading.load("tiny-llama", device="cpu"))
+    must_see(
+        lambda patch: patch.setattr(attention_shares, "_attend", doubled),
+        check_watching,
+        loading.load("tiny-llama", device="cpu"),
+    )
 
 
 def test_sinks_are_refused(llama: LM) -> None:
@@ -158,4 +186,6 @@ def test_sinks_are_refused(llama: LM) -> None:
     module = torch.nn.Module()
     module.sinks = torch.zeros(4)
     with attention_shares.watched(llama, [[0]], [[0]], 1), pytest.raises(NotExact, match="sinks"):
-        attention_shares._attend(module, torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1))
+        attention_shares._attend(
+            module, torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1)
+        )

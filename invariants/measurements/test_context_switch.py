@@ -297,14 +297,14 @@ def test_twin_batches(llama: LM) -> None:
 def check_contiguous(lm: LM) -> None:
     """In every pass the real slots of a row stand at 0, 1, 2, ... in order."""
     passes: list[forward.ForwardInput] = []
-    real = forward._forward
+    real = forward.run_model
 
     def noted(lm: LM, given: forward.ForwardInput, *rest: Any, **named: Any) -> Any:
         passes.append(given)
         return real(lm, given, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "_forward", noted)
+        patch.setattr(forward, "run_model", noted)
         context_switch.follow(lm, GIVEN, WAYS)
         switch_generation.generate_after_switch(
             lm, GIVEN[:2], ["gradual(3,2)", "partial(3)"], max_new_tokens=6, stop=()

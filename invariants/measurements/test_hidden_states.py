@@ -401,9 +401,9 @@ def check_hooks_gone(name: str) -> None:
             dynamics(lm, TEXTS)
     assert hooks_on(lm) == 0
     with pytest.MonkeyPatch.context() as patch:
-        module = hooks._module
+        module = hooks.module_of
         patch.setattr(
-            hooks, "_module", lambda layer, part: fail() if part == "mlp" else module(layer, part)
+            hooks, "module_of", lambda layer, part: fail() if part == "mlp" else module(layer, part)
         )
         with pytest.raises(ZeroDivisionError), hooks.watching(lm, PARTS, fail):
             pytest.fail("hooks were set")
@@ -546,9 +546,9 @@ def test_raw(lm: LM, tmp_path: Path) -> None:
 
 def parts_swapped(patch: pytest.MonkeyPatch) -> None:
     """Take attention for MLP."""
-    module = hooks._module
+    module = hooks.module_of
     other = {"attention": "mlp", "mlp": "attention", "residual": "residual"}
-    patch.setattr(hooks, "_module", lambda layer, part: module(layer, other[part]))
+    patch.setattr(hooks, "module_of", lambda layer, part: module(layer, other[part]))
 
 
 def test_twin_raw(llama: LM, tmp_path: Path) -> None:

@@ -84,7 +84,10 @@ def test_a_checkpoint_without_all_its_weights_is_refused(saved: Path, tmp_path: 
 
 def test_a_folder_scores_as_the_model_it_was_saved_from(saved: Path) -> None:
     """Saving and loading changes no number."""
-    direct, loaded = loading.load("tiny-llama", device="cpu"), loading.load(str(saved), device="cpu")
+    direct, loaded = (
+        loading.load("tiny-llama", device="cpu"),
+        loading.load(str(saved), device="cpu"),
+    )
     one, two = (answer_nll.score(lm, [SAMPLE], ["bare"])["nll"].iloc[0] for lm in (direct, loaded))
     assert one == pytest.approx(two, abs=1e-6)
 
@@ -102,8 +105,14 @@ def test_the_fingerprint_follows_the_weights(saved: Path, tmp_path: Path) -> Non
 
 def test_nf4_loads_and_scores_on_cpu(tmp_path: Path) -> None:
     """The 4-bit path gives finite scores near, but not at, those of the full weights."""
-    wide = LlamaConfig(**{**tiny_configs.settings("tiny-llama"), "hidden_size": 256, "head_dim": 64,
-                          "intermediate_size": 512})  # 4-bit blocks need wide layers
+    wide = LlamaConfig(
+        **{
+            **tiny_configs.settings("tiny-llama"),
+            "hidden_size": 256,
+            "head_dim": 64,
+            "intermediate_size": 512,
+        }
+    )  # 4-bit blocks need wide layers
     with torch.random.fork_rng():
         torch.manual_seed(5)
         AutoModelForCausalLM.from_config(wide).save_pretrained(tmp_path)
@@ -132,8 +141,7 @@ def test_a_model_without_rotary_positions_is_refused() -> None:
     config = GPT2Config(vocab_size=384, n_embd=32, n_layer=2, n_head=4, n_positions=256)
     base = loading.load("tiny-llama", device="cpu")
     model = AutoModelForCausalLM.from_config(config).eval()
-    lm = LM("gpt2-like", model, base.tokenizer, 0, "tokenizer", base.files, base.device,
-                   config)
+    lm = LM("gpt2-like", model, base.tokenizer, 0, "tokenizer", base.files, base.device, config)
     with pytest.raises(NotExact, match="gpt2-like"):
         rope_probe.rope_plan(lm)
 
@@ -187,7 +195,9 @@ def test_a_sample_longer_than_the_model_is_counted_not_cut() -> None:
     scored = answer_nll.score(lm, [long, torn, SAMPLE], ["bare"])
     assert scored["status"].tolist() == [
         "longer than the 2048 positions the model is exact for",
-        "not valid Unicode (lone surrogate)", "ok"]
+        "not valid Unicode (lone surrogate)",
+        "ok",
+    ]
 
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-mistral"])
@@ -231,8 +241,10 @@ def test_the_instrument_imports_neither_pytest_nor_hypothesis() -> None:
 
 def test_judging_imports_no_torch() -> None:
     """Rows can be judged where no model can be loaded."""
-    found = imported_by("import kvcore, kvcore.stats, kvcore.verdict, kvcore.store, reports.page, "
-                        "claims.judging, claims.harness")
+    found = imported_by(
+        "import kvcore, kvcore.stats, kvcore.verdict, kvcore.store, reports.page, "
+        "claims.judging, claims.harness"
+    )
     assert not {"torch", "transformers"} & found
 
 
@@ -246,7 +258,9 @@ def test_the_engine_hash_covers_every_module_that_makes_numbers() -> None:
     loaded = imported_by("import kvcore.scoring")
     own = {name.removeprefix("kvcore.") for name in loaded if name.startswith("kvcore.")}
     harmless = {"errors", "models", "corpora", "corpora.sample"}  # no arithmetic on scores
-    assert {n for n in own if not n.startswith("corpora")} - harmless <= set(answer_nll_rows.NUMBER_MODULES)
+    assert {n for n in own if not n.startswith("corpora")} - harmless <= set(
+        answer_nll_rows.NUMBER_MODULES
+    )
 
 
 def test_conditions_share_their_prefills(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,9 +268,12 @@ def test_conditions_share_their_prefills(monkeypatch: pytest.MonkeyPatch) -> Non
     lm = loading.load("tiny-llama", device="cpu")
     passes: list[Any] = []
     right = build.prefill_input
-    monkeypatch.setattr(build, "prefill_input", lambda *given: passes.append(given[1]) or right(
-        *given))
-    answer_nll.score(lm, [SAMPLE], ["bare", "oracle", "full_context(oracle)", "rope_roundtrip(oracle)"])
+    monkeypatch.setattr(
+        build, "prefill_input", lambda *given: passes.append(given[1]) or right(*given)
+    )
+    answer_nll.score(
+        lm, [SAMPLE], ["bare", "oracle", "full_context(oracle)", "rope_roundtrip(oracle)"]
+    )
     assert len(passes) == 2
 
 

@@ -32,43 +32,105 @@ from kvcore.models import files as model_files
 from kvcore.models.lm import LM
 from kvcore.models.registry import REGISTRY
 
-SMALL = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
-         "max_position_embeddings": 2048}
+SMALL = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+    "max_position_embeddings": 2048,
+}
 IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-GEMMA_2 = SMALL | IDS | {
-    "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "head_dim": 8,
-    "query_pre_attn_scalar": 8, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
-    "sliding_window": 8, "rope_theta": 10000.0, "cache_implementation": "hybrid",
-    "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
+GEMMA_2 = (
+    SMALL
+    | IDS
+    | {
+        "architectures": ["Gemma2ForCausalLM"],
+        "model_type": "gemma2",
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 8,
+        "rope_theta": 10000.0,
+        "cache_implementation": "hybrid",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+    }
+)
 QWEN_2 = SMALL | {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "bos_token_id": 0,
-    "eos_token_id": 1, "rope_theta": 1_000_000.0, "sliding_window": 8, "max_window_layers": 2,
-    "use_sliding_window": False, "tie_word_embeddings": True}
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "rope_theta": 1_000_000.0,
+    "sliding_window": 8,
+    "max_window_layers": 2,
+    "use_sliding_window": False,
+    "tie_word_embeddings": True,
+}
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "mistral-7b": SMALL | IDS | {
-        "architectures": ["MistralForCausalLM"], "model_type": "mistral",
-        "rope_theta": 1_000_000.0, "sliding_window": None, "tie_word_embeddings": False},
+    "mistral-7b": SMALL
+    | IDS
+    | {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "rope_theta": 1_000_000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+    },
     # The text model's heads, vocabulary and rope bases are left to the class there.
     "gemma3-4b": {
-        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
-        "boi_token_index": 397, "eoi_token_index": 398, "image_token_index": 399,
-        "eos_token_id": [1, 3], "initializer_range": 0.2, "mm_tokens_per_image": 4,
-        "text_config": SMALL | IDS | {
-            "model_type": "gemma3_text", "num_hidden_layers": 6, "head_dim": 8,
-            "query_pre_attn_scalar": 8, "sliding_window": 8,
-            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "boi_token_index": 397,
+        "eoi_token_index": 398,
+        "image_token_index": 399,
+        "eos_token_id": [1, 3],
+        "initializer_range": 0.2,
+        "mm_tokens_per_image": 4,
+        "text_config": SMALL
+        | IDS
+        | {
+            "model_type": "gemma3_text",
+            "num_hidden_layers": 6,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 8,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        },
         "vision_config": {
-            "model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16,
-            "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
-            "vision_use_head": False}},
+            "model_type": "siglip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+    },
     "gemma2-2b": GEMMA_2,
     "gemma2-2b-it": GEMMA_2,
-    "llama3.2-1b": SMALL | IDS | {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "head_dim": 8,
-        "rope_theta": 500_000.0, "tie_word_embeddings": True, "eos_token_id": [1, 3],
-        "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                         "original_max_position_embeddings": 64, "rope_type": "llama3"}},
+    "llama3.2-1b": SMALL
+    | IDS
+    | {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "head_dim": 8,
+        "rope_theta": 500_000.0,
+        "tie_word_embeddings": True,
+        "eos_token_id": [1, 3],
+        "rope_scaling": {
+            "factor": 32.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 64,
+            "rope_type": "llama3",
+        },
+    },
     "qwen2.5-0.5b": QWEN_2,
     "qwen2.5-math-7b": QWEN_2 | {"tie_word_embeddings": False},
 }
@@ -77,8 +139,11 @@ WITHOUT_BOS = {name for name in PUBLISHED if name.startswith("qwen")}
 CONDITIONS = ("bare", "random", "oracle")
 SAMPLES = (
     sample.Sample("what is the mean", "The sum divided by the number of samples.", "a mean"),
-    sample.Sample("what does the function do?",  # longer than every window
-                  "It returns the sum of the entries along an axis, " * 4, "it returns the sum"),
+    sample.Sample(
+        "what does the function do?",  # longer than every window
+        "It returns the sum of the entries along an axis, " * 4,
+        "it returns the sum",
+    ),
 )
 
 
@@ -121,14 +186,16 @@ def assert_engine_equals_one_pass(saved: Saved, route: Any) -> None:
     """Each token's score is finite and that of one masked pass of the model before it was saved."""
     lm = saved.lm
     scored = answer_nll.score(lm, SAMPLES, CONDITIONS, route=route).set_index(
-        ["sample_id", "condition"])
+        ["sample_id", "condition"]
+    )
     assert set(scored.status) == {"ok"}
     for sample, name in itertools.product(SAMPLES, CONDITIONS):
         one = prepare_one(lm, sample, condition(name))
         prefix = one.prefixes[condition(name).prefixes()[0]]
         read = one.tokens
         wanted = plain.one_pass_nlls(
-            saved.built, lm.bos_id, prefix, read.document, read.prompt, read.answer)
+            saved.built, lm.bos_id, prefix, read.document, read.prompt, read.answer
+        )
         found = scored.token_nlls[sample.id, name]
         assert all(map(math.isfinite, found))
         assert_scores(found, wanted, f"{saved.name}, {name}")
@@ -163,8 +230,12 @@ def test_a_published_checkpoint_scores_as_the_plain_route(saved: Saved, route: s
 
 def test_twin_a_key_left_unturned_is_seen(saved: Saved) -> None:
     """Keys that stay where they were prefilled give other numbers."""
-    must_see(lambda patch: patch.setattr("kvcore.rope.rotate", lambda keys, *_: keys),
-             assert_engine_equals_one_pass, saved, "cache")
+    must_see(
+        lambda patch: patch.setattr("kvcore.rope.rotate", lambda keys, *_: keys),
+        assert_engine_equals_one_pass,
+        saved,
+        "cache",
+    )
 
 
 def test_twin_a_forgotten_window_is_seen(saved: Saved) -> None:
@@ -186,8 +257,11 @@ def test_twin_a_weight_lost_in_loading_is_seen(saved: Saved) -> None:
     """One matrix of the last layer that is not the one in the file."""
 
     def lose(patch: pytest.MonkeyPatch) -> None:
-        name, weight = [(n, p) for n, p in saved.lm.model.named_parameters()
-                        if n.endswith("v_proj.weight") and "vision" not in n][-1]
+        name, weight = [
+            (n, p)
+            for n, p in saved.lm.model.named_parameters()
+            if n.endswith("v_proj.weight") and "vision" not in n
+        ][-1]
         assert "layers" in name
         patch.setattr(weight, "data", torch.zeros_like(weight))
 
@@ -203,7 +277,8 @@ def assert_the_text_model_is_described(saved: Saved) -> None:
     kinds = masks.layer_kinds(lm)
     assert (masks.SLIDING in kinds, masks.FULL in kinds) == (saved.name in WINDOWED, True)
     assert lm.config._attn_implementation == (
-        "eager" if text["model_type"] == "gemma2" else attention.GROUPED_SDPA)
+        "eager" if text["model_type"] == "gemma2" else attention.GROUPED_SDPA
+    )
     assert lm.bos_source == ("config" if saved.name in WITHOUT_BOS else "tokenizer")
     assert model_files.rope_bases(lm.files) == len(rope_probe.rope_plan(lm).bases)
 
@@ -216,15 +291,19 @@ def test_the_text_model_is_described(saved: Saved) -> None:
 @pytest.mark.parametrize("saved", ["gemma3-4b"], indirect=True)
 def test_twin_bases_that_are_left_out_are_missed(saved: Saved) -> None:
     """Counting only what config.json spells finds one base where there are two."""
-    must_see(lambda patch: patch.setattr(registry, "IMPLIED_ROPE_BASES", {}),
-             assert_the_text_model_is_described, saved)
+    must_see(
+        lambda patch: patch.setattr(registry, "IMPLIED_ROPE_BASES", {}),
+        assert_the_text_model_is_described,
+        saved,
+    )
 
 
 @pytest.mark.parametrize("saved", ["gemma3-4b"], indirect=True)
 def test_twin_the_wrapper_is_not_the_text_model(saved: Saved) -> None:
     """The configuration of the whole checkpoint describes no layer."""
-    wrapper = dataclasses.replace(saved, lm=dataclasses.replace(
-        saved.lm, config=saved.lm.model.config))
+    wrapper = dataclasses.replace(
+        saved, lm=dataclasses.replace(saved.lm, config=saved.lm.model.config)
+    )
     with pytest.raises(AssertionError):
         assert_the_text_model_is_described(wrapper)
 
@@ -235,8 +314,10 @@ def widened(published: dict[str, Any]) -> dict[str, Any]:
     if "text_config" not in published:
         return published | wide
     seeing = {"hidden_size": 64, "intermediate_size": 128}
-    return published | {"text_config": published["text_config"] | wide,
-                        "vision_config": published["vision_config"] | seeing}
+    return published | {
+        "text_config": published["text_config"] | wide,
+        "vision_config": published["vision_config"] | seeing,
+    }
 
 
 QUANTIZED = [name for name, entry in REGISTRY.items() if entry.quantization]
@@ -247,7 +328,8 @@ def assert_a_quantized_entry_scores(name: str, folder: Path) -> None:
     entry = REGISTRY[name]
     full = loading.load(str(folder), device="cpu")
     small = loading.load(
-        str(folder), device="cpu", dtype=entry.dtype, quantization=entry.quantization)
+        str(folder), device="cpu", dtype=entry.dtype, quantization=entry.quantization
+    )
     assert "Linear4bit" in {type(module).__name__ for module in small.model.modules()}
     assert small.dtype == entry.dtype
     one, other = (answer_nll.score(lm, SAMPLES, CONDITIONS) for lm in (full, small))
@@ -271,5 +353,9 @@ def test_twin_weights_that_stay_whole_are_seen(name: str, tmp_path: Path) -> Non
     def whole(files: model_files.ModelFiles, *rest: Any) -> Any:
         return right(dataclasses.replace(files, quantization=None), *rest)
 
-    must_see(lambda patch: patch.setattr(load, "_load_folder", whole),
-             assert_a_quantized_entry_scores, name, tmp_path)
+    must_see(
+        lambda patch: patch.setattr(load, "_load_folder", whole),
+        assert_a_quantized_entry_scores,
+        name,
+        tmp_path,
+    )

@@ -38,8 +38,9 @@ def truncated_nlls(
     the length of the prefix, then read the query and the answer in one short pass each. An empty
     prefix gives the bare condition.
     """
-    kept = _truncated(model, bos, prefix, doc, lambda layer, keys: _moved(
-        model, layer, keys, -len(prefix)))
+    kept = _truncated(
+        model, bos, prefix, doc, lambda layer, keys: _moved(model, layer, keys, -len(prefix))
+    )
     return _answer_nlls(model, kept, query, answer)
 
 
@@ -48,8 +49,13 @@ def one_base_nlls(
     model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids
 ) -> list[float]:
     """Score as :func:`truncated_nlls` does, every layer turned with the full-attention base."""
-    kept = _truncated(model, bos, prefix, doc, lambda layer, keys: _moved(
-        model, layer, keys, -len(prefix), "full_attention"))
+    kept = _truncated(
+        model,
+        bos,
+        prefix,
+        doc,
+        lambda layer, keys: _moved(model, layer, keys, -len(prefix), "full_attention"),
+    )
     return _answer_nlls(model, kept, query, answer)
 
 
@@ -59,7 +65,8 @@ def unturned_nlls(
 ) -> list[float]:
     """Score as :func:`truncated_nlls` does, with the keys left as they were prefilled."""
     return _answer_nlls(
-        model, _truncated(model, bos, prefix, doc, lambda _, keys: keys), query, answer)
+        model, _truncated(model, bos, prefix, doc, lambda _, keys: keys), query, answer
+    )
 
 
 def _truncated(
@@ -90,8 +97,16 @@ def keys_only_nlls(
 
 @torch.inference_mode()
 def mixed_nlls(
-    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids, *,
-    layers: Collection[int], tokens: int, weight: float
+    model: PreTrainedModel,
+    bos: int,
+    prefix: Ids,
+    doc: Ids,
+    query: Ids,
+    answer: Ids,
+    *,
+    layers: Collection[int],
+    tokens: int,
+    weight: float,
 ) -> list[float]:
     """Score against bare keys, with primed values mixed into some layers and first tokens.
 
@@ -101,26 +116,53 @@ def mixed_nlls(
     primed = _prefill(model, [bos, *prefix, *doc], first_position=0)
     cut = 1 + len(prefix)
     return _with_values(
-        model, bos, doc, query, answer, layers, weight,
-        [values[:, :, cut : cut + tokens] for _, values in primed])
+        model,
+        bos,
+        doc,
+        query,
+        answer,
+        layers,
+        weight,
+        [values[:, :, cut : cut + tokens] for _, values in primed],
+    )
 
 
 @torch.inference_mode()
 def injected_nlls(
-    model: PreTrainedModel, bos: int, question: Ids, doc: Ids, query: Ids, answer: Ids, *,
-    layers: Collection[int], weight: float
+    model: PreTrainedModel,
+    bos: int,
+    question: Ids,
+    doc: Ids,
+    query: Ids,
+    answer: Ids,
+    *,
+    layers: Collection[int],
+    weight: float,
 ) -> list[float]:
     """Score against bare keys, every value pulled towards the mean one of ``[BOS][question]``."""
     asked = _prefill(model, [bos, *question], first_position=0)
     means = [values[:, :, 1:].sum(dim=2) / len(question) for _, values in asked]
     return _with_values(
-        model, bos, doc, query, answer, layers, weight,
-        [mean.unsqueeze(2).expand(-1, -1, len(doc), -1) for mean in means])
+        model,
+        bos,
+        doc,
+        query,
+        answer,
+        layers,
+        weight,
+        [mean.unsqueeze(2).expand(-1, -1, len(doc), -1) for mean in means],
+    )
 
 
 def _with_values(
-    model: PreTrainedModel, bos: int, doc: Ids, query: Ids, answer: Ids, layers: Collection[int],
-    weight: float, others: Sequence[Tensor]
+    model: PreTrainedModel,
+    bos: int,
+    doc: Ids,
+    query: Ids,
+    answer: Ids,
+    layers: Collection[int],
+    weight: float,
+    others: Sequence[Tensor],
 ) -> list[float]:
     """Score against the bare cache, others' values mixed in from the first document slot on."""
     bare = _prefill(model, [bos, *doc], first_position=0)
@@ -146,12 +188,20 @@ def beacon_layers(
     for number, chunk in enumerate(chunks, start=1):
         at += len(beacon)
         read = _prefill(model, ids, first_position=-number * len(beacon))
-        pieces.append([(keys[:, :, at : at + len(chunk)], values[:, :, at : at + len(chunk)])
-                       for keys, values in read])
+        pieces.append(
+            [
+                (keys[:, :, at : at + len(chunk)], values[:, :, at : at + len(chunk)])
+                for keys, values in read
+            ]
+        )
         at += len(chunk)
-    return [(torch.cat([keys for keys, _ in layer], dim=2),
-             torch.cat([values for _, values in layer], dim=2))
-            for layer in zip(*pieces, strict=True)]
+    return [
+        (
+            torch.cat([keys for keys, _ in layer], dim=2),
+            torch.cat([values for _, values in layer], dim=2),
+        )
+        for layer in zip(*pieces, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -210,8 +260,15 @@ def one_pass_nlls(
 
 @torch.inference_mode()
 def blocks_nlls(
-    model: PreTrainedModel, bos: int, copies: Sequence[Ids], doc: Ids, query: Ids, answer: Ids, *,
-    isolated: bool, seen: Collection[int]
+    model: PreTrainedModel,
+    bos: int,
+    copies: Sequence[Ids],
+    doc: Ids,
+    query: Ids,
+    answer: Ids,
+    *,
+    isolated: bool,
+    seen: Collection[int],
 ) -> list[float]:
     """Score ``[BOS][copy 0][copy 1]...[doc][query][answer]`` in one masked forward.
 
@@ -228,8 +285,12 @@ def blocks_nlls(
 
 
 def _masked_nlls(
-    model: PreTrainedModel, ids: Ids, positions: list[int], parts: str, sees: Mapping[str, str],
-    answer: Ids
+    model: PreTrainedModel,
+    ids: Ids,
+    positions: list[int],
+    parts: str,
+    sees: Mapping[str, str],
+    answer: Ids,
 ) -> list[float]:
     """Score the last tokens of one forward in which `sees` says which part sees which."""
     logits = model(

@@ -46,8 +46,9 @@ class Seen:
     shares: torch.Tensor | None
 
 
-def read(model: Any, bos: int, name: str, one: Plain, noise: Ids = (), *, attention: bool = False
-         ) -> Seen:
+def read(
+    model: Any, bos: int, name: str, one: Plain, noise: Ids = (), *, attention: bool = False
+) -> Seen:
     """Read a switch one way.
 
     Parameters
@@ -66,8 +67,13 @@ def read(model: Any, bos: int, name: str, one: Plain, noise: Ids = (), *, attent
         parts: dict[int, Ids] = {}
     else:
         tokens = [(bos, BOS), *_all(one.original, ORIGINAL), *_all(one.before, GENERATED)]
-        parts = {"ignore": {}, "injection": {0: one.new}, "noise": {0: noise},
-                 "repetition": {0: one.original}, "gradual": _pieces(one.new, numbers)}[kind]
+        parts = {
+            "ignore": {},
+            "injection": {0: one.new},
+            "noise": {0: noise},
+            "repetition": {0: one.original},
+            "gradual": _pieces(one.new, numbers),
+        }[kind]
     predicting = []
     for number, token in enumerate(one.after):
         tokens += _all(parts.get(number, ()), INJECTED)
@@ -103,9 +109,13 @@ def _partial(model: Any, bos: int, numbers: str, one: Plain, attention: bool) ->
     kept = max(1, len(old) - anew)
     first = _prefilled(model, old, 0)
     last = _prefilled(model, new, kept + anew - len(new))
-    layers = [(torch.cat([a[:, :, :kept], c[:, :, -anew:]], dim=2),
-               torch.cat([b[:, :, :kept], d[:, :, -anew:]], dim=2))
-              for (a, b), (c, d) in zip(first, last, strict=True)]
+    layers = [
+        (
+            torch.cat([a[:, :, :kept], c[:, :, -anew:]], dim=2),
+            torch.cat([b[:, :, :kept], d[:, :, -anew:]], dim=2),
+        )
+        for (a, b), (c, d) in zip(first, last, strict=True)
+    ]
     spans = [BOS, *[ORIGINAL] * len(one.original), *[GENERATED] * len(one.before)][:kept]
     spans += [BOS, *[INJECTED] * len(one.new), *[GENERATED] * (len(one.before) - 1)][-anew:]
     ids = (one.before[-1], *one.after[:-1])
@@ -115,36 +125,63 @@ def _partial(model: Any, bos: int, numbers: str, one: Plain, attention: bool) ->
 def _prefilled(model: Any, ids: Ids, start: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     cache = DynamicCache()  # without a config: sliding layers, too, keep every slot
     with torch.inference_mode():
-        model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True,
-              position_ids=torch.arange(start, start + len(ids)).unsqueeze(0))
+        model(
+            input_ids=torch.tensor([ids]),
+            past_key_values=cache,
+            use_cache=True,
+            position_ids=torch.arange(start, start + len(ids)).unsqueeze(0),
+        )
     layers: list[Any] = list(cache.layers)
     return [(layer.keys, layer.values) for layer in layers]
 
 
-def _seen(model: Any, past: list[tuple[torch.Tensor, torch.Tensor]] | None, ids: Sequence[int],
-          spans: Sequence[int], predicting: Sequence[int], attention: bool) -> Seen:
+def _seen(
+    model: Any,
+    past: list[tuple[torch.Tensor, torch.Tensor]] | None,
+    ids: Sequence[int],
+    spans: Sequence[int],
+    predicting: Sequence[int],
+    attention: bool,
+) -> Seen:
     cache, start = DynamicCache(), 0
     for index, (keys, values) in enumerate(past or []):
         cache.update(keys, values, index)
         start = keys.shape[2]
     taken: list[torch.Tensor] = []
     handle = model.get_output_embeddings().register_forward_pre_hook(
-        lambda _module, inputs: taken.append(inputs[0]))
+        lambda _module, inputs: taken.append(inputs[0])
+    )
     try:
         with torch.inference_mode():
-            out = model(input_ids=torch.tensor([list(ids)]), past_key_values=cache,
-                        position_ids=torch.arange(start, start + len(ids)).unsqueeze(0),
-                        output_attentions=attention)
+            out = model(
+                input_ids=torch.tensor([list(ids)]),
+                past_key_values=cache,
+                position_ids=torch.arange(start, start + len(ids)).unsqueeze(0),
+                output_attentions=attention,
+            )
     finally:
         handle.remove()
     rows = list(predicting)
-    return Seen(out.logits[0, rows].double().log_softmax(dim=-1), taken[0][0, rows].double(),
-                _shares(out.attentions, rows, spans) if attention else None)
+    return Seen(
+        out.logits[0, rows].double().log_softmax(dim=-1),
+        taken[0][0, rows].double(),
+        _shares(out.attentions, rows, spans) if attention else None,
+    )
 
 
-def _shares(attentions: Sequence[torch.Tensor], rows: list[int], spans: Sequence[int]
-            ) -> torch.Tensor:
+def _shares(
+    attentions: Sequence[torch.Tensor], rows: list[int], spans: Sequence[int]
+) -> torch.Tensor:
     where = torch.tensor(list(spans))
-    return torch.stack([torch.stack([
-        layer[0, :, rows][..., where == span].double().sum(dim=-1).mean(dim=0)
-        for span in range(4)], dim=-1) for layer in attentions])
+    return torch.stack(
+        [
+            torch.stack(
+                [
+                    layer[0, :, rows][..., where == span].double().sum(dim=-1).mean(dim=0)
+                    for span in range(4)
+                ],
+                dim=-1,
+            )
+            for layer in attentions
+        ]
+    )

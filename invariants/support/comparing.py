@@ -86,8 +86,9 @@ def assert_rows_equal(found: pd.DataFrame, wanted: pd.DataFrame, what: str) -> N
         assert_scores(left[at], right[at], f"{what}: {at[1]} of {at[0]}")
 
 
-def in_one_batch(lm: LM, batch: Sequence[Sample], names: Iterable[str | Condition],
-                 route: answer_nll.Route) -> pd.DataFrame:
+def in_one_batch(
+    lm: LM, batch: Sequence[Sample], names: Iterable[str | Condition], route: answer_nll.Route
+) -> pd.DataFrame:
     """Score with passes so dear that unlike samples share them, and their padding."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(limits.PASS_COST, "cpu", 10**6)

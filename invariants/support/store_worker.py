@@ -162,7 +162,9 @@ def main(root: str, log: str, pause: str, breakage: str) -> None:
     sys.stdin.readline()
     scorer = logged(Path(log), float(pause))
     store = Store(Path(root))
-    fill.measure_missing(store, wanted(), scorer, meta=META, shard_samples=SHARD_SAMPLES, progress=None)
+    fill.measure_missing(
+        store, wanted(), scorer, meta=META, shard_samples=SHARD_SAMPLES, progress=None
+    )
     print(rows_hash(store.read()), flush=True)
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from kvcore.corpora.sample import Sample
+
+once = settings(max_examples=1, deadline=None)
+few = settings(max_examples=5, deadline=None)
+some = settings(max_examples=60, deadline=None)
+"""For tests that score with models, build caches, and compute with numbers alone."""
 
 WORDS = tuple(
     "the sample mean is sum of entries along an axis and number divided by nothing else what "
@@ -31,17 +37,22 @@ def samples(*, max_words: int = 18) -> st.SearchStrategy[Sample]:
     """
     brought = st.tuples(
         st.tuples(st.just("past_query"), texts(1, 3)),
-        st.tuples(st.just("surrogate(need)"), texts(1, 3)))
+        st.tuples(st.just("surrogate(need)"), texts(1, 3)),
+    )
     return st.builds(
-        Sample, query=texts(1, max(1, max_words // 4)), passage=texts(1, max_words),
-        answer=texts(1, 4), texts=brought,
+        Sample,
+        query=texts(1, max(1, max_words // 4)),
+        passage=texts(1, max_words),
+        answer=texts(1, 4),
+        texts=brought,
     )
 
 
 def batches(max_size: int = 5, *, max_words: int = 18) -> st.SearchStrategy[list[Sample]]:
     """Two or more samples of different lengths, no two of them alike."""
     return st.lists(
-        samples(max_words=max_words), min_size=2, max_size=max_size, unique_by=lambda s: s.id)
+        samples(max_words=max_words), min_size=2, max_size=max_size, unique_by=lambda s: s.id
+    )
 
 
 def shifts() -> st.SearchStrategy[int]:
@@ -54,9 +65,9 @@ def offsets() -> st.SearchStrategy[int]:
     return st.integers(min_value=1, max_value=MAX_SHIFT)
 
 
-def token_ids(vocabulary: int, *, min_size: int = 1, max_size: int = 24) -> st.SearchStrategy[
-    list[int]
-]:
+def token_ids(
+    vocabulary: int, *, min_size: int = 1, max_size: int = 24
+) -> st.SearchStrategy[list[int]]:
     """Ordinary token ids: the first three are the tiny tokenizers' special ones."""
     return st.lists(
         st.integers(min_value=3, max_value=vocabulary - 1), min_size=min_size, max_size=max_size
@@ -72,8 +83,10 @@ def layouts(draw: st.DrawFn) -> tuple[list[list[int]], list[list[bool]], int, in
     rows = draw(st.integers(1, 3))
     slots = draw(st.integers(1, 12))
     steps = st.lists(st.integers(0, 4), min_size=slots, max_size=slots)
-    positions = [[sum(s[: i + 1]) for i in range(slots)] for s in draw(
-        st.lists(steps, min_size=rows, max_size=rows))]
+    positions = [
+        [sum(s[: i + 1]) for i in range(slots)]
+        for s in draw(st.lists(steps, min_size=rows, max_size=rows))
+    ]
     flags = st.lists(st.booleans(), min_size=slots, max_size=slots)
     real = draw(st.lists(flags, min_size=rows, max_size=rows))
     return positions, real, draw(st.integers(1, slots)), draw(st.none() | st.integers(1, 9))
@@ -90,13 +103,15 @@ def prefix_names() -> st.SearchStrategy[str]:
     simple = (
         st.sampled_from(["random", "oracle", "static_fact"])
         | st.sampled_from(["fact", "definition", "procedure", "quantity", "problem"]).map(
-            "static({})".format)
+            "static({})".format
+        )
         | st.sampled_from(["keyword", "question", "need"]).map("llm_surrogate({})".format)
         | counts.map("click_history({})".format)
         | literals().map(lambda x: json.dumps(x, ensure_ascii=False)).map("literal({})".format)
     )
-    return st.recursive(simple, lambda inner: st.builds(
-        "repeat({},{})".format, inner, counts), max_leaves=3)
+    return st.recursive(
+        simple, lambda inner: st.builds("repeat({},{})".format, inner, counts), max_leaves=3
+    )
 
 
 def condition_names() -> st.SearchStrategy[str]:
@@ -105,14 +120,27 @@ def condition_names() -> st.SearchStrategy[str]:
     counts = st.integers(1, 40)
     layers = st.integers(0, 40)
     more: dict[str, tuple[st.SearchStrategy[object], ...]] = {
-        "full_context": (), "one_base": (), "no_reposition": (), "rope_roundtrip": (),
-        "suffix": (), "values_only": (),
+        "full_context": (),
+        "one_base": (),
+        "no_reposition": (),
+        "rope_roundtrip": (),
+        "suffix": (),
+        "values_only": (),
         "reposition": (st.sampled_from(["float32", "model"]),),
         "blocks": (counts, st.sampled_from(["first", "last", "none", "all"])),
-        "values_early_layers": (layers | shares,), "values_layer": (layers,),
-        "values_early_positions": (shares,), "interp": (shares,), "beacons": (counts,),
+        "values_early_layers": (layers | shares,),
+        "values_layer": (layers,),
+        "values_early_positions": (shares,),
+        "interp": (shares,),
+        "beacons": (counts,),
     }
-    composed = [st.builds("{}({})".format, st.just(name), st.tuples(prefix_names(), *kinds).map(
-        lambda given: ",".join(map(str, given)))) for name, kinds in more.items()]
+    composed = [
+        st.builds(
+            "{}({})".format,
+            st.just(name),
+            st.tuples(prefix_names(), *kinds).map(lambda given: ",".join(map(str, given))),
+        )
+        for name, kinds in more.items()
+    ]
     plain = st.sampled_from(["bare", "bos_only", "framed", "bare_again", "separator"])
     return st.one_of(plain, shares.map("qvi({})".format), prefix_names(), *composed)

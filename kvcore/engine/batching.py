@@ -83,9 +83,7 @@ def passes_by_size(widths: Sequence[int], budget: int, cost: int) -> list[list[i
     return [order[a:b] for a, b in cut_into_passes([widths[n] for n in order], budget, cost)]
 
 
-def batches_by_size(
-    sizes: Sequence[int], budget: int, *, padded: bool = True
-) -> list[list[int]]:
+def batches_by_size(sizes: Sequence[int], budget: int, *, padded: bool = True) -> list[list[int]]:
     """Sort items by size and cut them into batches.
 
     Returns

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from kvcore.cache import batch as cache_batch
 from kvcore.cache import hf_cache, kv_cache, masks
 from kvcore.cache.batch import CacheBatch
 from kvcore.cache.kv_cache import KVCache
-from kvcore.engine import shared_layers
-from kvcore.errors import KvError
+from kvcore.engine import hooks, shared_layers
 from kvcore.models.lm import LM
+
+RowsAndColumns = tuple[Sequence[int], Sequence[int]]
+"""Tokens of a pass: their rows, and their columns counted within the pass."""
+NO_TOKENS: RowsAndColumns = ((), ())
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class ForwardInput:
     ids, positions : (batch, q) int64
     real : (batch, q) bool
         False for right padding.
-    past : KVCache, Pile or None
+    past : KVCache, CacheBatch or None
         What is already cached for each sequence.
     blocked : (batch, q, q) bool or None
         Who may not attend to whom among this pass's tokens although it could.
@@ -89,23 +91,25 @@ def pad_ids(
 
 
 def pad_sequences(
-    lm: LM, readings: Sequence[SequenceInput], past: KVCache | CacheBatch | None = None
+    lm: LM, sequences: Sequence[SequenceInput], past: KVCache | CacheBatch | None = None
 ) -> ForwardInput:
-    """Right-pad readings into one pass; readings with groups need an empty past."""
-    width = max(len(r.ids) for r in readings)
-    ids = torch.tensor([[*r.ids, *[lm.bos_id] * (width - len(r.ids))] for r in readings])
-    last = max(r.positions[-1] for r in readings)
+    """Right-pad sequences into one pass; those with groups need an empty past."""
+    width = max(len(s.ids) for s in sequences)
+    ids = torch.tensor([[*s.ids, *[lm.bos_id] * (width - len(s.ids))] for s in sequences])
+    # Padding counts on, but never past what is read: some models change their frequencies by
+    # the largest position of a pass.
+    last = max(s.positions[-1] for s in sequences)
     positions = torch.tensor(
-        [  # padding counts on, but never past what is read: some models
+        [
             [
-                *r.positions,  # change their frequencies by the largest position of a pass
-                *(min(r.positions[-1] + 1 + i, last) for i in range(width - len(r.ids))),
+                *s.positions,
+                *(min(s.positions[-1] + i, last) for i in range(1, 1 + width - len(s.ids))),
             ]
-            for r in readings
+            for s in sequences
         ]
     )
-    real = torch.arange(width) < torch.tensor([len(r.ids) for r in readings]).unsqueeze(1)
-    blocked = _blocked_pairs(readings, width)
+    real = torch.arange(width) < torch.tensor([len(s.ids) for s in sequences]).unsqueeze(1)
+    blocked = blocked_pairs(sequences, width)
     return ForwardInput(
         ids.to(lm.device),
         positions.to(lm.device),
@@ -115,147 +119,138 @@ def pad_sequences(
     )
 
 
-def _blocked_pairs(readings: Sequence[SequenceInput], width: int) -> torch.Tensor | None:
-    """Return which token may not attend to which, (batch, width, width), from their groups."""
-    if not any(r.blocked_groups for r in readings):
+def blocked_pairs(sequences: Sequence[SequenceInput], width: int) -> torch.Tensor | None:
+    """Return which token may not attend to which, from their groups.
+
+    Returns
+    -------
+    (batch, width, width) bool, or None where nothing is blocked
+        By query and key.
+    """
+    if not any(s.blocked_groups for s in sequences):
         return None
-    count = 1 + max(group for r in readings for group in (0, *r.groups))
-    rules = torch.zeros(len(readings), count, count, dtype=torch.bool)
-    for row, r in enumerate(readings):
-        for query, key in r.blocked_groups:
+    count = 1 + max(group for s in sequences for group in (0, *s.groups))
+    rules = torch.zeros(len(sequences), count, count, dtype=torch.bool)
+    for row, s in enumerate(sequences):
+        for query, key in s.blocked_groups:
             rules[row, query, key] = True
-    padded = [[*r.groups, *[0] * (width - len(r.groups))] for r in readings]
-    groups = torch.tensor(padded)
-    rows = torch.arange(len(readings))[:, None, None]
+    groups = torch.tensor([[*s.groups, *[0] * (width - len(s.groups))] for s in sequences])
+    rows = torch.arange(len(sequences))[:, None, None]
     return rules[rows, groups[:, :, None], groups[:, None, :]]
 
 
 def run(
-    lm: LM, given: ForwardInput, wanted: tuple[Sequence[int], Sequence[int]] = ((), ())
+    lm: LM, step: ForwardInput, logits_at: RowsAndColumns = NO_TOKENS
 ) -> tuple[torch.Tensor, KVCache]:
     """Run the model once.
 
     Parameters
     ----------
-    given : Pass
+    step : ForwardInput
         Tokens, positions and past; the past is not changed.
-    wanted : pair of int sequences
-        Rows and columns of the tokens whose next-token logits are wanted.
+    logits_at : pair of int sequences
+        Rows and columns of the tokens behind which logits are wanted.
 
     Returns
     -------
-    logits : (len(wanted[0]), vocab)
+    logits : (len(logits_at[0]), vocab)
         In the model's dtype, with the model's own scaling and soft-capping: the model's forward
         runs whole, only its LM head is handed fewer hidden states.
     cache : KVCache
         The past and this pass's entries.
     """
-    cache = hf_cache.empty() if given.past is None else given.past.to_model()
-    logits = _forward(lm, given, wanted, past_key_values=cache, use_cache=True)
-    return logits, kv_cache.from_model(cache, given.key_positions(), given.key_real())
+    cache = hf_cache.empty() if step.past is None else step.past.to_model()
+    scores = run_model(lm, step, logits_at, past_key_values=cache, use_cache=True)
+    return scores, kv_cache.from_model(cache, step.key_positions(), step.key_real())
 
 
-def prefill(lm: LM, given: ForwardInput) -> KVCache:
+def prefill(lm: LM, step: ForwardInput) -> KVCache:
     """Run the model for its cache alone, and no further than its last layer's keys and values.
 
     Bit for bit the cache that `run` gives; spared are the last layer's attention and MLP.
     """
     cache = hf_cache.stop_after_layer(lm.config.num_hidden_layers - 1)
     with suppress(hf_cache.PrefillComplete):
-        _forward(lm, given, ((), ()), past_key_values=cache, use_cache=True)
-    return kv_cache.from_model(cache, given.key_positions(), given.key_real())
+        run_model(lm, step, NO_TOKENS, past_key_values=cache, use_cache=True)
+    return kv_cache.from_model(cache, step.key_positions(), step.key_real())
 
 
 def logits(
-    lm: LM,
-    given: ForwardInput,
-    wanted: tuple[Sequence[int], Sequence[int]],
-    *,
-    branch: bool = False,
+    lm: LM, step: ForwardInput, logits_at: RowsAndColumns, *, share_layers: bool = False
 ) -> torch.Tensor:
     """Run the model once and keep no cache; see `run`.
 
     Parameters
     ----------
-    branch : bool
-        Let rows that are alike up to some layer be run once up to there (`kvcore.branching`):
-        the batch that a module of the model gets is then not that of the pass.
+    share_layers : bool
+        Let rows that are alike up to some layer be run once up to there
+        (`kvcore.engine.shared_layers`): the batch that a module of the model gets is then not
+        that of the pass.
     """
-    if given.past is None:
-        return _forward(lm, given, wanted, use_cache=False)
-    if branch and given.blocked is None and isinstance(given.past, cache_batch.CacheBatch):
-        asked = zip(given.ids.tolist(), given.positions.tolist(), given.real.tolist(), strict=True)
-        made = shared_layers.branches(given.past, [str(one) for one in asked])
-        if made.share <= shared_layers.WORTHWHILE and shared_layers.layers_of(lm):
-            return _branched(lm, given, wanted, given.past, made)
-    past = given.past
-    batch = past if isinstance(past, CacheBatch) else CacheBatch((past,))
-    return _forward(
-        lm, given, wanted, past_key_values=batch.as_transient_hf_cache(), use_cache=True
-    )
+    if step.past is None:
+        return run_model(lm, step, logits_at, use_cache=False)
+    past = step.past if isinstance(step.past, CacheBatch) else CacheBatch((step.past,))
+    if share_layers and step.blocked is None and past is step.past and hooks.has_layer_list(lm):
+        read = zip(step.ids.tolist(), step.positions.tolist(), step.real.tolist(), strict=True)
+        classes = shared_layers.classify_rows(past, [str(row) for row in read])
+        if classes.share_run <= shared_layers.MAX_SHARE_RUN:
+            return _logits_of_classes(lm, step, logits_at, past, classes)
+    cache = past.as_transient_hf_cache()
+    return run_model(lm, step, logits_at, past_key_values=cache, use_cache=True)
 
 
-def _branched(
+def _logits_of_classes(
     lm: LM,
-    given: ForwardInput,
-    wanted: tuple[Sequence[int], Sequence[int]],
-    past: cache_batch.CacheBatch,
-    made: shared_layers.Branches,
+    step: ForwardInput,
+    logits_at: RowsAndColumns,
+    past: CacheBatch,
+    classes: shared_layers.RowClasses,
 ) -> torch.Tensor:
-    """Run a pass whose rows branch off on their way up through the layers."""
-    first = list(made.rows[0])
-    stem = ForwardInput(given.ids[first], given.positions[first], given.real[first])
+    """Run a pass once for all rows that are alike, layer by layer."""
+    firsts = list(classes.first_rows[0])
+    base = ForwardInput(step.ids[firsts], step.positions[firsts], step.real[firsts])
     mask = masks.for_model(
-        lm, stem.positions, given.key_positions()[first], given.key_real()[first]
+        lm, base.positions, step.key_positions()[firsts], step.key_real()[firsts]
     )
-    rows, columns = wanted
-    with shared_layers.branching(lm, made):
-        return _forward(
+    rows, columns = logits_at
+    with shared_layers.layers_shared(lm, classes):
+        return run_model(
             lm,
-            stem,
-            ([made.last[row] for row in rows], columns),
+            base,
+            ([classes.last_classes[row] for row in rows], columns),
             mask,
-            past_key_values=past.as_transient_hf_cache(made.rows),
+            past_key_values=past.as_transient_hf_cache(classes.first_rows),
             use_cache=True,
         )
 
 
-def _forward(
-    lm: LM,
-    given: ForwardInput,
-    wanted: tuple[Sequence[int], Sequence[int]],
-    mask: Any = None,
-    **cache: Any,
+def run_model(
+    lm: LM, step: ForwardInput, logits_at: RowsAndColumns, mask: Any = None, **cache: Any
 ) -> torch.Tensor:
+    """Call the model, the one place that does.
+
+    Parameters
+    ----------
+    mask : optional
+        In the form that the model takes; by default that of the pass.
+    **cache
+        ``past_key_values`` and ``use_cache``, as the model takes them.
+
+    Returns
+    -------
+    (len(logits_at[0]), vocab)
+    """
     if mask is None:
         mask = masks.for_model(
-            lm, given.positions, given.key_positions(), given.key_real(), given.blocked
+            lm, step.positions, step.key_positions(), step.key_real(), step.blocked
         )
-    with torch.inference_mode(), _head_sees_only(lm, wanted):
+    rows, columns = (list(numbers) for numbers in logits_at)
+
+    def pick(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden[rows, columns].unsqueeze(0)
+
+    with torch.inference_mode(), hooks.before_head(lm, pick):
         out = lm.model(
-            input_ids=given.ids, position_ids=given.positions, attention_mask=mask, **cache
+            input_ids=step.ids, position_ids=step.positions, attention_mask=mask, **cache
         )
     return out.logits[0]  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _head_sees_only(lm: LM, wanted: tuple[Sequence[int], Sequence[int]]) -> Iterator[None]:
-    """Hand the LM head only the wanted tokens' hidden states, as (1, n, hidden).
-
-    A hook rather than ``logits_to_keep``: that argument takes different positions per row only
-    from transformers 5.22 on, and means something else before.
-    """
-    head = lm.model.get_output_embeddings()
-    if head is None:
-        raise KvError(f"{lm.name}: no LM head found; load a causal language model.")
-    rows, columns = (list(w) for w in wanted)
-
-    def pick(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, *rest = inputs
-        return (hidden[rows, columns].unsqueeze(0), *rest)
-
-    handle = head.register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()

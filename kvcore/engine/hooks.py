@@ -19,6 +19,12 @@ PARTS = ("residual", "attention", "mlp")
 Seen = Callable[[str, int, torch.Tensor], None]
 
 
+def has_layer_list(lm: LM) -> bool:
+    """Whether the model keeps its decoder layers in one list, as `layers_of` needs it."""
+    layers = getattr(lm.model.get_decoder(), "layers", None)
+    return layers is not None and len(layers) == lm.config.num_hidden_layers
+
+
 def layers_of(lm: LM) -> Sequence[Any]:
     """Return the decoder layers, in order.
 
@@ -27,10 +33,9 @@ def layers_of(lm: LM) -> Sequence[Any]:
     KvError
         Where the model has no list of them.
     """
-    found = getattr(lm.model.get_decoder(), "layers", None)
-    if found is None or len(found) != lm.config.num_hidden_layers:
+    if not has_layer_list(lm):
         raise KvError(f"{lm.name}: no list of decoder layers found; load a causal language model.")
-    layers: Sequence[Any] = found
+    layers: Sequence[Any] = lm.model.get_decoder().layers
     return layers
 
 
@@ -61,7 +66,7 @@ def watching(
         for number, layer in enumerate(layers_of(lm)):
             if layers is None or number in layers:
                 for part in parts:
-                    module = _module(layer, part)
+                    module = module_of(layer, part)
                     handles.append(module.register_forward_hook(hook(part, number)))
         yield
     finally:
@@ -69,8 +74,14 @@ def watching(
             handle.remove()
 
 
-def _module(layer: Any, part: str) -> Any:
-    """Return what puts a part out: the last module before it is added to the stream."""
+def module_of(layer: Any, part: str) -> Any:
+    """Return what puts a part out: the last module before it is added to the stream.
+
+    Raises
+    ------
+    NotExact
+        Where the layer has no such module.
+    """
     if part == "residual":
         return layer
     normed = hasattr(layer, "post_feedforward_layernorm")  # Gemma 2 and 3: norms behind, too
@@ -82,17 +93,34 @@ def _module(layer: Any, part: str) -> Any:
         ),
         "mlp": ("post_feedforward_layernorm", "post_mlp_layernorm", "mlp"),
     }
-    found = next((name for name in after[part] if hasattr(layer, name)), None)
-    if found is None:
+    name = next((name for name in after[part] if hasattr(layer, name)), None)
+    if name is None:
         raise NotExact(
             f"{type(layer).__name__} has no module for {part}; ask for the residual stream only."
         )
-    return getattr(layer, found)
+    return getattr(layer, name)
 
 
 @contextmanager
-def before_head(lm: LM, change: Any) -> Iterator[None]:
-    """Hand the LM head's input to a function, before `forward` picks from what that returns."""
+def before_head(lm: LM, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Hand the LM head what a function makes of its input, inside the context.
+
+    Parameters
+    ----------
+    change : callable
+        Gets (batch, tokens, hidden size), and returns such a tensor of any batch and tokens. Of
+        two such contexts the outer one's function runs first.
+
+    Raises
+    ------
+    KvError
+        Where the model has no LM head.
+
+    Notes
+    -----
+    A hook rather than ``logits_to_keep``: that argument takes different positions per row only
+    from transformers 5.22 on, and means something else before.
+    """
     head = lm.model.get_output_embeddings()
     if head is None:
         raise KvError(f"{lm.name}: no LM head found; load a causal language model.")

@@ -1,9 +1,29 @@
 """Rows of one pass that are alike up to some layer, run once up to there.
 
-Two sequences that ask the same on top of the same keys and values have the same hidden states,
+Two sequences that read the same on top of the same keys and values have the same hidden states,
 layer by layer, until a layer whose cached keys or values differ. Hybrids of one prefix differ in
-few layers: the layers below are run once for all of them, and a layer's rows branch off where it
-is the first to differ. Batches change a number by rounding only, and so does this.
+few layers: the layers below are run once for all of them. Batches change a number by rounding
+only, and so does this.
+
+Rows that are alike up to and including a layer's cache form a *class* of that layer, so that
+there are three ways to number things:
+
+- *rows* of the pass, as it was asked for;
+- *classes of a layer*, numbered as they first appear among the rows: the batch that this layer
+  runs on;
+- *base classes*, those of the first layer: the batch that the model is called with, and so the
+  numbering of masks, position embeddings and whatever else the model hands to every layer.
+
+An example of three rows and three layers; a letter is a layer's cached keys and values::
+
+    row                0   1   2     classes      first_rows  base_classes  parents
+    layer 0 reads      a   a   a     {0,1,2}      (0,)        (0,)          (0,)
+    layer 1 reads      b   B   B     {0} {1,2}    (0, 1)      (0, 0)        (0, 0)
+    layer 2 reads      c   c   C     {0} {1} {2}  (0, 1, 2)   (0, 0, 0)     (0, 1, 1)
+    last_classes       0   1   2
+
+Layer 1 runs twice on what layer 0 put out (``parents``), layer 2 once on what layer 1 put out for
+its class 0 and twice on what it put out for class 1: 6 of 9 rows' layers are run.
 """
 
 from __future__ import annotations
@@ -16,120 +36,123 @@ from typing import Any
 import torch
 
 from kvcore.cache.batch import CacheBatch
+from kvcore.engine import hooks
 from kvcore.models.lm import LM
 
-WORTHWHILE = 0.95
-"""Most of the rows' layers that may be left to run, else branching is not worth its copies."""
+MAX_SHARE_RUN = 0.95
+"""Most of the rows' layers that may be left to run, else sharing is not worth its copies."""
 
 
 @dataclass(frozen=True)
-class Branches:
-    """Which rows each layer runs, every one for all rows that are alike up to there.
+class RowClasses:
+    """The classes of a pass's rows, layer by layer; see this module's example.
 
     Attributes
     ----------
-    rows : tuple of int sequences
-        Per layer, the first of the pass's rows of each kind.
-    stems : tuple of int sequences
-        Per layer, for each of its kinds the place in the first layer's kinds it descends from.
+    first_rows : tuple of int sequences
+        Per layer, the first row of each class.
+    base_classes : tuple of int sequences
+        Per layer, the base class that each class is part of.
     parents : tuple of int sequences
-        Per layer, for each of its kinds the place of its parent in the layer below.
-    last : int sequence
-        For each row of the pass its place in the last layer.
+        Per layer, the class of the layer below that each class is part of; of the first layer
+        the class itself.
+    last_classes : int sequence
+        For each row its class in the last layer.
     """
 
-    rows: tuple[tuple[int, ...], ...]
-    stems: tuple[tuple[int, ...], ...]
+    first_rows: tuple[tuple[int, ...], ...]
+    base_classes: tuple[tuple[int, ...], ...]
     parents: tuple[tuple[int, ...], ...]
-    last: tuple[int, ...]
+    last_classes: tuple[int, ...]
 
     @property
-    def share(self) -> float:
-        """Share of the rows' layers that are run."""
-        return sum(map(len, self.rows)) / (len(self.rows) * len(self.last))
+    def share_run(self) -> float:
+        """Share of the rows' layers that are run, 0 .. 1."""
+        return sum(map(len, self.first_rows)) / (len(self.first_rows) * len(self.last_classes))
 
 
-def branches(past: CacheBatch, asked: Sequence[object]) -> Branches:
+def classify_rows(past: CacheBatch, read: Sequence[object]) -> RowClasses:
     """Find which rows of a pass are alike, and up to which layer.
 
     Parameters
     ----------
-    past : Pile
+    past : CacheBatch
         Rows are alike in a layer where they share its memory; equal copies count as unlike.
-    asked : sequence
+    read : sequence
         What each row reads on top: equal where it is the same.
     """
-    kinds = _numbered([*zip(asked, past.position_keys(), strict=True)])
-    first = kinds
-    rows, stems, parents = [], [], []
-    for layer, held in enumerate(past.storage_keys()):
-        below, kinds = kinds, _numbered([*zip(kinds, held, strict=True)])
-        if layer == 0:
-            first = below = kinds
-        heads = [kinds.index(kind) for kind in range(max(kinds) + 1)]
-        rows.append(tuple(heads))
-        stems.append(tuple(first[row] for row in heads))
-        parents.append(tuple(below[row] for row in heads))
-    return Branches(tuple(rows), tuple(stems), tuple(parents), tuple(kinds))
+    classes = _numbered([*zip(read, past.position_keys(), strict=True)])
+    base: list[int] = []
+    first_rows, base_classes, parents = [], [], []
+    for memory in past.storage_keys():
+        below, classes = classes, _numbered([*zip(classes, memory, strict=True)])
+        if not base:
+            base = below = classes
+        firsts = [classes.index(number) for number in range(max(classes) + 1)]
+        first_rows.append(tuple(firsts))
+        base_classes.append(tuple(base[row] for row in firsts))
+        parents.append(tuple(below[row] for row in firsts))
+    return RowClasses(tuple(first_rows), tuple(base_classes), tuple(parents), tuple(classes))
 
 
 def _numbered(things: Sequence[object]) -> list[int]:
-    """Return for each thing the number of its kind, kinds counted as they first appear."""
-    seen: dict[object, int] = {}
-    return [seen.setdefault(thing, len(seen)) for thing in things]
-
-
-def layers_of(lm: LM) -> list[Any]:
-    """Return a model's layers from first to last, or none where they cannot be told."""
-    found = getattr(lm.model.get_decoder(), "layers", None)
-    depth = lm.config.num_hidden_layers
-    return list(found) if found is not None and len(found) == depth else []
+    """Return for each thing the number of its class, classes counted as they first appear."""
+    numbers: dict[object, int] = {}
+    return [numbers.setdefault(thing, len(numbers)) for thing in things]
 
 
 @contextmanager
-def branching(lm: LM, made: Branches) -> Iterator[None]:
-    """Let passes of the first layer's rows branch on their way up, inside the context."""
+def layers_shared(lm: LM, classes: RowClasses) -> Iterator[None]:
+    """Let passes on the base classes spread to each layer's own classes, inside the context."""
 
-    def index(places: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(places, device=lm.device)
+    def index(numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers, device=lm.device)
 
-    base = len(made.rows[0])
-    hooks = []
-    for layer, stems, parents in zip(layers_of(lm), made.stems, made.parents, strict=True):
-        if len(stems) > base:
-            hook = _branch(base, index(stems), index(parents))
-            hooks.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+    base_size = len(classes.first_rows[0])
+    handles: list[Any] = []
+    for layer, base_classes, parents in zip(
+        hooks.layers_of(lm), classes.base_classes, classes.parents, strict=True
+    ):
+        if len(base_classes) > base_size:
+            hook = spread_hook(base_size, index(base_classes), index(parents))
+            handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
     try:
         yield
     finally:
-        for handle in hooks:
+        for handle in handles:
             handle.remove()
 
 
-def _branch(base: int, stems: torch.Tensor, parents: torch.Tensor) -> Any:
-    """Return the hook that gives a layer its rows: hidden states are the layer below's."""
+def spread_hook(base_size: int, base_classes: torch.Tensor, parents: torch.Tensor) -> Any:
+    """Return the hook that gives a layer a row for each of its classes.
+
+    Hidden states have a row for each class of the layer below; all else has one for each base
+    class, or one for all of them.
+    """
 
     def hook(
-        _module: Any, given: tuple[Any, ...], named: dict[str, Any]
+        _module: Any, inputs: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        named = {
-            name: _spread(value, base, stems)
-            for name, value in named.items()
-            if name != "hidden_states"
-        } | {name: named[name][parents] for name in ("hidden_states",) if name in named}
-        rest = tuple(_spread(value, base, stems) for value in given[1:])
-        return (*(hidden[parents] for hidden in given[:1]), *rest), named
+        # Hidden states come first, or by name.
+        first, rest = inputs[:1], inputs[1:]
+        return (
+            (*(x[parents] for x in first), *(_spread(x, base_size, base_classes) for x in rest)),
+            {
+                name: x[parents] if name == "hidden_states" else _spread(x, base_size, base_classes)
+                for name, x in named.items()
+            },
+        )
 
     return hook
 
 
-def _spread(value: Any, base: int, stems: torch.Tensor) -> Any:
-    """Repeat what has a row for each of the first layer's rows; what has one row serves all."""
+def _spread(value: Any, base_size: int, base_classes: torch.Tensor) -> Any:
+    """Repeat what has a row for each base class; what has one row serves all."""
     if isinstance(value, torch.Tensor):
-        rowwise = value.ndim > 1 and len(value) == base > 1
-        return value[stems] if rowwise else value
+        rowwise = value.ndim > 1 and len(value) == base_size > 1
+        return value[base_classes] if rowwise else value
     if isinstance(value, dict):
-        return {name: _spread(part, base, stems) for name, part in value.items()}
+        return {name: _spread(part, base_size, base_classes) for name, part in value.items()}
     if type(value) in (tuple, list):
-        return type(value)(_spread(part, base, stems) for part in value)
+        return type(value)(_spread(part, base_size, base_classes) for part in value)
     return value

@@ -381,7 +381,7 @@ def answer_nlls(
         for sample, start in zip(samples, starts, strict=True)
         for i in range(len(sample.tokens.answer))
     ]
-    return token_nlls(forward.logits(lm, forward_input, (rows, columns), branch=True), answers)
+    return token_nlls(forward.logits(lm, forward_input, (rows, columns), share_layers=True), answers)
 
 
 # --- rows --------------------------------------------------------------------------------------

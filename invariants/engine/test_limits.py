@@ -1,0 +1,116 @@
+"""What happens where memory ends: halves, in order, and nothing lost without a word."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invariants.support.comparing import Fault, must_see
+from invariants.support.strategies import some
+from kvcore.engine import limits
+from kvcore.models.lm import LM
+
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+)
+
+
+def doubling(fits: Callable[[Sequence[int]], bool], error: Exception) -> Callable[..., list[int]]:
+    """Return a function that doubles numbers, and runs out of memory where they do not fit."""
+
+    def run(numbers: Sequence[int]) -> list[int]:
+        if not fits(numbers):
+            raise error
+        return [2 * number for number in numbers]
+
+    return run
+
+
+def check_halves(lm: LM, numbers: list[int], most: int, too_large: int) -> None:
+    """Demand each number's result at its place, and a warning for each batch that was halved."""
+    for error in OUT_OF_MEMORY:
+        run = doubling(lambda part: len(part) <= most and too_large not in part, error)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            results = limits.run_or_halve(lm, numbers, run, lambda n: -n, what="numbers")
+        assert results == [-n if n == too_large else 2 * n for n in numbers]
+        halved = len(numbers) > most or (too_large in numbers and len(numbers) > 1)
+        assert bool(seen) == halved, [str(w.message) for w in seen]
+        for warning in seen:
+            assert issubclass(warning.category, RuntimeWarning)
+        if halved:
+            middle = len(numbers) // 2
+            start = f"out of memory with {len(numbers)} numbers at once: going on with {middle};"
+            assert str(seen[0].message).startswith(start)
+
+
+@some
+@given(numbers=st.lists(st.integers(0, 9), min_size=1), most=st.integers(1, 9))
+def test_what_does_not_fit_is_halved(llama: LM, numbers: list[int], most: int) -> None:
+    """Would catch items that are lost, given up although they fit, or returned out of order."""
+    check_halves(llama, numbers, most, too_large=7)
+
+
+def lose_the_second_half(patch: pytest.MonkeyPatch) -> None:
+    right = limits.run_or_halve
+
+    def broken(lm: LM, items: Sequence[int], *more: object, **named: str) -> list[int]:
+        done = right(lm, items, *more, **named)  # type: ignore[arg-type]
+        return done[: len(items) // 2] if len(items) > 2 else done
+
+    patch.setattr(limits, "run_or_halve", broken)
+
+
+def second_half_first(patch: pytest.MonkeyPatch) -> None:
+    right = limits.run_or_halve
+    patch.setattr(limits, "run_or_halve", lambda *a, **k: right(*a, **k)[::-1])
+
+
+def give_up_at_once(patch: pytest.MonkeyPatch) -> None:
+    def broken(
+        _lm: LM,
+        items: Sequence[int],
+        run: Callable[..., list[int]],
+        give_up: Callable[[int], int],
+        **_: str,
+    ) -> list[int]:
+        try:
+            return run(items)
+        except (MemoryError, RuntimeError):
+            return [give_up(item) for item in items]
+
+    patch.setattr(limits, "run_or_halve", broken)
+
+
+@pytest.mark.parametrize("fault", [lose_the_second_half, second_half_first, give_up_at_once])
+def test_twin_halves(llama: LM, fault: Fault) -> None:
+    """Would catch a check that is blind to items lost, given up or out of order."""
+    must_see(fault, check_halves, llama, [1, 2, 3, 7, 5], 2, 7)
+
+
+def test_without_a_way_to_give_up_the_error_is_raised(llama: LM) -> None:
+    """Would catch an item that vanishes where nobody says what stands in its place."""
+    run = doubling(lambda part: len(part) < 2 and 7 not in part, OUT_OF_MEMORY[0])
+    with pytest.warns(RuntimeWarning), pytest.raises(torch.OutOfMemoryError):
+        limits.run_or_halve(llama, [1, 2, 7], run, what="numbers")
+
+
+def test_other_errors_are_raised_as_they_are(llama: LM) -> None:
+    """Would catch a fault of a pass that is taken for a lack of memory."""
+    run = doubling(lambda _: False, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        limits.run_or_halve(llama, [1, 2], run, lambda n: n, what="numbers")
+
+
+def test_pass_limits(llama: LM) -> None:
+    """Would catch a budget that is not the caller's where the caller gives one."""
+    tokens, cost = limits.pass_limits(llama)
+    assert (tokens, cost) == (limits.BATCH_TOKENS["cpu"], limits.PASS_COST["cpu"])
+    assert limits.pass_limits(llama, 7) == (7, cost)

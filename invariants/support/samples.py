@@ -1,0 +1,19 @@
+"""Samples that examples and twins are tried on."""
+
+from __future__ import annotations
+
+from kvcore.corpora.sample import Sample
+
+TEXTS = (("past_query", "the mean of what"), ("surrogate(need)", "i need the mean"))
+LONG = Sample(
+    "what does the mean do",
+    "it returns the sum of entries along an axis divided by the number of entries and nothing else",
+    "the sample mean",
+    texts=TEXTS,
+)
+SHORT = Sample("key", "<s> value", "prefix", texts=TEXTS)
+
+
+def words(count: int) -> Sample:
+    """Return a sample whose passage is a number of equal words, named by it."""
+    return Sample("q", " ".join(["sum"] * count), "mean value", id=f"{count} words")
