@@ -381,7 +381,9 @@ def answer_nlls(
         for sample, start in zip(samples, starts, strict=True)
         for i in range(len(sample.tokens.answer))
     ]
-    return token_nlls(forward.logits(lm, forward_input, (rows, columns), share_layers=True), answers)
+    return token_nlls(
+        forward.logits(lm, forward_input, (rows, columns), share_layers=True), answers
+    )
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -427,5 +429,5 @@ def unscored_row(job: ScoreJob, status: str) -> Row:
 
 
 def _unscored(sample_id: str | None, name: str, target: str, status: str) -> Row:
-    numbers = (math.nan, math.nan, [], 0, 0, 0, 0, -1)
+    numbers: tuple[Any, ...] = (math.nan, math.nan, [], 0, 0, 0, 0, -1)
     return dict(zip(COLUMNS, (sample_id, name, target, status, *numbers), strict=True))

@@ -12,7 +12,7 @@ from kvcore.conditions.switching import Switch
 from kvcore.corpora.pair import Pair, injection_fraction, numbers_in
 from kvcore.corpora.word_problems import worked
 from kvcore.io import digest
-from kvcore.measurements import answer_nll_rows, context_switch, switch_generation
+from kvcore.measurements import answer_nll_rows, context_switch
 from kvcore.measurements.generation import end_ids, newline_ids
 from kvcore.models.files import ModelFiles
 from kvcore.models.lm import LM
@@ -163,7 +163,7 @@ def _measured(
         )
         made += [_followed(lm, row) for row in table.to_dict("records")]
     if some and freed:
-        table = switch_generation.generate_after_switch(
+        table = context_switch.generate_after_switch(
             lm,
             some,
             freed,
