@@ -62,7 +62,8 @@ def generate_after_switch(
     Notes
     -----
     Greedy. Exact as `generation.generate` is: where two logits lie closer than rounding, another
-    batch may choose the other token. Cost: a prefill and a step per token for each batch, then one teacher-forced pass per reference and row.
+    batch may choose the other token. Cost: a prefill and a step per token for each batch, then
+    one teacher-forced pass per reference and row.
     """
     stop_ids = generation.end_ids(lm) if stop is None else frozenset(stop)
     rule = DecodingRule(max_new_tokens, stop=stop_ids)

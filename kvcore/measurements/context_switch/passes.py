@@ -186,10 +186,10 @@ def _reduce(lm: LM, case: SwitchCase, outputs: Sequence[PlanOutput]) -> list[Tok
     similarity = torch.nn.functional.cosine_similarity(
         hidden.float(), hidden[case.oracle].float().unsqueeze(0), dim=-1
     )
-    numbers = [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
-    numbers.append(similarity.double().cpu().numpy())
+    similar = similarity.double().cpu().numpy()
+    logp, choice, oracle, ignore = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
     return [
-        TokenCurves(*(number[n] for number in numbers), output.shares)
+        TokenCurves(logp[n], choice[n], oracle[n], ignore[n], similar[n], output.shares)
         for n, output in enumerate(outputs)
     ]
 
