@@ -2,7 +2,7 @@
 
 All continuations of a text have the same number of tokens, so that none is smoother for being
 shorter. What a model writes is kept in ``<store>/_written/`` as files ``continuations-*.jsonl``
-(see `kvcore.kept`), so that it is written once.
+(see `kvcore.store.artifacts`), so that it is written once.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ KEY = (
     "prompt_hash",
 )
 CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids")
+Ids = tuple[int, ...]
 _TEMPERATURE = re.compile(r"temperature\(([0-9]+(?:\.[0-9]+)?)\)")
 
 
@@ -95,13 +96,13 @@ def load_continuations(
         Together with a text's id it decides what is sampled and how tokens are shuffled.
     root : Path, optional
         The store's folder: what the model wrote is read from it, and what it writes is added.
-        Without it nothing is kept.
+        Without it nothing is stored.
     batch_tokens : int, optional
-        As `kvcore.generation.generate` takes it.
+        As `generation.generate` takes it.
 
     Returns
     -------
-    Compared
+    ContinuationSet
         Prompt ids are those that the text as a whole begins with.
 
     Raises
@@ -114,13 +115,13 @@ def load_continuations(
     Neither the order of the texts nor what else is asked for changes a continuation, but for
     logits that lie closer than rounding (see `generate`).
     """
-    asked = tuple(dict.fromkeys(sources))
-    for source in asked:
+    distinct = tuple(dict.fromkeys(sources))
+    for source in distinct:
         if source not in SOURCES:
             temperature_of(source)
     twice = [name for name, n in Counter(text.id for text in texts).items() if n > 1]
     if twice:
-        raise KvError(f"compared: two texts have the id {twice[0]!r}; give each one of its own.")
+        raise KvError(f"two texts have the id {twice[0]!r}; give each its own.")
     human: dict[str, TokenText] = {}
     unusable: dict[str, str] = {}
     for text in texts:
@@ -128,13 +129,17 @@ def load_continuations(
             human[text.id] = tokenize_text(lm, text)
         except Unusable as reason:
             unusable[text.id] = str(reason)
-    written = {
-        source: _own(lm, list(human.values()), source, seed, root, batch_tokens)
-        for source in asked
+    by_model = {
+        source: _by_model(lm, list(human.values()), source, seed, root, batch_tokens)
+        for source in distinct
         if source not in ("human", "shuffled")
     }
     return ContinuationSet(
-        tuple(_by(source, text, written, seed) for text in human.values() for source in asked),
+        tuple(
+            continuation_by(source, text, by_model, seed)
+            for text in human.values()
+            for source in distinct
+        ),
         unusable,
     )
 
@@ -180,43 +185,44 @@ def seed_of(seed: int, name: str, source: str) -> int:
     return int(digest(str(seed), name, source)[:16], 16)
 
 
-def _by(
-    source: str, human: TokenText, written: Mapping[str, Mapping[str, tuple[int, ...]]], seed: int
+def continuation_by(
+    source: str, human: TokenText, by_model: Mapping[str, Mapping[str, Ids]], seed: int
 ) -> TokenText:
-    """Return the text as one source continues it, as long as the human's."""
+    """Return the text as one source continues it, as long as the human's.
+
+    Parameters
+    ----------
+    by_model : mapping
+        What the model wrote, by source and the text's id.
+    """
     ids = human.continuation
     if source == "shuffled":
         rng = np.random.Generator(np.random.PCG64(seed_of(seed, human.id, source)))
         ids = tuple(ids[i] for i in rng.permutation(len(ids)))
     elif source != "human":
-        ids = written[source][human.id][: len(ids)]
+        ids = by_model[source][human.id][: len(ids)]
     return replace(human, source=source, continuation=ids)
 
 
-def _own(
+def _by_model(
     lm: LM,
     texts: Sequence[TokenText],
     source: str,
     seed: int,
     root: Path | None,
     batch_tokens: int | None,
-) -> dict[str, tuple[int, ...]]:
+) -> dict[str, Ids]:
     """Return the model's continuation of each text, `NEW_TOKENS` long, by its id."""
     if root is None:
-        return dict(
-            zip(
-                (text.id for text in texts),
-                _written(lm, texts, source, seed, batch_tokens),
-                strict=True,
-            )
-        )
+        written = _write(lm, texts, source, seed, batch_tokens)
+        return dict(zip((text.id for text in texts), written, strict=True))
     folder = root / artifacts.FOLDER
-    found = _present(folder, lm, texts, source, seed)
-    if len(found) < len(texts):
-        with artifacts.exclusive(folder, *_setting(lm, source, seed)):
+    stored = _stored(folder, lm, texts, source, seed)
+    if len(stored) < len(texts):
+        with artifacts.exclusive(folder, *_shared_key(lm, source, seed)):
             _write_missing(folder, lm, texts, source, seed, batch_tokens)
-        found = _present(folder, lm, texts, source, seed)
-    return found
+        stored = _stored(folder, lm, texts, source, seed)
+    return stored
 
 
 def _write_missing(
@@ -228,21 +234,18 @@ def _write_missing(
     batch_tokens: int | None,
 ) -> None:
     """Write what is missing, a file at a time; files are divided by all texts, present or not."""
-    present = _present(folder, lm, texts, source, seed)  # another process may have written since
+    stored = _stored(folder, lm, texts, source, seed)  # another process may have written since
     for start in range(0, len(texts), FILE_SAMPLES):
-        todo = [t for t in texts[start : start + FILE_SAMPLES] if t.id not in present]
-        if todo:
-            keys = [_key(lm, text, source, seed) for text in todo]
-            artifacts.save(
-                folder,
-                CONTINUATIONS,
-                dict(zip(keys, _written(lm, todo, source, seed, batch_tokens), strict=True)),
-            )
+        missing = [t for t in texts[start : start + FILE_SAMPLES] if t.id not in stored]
+        if missing:
+            keys = [continuation_key(lm, text, source, seed) for text in missing]
+            written = _write(lm, missing, source, seed, batch_tokens)
+            artifacts.save(folder, CONTINUATIONS, dict(zip(keys, written, strict=True)))
 
 
-def _written(
+def _write(
     lm: LM, texts: Sequence[TokenText], source: str, seed: int, batch_tokens: int | None
-) -> list[tuple[int, ...]]:
+) -> list[Ids]:
     return generation.generate(
         lm,
         [text.prompt for text in texts],
@@ -255,16 +258,16 @@ def _written(
     )
 
 
-def _present(
+def _stored(
     folder: Path, lm: LM, texts: Sequence[TokenText], source: str, seed: int
-) -> dict[str, tuple[int, ...]]:
+) -> dict[str, Ids]:
     """Return the continuations that are there, by the text's id."""
-    stored = artifacts.read(folder, CONTINUATIONS)
-    keys = {text.id: _key(lm, text, source, seed) for text in texts}
-    return {name: tuple(stored[key]) for name, key in keys.items() if key in stored}
+    all_stored = artifacts.read(folder, CONTINUATIONS)
+    keys = {text.id: continuation_key(lm, text, source, seed) for text in texts}
+    return {name: tuple(all_stored[key]) for name, key in keys.items() if key in all_stored}
 
 
-def _setting(lm: LM, source: str, seed: int) -> Key:
+def _shared_key(lm: LM, source: str, seed: int) -> Key:
     """Return the part of a key that all continuations by one source share."""
     drawn = "" if temperature_of(source) == 0 else str(seed)
     return (
@@ -278,8 +281,9 @@ def _setting(lm: LM, source: str, seed: int) -> Key:
     )
 
 
-def _key(lm: LM, text: TokenText, source: str, seed: int) -> Key:
-    return (*_setting(lm, source, seed), clean(text.id), digest(*map(str, text.prompt))[:32])
+def continuation_key(lm: LM, text: TokenText, source: str, seed: int) -> Key:
+    """Return the key under which a continuation is stored, one entry for each of `KEY`."""
+    return (*_shared_key(lm, source, seed), clean(text.id), digest(*map(str, text.prompt))[:32])
 
 
 @functools.cache
