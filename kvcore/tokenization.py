@@ -137,21 +137,21 @@ def tokenize(
     """
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
-    asked = TARGETS[target]
+    texts = TARGETS[target]
     query_prefix = encode(tokenizer, f"{sample.query}\n")
-    joined = encode(tokenizer, f"{sample.query}\n{sample.passage}")
-    if joined[: len(query_prefix)] != query_prefix:
+    together = encode(tokenizer, f"{sample.query}\n{sample.passage}")
+    if together[: len(query_prefix)] != query_prefix:
         raise Unusable("prefix and passage merge into one token")
-    document = joined[len(query_prefix) :]
+    document = together[len(query_prefix) :]
     prompt, answer = (
-        encode(tokenizer, _filled(text, sample)) for text in (asked.prompt, asked.answer)
+        encode(tokenizer, _fill_in(text, sample)) for text in (texts.prompt, texts.answer)
     )
     if not document or not answer:
         raise Unusable("no tokens in the passage or the answer")
     return TokenizedSample(
         sample_id=str(sample.id),
         query_prefix=query_prefix,
-        document=_padded(tokenizer, document, sample),
+        document=pad_document(tokenizer, document, sample),
         prompt=prompt,
         answer=answer,
         clean_boundary=encode(tokenizer, sample.passage) == document,
@@ -159,16 +159,22 @@ def tokenize(
     )
 
 
-def _filled(text: str, sample: Sample) -> str:
+def _fill_in(text: str, sample: Sample) -> str:
     """Fill in the query and the answer, which may themselves hold braces."""
     parts = {"{query}": sample.query, "{answer}": sample.answer}
-    return re.sub(r"\{(?:query|answer)\}", lambda found: parts[found.group()], text)
+    return re.sub(r"\{(?:query|answer)\}", lambda match: parts[match.group()], text)
 
 
-def _padded(
+def pad_document(
     tokenizer: PreTrainedTokenizerBase, document: tuple[int, ...], sample: Sample
 ) -> tuple[int, ...]:
-    """Return the document followed by unrelated passages, exactly as long as asked for."""
+    """Return the document followed by unrelated passages, as long as the sample asks for.
+
+    Raises
+    ------
+    Unusable
+        If the document is longer than that, or the sample's padding too short.
+    """
     if sample.length is None:
         return document
     if len(document) > sample.length:
@@ -199,21 +205,23 @@ def prefix_ids(
         If no random prefix of this length survives decoding and encoding, or the sample brings
         no text of that name.
     """
-    return _one_copy(tokenizer, tokens, prefix, seed) * prefix.times
+    return ids_of_copy(tokenizer, tokens, prefix, seed) * prefix.times
 
 
-def _one_copy(
+def ids_of_copy(
     tokenizer: PreTrainedTokenizerBase, tokens: TokenizedSample, prefix: Prefix, seed: int
 ) -> tuple[int, ...]:
-    if prefix.kind == "none":
-        return ()
-    if prefix.kind == "query":
-        return tokens.query_prefix
-    if prefix.kind == "random":
-        return random_prefix(tokenizer, len(tokens.query_prefix), tokens.sample_id, seed)
-    if prefix.kind == "raw":
-        return encode(tokenizer, prefix.text)
-    text = dict(tokens.texts).get(prefix.text) if prefix.kind == "own" else prefix.text
+    """Return the token ids of a single copy of a prefix; see `prefix_ids`."""
+    match prefix.kind:
+        case "none":
+            return ()
+        case "query":
+            return tokens.query_prefix
+        case "random":
+            return random_prefix(tokenizer, len(tokens.query_prefix), tokens.sample_id, seed)
+        case "raw":
+            return encode(tokenizer, prefix.text)
+    text = prefix.text if prefix.kind == "literal" else dict(tokens.texts).get(prefix.text)
     if not text:
         raise Unusable(f"the sample has no text {prefix.text!r}")
     return encode(tokenizer, f"{text}\n")
@@ -245,17 +253,14 @@ def random_prefix(
     ordinary = ordinary_ids(tokenizer)
     chosen: tuple[int, ...] = ()
     for _ in range(TRIES * max(1, length)):
-        closed = (
-            encode(tokenizer, _decode(tokenizer, chosen) + "\n")
-            if _stable(tokenizer, chosen)
-            else ()
-        )
-        if len(closed) == length and closed[: len(chosen)] == chosen:
-            return closed
+        if _is_stable(tokenizer, chosen):
+            ended = encode(tokenizer, _decode(tokenizer, chosen) + "\n")
+            if len(ended) == length and ended[: len(chosen)] == chosen:
+                return ended
         if len(chosen) >= length:
             chosen = chosen[:-2]
-        grown = (*chosen, int(ordinary[rng.integers(len(ordinary))]))
-        chosen = grown if _stable(tokenizer, grown) else chosen
+        longer = (*chosen, int(ordinary[rng.integers(len(ordinary))]))
+        chosen = longer if _is_stable(tokenizer, longer) else chosen
     raise Unusable("no random prefix of this length survives decode and encode")
 
 
@@ -270,7 +275,7 @@ def ordinary_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return known
 
 
-def _stable(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> bool:
+def _is_stable(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> bool:
     text = _decode(tokenizer, ids)
     return "\ufffd" not in text and encode(tokenizer, text) == ids
 

@@ -70,5 +70,5 @@ def parts_upside_down(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fault", [new_before_old, parts_upside_down])
 def test_twin_batch(llama: LM, fault: Fault) -> None:
-    """Would catch a check that is blind to slots or rows in another order."""
+    """Would catch a check blind to slots or rows in another order."""
     must_see(fault, check_batch_equals_stack, llama)

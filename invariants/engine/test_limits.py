@@ -91,7 +91,7 @@ def give_up_at_once(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fault", [lose_the_second_half, second_half_first, give_up_at_once])
 def test_twin_halves(llama: LM, fault: Fault) -> None:
-    """Would catch a check that is blind to items lost, given up or out of order."""
+    """Would catch a check blind to items lost, given up or out of order."""
     must_see(fault, check_halves, llama, [1, 2, 3, 7, 5], 2, 7)
 
 

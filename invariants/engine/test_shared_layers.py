@@ -157,7 +157,7 @@ def forget_positions(patch: pytest.MonkeyPatch) -> None:
     [from_the_base, mistake_the_last, look_at_keys_alone, look_at_memory_alone, forget_positions],
 )
 def test_twin_sharing(llama: LM, fault: Fault) -> None:
-    """Would catch a check that is blind to rows taken from the wrong class."""
+    """Would catch a check blind to rows taken from the wrong class."""
     must_see(fault, check_sharing_changes_no_score, llama, [LONG, SHORT])
 
 

@@ -62,7 +62,7 @@ def no_scaling(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fault", [another_grouping, no_scaling])
 def test_twin_grouped_attention(fault: Fault) -> None:
-    """Would catch a check that is blind to how heads are grouped, or to the scaling."""
+    """Would catch a check blind to how heads are grouped, or to the scaling."""
     must_see(fault, check_attention, 6, 2, 0.3)
 
 
@@ -98,7 +98,7 @@ def test_the_models_own_attention(lm: LM) -> None:
 
 
 def test_twin_the_models_own_attention(llama: LM) -> None:
-    """Would catch a check that is blind to a mask left out."""
+    """Would catch a check blind to a mask left out."""
 
     def blind_to_masks(patch: pytest.MonkeyPatch) -> None:
         def broken(module: Any, query: Any, key: Any, value: Any, mask: Any, **named: Any) -> Any:

@@ -119,6 +119,7 @@ def condition_names() -> st.SearchStrategy[str]:
     shares = st.floats(0, 1, allow_nan=False).map(abs)
     counts = st.integers(1, 40)
     layers = st.integers(0, 40)
+    several = st.sampled_from([0, *range(2, 41)])  # 1 would be ambiguous
     more: dict[str, tuple[st.SearchStrategy[object], ...]] = {
         "full_context": (),
         "one_base": (),
@@ -128,7 +129,7 @@ def condition_names() -> st.SearchStrategy[str]:
         "values_only": (),
         "reposition": (st.sampled_from(["float32", "model"]),),
         "blocks": (counts, st.sampled_from(["first", "last", "none", "all"])),
-        "values_early_layers": (layers | shares,),
+        "values_early_layers": (several | shares,),
         "values_layer": (layers,),
         "values_early_positions": (shares,),
         "interp": (shares,),

@@ -46,6 +46,10 @@ class KVCache:
         """Return the number of real slots of each sequence, (batch,) int64."""
         return self.real.sum(dim=1)
 
+    def slot_indices(self) -> torch.Tensor:
+        """Return 0, 1, 2, ... for the slots, (1, slot) int64."""
+        return torch.arange(self.slots, device=self.positions.device).unsqueeze(0)
+
     def select(self, index: torch.Tensor, real: torch.Tensor) -> KVCache:
         """Return the slots ``index`` of each sequence, in that order.
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import ast
-import json
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvcore.conditions import registry
 from kvcore.conditions.recipes import Condition
-from kvcore.conditions.registry import (
-    INTENTS,
-    NAMES,
-    PREFIX_FORMS,
-    QUERY,
-    RANDOM,
-    STATIC_FACT,
-    STYLES,
-    WITH_PREFIX,
-)
+from kvcore.conditions.registry import Argument, Form, NamedPrefix
 from kvcore.errors import KvError, unknown
 from kvcore.tokenization import Prefix
+
+_TYPES: Mapping[Argument, type | tuple[type, ...]] = {
+    "whole number": int,
+    "number": (int, float),
+    "word": str,
+    "text": str,
+}
 
 
 def truncated(text: str) -> Condition:
@@ -31,9 +28,7 @@ def truncated(text: str) -> Condition:
     >>> truncated("Read this closely.").name
     'literal("Read this closely.")'
     """
-    return registry.plain_truncation(
-        Prefix("literal", text), f"literal({json.dumps(text, ensure_ascii=False)})"
-    )
+    return registry.plain_truncation(registry.literal_prefix(text))
 
 
 def condition(spelled: str | Condition) -> Condition:
@@ -53,97 +48,80 @@ def condition(spelled: str | Condition) -> Condition:
     """
     if isinstance(spelled, Condition):
         return spelled
+    known = (*registry.NAMES, *registry.DEFINED)
     try:
         tree = ast.parse(spelled.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise unknown("condition", spelled, (*NAMES, *registry.DEFINED)) from error
-    name, given = _call(tree, spelled)
-    if name in registry.WITHOUT_PREFIX and not given:
-        return registry.WITHOUT_PREFIX[name]
-    if name in registry.DEFINED and not given:
+        raise unknown("condition", spelled, known) from error
+    name, arguments = _name_and_arguments(tree, spelled)
+    if name in registry.DEFINED and not arguments:
         return registry.DEFINED[name]
-    if name == "qvi":
-        return registry.query_value_injection(*_arguments(name, given, (float,), spelled))
-    if name in WITH_PREFIX:
-        make, kinds = WITH_PREFIX[name]
-        prefix, label = STATIC_FACT, "static_fact"
-        if len(given) > len(kinds) or (given and not kinds):
-            prefix, label = _prefix(given[0], spelled)
-            given = given[1:]
-        return make(prefix, label, *_arguments(name, given, kinds, spelled))
-    if name in {p.split("(")[0] for p in PREFIX_FORMS}:
-        return registry.plain_truncation(*_prefix(tree, spelled))
-    raise unknown("condition", spelled, (*NAMES, *registry.DEFINED))
+    if name in registry.PREFIXES:
+        return registry.plain_truncation(parse_prefix(tree, spelled))
+    if name not in registry.CONDITIONS:
+        raise unknown("condition", spelled, known)
+    form = registry.CONDITIONS[name]
+    if form.arguments[:1] == ("prefix",) and len(arguments) < len(form.arguments):
+        arguments = [ast.Name(registry.DEFAULT_PREFIX), *arguments]
+    made: Condition = _make(name, form, arguments, spelled)
+    return made
 
 
-def _call(node: ast.expr, spelled: str) -> tuple[str, list[ast.expr]]:
+def parse_prefix(node: ast.expr, spelled: str) -> NamedPrefix:
+    """Return the prefix that a part of a name spells.
+
+    Raises
+    ------
+    KvError
+        For an unknown or malformed one; ``spelled``, the whole name, is part of the message.
+    """
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return NamedPrefix(Prefix("literal", node.value), registry.quoted(node.value))
+    name, arguments = _name_and_arguments(node, spelled)
+    if name not in registry.PREFIXES:
+        raise unknown(
+            f"prefix in condition {spelled!r}:",
+            ast.unparse(node),
+            registry.spellings(registry.PREFIXES),
+        )
+    prefix: NamedPrefix = _make(name, registry.PREFIXES[name], arguments, spelled)
+    return prefix
+
+
+def _name_and_arguments(node: ast.expr, spelled: str) -> tuple[str, list[ast.expr]]:
     if isinstance(node, ast.Name):
         return node.id, []
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         return node.func.id, node.args
     raise KvError(
-        f"condition {spelled!r}: write a name or name(arguments); known are {', '.join(NAMES)}."
+        f"condition {spelled!r}: write a name or name(arguments); known are "
+        f"{', '.join(registry.NAMES)}."
     )
 
 
-def _prefix(node: ast.expr, spelled: str) -> tuple[Prefix, str]:
-    """Return a prefix and how it is written."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return Prefix("literal", node.value), json.dumps(node.value, ensure_ascii=False)
-    name, given = _call(node, spelled)
-    simple = {"random": RANDOM, "oracle": QUERY, "static_fact": STATIC_FACT}
-    if name in simple and not given:
-        return simple[name], name
-    if (
-        name == "literal"
-        and len(given) == 1
-        and isinstance(given[0], ast.Constant)
-        and isinstance(given[0].value, str)
-    ):
-        text = given[0].value
-        return Prefix("literal", text), f"literal({json.dumps(text, ensure_ascii=False)})"
-    if name == "static":
-        (intent,) = _arguments(name, given, (str,), spelled)
-        if intent not in INTENTS:
-            raise unknown("intent", intent, INTENTS)
-        return Prefix("literal", INTENTS[intent]), f"static({intent})"
-    if name == "llm_surrogate":
-        (style,) = _arguments(name, given, (str,), spelled)
-        if style not in STYLES:
-            raise unknown("style", style, STYLES)
-        return Prefix("own", f"surrogate({style})"), f"llm_surrogate({style})"
-    if name == "click_history":
-        (times,) = _arguments(name, given, (int,), spelled)
-        return Prefix(
-            "own", "past_query", registry.check_count(name, times)
-        ), f"click_history({times})"
-    if name == "repeat" and len(given) == 2:
-        inner, label = _prefix(given[0], spelled)
-        (times,) = _arguments(name, given[1:], (int,), spelled)
-        return replace(
-            inner, times=inner.times * registry.check_count(name, times)
-        ), f"repeat({label},{times})"
-    raise unknown(f"prefix in condition {spelled!r}:", ast.unparse(node), PREFIX_FORMS)
-
-
-def _arguments(
-    name: str, given: list[ast.expr], kinds: tuple[type, ...], spelled: str
-) -> tuple[Any, ...]:
-    """Return the plain values of a call's last arguments."""
-    values = [
-        n.id if isinstance(n, ast.Name) else n.value if isinstance(n, ast.Constant) else None
-        for n in given
-    ]
-    fits = len(values) == len(kinds) and all(
-        isinstance(v, (int, float) if kind is float else kind) and not isinstance(v, bool)
-        for v, kind in zip(values, kinds, strict=True)
-    )
+def _make(name: str, form: Form, arguments: Sequence[ast.expr], spelled: str) -> Any:
+    """Call a form's constructor with the arguments that are written, if they fit."""
+    fits = len(arguments) == len(form.arguments) and all(map(_fits, form.arguments, arguments))
     if not fits:
-        wanted = (
-            ", ".join({int: "a whole number", float: "a number", str: "a word"}[k] for k in kinds)
-            or "nothing more"
-        )
+        takes = ", ".join([*(f"a {kind}" for kind in form.arguments), "nothing more"])
         raise KvError(
-            f"condition {spelled!r}: {name} takes {wanted} last; known are {', '.join(NAMES)}."
+            f"condition {spelled!r}: {name} takes {takes}; known are {', '.join(registry.NAMES)}."
         )
-    return tuple(values)
+    return form.make(
+        *(
+            parse_prefix(node, spelled) if kind == "prefix" else _plain_value(node)
+            for kind, node in zip(form.arguments, arguments, strict=True)
+        )
+    )
+
+
+def _fits(kind: Argument, node: ast.expr) -> bool:
+    """Whether a plain argument is of its type; prefixes are checked where they are parsed."""
+    if kind == "prefix" or (kind == "word" and isinstance(node, ast.Name)):
+        return True
+    value = node.value if isinstance(node, ast.Constant) else None
+    return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
+
+
+def _plain_value(node: ast.expr) -> Any:
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)

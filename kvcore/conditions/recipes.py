@@ -1,13 +1,13 @@
 """Conditions: how a sample's cache is made, as frozen data that composes.
 
-A recipe is a small tree. Its leaves are prefills, which conditions with equal leaves share; its
+A recipe is a small tree. Its leaves are prefills, which conditions with equal ones share; its
 inner nodes are cache operations. Nothing here touches a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from kvcore.errors import KvError
@@ -42,11 +42,15 @@ class Truncate:
 
 @dataclass(frozen=True)
 class Reposition:
-    """Close the gaps: slot i moves to position i, its keys turned to match.
+    """Renumber slots 0 ... n - 1 and rotate each key by its change of position.
 
-    ``rope_base`` is each layer's own rope base, the full-attention base for all layers (wrong on
-    purpose), or none: the position is counted anew and the keys stay as they are. ``precision``
-    is what the rotation is computed in.
+    Attributes
+    ----------
+    rope_base : {"own", "full_attention", "none"}
+        Each layer's own rope base, the full-attention base for all layers (wrong on purpose), or
+        none: slots are renumbered and the keys stay as they are.
+    precision : {"float32", "model"}
+        What the rotation is computed in.
     """
 
     source: Recipe
@@ -56,10 +60,73 @@ class Reposition:
 
 @dataclass(frozen=True)
 class RotateForward:
-    """Turn all keys but BOS's forth by a prefix's length, as if it stood before them."""
+    """Rotate all keys but BOS's forward by a prefix's length, as if it stood before them."""
 
     source: Recipe
     prefix: Prefix
+
+
+@dataclass(frozen=True)
+class LayerRange:
+    """Successive layers of a model of any depth; made by `first`, `share`, `single` or `all`.
+
+    Attributes
+    ----------
+    start : int
+        The first of them, counted from 0.
+    stop : int or None
+        The layer after the last; None where `depth_share` says where the range ends.
+    depth_share : float
+        Where it ends as a share of the depth, 0 .. 1, rounded to the nearest layer.
+    """
+
+    start: int = 0
+    stop: int | None = None
+    depth_share: float = 1.0
+
+    @classmethod
+    def first(cls, count: int) -> LayerRange:
+        """Return the first ``count`` layers."""
+        if count < 0:
+            raise KvError(f"`count={count}` must be a number of layers; pass 0 or more.")
+        return cls(stop=count)
+
+    @classmethod
+    def share(cls, share: float) -> LayerRange:
+        """Return the first layers, a share of the depth."""
+        if not 0 <= share <= 1:
+            raise KvError(f"`share={share}` must be of the depth; pass a share from 0 to 1.")
+        return cls(depth_share=share)
+
+    @classmethod
+    def single(cls, layer: int) -> LayerRange:
+        """Return one layer."""
+        if layer < 0:
+            raise KvError(f"`layer={layer}` must be counted from the first; pass 0 or more.")
+        return cls(layer, layer + 1)
+
+    @classmethod
+    def all(cls) -> LayerRange:
+        """Return every layer."""
+        return cls()
+
+    def in_depth(self, depth: int) -> range:
+        """Return which layers these are in a model of some depth.
+
+        Raises
+        ------
+        KvError
+            If a layer lies outside the model.
+        """
+        stop = round(self.depth_share * depth) if self.stop is None else self.stop
+        if not self.start <= stop <= depth:
+            raise KvError(
+                f"layers {self.start} to {stop}: the model has {depth}; pass 0 to {depth}."
+            )
+        return range(self.start, stop)
+
+    def __str__(self) -> str:
+        return f"{self.start} to {self.depth_share if self.stop is None else self.stop}"
 
 
 @dataclass(frozen=True)
@@ -71,8 +138,8 @@ class Mix:
     keys, values : Recipe
     weight : float
         Each value becomes (1 - weight) of its own and weight of the other's.
-    layers : pair
-        First layer and the one after the last; an int is a layer, a float a share of the depth.
+    layers : LayerRange
+        In the others the values stay as they are.
     share : float
         Share of the document's tokens, from its start.
     """
@@ -80,13 +147,8 @@ class Mix:
     keys: Recipe
     values: Recipe
     weight: float = 1.0
-    layers: tuple[int | float, int | float] = (0, 1.0)
+    layers: LayerRange = LayerRange()
     share: float = 1.0
-    _kinds: tuple[str, ...] = field(default=(), init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Keep layer 1 and the whole depth, 1.0, apart: as numbers they are equal."""
-        object.__setattr__(self, "_kinds", tuple(type(n).__name__ for n in self.layers))
 
 
 @dataclass(frozen=True)
@@ -98,13 +160,18 @@ class Mean:
 
 @dataclass(frozen=True)
 class MaskFromQuery:
-    """Keep all but one copy of a prefix, or all of them, from the query's sight.
+    """Let the query see one copy of a prefix, none or all of them.
 
     The last step of a recipe; the copies stand before the document.
     """
 
     source: Recipe
     see: Literal["first", "last", "none", "all"]
+
+    def hidden_copies(self, copies: Sequence[int]) -> list[int]:
+        """Return which of the copies, numbered in any way, the query does not see."""
+        seen = {"first": copies[:1], "last": copies[-1:], "none": (), "all": copies}[self.see]
+        return [copy for copy in copies if copy not in seen]
 
 
 Recipe = Prefill | Truncate | Reposition | RotateForward | Mix | Mean | MaskFromQuery
@@ -136,15 +203,15 @@ class Condition:
         Raises
         ------
         KvError
-            If something is hidden anywhere but in the last step, or behind the document.
+            If something is masked anywhere but in the last step, or behind the document.
         """
         for node in nodes(self.recipe):
             if isinstance(node, MaskFromQuery) and (
                 node is not self.recipe or _ends_in_prefix(node)
             ):
                 raise KvError(
-                    f"condition {self.name!r}: Hide comes last, and hides copies that "
-                    "stand before the document; change the recipe."
+                    f"condition {self.name!r}: MaskFromQuery must come last, and mask copies "
+                    "that stand before the document; change the recipe."
                 )
 
     def prefills(self) -> tuple[Prefill, ...]:
@@ -153,13 +220,13 @@ class Condition:
 
     def prefixes(self) -> tuple[Prefix, ...]:
         """Return every prefix whose ids or length the recipe uses."""
-        found = []
+        prefixes = []
         for node in nodes(self.recipe):
             if isinstance(node, RotateForward):
-                found.append(node.prefix)
+                prefixes.append(node.prefix)
             if isinstance(node, Prefill):
-                found += [p.beacon if isinstance(p, Document) else p for p in node.parts]
-        return tuple(dict.fromkeys(found))
+                prefixes += [p.beacon if isinstance(p, Document) else p for p in node.parts]
+        return tuple(dict.fromkeys(prefixes))
 
 
 def _ends_in_prefix(recipe: Recipe) -> bool:

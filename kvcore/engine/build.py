@@ -1,7 +1,8 @@
-"""From a recipe to a cache, for a group of samples."""
+"""From a recipe to a cache, for a group of samples: one function per kind of recipe."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from kvcore.cache.batch import CacheBatch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.recipes import (
+    LayerRange,
     MaskFromQuery,
     Mean,
     Mix,
@@ -18,7 +20,6 @@ from kvcore.conditions.recipes import (
     Reposition,
     RotateForward,
     Truncate,
-    sources,
 )
 from kvcore.engine import forward, one_pass, rope_probe
 from kvcore.engine.forward import ForwardInput, SequenceInput
@@ -26,101 +27,78 @@ from kvcore.engine.prepared import COPIES, DOCUMENT, PreparedSample
 from kvcore.errors import KvError
 from kvcore.models.lm import LM
 
-
-def prefill_input(lm: LM, leaf: Prefill, group: Sequence[PreparedSample]) -> ForwardInput:
-    """Return what the model receives to prefill one leaf for a group of samples."""
-    readings = []
-    for one in group:
-        ids = one.prefill_ids(leaf, lm.bos_id)
-        roles = one.roles(leaf)
-        copies = {role for role in roles if role >= COPIES}
-        blocked = frozenset((a, b) for a in copies for b in copies if a != b and leaf.isolated)
-        readings.append(
-            SequenceInput(ids, tuple(range(len(ids))), roles if blocked else (), blocked)
-        )
-    return forward.pad_sequences(lm, readings)
+Caches = dict[Recipe, KVCache]
+"""Caches of one group of samples by their recipes: one sequence per sample, in its order."""
+Group = Sequence[PreparedSample]
 
 
-def prefill_samples(lm: LM, leaf: Prefill, group: Sequence[PreparedSample]) -> KVCache:
-    """Run one leaf for a group of samples, equal ones once."""
-    wanted = [one.prefill_spec(leaf) for one in group]
-    place = {ids: i for i, ids in enumerate(dict.fromkeys(wanted))}
-    firsts = [group[wanted.index(ids)] for ids in place]
-    cache = forward.prefill(lm, prefill_input(lm, leaf, firsts))
-    return cache if len(firsts) == len(group) else cache.rows([place[ids] for ids in wanted])
-
-
-def build(
-    lm: LM, recipe: Recipe, made: dict[Recipe, KVCache], group: Sequence[PreparedSample]
-) -> KVCache:
+def build(lm: LM, recipe: Recipe, caches: Caches, group: Group) -> KVCache:
     """Carry out a recipe on a group of samples.
 
     Parameters
     ----------
-    made : dict of Recipe to KVCache
-        What is there already, its prefills at least: one sequence per sample of the group, in
-        its order. Shared by recipes with equal parts; what is built is added.
+    caches : dict of Recipe to KVCache
+        What is built already. Shared by recipes with equal parts; what is built is added.
 
     Returns
     -------
     KVCache
-        A new one; what was made before is not changed.
+        A new one; what was built before is not changed.
     """
-    if recipe not in made:
-        made[recipe] = _built(lm, recipe, made, group)
-    return made[recipe]
+    if recipe not in caches:
+        caches[recipe] = carry_out(recipe, lm, caches, group)
+    return caches[recipe]
 
 
-def _built(
-    lm: LM, recipe: Recipe, made: dict[Recipe, KVCache], group: Sequence[PreparedSample]
-) -> KVCache:
-    if isinstance(recipe, Prefill):
-        return prefill_samples(lm, recipe, group)
-    source = build(lm, sources(recipe)[0], made, group)
-    roles = [one.roles(sources(recipe)[0]) for one in group]
-    if isinstance(recipe, Truncate):
-        return source.keep(
-            [[i for i, role in enumerate(found) if role < COPIES] for found in roles]
-        )
-    if isinstance(recipe, MaskFromQuery):
-        return source.hide(
-            [
-                [
-                    i
-                    for i, role in enumerate(found)
-                    if role
-                    in one_pass.hidden_copies(recipe.see, sorted({r for r in found if r >= COPIES}))
-                ]
-                for found in roles
-            ]
-        )
-    if isinstance(recipe, Mean):
-        return source.mean(source.real & (_slot_indices(source) > 0))
-    if isinstance(recipe, Mix):
-        other = build(lm, _unturned(recipe.values), made, group)
-        return _mixed(lm, recipe, source, other, made, group)
-    return _moved(lm, recipe, source, group)
+@functools.singledispatch
+def carry_out(recipe: Recipe, _lm: LM, _caches: Caches, _group: Group) -> KVCache:
+    """Build a recipe's cache from those of its sources; see `build`."""
+    raise KvError(f"`recipe={recipe!r}` must be one of kvcore.conditions.recipes' primitives.")
 
 
-def _unturned(recipe: Recipe) -> Recipe:
-    """Return what has the same values as a recipe: turning changes keys and positions alone."""
-    while isinstance(recipe, Reposition | RotateForward):
-        recipe = recipe.source
-    return recipe
+@carry_out.register
+def _prefill(recipe: Prefill, lm: LM, _caches: Caches, group: Group) -> KVCache:
+    return prefill_group(lm, recipe, group)
 
 
-def _moved(
-    lm: LM, recipe: Reposition | RotateForward, source: KVCache, group: Sequence[PreparedSample]
-) -> KVCache:
-    if isinstance(recipe, RotateForward):
-        counts = [len(one.prefixes[recipe.prefix]) for one in group]
-        deltas = torch.tensor(counts, device=source.positions.device).unsqueeze(1)
-        return source.reposition(lm, rope_probe.rope_plan(lm), deltas * (_slot_indices(source) > 0))
-    closed = _slot_indices(source).expand_as(source.positions)
+@carry_out.register
+def _truncate(recipe: Truncate, lm: LM, caches: Caches, group: Group) -> KVCache:
+    return build(lm, recipe.source, caches, group).keep(
+        [
+            [i for i, role in enumerate(sample.roles(recipe.source)) if role < COPIES]
+            for sample in group
+        ]
+    )
+
+
+@carry_out.register
+def _mask_from_query(recipe: MaskFromQuery, lm: LM, caches: Caches, group: Group) -> KVCache:
+    source = build(lm, recipe.source, caches, group)
+    return source.hide([sample.hidden_slots(recipe) for sample in group])
+
+
+@carry_out.register
+def _mean(recipe: Mean, lm: LM, caches: Caches, group: Group) -> KVCache:
+    source = build(lm, recipe.source, caches, group)
+    return source.mean(source.real & (source.slot_indices() > 0))
+
+
+@carry_out.register
+def _rotate_forward(recipe: RotateForward, lm: LM, caches: Caches, group: Group) -> KVCache:
+    source = build(lm, recipe.source, caches, group)
+    lengths = [len(sample.prefixes[recipe.prefix]) for sample in group]
+    deltas = torch.tensor(lengths, device=source.positions.device).unsqueeze(1)
+    return source.reposition(lm, rope_probe.rope_plan(lm), deltas * (source.slot_indices() > 0))
+
+
+@carry_out.register
+def _reposition(recipe: Reposition, lm: LM, caches: Caches, group: Group) -> KVCache:
+    source = build(lm, recipe.source, caches, group)
+    compact = source.slot_indices().expand_as(source.positions)
     if recipe.rope_base == "none":
-        return source.renumber(closed)
+        return source.renumber(compact)
     # Padding slots would move by more than any real one; they may as well stay.
-    deltas = (closed - source.positions) * source.real
+    deltas = (compact - source.positions) * source.real
     return source.reposition(
         lm,
         rope_probe.rope_plan(lm),
@@ -130,65 +108,78 @@ def _moved(
     )
 
 
-def _mixed(
-    lm: LM,
-    recipe: Mix,
-    own: KVCache,
-    other: KVCache,
-    made: dict[Recipe, KVCache],
-    group: Sequence[PreparedSample],
-) -> KVCache:
+@carry_out.register
+def _mix(recipe: Mix, lm: LM, caches: Caches, group: Group) -> KVCache:
     """Mix in every layer once, and take from that the layers that a recipe asks for.
 
     Recipes that differ in their layers alone so share the memory of what they have in common.
     """
-    chosen = layer_range(recipe.layers, len(own.keys))
-    everywhere = replace(recipe, layers=(0, len(own.keys)))
-    if recipe != everywhere:
-        return own.with_values(build(lm, everywhere, made, group), chosen)
+    own = build(lm, recipe.keys, caches, group)
+    other = build(lm, _same_values(recipe.values), caches, group)
+    in_all_layers = replace(recipe, layers=LayerRange.all())
+    if recipe != in_all_layers:
+        mixed = build(lm, in_all_layers, caches, group)
+        return own.with_values(mixed, recipe.layers.in_depth(len(own.keys)))
     index = torch.zeros(own.batch, own.slots, dtype=torch.int64)
-    mixed = torch.zeros(own.batch, own.slots, dtype=torch.bool)
-    for row, one in enumerate(group):
-        ours = [i for i, role in enumerate(one.roles(recipe.keys)) if role == DOCUMENT]
-        theirs = [i for i, role in enumerate(one.roles(recipe.values)) if role == DOCUMENT]
-        if isinstance(recipe.values, Mean):
-            theirs = theirs * len(ours)
-        if len(ours) != len(theirs):
-            raise KvError(
-                f"mix: {len(ours)} document slots against {len(theirs)}; mix caches "
-                "that hold the same document."
-            )
-        count = round(recipe.share * len(ours))
-        index[row, ours[:count]] = torch.tensor(theirs[:count], dtype=torch.int64)
-        mixed[row, ours[:count]] = True
+    is_mixed = torch.zeros(own.batch, own.slots, dtype=torch.bool)
+    for row, sample in enumerate(group):
+        slots, value_slots = _mixed_slots(recipe, sample)
+        index[row, slots] = torch.tensor(value_slots, dtype=torch.int64)
+        is_mixed[row, slots] = True
     device = own.positions.device
-    return own.mix(other, index.to(device), mixed.to(device), recipe.weight)
+    return own.mix(other, index.to(device), is_mixed.to(device), recipe.weight)
 
 
-def layer_range(layers: tuple[int | float, int | float], depth: int) -> range:
-    """Return the layers that a pair of numbers means in a model of some depth.
+def _same_values(recipe: Recipe) -> Recipe:
+    """Return what has the same values as a recipe: rotation changes keys and positions alone."""
+    while isinstance(recipe, Reposition | RotateForward):
+        recipe = recipe.source
+    return recipe
 
-    An int is a layer, a float a share of the depth, rounded to the nearest layer.
 
-    Raises
-    ------
-    KvError
-        If a layer lies outside the model.
+def _mixed_slots(recipe: Mix, sample: PreparedSample) -> tuple[list[int], list[int]]:
+    """Return the slots that are mixed, and for each the slot of the other cache's value."""
+    slots, value_slots = (
+        [i for i, role in enumerate(sample.roles(source)) if role == DOCUMENT]
+        for source in (recipe.keys, recipe.values)
+    )
+    if isinstance(recipe.values, Mean):
+        value_slots = value_slots * len(slots)
+    if len(slots) != len(value_slots):
+        raise KvError(
+            f"mix: {len(slots)} document slots against {len(value_slots)}; mix caches "
+            "that hold the same document."
+        )
+    count = round(recipe.share * len(slots))
+    return slots[:count], value_slots[:count]
+
+
+def prefill_input(lm: LM, prefill: Prefill, group: Group) -> ForwardInput:
+    """Return what the model receives to run one prefill for a group of samples."""
+    sequences = []
+    for sample in group:
+        ids, roles = sample.prefill_ids(prefill, lm.bos_id), sample.roles(prefill)
+        copies = sorted({role for role in roles if role >= COPIES})
+        blocked = one_pass.blocked_groups(one_pass.prefill_table(prefill, copies))
+        sequences.append(
+            SequenceInput(ids, tuple(range(len(ids))), roles if blocked else (), blocked)
+        )
+    return forward.pad_sequences(lm, sequences)
+
+
+def prefill_group(lm: LM, prefill: Prefill, group: Group) -> KVCache:
+    """Run one prefill for a group of samples, equal ones once."""
+    specs = [sample.prefill_spec(prefill) for sample in group]
+    row_of = {spec: row for row, spec in enumerate(dict.fromkeys(specs))}
+    firsts = [group[specs.index(spec)] for spec in row_of]
+    cache = forward.prefill(lm, prefill_input(lm, prefill, firsts))
+    return cache if len(firsts) == len(group) else cache.rows([row_of[spec] for spec in specs])
+
+
+def query_input(lm: LM, cache: KVCache | CacheBatch, group: Group) -> ForwardInput:
+    """Return what the model receives to read each sample's query and answer on top of its cache.
+
+    The first token stands behind the last that is seen.
     """
-    start, stop = (round(n * depth) if isinstance(n, float) else n for n in layers)
-    if not 0 <= start <= stop <= depth:
-        raise KvError(f"layers {start} to {stop}: the model has {depth}; pass 0 to {depth}.")
-    return range(start, stop)
-
-
-def query_input(
-    lm: LM, cache: KVCache | CacheBatch, group: Sequence[PreparedSample]
-) -> ForwardInput:
-    """Return what the model receives to score a group's answers on top of their caches."""
-    after = torch.where(cache.real, cache.positions, -1).amax(dim=1) + 1
-    return forward.pad_ids(lm, [one.query_ids() for one in group], after.tolist(), cache)
-
-
-def _slot_indices(cache: KVCache) -> torch.Tensor:
-    """Return 0, 1, 2, ... for the slots of a cache, (1, slots)."""
-    return torch.arange(cache.slots, device=cache.positions.device).unsqueeze(0)
+    starts = torch.where(cache.real, cache.positions, -1).amax(dim=1) + 1
+    return forward.pad_ids(lm, [sample.query_ids() for sample in group], starts.tolist(), cache)

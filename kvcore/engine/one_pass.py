@@ -1,8 +1,38 @@
-"""One masked pass in place of a truncated cache: the route without any cache surgery."""
+"""One masked pass in place of a cache: the route without any cache surgery.
+
+What a pass reads is divided into groups, and a table says for each group which others its tokens
+see of what stands before them; a token always sees itself.
+
+A prefill, its question behind it: ``[BOS][copies][document][question]`` in any order of parts
+
+==========  =====================================================
+group       sees
+==========  =====================================================
+BOS         everything
+copy        everything; where copies are isolated no other copy
+document    everything
+question    everything but the copies that are masked from it
+==========  =====================================================
+
+A truncated and re-positioned cache: ``[BOS][copies][BOS'][document][question]``
+
+==========  =====================================================
+group       sees
+==========  =====================================================
+BOS         everything
+copy        everything
+BOS'        BOS'
+document    BOS, copies, document
+question    BOS', document, question
+==========  =====================================================
+
+BOS' has the last prefix token's position. Attention is relative: what stands at the positions
+behind it is what the cache holds once the document has been moved to follow BOS.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from kvcore.conditions.recipes import (
     Condition,
@@ -18,68 +48,85 @@ from kvcore.engine.prepared import BOS, COPIES, DOCUMENT, PreparedSample
 from kvcore.tokenization import Prefix
 
 SECOND_BOS, QUESTION = -2, -1  # further groups of the one-pass route
+Sees = Mapping[int, Collection[int]]
+"""For each group the groups that its tokens see of what stands before them."""
 
 
 def fits_one_pass(recipe: Recipe) -> bool:
     """Whether one masked pass gives what the recipe's cache would give."""
-    if isinstance(recipe, MaskFromQuery):
-        recipe = recipe.source
-        return isinstance(recipe, Prefill)
-    if isinstance(recipe, Reposition):
-        if recipe.rope_base != "own" or recipe.precision != "float32":
-            return False
-        inner = recipe.source
-        return (
-            isinstance(inner, Truncate)
-            and isinstance(inner.source, Prefill)
-            and not inner.source.isolated
-            and len(inner.source.parts) == 2
-            and isinstance(inner.source.parts[0], Prefix)
-            and inner.source.parts[1] == Document()
-        )
-    return isinstance(recipe, Prefill)
+    match recipe:
+        case Prefill() | MaskFromQuery(source=Prefill()):
+            return True
+        case Reposition(
+            source=Truncate(source=Prefill(parts=(Prefix(), document), isolated=False)),
+            rope_base="own",
+            precision="float32",
+        ):
+            return document == Document()
+    return False
 
 
 def one_pass(sample: PreparedSample, condition: Condition, bos_id: int) -> SequenceInput:
     """Return the one sequence that gives a sample's score under a condition without any cache.
 
-    Notes
-    -----
-    Truncation: ``[BOS][prefix][BOS'][document][question]``. BOS' has the last prefix token's
-    position and sees only itself; the document does not see it, the question sees neither BOS
-    nor prefix. Relative positions are those of the truncated and re-positioned cache.
+    See this module's tables of who sees whom.
     """
     recipe = condition.recipe
-    asked = sample.query_ids()
-    (leaf,) = condition.prefills()
-    read = ((bos_id, BOS), *sample.prefill_spec(leaf))
-    prefix = sum(role >= COPIES for _, role in read)
-    copies = sorted({role for _, role in read if role >= COPIES})
-    if isinstance(recipe, Reposition) and prefix:
-        read = (*read[: 1 + prefix], (bos_id, SECOND_BOS), *read[1 + prefix :])
-        positions = (*range(1 + prefix), *range(prefix, len(read) - 1 + len(asked)))
-        blocked = (
-            {(QUESTION, group) for group in (BOS, *copies)}
-            | {(SECOND_BOS, group) for group in (BOS, *copies)}
-            | {(DOCUMENT, SECOND_BOS)}
-        )
-    else:
-        positions = tuple(range(len(read) + len(asked)))
-        isolated = leaf.isolated
-        blocked = {(a, b) for a in copies for b in copies if a != b and isolated}
-        if isinstance(recipe, MaskFromQuery):
-            blocked |= {(QUESTION, group) for group in hidden_copies(recipe.see, copies)}
-    groups = (*(role for _, role in read), *[QUESTION] * len(asked))
-    place = {name: i for i, name in enumerate(dict.fromkeys((BOS, *groups)))}
-    return SequenceInput(
-        (*(i for i, _ in read), *asked),
-        positions,
-        tuple(place[g] for g in groups) if blocked else (),
-        frozenset((place[a], place[b]) for a, b in blocked),
+    (prefill,) = condition.prefills()
+    read = [(bos_id, BOS), *sample.prefill_spec(prefill)]
+    question = [(i, QUESTION) for i in sample.query_ids()]
+    copies = sorted({group for _, group in read if group >= COPIES})
+    if isinstance(recipe, Reposition) and copies:
+        prefix_end = 1 + sum(group >= COPIES for _, group in read)
+        tokens = [*read[:prefix_end], (bos_id, SECOND_BOS), *read[prefix_end:], *question]
+        positions = (*range(prefix_end), *range(prefix_end - 1, len(tokens) - 1))
+        return _sequence(tokens, positions, truncation_table(copies))
+    table = dict(prefill_table(prefill, copies))
+    hidden = recipe.hidden_copies(copies) if isinstance(recipe, MaskFromQuery) else []
+    table[QUESTION] = {*table, QUESTION} - set(hidden)
+    tokens = [*read, *question]
+    return _sequence(tokens, range(len(tokens)), table)
+
+
+def prefill_table(prefill: Prefill, copies: Sequence[int]) -> Sees:
+    """Return who sees whom in a prefill."""
+    everything = {BOS, DOCUMENT, *copies}
+    isolated = {copy: everything - (set(copies) - {copy}) for copy in copies}
+    return dict.fromkeys(everything, everything) | (isolated if prefill.isolated else {})
+
+
+def truncation_table(copies: Sequence[int]) -> Sees:
+    """Return who sees whom in the pass that stands for a truncated cache."""
+    everything = {BOS, SECOND_BOS, DOCUMENT, *copies}
+    return dict.fromkeys((BOS, *copies), everything) | {
+        SECOND_BOS: {SECOND_BOS},
+        DOCUMENT: {BOS, *copies, DOCUMENT},
+        QUESTION: {SECOND_BOS, DOCUMENT, QUESTION},
+    }
+
+
+def blocked_groups(table: Sees) -> frozenset[tuple[int, int]]:
+    """Return the pairs of groups of which the first does not see the second.
+
+    The question comes last, so that nothing else could see it.
+    """
+    return frozenset(
+        (group, other)
+        for group, seen in table.items()
+        for other in table
+        if other not in seen and other != QUESTION
     )
 
 
-def hidden_copies(see: str, copies: Sequence[int]) -> list[int]:
-    """Return which copies the query does not see."""
-    kept = {"first": copies[:1], "last": copies[-1:], "none": (), "all": copies}[see]
-    return [copy for copy in copies if copy not in kept]
+def _sequence(
+    tokens: Sequence[tuple[int, int]], positions: Sequence[int], table: Sees
+) -> SequenceInput:
+    """Return tokens and their groups as what a pass reads, groups numbered as they appear."""
+    blocked = blocked_groups(table)
+    number = {group: i for i, group in enumerate(dict.fromkeys(group for _, group in tokens))}
+    return SequenceInput(
+        tuple(i for i, _ in tokens),
+        tuple(positions),
+        tuple(number[group] for _, group in tokens) if blocked else (),
+        frozenset((number[a], number[b]) for a, b in blocked if a in number and b in number),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from kvcore import tokenization
 from kvcore.conditions.recipes import (
     Condition,
     Document,
+    MaskFromQuery,
     Mean,
     Mix,
     Prefill,
@@ -21,7 +23,7 @@ from kvcore.conditions.recipes import (
     sources,
 )
 from kvcore.corpora.sample import Sample
-from kvcore.engine import build, limits, rope_probe
+from kvcore.engine import limits, rope_probe
 from kvcore.errors import KvError
 from kvcore.models.lm import LM
 from kvcore.tokenization import Prefix, TokenizedSample, Unusable
@@ -38,23 +40,26 @@ class PreparedSample:
     target: str = "answer"
 
     def prefill_spec(self, prefill: Prefill) -> tuple[tuple[int, int], ...]:
-        """Return one prefill but for BOS, as (token id, what it belongs to)."""
-        read: list[tuple[int, int]] = []
-        copy = COPIES
+        """Return what one prefill reads behind BOS, as (token id, `DOCUMENT` or its copy)."""
+        pieces: list[tuple[tuple[int, ...], int | None]] = []  # a copy's number is given below
         for part in prefill.parts:
             if isinstance(part, Document):
                 ids, every = self.tokens.document, part.every or len(self.tokens.document)
                 for start in range(0, len(ids), every):
-                    read += [(i, copy) for i in self.prefixes[part.beacon]]
-                    copy += len(self.prefixes[part.beacon]) > 0
-                    read += [(i, DOCUMENT) for i in ids[start : start + every]]
-                continue
-            whole = self.prefixes[part]
-            each = len(whole) // part.times
-            for start in range(0, len(whole), max(each, 1)):
-                read += [(i, copy) for i in whole[start : start + each]]
-                copy += 1
-        return tuple(read)
+                    pieces.append((self.prefixes[part.beacon], None))
+                    pieces.append((ids[start : start + every], DOCUMENT))
+            else:
+                whole = self.prefixes[part]
+                size = len(whole) // part.times or 1
+                pieces += [(whole[i : i + size], None) for i in range(0, len(whole), size)]
+        copies = itertools.count(COPIES)
+        return tuple(
+            (token, group)
+            for ids, role in pieces
+            if ids
+            for group in [next(copies) if role is None else role]
+            for token in ids
+        )
 
     def prefill_ids(self, prefill: Prefill, bos_id: int) -> tuple[int, ...]:
         """Return the ids of one prefill, BOS first."""
@@ -71,6 +76,14 @@ class PreparedSample:
             return tuple(role for role in before if role < COPIES)
         return before
 
+    def hidden_slots(self, recipe: Recipe) -> list[int]:
+        """Return the slots of a recipe's cache that the query does not see."""
+        if not isinstance(recipe, MaskFromQuery):
+            return []
+        roles = self.roles(recipe)
+        hidden = recipe.hidden_copies(sorted({role for role in roles if role >= COPIES}))
+        return [i for i, role in enumerate(roles) if role in hidden]
+
     def query_ids(self) -> tuple[int, ...]:
         """Return the ids read on top of the cache: prompt and answer, but for its last token.
 
@@ -78,18 +91,18 @@ class PreparedSample:
         """
         return self.tokens.prompt + self.tokens.answer[:-1]
 
-    def length(self, given: Condition) -> int:
+    def length(self, condition: Condition) -> int:
         """Return the positions that the longest pass under a condition reaches, at most."""
-        longest = max(1 + len(self.prefill_spec(leaf)) for leaf in given.prefills())
-        turned = max(
+        longest = max(1 + len(self.prefill_spec(prefill)) for prefill in condition.prefills())
+        rotated = max(
             (
                 len(self.prefixes[node.prefix])
-                for node in nodes(given.recipe)
+                for node in nodes(condition.recipe)
                 if isinstance(node, RotateForward)
             ),
             default=0,
         )
-        return longest + turned + len(self.tokens.prompt) + len(self.tokens.answer)
+        return longest + rotated + len(self.tokens.prompt) + len(self.tokens.answer)
 
     def prefill_key(self) -> tuple[Any, ...]:
         """Return what every prefill of this sample is made from, for finding equal ones."""
@@ -98,21 +111,29 @@ class PreparedSample:
         )
 
 
-def check_conditions(lm: LM, chosen: Iterable[Condition]) -> None:
-    """Refuse by name, before anything is measured, what the model cannot do exactly."""
-    named: dict[str, Condition] = {}
-    for given in chosen:
-        if named.setdefault(given.name, given) != given:
-            raise KvError(f"condition {given.name!r} stands for two recipes; rename one of them.")
-        if _turns(given.recipe):
-            rope_probe.rope_plan(lm)
-        for node in nodes(given.recipe):
+def check_conditions(lm: LM, conditions: Iterable[Condition]) -> None:
+    """Refuse by name, before anything is measured, what the model cannot do exactly.
+
+    Raises
+    ------
+    KvError
+        Also for two recipes of one name; `NotExact` where keys cannot be re-positioned.
+    """
+    by_name: dict[str, Condition] = {}
+    for condition in conditions:
+        if by_name.setdefault(condition.name, condition) != condition:
+            raise KvError(
+                f"condition {condition.name!r} stands for two recipes; rename one of them."
+            )
+        for node in nodes(condition.recipe):
+            if isinstance(node, Reposition | RotateForward):
+                rope_probe.rope_plan(lm)
             if isinstance(node, Mix):
-                build.layer_range(node.layers, lm.config.num_hidden_layers)
+                node.layers.in_depth(lm.config.num_hidden_layers)
 
 
 def prepare_one(
-    lm: LM, sample: Sample, given: Condition, seed: int = 0, target: str = "answer"
+    lm: LM, sample: Sample, condition: Condition, seed: int = 0, target: str = "answer"
 ) -> PreparedSample:
     """Tokenize one sample for one condition.
 
@@ -121,35 +142,31 @@ def prepare_one(
     Unusable
         If it cannot be measured; the message is the reason.
     """
-    ((_, ready),) = prepare_sample(lm, sample, target, (given,), seed)
+    ((_, ready),) = prepare_sample(lm, sample, target, (condition,), seed)
     if isinstance(ready, str):
         raise Unusable(ready)
     return ready
 
 
 def prepare_sample(
-    lm: LM, sample: Sample, target: str, chosen: Sequence[Condition], seed: int
+    lm: LM, sample: Sample, target: str, conditions: Sequence[Condition], seed: int
 ) -> Iterator[tuple[Condition, PreparedSample | str]]:
     """Tokenize a sample once and yield it, or the reason against it, for every condition."""
     try:
-        read = tokenization.tokenize(lm.tokenizer, sample, target)
+        tokens = tokenization.tokenize(lm.tokenizer, sample, target)
     except Unusable as reason:
-        yield from ((given, str(reason)) for given in chosen)
+        yield from ((condition, str(reason)) for condition in conditions)
         return
-    known: dict[Prefix, tuple[int, ...]] = {}
-    ready = PreparedSample(read, known, target)
-    for given in chosen:
+    prefixes: dict[Prefix, tuple[int, ...]] = {}
+    ready = PreparedSample(tokens, prefixes, target)
+    limit = limits.exact_positions(lm)
+    for condition in conditions:
         try:
-            for p in given.prefixes():
-                if p not in known:
-                    known[p] = tokenization.prefix_ids(lm.tokenizer, read, p, seed)
+            for p in condition.prefixes():
+                if p not in prefixes:
+                    prefixes[p] = tokenization.prefix_ids(lm.tokenizer, tokens, p, seed)
         except Unusable as reason:
-            yield given, str(reason)
+            yield condition, str(reason)
             continue
-        limit = limits.exact_positions(lm)
         too_long = f"longer than the {limit} positions the model is exact for"
-        yield given, ready if ready.length(given) <= limit else too_long
-
-
-def _turns(recipe: Recipe) -> bool:
-    return any(isinstance(node, Reposition | RotateForward) for node in nodes(recipe))
+        yield condition, ready if ready.length(condition) <= limit else too_long

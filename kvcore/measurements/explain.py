@@ -11,6 +11,7 @@ from kvcore.conditions import parse
 from kvcore.conditions.recipes import (
     Condition,
     Document,
+    LayerRange,
     MaskFromQuery,
     Mean,
     Mix,
@@ -280,7 +281,7 @@ def _step(recipe: Truncate | Reposition | RotateForward | Mean | MaskFromQuery) 
 def _mixing(mix: Mix) -> str:
     whose = "the mean value" if isinstance(mix.values, Mean) else "the values of the second cache"
     how = f"{mix.weight} parts of {whose}" if mix.weight < 1 else whose
-    where = [] if mix.layers == (0, 1.0) else [f"layers {mix.layers[0]} to {mix.layers[1]}"]
+    where = [] if mix.layers == LayerRange.all() else [f"layers {mix.layers}"]
     where += [] if mix.share == 1 else [f"the first {mix.share} of the document"]
     return f"keep the first cache's keys; give the document {how}" + (
         f", in {' and '.join(where)} only" if where else ""
