@@ -24,7 +24,7 @@ import pandas as pd
 from kvcore.cache import batch as cache_batch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.parse import condition
-from kvcore.conditions.recipes import Condition, MaskFromQuery, Recipe
+from kvcore.conditions.recipes import Condition, Recipe
 from kvcore.corpora.sample import Sample
 from kvcore.engine import batching, build, forward, limits, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
@@ -398,7 +398,7 @@ def mean_nlls(nlls: Sequence[float]) -> tuple[float, float]:
 def _scored_row(job: ScoreJob, nlls: Sequence[float]) -> Row:
     if not all(math.isfinite(x) for x in nlls):
         return unscored_row(job, "the model's logits are not finite")
-    sample = job.sample
+    sample, recipe = job.sample, job.condition.recipe
     nll, nll_tail = mean_nlls(nlls)
     return unscored_row(job, "ok") | {
         "nll": nll,
@@ -410,17 +410,9 @@ def _scored_row(job: ScoreJob, nlls: Sequence[float]) -> Row:
             sum(role >= COPIES for _, role in sample.prefill_spec(p))
             for p in job.condition.prefills()
         ),
-        "cache_len": _slots_seen(sample.roles(job.condition.recipe), job.condition.recipe),
+        "cache_len": len(sample.roles(recipe)) - len(sample.hidden_slots(recipe)),
         "clean_boundary": int(sample.tokens.clean_boundary),
     }
-
-
-def _slots_seen(roles: Sequence[int], recipe: Recipe) -> int:
-    """Count the slots of a cache that the query sees."""
-    if not isinstance(recipe, MaskFromQuery):
-        return len(roles)
-    hidden = one_pass.hidden_copies(recipe.see, sorted({r for r in roles if r >= COPIES}))
-    return sum(role not in hidden for role in roles)
 
 
 def unscored_row(job: ScoreJob, status: str) -> Row:
