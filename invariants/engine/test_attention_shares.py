@@ -14,7 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.measurements.test_context_switch import (
+from invariants.oracle import switched
+from invariants.support.comparing import Fault, must_see, replaced
+from invariants.support.switches import (
     GIVEN,
     LISTS,
     SAME,
@@ -23,13 +25,12 @@ from invariants.measurements.test_context_switch import (
     noise_of,
     plain_of,
 )
-from invariants.oracle import switched
-from invariants.support.comparing import Fault, must_see, replaced
 from kvcore import loading
 from kvcore.conditions import switching
 from kvcore.engine import attention_shares
 from kvcore.errors import NotExact
-from kvcore.measurements import context_switch, switch_passes
+from kvcore.measurements import context_switch
+from kvcore.measurements.context_switch import passes
 from kvcore.models.lm import LM
 
 TOLERANCE = 1e-5
@@ -63,14 +64,14 @@ def test_shares(lm: LM) -> None:
 
 FAULTS = {
     "own-slot-counts-as-injected": replaced(
-        switch_passes,
-        "_slots",
+        passes,
+        "slot_spans",
         lambda real, *a: [
             [switching.INJECTED if x == switching.GENERATED else x for x in row] for row in real(*a)
         ],
     ),
     "spans-a-slot-late": replaced(
-        switch_passes, "_slots", lambda real, *a: [[row[0], *row[:-1]] for row in real(*a)]
+        passes, "slot_spans", lambda real, *a: [[row[0], *row[:-1]] for row in real(*a)]
     ),
     "scores-unscaled": replaced(
         attention_shares, "shares", lambda real, *a: real(*a[:5], 1.0, *a[6:])

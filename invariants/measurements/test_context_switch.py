@@ -12,85 +12,24 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import kvcore
 from invariants.oracle import switched
-from invariants.oracle.switched import Plain
+from invariants.oracle.switched import Plain, next_token_logps
 from invariants.support.comparing import SCORE_TOLERANCE, Fault, must_see, replaced
+from invariants.support.switches import GIVEN, LISTS, SAME, WAYS, cells, noise_of, plain_of
 from kvcore import loading
-from kvcore.cache import masks
+from kvcore.cache import kv_cache, masks
 from kvcore.conditions import switching
 from kvcore.conditions.switching import Switch, TokenizedSwitch
 from kvcore.engine import forward
 from kvcore.errors import KvError
-from kvcore.measurements import context_switch, switch_generation, switch_passes
+from kvcore.measurements import context_switch
+from kvcore.measurements.context_switch import cases, free, passes, teacher_forced
 from kvcore.models.lm import LM
-
-WAYS = (
-    *switching.METHODS,
-    "gradual(1)",
-    "gradual(3,2)",
-    "partial(0)",
-    "partial(all)",
-    "partial(3)",
-    "partial(11)",
-    "partial(99)",
-)
-LISTS = (
-    "logp",
-    "kl_oracle",
-    "kl_ignore",
-    "logratio_oracle",
-    "logratio_ignore",
-    "hidden_similarity",
-)
-
-
-def some_ids(length: int, seed: int) -> tuple[int, ...]:
-    """Draw ordinary token ids."""
-    return tuple(int(i) for i in np.random.default_rng(seed).integers(3, 384, length))
-
-
-def a_switch(name: str, original: int, new: int, stream: int, at: float | int, seed: int) -> Switch:
-    return Switch(
-        name, some_ids(original, seed), some_ids(new, seed + 1), some_ids(stream, seed + 2), at
-    )
-
-
-SAME = Switch("same", some_ids(7, 40), some_ids(7, 40), some_ids(12, 41), 0.5)
-GIVEN = (
-    a_switch("longer", 6, 11, 14, 0.5, 0),
-    a_switch("shorter", 12, 5, 9, 3, 10),
-    a_switch("late", 9, 9, 10, 0.75, 20),
-    a_switch("early", 4, 8, 20, 1, 30),
-    SAME,
-)
-
-
-def plain_of(switch: Switch) -> Plain:
-    """Cut a switch of ids as its fields say."""
-    original, new, stream = (
-        tuple(map(int, ids)) for ids in (switch.original, switch.new, switch.stream)
-    )
-    step = switch.at if isinstance(switch.at, int) else round(switch.at * len(stream))
-    return Plain(original, new, stream[:step], stream[step:])
-
-
-def cells(table: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
-    """Return the rows by switch and condition."""
-    return {(row.switch_id, row.condition): row for _, row in table.iterrows()}
-
-
-def noise_of(lm: LM, switch: Switch) -> tuple[int, ...]:
-    """Return the noise control's tokens: data here, tested where they are drawn."""
-    told = switching.tokenize(lm.tokenizer, switch, int(lm.config.vocab_size))
-    return switching.noise_ids(lm.tokenizer, told, 0)
-
 
 # --- against plain passes -----------------------------------------------------------------------
 
@@ -150,31 +89,31 @@ def test_follow(lm: LM) -> None:
 def a_slot_late(
     _real: Callable[..., forward.ForwardInput],
     lm: LM,
-    cache: kvcore.cache.KVCache,
+    cache: kv_cache.KVCache,
     read: list[switching.Ids],
 ) -> forward.ForwardInput:
     return forward.pad_ids(lm, read, (cache.lengths() + 1).tolist(), cache)
 
 
 FAULTS = {
-    "reads-one-late": replaced(switch_passes, "append_input", a_slot_late),
-    "keys-unturned": replaced(switch_passes, "compact_positions", lambda _real, _lm, cache: cache),
-    "kl-turned-round": replaced(switch_passes, "_kl", lambda real, own, ref: real(ref, own)),
+    "reads-one-late": replaced(passes, "append_input", a_slot_late),
+    "keys-unturned": replaced(passes, "compact_positions", lambda _real, _lm, cache: cache),
+    "kl-turned-round": replaced(passes, "kl_divergence", lambda real, own, ref: real(ref, own)),
     "token-before": replaced(
-        switch_passes,
-        "_numbers",
+        passes,
+        "token_numbers",
         lambda real, logits, case, followed: real(logits, case, (*followed[1:], followed[0])),
     ),
     "next-row": replaced(
-        switch_passes,
-        "prefill_runs",
+        passes,
+        "run_prefills",
         lambda real, *a: {
             run: (cache, (row + 1) % cache.positions.shape[0])
             for run, (cache, row) in real(*a).items()
         },
     ),
     "references-swapped": replaced(
-        context_switch, "attribute", lambda real, t, o, i: real(t, i, o)
+        teacher_forced, "attribute", lambda real, t, o, i: real(t, i, o)
     ),
 }
 
@@ -241,8 +180,8 @@ def rounded_apart(real: Callable[..., object], logits: torch.Tensor, *rest: obje
 
 def never_shared(patch: pytest.MonkeyPatch) -> None:
     """Give each way a row of its own, also where it reads what another reads."""
-    replaced(switch_passes, "script_key", lambda real, script: (real(script), id(script)))(patch)
-    replaced(switch_passes, "_numbers", rounded_apart)(patch)
+    replaced(cases, "plan_key", lambda real, plan: (real(plan), id(plan)))(patch)
+    replaced(passes, "token_numbers", rounded_apart)(patch)
 
 
 @pytest.mark.parametrize(
@@ -286,12 +225,12 @@ def test_twin_batches(llama: LM) -> None:
     def first_length(
         _real: Callable[..., forward.ForwardInput],
         lm: LM,
-        cache: kvcore.cache.KVCache,
+        cache: kv_cache.KVCache,
         read: list[switching.Ids],
     ) -> forward.ForwardInput:
         return forward.pad_ids(lm, read, [int(cache.lengths()[0])] * len(read), cache)
 
-    must_see(replaced(switch_passes, "append_input", first_length), check_batches, llama)
+    must_see(replaced(passes, "append_input", first_length), check_batches, llama)
 
 
 def check_contiguous(lm: LM) -> None:
@@ -306,7 +245,7 @@ def check_contiguous(lm: LM) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forward, "run_model", noted)
         context_switch.follow(lm, GIVEN, WAYS)
-        switch_generation.generate_after_switch(
+        context_switch.generate_after_switch(
             lm, GIVEN[:2], ["gradual(3,2)", "partial(3)"], max_new_tokens=6, stop=()
         )
     assert len(passes) > 4
@@ -407,9 +346,7 @@ def check_free(lm: LM) -> None:
     """What is written is what reading everything anew for each token writes."""
     ways = ("oracle", "injection", "gradual(3,2)", "ignore", "flush", "partial(3)", "noise")
     given = (GIVEN[0], GIVEN[1], GIVEN[4])
-    found = cells(
-        switch_generation.generate_after_switch(lm, given, ways, max_new_tokens=6, stop=())
-    )
+    found = cells(context_switch.generate_after_switch(lm, given, ways, max_new_tokens=6, stop=()))
     for switch in given:
         one, noise = plain_of(switch), noise_of(lm, switch)
         for name in ways:
@@ -422,7 +359,8 @@ def check_free(lm: LM) -> None:
             assert row.step == len(held)
             assert row.text == lm.tokenizer.decode([*held, *ids], skip_special_tokens=True)
             oracle, ignore = (
-                reference(lm, context, held, ids) for context in (one.new, one.original)
+                next_token_logps(lm.model, lm.bos_id, context, held, ids)
+                for context in (one.new, one.original)
             )
             towards = [float(o[t] - i[t]) for o, i, t in zip(oracle, ignore, ids, strict=True)]
             assert np.abs(np.array(row.towards_oracle) - towards).max() <= 5 * SCORE_TOLERANCE
@@ -437,7 +375,9 @@ def written_plainly(lm: LM, name: str, one: Plain, noise: switching.Ids, n: int)
     ids: list[int] = []
     for _ in range(n):
         if name == "oracle":
-            ids.append(int(reference(lm, one.new, (), (*ids, 0))[-1].argmax()))
+            ids.append(
+                int(next_token_logps(lm.model, lm.bos_id, one.new, (), (*ids, 0))[-1].argmax())
+            )
         else:
             so_far = Plain(one.original, one.new, one.before, (*ids, 0))
             ids.append(
@@ -446,23 +386,11 @@ def written_plainly(lm: LM, name: str, one: Plain, noise: switching.Ids, n: int)
     return tuple(ids)
 
 
-def reference(
-    lm: LM, context: switching.Ids, held: switching.Ids, ids: switching.Ids
-) -> torch.Tensor:
-    """Return log-probabilities over the vocabulary at each of some ids behind a context."""
-    read = [lm.bos_id, *context, *held, *ids]
-    with torch.inference_mode():
-        logits: torch.Tensor = lm.model(torch.tensor([read]), use_cache=False).logits[0]
-    return logits[-len(ids) - 1 : -1].double().log_softmax(-1)
-
-
 def test_free(lm: LM) -> None:
     check_free(lm)
 
 
-def chosen_although_due(
-    _real: Callable[..., int], page: switch_generation._AnswerState, chosen: int
-) -> int:
+def chosen_although_due(_real: Callable[..., int], page: free.AnswerState, chosen: int) -> int:
     """Keep what was predicted before the part that is due was read."""
     page.ids.append(chosen)
     return chosen
@@ -471,11 +399,11 @@ def chosen_although_due(
 @pytest.mark.parametrize(
     "fault",
     [
-        replaced(switch_generation._AnswerState, "next", chosen_although_due),
+        replaced(free.AnswerState, "next", chosen_although_due),
         FAULTS["reads-one-late"],
         replaced(
-            switch_generation,
-            "_references",
+            free,
+            "references",
             lambda real, lm, job, ids: real(
                 lm, dataclasses.replace(job, before=job.before[1:]), ids
             ),
@@ -493,20 +421,20 @@ def test_twin_free(llama: LM, fault: Fault) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"given": [GIVEN[0], GIVEN[0]]}, "two switches have the id 'longer'"),
+        ({"switches": [GIVEN[0], GIVEN[0]]}, "two switches have the id 'longer'"),
         ({"conditions": ["inject"]}, "unknown way to switch 'inject'"),
         ({"conditions": ["partial"]}, r"write gradual\(parts\)"),
         ({"conditions": ["gradual(0)"]}, r"write gradual\(parts\)"),
-        ({"steps": 0}, "steps=0; pass at least 1"),
-        ({"given": [Switch("e", (), (3,), (4, 5))]}, "switch 'e': original holds no tokens"),
-        ({"given": [Switch("o", (3,), (999,), (4, 5))]}, "new holds the id 999"),
-        ({"given": [Switch("b", (0, 3), (3,), (4, 5))]}, "original holds BOS"),
-        ({"given": [Switch("s", (3,), (3,), (4,))]}, "at=0.5 in a stream of 1 tokens"),
-        ({"given": [Switch("l", (3,) * 3000, (3,), (4, 5))]}, "is exact for"),
+        ({"steps": 0}, "steps=0 must be 1 or more"),
+        ({"switches": [Switch("e", (), (3,), (4, 5))]}, "switch 'e': original holds no tokens"),
+        ({"switches": [Switch("o", (3,), (999,), (4, 5))]}, "new holds the id 999"),
+        ({"switches": [Switch("b", (0, 3), (3,), (4, 5))]}, "original holds BOS"),
+        ({"switches": [Switch("s", (3,), (3,), (4,))]}, "at=0.5 in a stream of 1 tokens"),
+        ({"switches": [Switch("l", (3,) * 3000, (3,), (4, 5))]}, "is exact for"),
     ],
 )
 def test_one_clear_line(llama: LM, asked: dict[str, object], said: str) -> None:
-    arguments = {"given": GIVEN, "conditions": WAYS, **asked}
+    arguments = {"switches": GIVEN, "conditions": WAYS, **asked}
     with pytest.raises(KvError, match=said) as caught:
         context_switch.follow(llama, **arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)

@@ -1,6 +1,6 @@
 """Switches at their edges: texts that spell BOS, noise, stops, few steps, logits in parts.
 
-Beside `test_switches`, which holds the numbers themselves against plain passes.
+Beside `test_context_switch`, which holds the numbers themselves against plain passes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import pytest
 import torch
 from hypothesis import given
 
-from invariants.measurements.test_context_switch import GIVEN, LISTS, WAYS, cells, reference
+from invariants.oracle.switched import next_token_logps
 from invariants.support.comparing import SCORE_TOLERANCE, Fault, must_see, replaced, wrong_rows
 from invariants.support.strategies import texts
+from invariants.support.switches import GIVEN, LISTS, WAYS, cells
 from kvcore import loading, tokenization
 from kvcore.cache import kv_cache
 from kvcore.conditions import switching
 from kvcore.conditions.switching import Switch, TokenizedSwitch
 from kvcore.engine import forward, limits, rope_probe
 from kvcore.errors import KvError
-from kvcore.measurements import context_switch, switch_generation, switch_passes
+from kvcore.measurements import context_switch
+from kvcore.measurements.context_switch import cases, free, passes
 from kvcore.models import tiny_configs
 from kvcore.models.lm import LM
 
@@ -60,7 +62,7 @@ def ids_of_passes(lm: LM, switch: Switch) -> list[tuple[bool, list[int]]]:
             replaced(forward, name, watching)(patch)
         context_switch.follow(lm, [switch], WAYS)
         # Not the oracle's way: the text before the switch it writes itself, and BOS may be in it.
-        switch_generation.generate_after_switch(lm, [switch], FREED[1:], max_new_tokens=1, stop=())
+        context_switch.generate_after_switch(lm, [switch], FREED[1:], max_new_tokens=1, stop=())
     return seen
 
 
@@ -113,7 +115,7 @@ def check_again(lm: LM) -> None:
         step = len(switch.stream) - len(found[switch.id, "repetition"].tokens)
         before, after = (tuple(map(int, x)) for x in (switch.stream[:step], switch.stream[step:]))
         context = tuple(map(int, switch.original))
-        wanted = reference(lm, context, (*before, *context), after)
+        wanted = next_token_logps(lm.model, lm.bos_id, context, (*before, *context), after)
         row = found[switch.id, "repetition"]
         off = np.abs(np.array(row.logp) - wanted[range(len(after)), list(after)].numpy()).max()
         assert off <= 2 * SCORE_TOLERANCE, f"{switch.id}: off by {off:.1e}"
@@ -132,7 +134,7 @@ def over_the_first(
 
 
 def test_twin_again(llama: LM) -> None:
-    must_see(replaced(switch_passes, "append_input", over_the_first), check_again, llama)
+    must_see(replaced(passes, "append_input", over_the_first), check_again, llama)
 
 
 # --- noise --------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@ def the_last(
 
 
 def test_twin_steps(llama: LM) -> None:
-    must_see(replaced(context_switch, "_case", the_last), check_steps, llama)
+    must_see(replaced(cases, "build_case", the_last), check_steps, llama)
 
 
 def check_parts(lm: LM) -> None:
@@ -224,7 +226,7 @@ def check_parts(lm: LM) -> None:
     whole = context_switch.follow(lm, GIVEN, WAYS)
     for tokens_at_once in (1, 3):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(switch_passes.LOGITS, "cpu", tokens_at_once * 384 * len(WAYS))
+            patch.setitem(passes.LOGITS_AT_ONCE, "cpu", tokens_at_once * 384 * len(WAYS))
             same_numbers(context_switch.follow(lm, GIVEN, WAYS), whole, 99)
 
 
@@ -235,7 +237,7 @@ def test_parts(lm: LM) -> None:
 def always_the_first(
     real: Callable[..., Any],
     logits: torch.Tensor,
-    case: switch_passes.Case,
+    case: cases.SwitchCase,
     followed: switching.Ids,
 ) -> Any:
     """Score every part against the first tokens."""
@@ -243,7 +245,7 @@ def always_the_first(
 
 
 def test_twin_parts(llama: LM) -> None:
-    must_see(replaced(switch_passes, "_numbers", always_the_first), check_parts, llama)
+    must_see(replaced(passes, "token_numbers", always_the_first), check_parts, llama)
 
 
 # --- free texts that end ------------------------------------------------------------------------
@@ -252,12 +254,10 @@ def test_twin_parts(llama: LM) -> None:
 def check_stops(lm: LM) -> None:
     """A stop ends its own text there, as its last token, and no other one; what is due is read."""
     some = (GIVEN[0], GIVEN[1], GIVEN[4])
-    whole = cells(
-        switch_generation.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=())
-    )
+    whole = cells(context_switch.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=()))
     stop = {whole["longer", "gradual(4,2)"].ids[4], whole["shorter", "injection"].ids[6]}
     found = cells(
-        switch_generation.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=stop)
+        context_switch.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=stop)
     )
     lengths = set()
     for key, row in found.items():
@@ -278,9 +278,9 @@ def test_stops(lm: LM) -> None:
     [
         wrong_rows,
         lambda patch: patch.setattr(
-            switch_generation._AnswerState,
+            free.AnswerState,
             "ended",
-            property(lambda page: len(page.ids) == page._job.most),
+            property(lambda answer: len(answer.ids) == answer.max_new_tokens),
         ),
     ],
     ids=["wrong-rows", "stops-unheard"],
@@ -318,15 +318,15 @@ def named_apart(
     case, places = real(lm, one, ways, *rest)
     if not one.identical or ways[0].kind != "ignore":
         return case, places
-    first = case.scripts[places[0]]
+    first = case.plans[places[0]]
     holds = tuple(switching.ORIGINAL if x == switching.INJECTED else x for x in first.slot_spans)
-    scripts = list(case.scripts)
-    scripts[places[0]] = dataclasses.replace(first, slot_spans=holds)
-    return dataclasses.replace(case, scripts=tuple(scripts)), places
+    plans = list(case.plans)
+    plans[places[0]] = dataclasses.replace(first, slot_spans=holds)
+    return dataclasses.replace(case, plans=tuple(plans)), places
 
 
 def test_twin_company(llama: LM) -> None:
-    must_see(replaced(context_switch, "_case", named_apart), check_company, llama)
+    must_see(replaced(cases, "build_case", named_apart), check_company, llama)
 
 
 def check_lengths(lm: LM) -> None:
@@ -336,7 +336,7 @@ def check_lengths(lm: LM) -> None:
     said = []
     for most in (14, 15):
         try:
-            switch_generation.generate_after_switch(
+            context_switch.generate_after_switch(
                 lm, [long], ["ignore"], max_new_tokens=most, stop=()
             )
             said.append("")
@@ -355,9 +355,7 @@ def test_lengths() -> None:
 
 def test_twin_lengths() -> None:
     must_see(
-        lambda patch: patch.setattr(
-            switch_generation._Job, "length", property(lambda job: job.slots)
-        ),
+        lambda patch: patch.setattr(cases.AnswerJob, "length", property(lambda job: job.slots)),
         check_lengths,
         loading.load("tiny-longrope", device="cpu"),
     )

@@ -95,7 +95,7 @@ def test_another_text_or_rule_makes_another_key(monkeypatch: pytest.MonkeyPatch)
     other = hidden_states_rows.rows(files, "x", [Text("t0", "Another.", " text")], ("human",), 0)
     assert one["sample_hash"].iloc[0] != other["sample_hash"].iloc[0]
     assert list(one.columns) == [*KEY, "length"]
-    monkeypatch.setattr("kvcore.sources.NEW_TOKENS", 10)
+    monkeypatch.setattr("kvcore.measurements.continuations.NEW_TOKENS", 10)
     assert (
         hidden_states_rows.rows(files, "x", TEXTS[:1], ("human",), 0)["template"].iloc[0]
         != (one["template"].iloc[0])

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import distance
 
-import kvcore
 from claims import diverging
 from claims.estimands import Plan
 from claims.measured import Rows
@@ -25,9 +24,17 @@ from invariants.support.comparing import SCORE_TOLERANCE, must_see
 from kvcore import loading, stats, verdict
 from kvcore.conditions.parse import condition
 from kvcore.corpora.sample import Sample
+from kvcore.engine.prepared import prepare_one
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll, divergence, divergence_rows
-from kvcore.measurements.divergence import Distribution, between, js, kl, next_token, of_logits
+from kvcore.measurements.divergence import (
+    Distribution,
+    between,
+    js,
+    kl,
+    next_token_distributions,
+    of_logits,
+)
 from kvcore.models.files import locate
 from kvcore.models.lm import LM
 from kvcore.store.fill import measure_missing
@@ -145,14 +152,14 @@ def check_mass(row: torch.Tensor) -> None:
 def check_first_token(lm: LM) -> None:
     """The first answer token's probability is that of its score."""
     rows = answer_nll.score(lm, SAMPLES, VIEWS).set_index(["sample_id", "condition"])
-    found = next_token(lm, SAMPLES, VIEWS, k=10**6)
-    for sample, views in zip(SAMPLES, found, strict=True):
-        for name, view in views.items():
-            assert isinstance(view, Distribution)
-            ready = kvcore.scoring.prepare_one(lm, sample, condition(name))
-            (place,) = np.flatnonzero(view.ids == ready.tokens.answer[0])
-            nll = rows.loc[(sample.id, name), "token_nlls"][0]
-            assert -view.log_probs[place] == pytest.approx(nll, abs=SCORE_TOLERANCE), name
+    views = next_token_distributions(lm, SAMPLES, map(condition, VIEWS), k=10**6)
+    assert len(views) == len(SAMPLES) * len(VIEWS)
+    for (number, name), view in views.items():
+        assert isinstance(view, Distribution)
+        ready = prepare_one(lm, SAMPLES[number], condition(name))
+        (place,) = np.flatnonzero(view.ids == ready.tokens.answer[0])
+        nll = rows.loc[(SAMPLES[number].id, name), "token_nlls"][0]
+        assert -view.log_probs[place] == pytest.approx(nll, abs=SCORE_TOLERANCE), name
 
 
 def test_the_first_tokens_probability_is_that_of_its_score(lm: LM) -> None:
@@ -210,7 +217,9 @@ def test_bad_requests_are_one_line(lm: LM) -> None:
     with pytest.raises(KvError, match="unit"):
         between(lm, SAMPLES, [("bare", "bare")], unit="bytes")  # type: ignore[arg-type]
     with pytest.raises(KvError, match="k=0"):
-        next_token(lm, SAMPLES, ["bare"], k=0)
+        between(lm, SAMPLES, [("bare", "bare")], k=0)
+    with pytest.raises(KvError, match="k=0 must be 1 or more"):
+        of_logits(torch.zeros(1, 3), k=0)
     with pytest.raises(KvError, match="write two conditions"):
         divergence_rows.split("bare")
 

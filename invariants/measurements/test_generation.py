@@ -25,7 +25,7 @@ import torch
 from scipy import stats as scipy_stats
 
 from invariants.support.comparing import wrong_rows
-from kvcore import loading, tokenization, written
+from kvcore import loading, tokenization
 from kvcore.cache import masks
 from kvcore.conditions.parse import condition
 from kvcore.conditions.registry import STYLES
@@ -35,7 +35,7 @@ from kvcore.measurements import generation, surrogate_queries, surrogate_store
 from kvcore.models.files import locate
 from kvcore.models.lm import LM
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WINDOWED = "tiny-mistral"
 NEW = 12  # tokens: more than a window of 8
 DRAWS = 4000
@@ -126,26 +126,26 @@ def test_batch_is_alone(lm: LM) -> None:
 
 def no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let padding be attended to."""
-    start = generation._start
+    start = generation.start_batch
 
     def broken(lm: LM, read: Sequence[Text]) -> Any:
         live = start(lm, read)
         return dataclasses.replace(live, real=torch.ones_like(live.real))
 
-    monkeypatch.setattr(generation, "_start", broken)
+    monkeypatch.setattr(generation, "start_batch", broken)
 
 
 def frozen_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every new token the position of the one before."""
-    grown = generation.LiveBatch.grown
+    extended = generation.LiveBatch.extended
 
     def broken(self: Any, chosen: Sequence[int], going: Sequence[int]) -> Any:
-        live = grown(self, chosen, going)
+        live = extended(self, chosen, going)
         at = live.positions.clone()
         at[:, -1] = at[:, -2]
         return dataclasses.replace(live, positions=at)
 
-    monkeypatch.setattr(generation.LiveBatch, "grown", broken)
+    monkeypatch.setattr(generation.LiveBatch, "extended", broken)
 
 
 def no_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_ends(lm: LM) -> None:
 
 
 def test_twin_ends_bans(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation.Rule, "banned", lambda _self, _step: [])
+    monkeypatch.setattr(generation.DecodingRule, "banned", lambda _self, _step: [])
     with pytest.raises(AssertionError):
         check_ends(llama)
 
@@ -226,8 +226,8 @@ def test_twin_ends_defaults(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"max_new_tokens": 0}, "pass 0 <= min <= max"),
-        ({"max_new_tokens": 3, "min_new_tokens": 4}, "pass 0 <= min <= max"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be 1 or more"),
+        ({"max_new_tokens": 3, "min_new_tokens": 4}, "min_new_tokens=4 must be in 0..3"),
         ({"max_new_tokens": 3, "temperature": -1.0}, "positive number"),
         ({"max_new_tokens": 3, "temperature": 1.0}, "needs one seed"),
         ({"max_new_tokens": 3, "temperature": 1.0, "seeds": [1]}, "needs one seed"),
@@ -313,7 +313,7 @@ def test_frequencies(llama: LM, temperature: float) -> None:
 def test_twin_seed_decides(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(  # one generator for the whole batch
         generation,
-        "_noise",
+        "uniform_numbers",
         lambda count, rule, seeds: np.random.default_rng(seeds[0]).random(
             (count, rule.max_new_tokens)
         ),
@@ -323,8 +323,8 @@ def test_twin_seed_decides(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_twin_frequencies_of_noise(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = generation._noise
-    monkeypatch.setattr(generation, "_noise", lambda *given: noise(*given) ** 1.5)
+    noise = generation.uniform_numbers
+    monkeypatch.setattr(generation, "uniform_numbers", lambda *given: noise(*given) ** 1.5)
     with pytest.raises(AssertionError):
         check_frequencies(llama, 0.5)
 
@@ -374,9 +374,11 @@ def test_surrogates(llama: LM) -> None:
 
 
 def test_twin_surrogates_of_another_passage(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = surrogate_queries._prompt
+    prompt = surrogate_queries.surrogate_prompt
     monkeypatch.setattr(
-        surrogate_queries, "_prompt", lambda lm, passage, style: prompt(lm, passage[::-1], style)
+        surrogate_queries,
+        "surrogate_prompt",
+        lambda lm, passage, style: prompt(lm, passage[::-1], style),
     )
     with pytest.raises(AssertionError):
         check_surrogates(llama)
@@ -411,7 +413,7 @@ def test_nothing_usable(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = [Sample("q", text, "a", id=text) for text in ("\udc80", " ")]
     assert surrogate_queries.surrogates(llama, odd, "need") == ["", ""]
     assert surrogate_queries.surrogates(llama, [], "need") == []
-    example = surrogate_queries._EXAMPLES[0][1]["need"]
+    example = surrogate_queries.EXAMPLES[0][1]["need"]
     monkeypatch.setattr(surrogate_queries, "cleaned", lambda _text: example)
     assert surrogate_queries.surrogates(llama, SAMPLES[:1], "need") == [""]
 
@@ -495,7 +497,7 @@ def check_attached(lm: LM, root: Path) -> None:
 def test_twin_texts_are_attached(
     llama: LM, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(written, "replace", lambda sample, **_changes: sample)
+    monkeypatch.setattr(surrogate_store, "replace", lambda sample, **_changes: sample)
     with pytest.raises(AssertionError):
         check_attached(llama, tmp_path)
     assert counted.loads == 1
@@ -579,9 +581,9 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import kvcore
-from kvcore import generation, written
-from kvcore.corpora import Sample
-from kvcore.models import locate
+from kvcore.corpora.sample import Sample
+from kvcore.measurements import surrogate_queries, surrogate_store
+from kvcore.models.files import locate
 
 def third_time_dies(function):
     calls = []
@@ -595,13 +597,13 @@ def third_time_dies(function):
 folder, moment, samples = sys.argv[1:]
 if moment == "writing":
     load = lambda: kvcore.load("tiny-llama", device="cpu")
-    generation.surrogates = third_time_dies(generation.surrogates)
+    surrogate_queries.surrogates = third_time_dies(surrogate_queries.surrogates)
 else:
     load = lambda: None
-    generation.surrogates = lambda lm, samples, style: [f"{style} of {s.passage}" for s in samples]
+    surrogate_queries.surrogates = lambda lm, samples, style: [f"{style} of {s.passage}" for s in samples]
     os.replace = third_time_dies(os.replace)
-written.FILE_SAMPLES = 2
-written.written(locate("tiny-llama"), load, [Sample(*parts) for parts in json.loads(samples)],
+surrogate_store.FILE_SAMPLES = 2
+surrogate_store.with_surrogates(locate("tiny-llama"), load, [Sample(*parts) for parts in json.loads(samples)],
                 ["keyword"], Path(folder))
 """
 

@@ -29,8 +29,9 @@ from kvcore import loading
 from kvcore.engine import forward, hooks
 from kvcore.engine.hooks import PARTS
 from kvcore.errors import KvError, NotExact
-from kvcore.measurements import capture, hidden_states, token_kinds
-from kvcore.measurements.hidden_states import STATS, TokenText, dynamics
+from kvcore.measurements import capture, hidden_states, stream_stats, token_kinds, token_nlls
+from kvcore.measurements.hidden_states import TokenText, dynamics
+from kvcore.measurements.stream_stats import STATS
 from kvcore.models.lm import LM
 
 TOLERANCE = 1e-5  # relative, and absolute for cosines: float32 through three layers leaves 2e-6
@@ -160,7 +161,7 @@ def one_more_token(patch: pytest.MonkeyPatch) -> None:
     """Count the prompt's last token, too."""
     patch.setattr(
         hidden_states,
-        "_inside",
+        "continuation_slots",
         lambda group: [
             [len(t.prompt) <= i < 1 + len(t.ids) for i in range(1 + max(len(t.ids) for t in group))]
             for t in group
@@ -172,7 +173,7 @@ def padding_counts(patch: pytest.MonkeyPatch) -> None:
     """Count padding as if it were the continuation."""
     patch.setattr(
         hidden_states,
-        "_inside",
+        "continuation_slots",
         lambda group: [
             [len(t.prompt) < i for i in range(1 + max(len(t.ids) for t in group))] for t in group
         ],
@@ -191,9 +192,9 @@ def changed(**changes: Callable[[torch.Tensor], torch.Tensor]) -> Fault:
     """Change parts of the series before they are reduced."""
 
     def fault(patch: pytest.MonkeyPatch) -> None:
-        series = hidden_states.series
+        series = stream_stats.series
         patch.setattr(
-            hidden_states,
+            stream_stats,
             "series",
             lambda stream: (found := series(stream))._replace(
                 **{name: change(getattr(found, name)) for name, change in changes.items()}
@@ -234,7 +235,7 @@ def next_column(patch: pytest.MonkeyPatch) -> None:
 def first_chunk_again(patch: pytest.MonkeyPatch) -> None:
     """Score every chunk against the targets of the first."""
     split = torch.Tensor.split
-    patch.setattr(hidden_states, "CHUNK", 2)
+    patch.setattr(token_nlls, "LOGITS_AT_ONCE", 2 * 384)
     patch.setattr(
         torch.Tensor,
         "split",
@@ -279,7 +280,7 @@ def check_constant(tokens: int) -> None:
     """A stream that stands still has no steps, no variance and no turns."""
     stream = stream_of(tokens, 1).repeat(1, tokens, 1)
     everything = torch.ones(2, tokens, dtype=torch.bool)
-    found = dict(zip(STATS, hidden_states.reduced(stream, everything).T.tolist(), strict=True))
+    found = dict(zip(STATS, stream_stats.reduced(stream, everything).T.tolist(), strict=True))
     assert found["smoothness"] == found["relative_step"] == [0.0, 0.0]
     assert max(found["norm_variance"]) <= 1e-12
     assert all(math.isnan(x) for x in found["cosine"])
@@ -294,8 +295,8 @@ def test_constant(tokens: int) -> None:
 def check_scaling(seed: int, tokens: int, scale: float) -> None:
     """A stream so many times as long has steps and norms so many times as long, no other turns."""
     everything = torch.ones(2, tokens, dtype=torch.bool)
-    once = hidden_states.reduced(stream_of(seed, tokens), everything)
-    scaled = hidden_states.reduced(stream_of(seed, tokens, scale), everything)
+    once = stream_stats.reduced(stream_of(seed, tokens), everything)
+    scaled = stream_stats.reduced(stream_of(seed, tokens, scale), everything)
     wanted = once * torch.tensor([scale, scale, scale**2, 1.0, 1.0], dtype=torch.float64)
     # The variance is a difference of numbers as large as the norm's square.
     slack = 1e-5 * wanted.abs() + 1e-5 * torch.tensor([0, 0, scale**2, 0, 1.0]).double()
@@ -311,7 +312,7 @@ def check_gaps(seed: int) -> None:
     """Steps and turns across a token that does not count do not count either."""
     stream = stream_of(seed, 9)
     inside = torch.tensor([[1, 1, 1, 0, 1, 1, 1, 0, 0], [0] * 9]).bool()
-    found = hidden_states.reduced(stream, inside)
+    found = stream_stats.reduced(stream, inside)
     wanted = [by_hand(stream[0, part].double().numpy()) for part in (slice(0, 3), slice(4, 7))]
     for name, value in zip(STATS, found[0].tolist(), strict=True):
         if name != "norm_variance":
@@ -326,7 +327,7 @@ def test_gaps(seed: int) -> None:
 
 def all_count(patch: pytest.MonkeyPatch) -> None:
     """Take the mean of everything."""
-    patch.setattr(hidden_states, "_mean", lambda values, _counted: values.mean(dim=1))
+    patch.setattr(stream_stats, "mean_of", lambda values, _counted: values.mean(dim=1))
 
 
 @pytest.mark.parametrize(
@@ -355,12 +356,12 @@ def check_logits(lm: LM) -> None:
     """Watching and reducing every part changes not a bit of the logits."""
     passed = forward.pad_ids(lm, [(lm.bos_id, *t.ids) for t in TEXTS], [0] * len(TEXTS))
     wanted = ([0, 0, 1, 2, 3], [0, 25, 1, 9, 12])
-    inside = torch.tensor(hidden_states._inside(TEXTS))
+    inside = torch.tensor(hidden_states.continuation_slots(TEXTS))
     seen: list[tuple[str, int]] = []
 
     def reduce(part: str, layer: int, stream: torch.Tensor) -> None:
         seen.append((part, layer))
-        hidden_states.reduced(stream, inside)
+        stream_stats.reduced(stream, inside)
 
     with hooks.watching(lm, PARTS, reduce):
         watched = forward.logits(lm, passed, wanted)
@@ -375,9 +376,9 @@ def test_logits(lm: LM) -> None:
 
 def in_place(patch: pytest.MonkeyPatch) -> None:
     """Reduce in the stream's own memory."""
-    reduced = hidden_states.reduced
+    reduced = stream_stats.reduced
     patch.setattr(
-        hidden_states, "reduced", lambda stream, inside: reduced(stream.mul_(1.01), inside)
+        stream_stats, "reduced", lambda stream, inside: reduced(stream.mul_(1.01), inside)
     )
 
 
@@ -396,7 +397,7 @@ def check_hooks_gone(name: str) -> None:
         raise ZeroDivisionError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hidden_states, "reduced", fail)
+        patch.setattr(stream_stats, "reduced", fail)
         with pytest.raises(ZeroDivisionError):
             dynamics(lm, TEXTS)
     assert hooks_on(lm) == 0
@@ -431,12 +432,12 @@ def kept_on(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_removed(patch: pytest.MonkeyPatch) -> None:
-    """Remove no hook but the one that picks what the LM head sees."""
+    """Remove no hook that watches a layer; the one before the LM head would break the next pass."""
     handle = torch.utils.hooks.RemovableHandle
     remove = handle.remove
 
     def broken(self: Any) -> None:
-        if self.hooks_dict_ref()[self.id].__name__ == "pick":
+        if self.hooks_dict_ref()[self.id].__name__ != "show":
             remove(self)
 
     patch.setattr(handle, "remove", broken)
@@ -479,10 +480,10 @@ def test_memory(llama: LM) -> None:
 
 def hoards(patch: pytest.MonkeyPatch) -> None:
     """Keep what was reduced."""
-    reduced = hidden_states.reduced
+    reduced = stream_stats.reduced
     held: list[torch.Tensor] = []
     patch.setattr(
-        hidden_states,
+        stream_stats,
         "reduced",
         lambda stream, inside: (held.append(stream), reduced(stream, inside))[1],
     )
@@ -561,7 +562,7 @@ def test_a_part_that_does_not_add_up_is_refused(monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:
         patch.setattr(
             hooks,
-            "_module",
+            "module_of",
             lambda layer, part: {"residual": layer, "attention": layer.self_attn, "mlp": layer.mlp}[
                 part
             ],
@@ -591,10 +592,10 @@ def test_part_stats(llama: LM, tmp_path: Path) -> None:
 
 def test_twin_part_stats(llama: LM, tmp_path: Path) -> None:
     def one_name(patch: pytest.MonkeyPatch) -> None:
-        measured = hidden_states._measured_row
+        measured = hidden_states.measured_row
         patch.setattr(
             hidden_states,
-            "_measured_row",
+            "measured_row",
             lambda text, nlls, stats: measured(
                 text, nlls, {part: stats["residual"] for part in stats}
             ),
@@ -700,14 +701,14 @@ def test_numbers_that_are_not_finite_have_a_status() -> None:
 
 def test_out_of_memory_halves_the_batch(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = dynamics(llama, TEXTS)
-    measure = hidden_states._measure
+    measure = hidden_states.measure_batch
 
     def tight(lm: LM, group: Sequence[TokenText], parts: Sequence[str]) -> list[dict[str, Any]]:
         if len(group) > 1 or group[0].id == "t1":
             raise torch.OutOfMemoryError("out of memory")
         return measure(lm, group, parts)
 
-    monkeypatch.setattr(hidden_states, "_measure", tight)
+    monkeypatch.setattr(hidden_states, "measure_batch", tight)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = dynamics(llama, TEXTS)
@@ -723,7 +724,7 @@ def test_one_clear_line(llama: LM, tmp_path: Path) -> None:
     asked: list[tuple[str, Callable[[], object]]] = [
         ("did you mean 'attention'", lambda: dynamics(llama, TEXTS, parts=["atention"])),
         ("text 'odd' holds the id 384", lambda: dynamics(llama, [odd])),
-        ("layer 3; tiny-llama has 3, pass -3..2", lambda: hidden_states.trace(llama, TEXTS, 3)),
+        ("layer=3 must be in -3..2 for tiny-llama", lambda: hidden_states.trace(llama, TEXTS, 3)),
         (
             "cannot be written",
             lambda: capture.capture_to(llama, (5,), tmp_path / "none" / "a.safetensors"),

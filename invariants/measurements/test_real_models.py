@@ -112,6 +112,6 @@ def test_primed_values_equal_the_plain_route(lm: Any) -> None:
 def test_twin_a_key_left_unturned_is_seen(lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rotating nothing is far outside the tolerance on a trained model."""
     rope_probe.rope_plan(lm)
-    monkeypatch.setattr("kvcore.rope.rotate", lambda keys, *_: keys)
+    monkeypatch.setattr("kvcore.cache.rope.rotate", lambda keys, *_: keys)
     broken = answer_nll.score(lm, chosen(), CONDITIONS, seed=1, route="cache")
     assert worst_difference(lm, broken, plain.one_pass_nlls) > TOLERANCE

@@ -158,13 +158,13 @@ def test_values_that_move_with_position_are_refused(monkeypatch: pytest.MonkeyPa
 def test_logits_that_are_not_finite_drop_the_sample_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A NaN is counted under its reason; the other condition is still measured."""
     lm = loading.load("tiny-llama", device="cpu")
-    right = answer_nll._answer_nlls
+    right = answer_nll.answer_nlls
 
     def broken(lm_: Any, given: Any, group: Any, starts: Any) -> list[list[float]]:
         first, *rest = right(lm_, given, group, starts)
         return [[float("nan")] * len(first), *rest]
 
-    monkeypatch.setattr(answer_nll, "_answer_nlls", broken)
+    monkeypatch.setattr(answer_nll, "answer_nlls", broken)
     scored = answer_nll.score(lm, [SAMPLE], ["bare", "random"])
     assert sorted(scored["status"]) == ["ok", "the model's logits are not finite"]
 
@@ -174,14 +174,14 @@ def test_out_of_memory_halves_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     lm = loading.load("tiny-llama", device="cpu")
     samples = [sample.Sample(f"what is {i}", f"It is number {i} of them.", "it") for i in range(4)]
     whole = answer_nll.score(lm, samples, ["bare"])
-    right = answer_nll._score_in_one_pass
+    right = answer_nll.score_in_one_pass
 
     def small(lm_: Any, part: Any) -> Any:
         if len(part) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return right(lm_, part)
 
-    monkeypatch.setattr(answer_nll, "_score_in_one_pass", small)
+    monkeypatch.setattr(answer_nll, "score_in_one_pass", small)
     with pytest.warns(RuntimeWarning, match="out of memory with"):
         halved = answer_nll.score(lm, samples, ["bare"])
     assert halved["nll"].to_numpy() == pytest.approx(whole["nll"].to_numpy(), abs=1e-5)

@@ -303,7 +303,7 @@ def measure_batch(lm: LM, texts: Sequence[TokenText], parts: Sequence[str]) -> l
     nlls = read_nlls(lm, texts, parts, reduce)
     stats = {part: torch.stack(layers, dim=2).tolist() for part, layers in by_layer.items()}
     return [
-        _measured_row(text, of_text, {part: stats[part][n] for part in parts})
+        measured_row(text, of_text, {part: stats[part][n] for part in parts})
         for n, (text, of_text) in enumerate(zip(texts, nlls, strict=True))
     ]
 
@@ -377,7 +377,16 @@ def continuation_slots(texts: Sequence[TokenText]) -> list[list[bool]]:
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def _measured_row(text: TokenText, nlls: Sequence[float], stats: Mapping[str, Any]) -> Row:
+def measured_row(text: TokenText, nlls: Sequence[float], stats: Mapping[str, Any]) -> Row:
+    """Return a text's row of `dynamics`.
+
+    Parameters
+    ----------
+    nlls : sequence of float
+        Of every token but BOS.
+    stats : mapping of str to nested lists
+        By part: one list for each of `STATS`, one number per layer in each.
+    """
     own = nlls[len(text.prompt) :]
     # Cosines may be NaN: some streams do not move.
     needed = [value for part in stats.values() for layers in part[:4] for value in layers]

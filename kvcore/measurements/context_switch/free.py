@@ -79,10 +79,10 @@ def generate_after_switch(
     cases.check_lengths(lm, [(job.switch.id, job.length) for job in jobs])
 
     # 2. Write every answer.
-    answers = _write_all(lm, jobs, rule, batch_tokens)
+    answers = write_answers(lm, jobs, rule, batch_tokens)
 
     # 3. Let both references read what was written.
-    read_again = [_references(lm, job, ids) for job, ids in zip(jobs, answers, strict=True)]
+    read_again = [references(lm, job, ids) for job, ids in zip(jobs, answers, strict=True)]
     measured = passes.measure_cases(lm, read_again, batch_tokens=batch_tokens)
     return pd.DataFrame(
         [
@@ -92,7 +92,8 @@ def generate_after_switch(
     )
 
 
-def _references(lm: LM, job: AnswerJob, ids: Ids) -> SwitchCase:
+def references(lm: LM, job: AnswerJob, ids: Ids) -> SwitchCase:
+    """Plan both references' reading of an answer."""
     oracle, ignore = (
         switching.plan_decode(switching.reprefill(context, kind, job.before, lm.bos_id), ids)
         for context, kind in (
@@ -119,7 +120,7 @@ def _row(lm: LM, job: AnswerJob, ids: Ids, curves: Sequence[TokenCurves]) -> dic
     }
 
 
-def _write_all(
+def write_answers(
     lm: LM, jobs: Sequence[AnswerJob], rule: DecodingRule, batch_tokens: int | None
 ) -> list[Ids]:
     """Write every answer, in batches of answers of like length."""
