@@ -36,83 +36,26 @@ def _claim(name: str, statement: str, prediction: Prediction) -> Claim:
 
 
 CLAIMS: tuple[tuple[Claim, str, float, Published | None], ...] = (
-    (
-        _claim(
-            "random-prefix-helps",
-            "A random prefix, dropped again after prefill, makes the answer easier to predict.",
-            helps(),
-        ),
-        "paired",
-        0.3,
-        _PUBLISHED,
-    ),
-    (
-        _claim(
-            "real-query-does-not-help",
-            "The sample's own query as a prefix does not make the answer easier to predict.",
-            does_not_help(),
-        ),
-        "paired",
-        0.02,
-        Published(0.023, 2303, "nll_tail"),
-    ),
-    (
-        _claim(
-            "real-query-worse-than-random",
-            "The real query is a worse prefix than random tokens.",
-            hurts(),
-        ),
-        "paired",
-        -0.14,
-        Published(-0.051, 2303, "nll_tail"),
-    ),
-    (
-        _claim(
-            "framing-hurts",
-            "The words “Document:” before the passage make the answer harder to predict.",
-            hurts(),
-        ),
-        "paired",
-        -0.45,
-        Published(-0.45, None, "nll_tail", True),
-    ),
-    (
-        _claim(
-            "precision-changes-nothing",
-            "Rotating keys in float32 instead of the model's own precision changes nothing.",
-            negligible(0.2),
-        ),
-        "paired",
-        0.0,
-        None,
-    ),
-    (
-        _claim(
-            "real-query-hurts-the-easy-quarter",
-            "In the easiest quarter of the samples the real "
-            "query makes the answer harder to predict.",
-            hurts(),
-        ),
-        "quartiles",
-        -0.2,
-        Published(-0.195, 576, "nll_tail"),
-    ),
-    (
-        _claim(
-            "harder-samples-gain-more",
-            "The harder a sample is without any prefix, the more it gains from one.",
-            helps(0.05, unit="r"),
-        ),
-        "scatter",
-        0.15,
-        Published(0.193, 2303, "nll_tail"),
-    ),
+    (_claim("random-prefix-helps", "A random prefix, dropped again after prefill, makes the "
+            "answer easier to predict.", helps()), "paired", 0.3, _PUBLISHED),
+    (_claim("real-query-does-not-help", "The sample's own query as a prefix does not make the "
+            "answer easier to predict.", does_not_help()), "paired", 0.02,
+     Published(0.023, 2303, "nll_tail")),
+    (_claim("real-query-worse-than-random", "The real query is a worse prefix than random tokens.",
+            hurts()), "paired", -0.14, Published(-0.051, 2303, "nll_tail")),
+    (_claim("framing-hurts", "The words “Document:” before the passage make the answer harder to "
+            "predict.", hurts()), "paired", -0.45, Published(-0.45, None, "nll_tail", True)),
+    (_claim("precision-changes-nothing", "Rotating keys in float32 instead of the model's own "
+            "precision changes nothing.", negligible(0.2)), "paired", 0.0, None),
+    (_claim("real-query-hurts-the-easy-quarter", "In the easiest quarter of the samples the real "
+            "query makes the answer harder to predict.", hurts()), "quartiles", -0.2,
+     Published(-0.195, 576, "nll_tail")),
+    (_claim("harder-samples-gain-more", "The harder a sample is without any prefix, the more it "
+            "gains from one.", helps(0.05, unit="r")), "scatter", 0.15,
+     Published(0.193, 2303, "nll_tail")),
 )
-BOUNDARY = _claim(
-    "newline-is-no-clean-boundary",
-    "A line feed is never a clean token boundary.",
-    at_least(0.95, unit="proportion"),
-)
+BOUNDARY = _claim("newline-is-no-clean-boundary", "A line feed is never a clean token boundary.",
+                  at_least(0.95, unit="proportion"))
 
 
 def _columns(index: int, effect: float) -> tuple[np.ndarray, np.ndarray]:
@@ -127,50 +70,27 @@ def _measure(kind: str, index: int, effect: float) -> tuple[stats.Estimate, dict
     bare, primed = _columns(index, effect)
     gain = bare - primed
     if kind == "scatter":
-        return (
-            stats.oldham(bare, primed, resamples=400),
-            {
-                "kind": kind,
-                "x": bare.tolist(),
-                "y": gain.tolist(),
-                "x_label": "NLL without the passage, nats per token",
-                "y_label": "benefit, nats per token",
-            },
-        )
+        return (stats.oldham(bare, primed, resamples=400),
+                {"kind": kind, "x": bare.tolist(), "y": gain.tolist(),
+                 "x_label": "NLL without the passage, nats per token",
+                 "y_label": "benefit, nats per token"})
     if kind == "quartiles":
         table = stats.quartile_table(bare, gain, resamples=400)
-        return (
-            stats.quartile_effect(bare, gain, quartile=1, resamples=400),
-            {"kind": kind, "rows": table.to_dict("records")},
-        )
-    return (
-        stats.paired_effect(bare, primed, resamples=400).d,
-        {"kind": kind, "differences": gain.tolist()},
-    )
+        return (stats.quartile_effect(bare, gain, quartile=1, resamples=400),
+                {"kind": kind, "rows": table.to_dict("records")})
+    return (stats.paired_effect(bare, primed, resamples=400).d,
+            {"kind": kind, "differences": gain.tolist()})
 
 
-def _judgement(
-    claim: Claim,
-    cell: Cell,
-    estimate: stats.Estimate,
-    plot: dict[str, Any],
-    published: Published | None,
-) -> Judgement:
+def _judgement(claim: Claim, cell: Cell, estimate: stats.Estimate, plot: dict[str, Any],
+               published: Published | None) -> Judgement:
     verdict = judge(estimate, claim.prediction, 0.004)
     return Judgement(
-        claim=claim,
-        cell=cell,
-        estimate=estimate,
-        verdict=verdict,
-        floor=0.004,
-        floor_nats=0.0009,
-        required_n=required_n(estimate, claim.prediction),
+        claim=claim, cell=cell, estimate=estimate, verdict=verdict, floor=0.004,
+        floor_nats=0.0009, required_n=required_n(estimate, claim.prediction),
         published=published,
         consistent=None if published is None else consistent(estimate, published),
-        conditions=("bare", "random"),
-        seed=0,
-        store="stores/invented",
-        rows_hash="ab" * 32,
+        conditions=("bare", "random"), seed=0, store="stores/invented", rows_hash="ab" * 32,
         model_revision="0123456789abcdef",
         ledger="known refuted (published)" if verdict == "refuted" else "",
         outcome={"supported": "passed", "refuted": "failed"}.get(verdict, "skipped"),
@@ -188,20 +108,12 @@ def judgements() -> tuple[Judgement, ...]:
             shift = -0.4 if model == MODELS[1] else 0.0
             estimate, plot = _measure(kind, 10 * number + place, effect + shift)
             cell = Cell(model, "docstrings", metric, "float32")
-            found.append(
-                _judgement(claim, cell, estimate, plot, published if metric == "nll_tail" else None)
-            )
+            found.append(_judgement(claim, cell, estimate, plot,
+                                    published if metric == "nll_tail" else None))
     for model, successes in zip(MODELS, (N, N - 30), strict=True):
         cell = Cell(model, "docstrings", "boundary", "float32")
-        found.append(
-            _judgement(
-                BOUNDARY,
-                cell,
-                stats.proportion(successes, N),
-                {"kind": "none"},
-                Published(1.0, 100, "boundary"),
-            )
-        )
+        found.append(_judgement(BOUNDARY, cell, stats.proportion(successes, N), {"kind": "none"},
+                                Published(1.0, 100, "boundary")))
     return tuple(found)
 
 
@@ -211,18 +123,12 @@ def explanations() -> list[dict[str, Any]]:
     causal = [[int(k <= q) for k in range(12)] for q in range(12)]
     dropped = [[int(k <= q and not (q > 8 and 1 <= k <= 3)) for k in range(12)] for q in range(12)]
     return [
-        {
-            "model": MODELS[0],
-            "condition": "full_context(random)",
-            "masks": [{"title": "query and answer", "mask": causal, "slots": slots}],
-            "text": "The prefix stays in the cache.\nquery and answer may attend to it.",
-        },
-        {
-            "model": MODELS[0],
-            "condition": "random",
-            "masks": [{"title": "query and answer", "mask": dropped, "slots": slots}],
-            "text": "The prefix is dropped after prefill.\nIt marks the document and nothing else.",
-        },
+        {"model": MODELS[0], "condition": "full_context(random)",
+         "masks": [{"title": "query and answer", "mask": causal, "slots": slots}],
+         "text": "The prefix stays in the cache.\nquery and answer may attend to it."},
+        {"model": MODELS[0], "condition": "random",
+         "masks": [{"title": "query and answer", "mask": dropped, "slots": slots}],
+         "text": "The prefix is dropped after prefill.\nIt marks the document and nothing else."},
     ]
 
 
@@ -231,25 +137,14 @@ def provenance() -> dict[str, Any]:
     return {
         "command": "pytest claims --kv-limit 240",
         "configuration": {"kv-limit": "240", "kv-seed": "0"},
-        "cells": [
-            {
-                "model": model,
-                "revision": "0123456789abcdef",
-                "dataset": "docstrings",
-                "device": "cpu",
-                "dtype": "float32",
-                "dropped": {"answer inside the passage": 14, "near duplicate": 722},
-            }
-            for model in MODELS
-        ],
+        "cells": [{"model": model, "revision": "0123456789abcdef", "dataset": "docstrings",
+                   "device": "cpu", "dtype": "float32",
+                   "dropped": {"answer inside the passage": 14, "near duplicate": 722}}
+                  for model in MODELS],
     }
 
 
 def environment() -> dict[str, Any]:
     """Return an environment that is the same on every machine."""
-    return {
-        "python": "3.11.0",
-        "platform": "an invented platform",
-        "versions": {"torch": "2.0", "transformers": "5.0"},
-        "commit": "0" * 40,
-    }
+    return {"python": "3.11.0", "platform": "an invented platform",
+            "versions": {"torch": "2.0", "transformers": "5.0"}, "commit": "0" * 40}

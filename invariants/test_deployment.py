@@ -26,13 +26,8 @@ quick = settings(max_examples=40, deadline=None)
 def check_rule(tokens: int, task: str, domain: str, nll: float | None, validated: bool) -> None:
     """Prime only where nothing of what is published speaks against it."""
     decision = should_prime(tokens, task, domain, nll, validated=validated)
-    allowed = (
-        task == "passage_qa"
-        and tokens <= 200
-        and nll is not None
-        and nll > 1.5
-        and (validated or domain not in ("scientific", "legal", "technical"))
-    )
+    allowed = (task == "passage_qa" and tokens <= 200 and nll is not None and nll > 1.5
+               and (validated or domain not in ("scientific", "legal", "technical")))
     assert decision.prime == allowed
     assert decision.reason
     assert "\n" not in decision.reason
@@ -45,8 +40,7 @@ def check_rule(tokens: int, task: str, domain: str, nll: float | None, validated
     tokens=st.integers(0, 400),
     task=st.sampled_from(["passage_qa", "summarisation", "multi_hop", "extractive_qa", "chat"]),
     domain=st.sampled_from(["web", "scientific", "legal", "technical", "news"]),
-    nll=st.none() | st.floats(0, 5),
-    validated=st.booleans(),
+    nll=st.none() | st.floats(0, 5), validated=st.booleans(),
 )
 def test_priming_is_off_unless_everything_speaks_for_it(
     tokens: int, task: str, domain: str, nll: float | None, validated: bool
@@ -141,11 +135,8 @@ def test_what_is_not_primed_counts_nothing(seed: int, threshold: float) -> None:
 
 
 def test_twin_policy_sees_unprimed_samples_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        deployment,
-        "gated",
-        lambda x, hard, threshold: np.where(np.asarray(hard) > threshold, x, np.nan),
-    )
+    monkeypatch.setattr(deployment, "gated", lambda x, hard, threshold: np.where(
+        np.asarray(hard) > threshold, x, np.nan))
     with pytest.raises(AssertionError):
         check_policy(1, 1.5)
 
@@ -167,9 +158,8 @@ def test_the_gate_ranges_from_everything_to_nothing() -> None:
 
 def test_twin_extremes_see_the_gate_reversed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = deployment.gated
-    monkeypatch.setattr(
-        deployment, "gated", lambda x, hard, threshold: right(x, -np.asarray(hard), -threshold)
-    )
+    monkeypatch.setattr(deployment, "gated", lambda x, hard, threshold: right(
+        x, -np.asarray(hard), -threshold))
     with pytest.raises(AssertionError):
         check_extremes()
 
@@ -179,9 +169,8 @@ def check_coverage(draws: int = 300) -> None:
     rng, covered = np.random.default_rng(5), 0
     true = 0.2 * float(sps.norm.pdf(0))  # -E[benefit; hardness <= mean]
     for seed in range(draws):
-        effect = deployment.policy_effect(
-            *drawn(rng)[:2], 1.5, np.repeat(np.arange(40), 3), seed=seed, resamples=RESAMPLES
-        )
+        effect = deployment.policy_effect(*drawn(rng)[:2], 1.5, np.repeat(np.arange(40), 3),
+                                          seed=seed, resamples=RESAMPLES)
         covered += effect.gain.ci_low <= true <= effect.gain.ci_high
     short = sps.binomtest(covered, draws, 0.925, alternative="less").pvalue
     assert short > FALSE_ALARM, f"covers {covered} of {draws}, says 95 %"
@@ -195,10 +184,8 @@ def test_twin_coverage_sees_narrow_intervals(monkeypatch: pytest.MonkeyPatch) ->
     right = stats._scipy_bootstrap
 
     def narrow(*args: object) -> tuple[list, list]:
-        return tuple(
-            [((3 * low + high) / 4, (low + 3 * high) / 4) for low, high in kind]
-            for kind in right(*args)
-        )  # type: ignore
+        return tuple([((3 * low + high) / 4, (low + 3 * high) / 4) for low, high in kind]
+                     for kind in right(*args))  # type: ignore
 
     monkeypatch.setattr(stats, "_scipy_bootstrap", narrow)
     with pytest.raises(AssertionError, match="covers"):
@@ -217,9 +204,8 @@ def test_hardness_that_holds_the_benefit_flatters_the_gate() -> None:
 
 
 def test_samples_without_a_number_are_left_out() -> None:
-    effect = deployment.policy_effect(
-        [1.0, math.nan, 2.0, -1.0], [2.0, 2.0, math.nan, 1.0], 1.5, resamples=50
-    )
+    effect = deployment.policy_effect([1.0, math.nan, 2.0, -1.0], [2.0, 2.0, math.nan, 1.0], 1.5,
+                                      resamples=50)
     assert (effect.policy.n, effect.everything.n, effect.primed.n) == (2, 2, 2)
     assert effect.gain.value == 0.5
     assert math.isnan(deployment.policy_benefit([], [], 1.0))

@@ -41,7 +41,7 @@ from reports import (
 from reports.order import by_claim
 from reports.words import LOOKS
 
-HOSTILE = "<script>alert(1)</script> \"' & \x00\x1b[31m \ud800 \u202eevil\u2066 \ufffe ]]> $x^2$"
+HOSTILE = '<script>alert(1)</script> "\' & \x00\x1b[31m \ud800 \u202eevil\u2066 \ufffe ]]> $x^2$'
 DRAWN = [name for name, kind in figures.KINDS.items() if kind.draw is not None]
 NEW = sorted(plots())
 DRAWN_ELEMENTS = {"svg", "g", "defs", "path", "use", "text", "tspan", "image", "clipPath", "rect"}
@@ -70,20 +70,10 @@ def plain_texts(fragment: str) -> str:
 
 SAID = {
     "curve": ["tokens of the document", "d of the benefit", "128"],
-    "roc": [
-        "false positive rate",
-        "true positive rate",
-        "AUC 0.714, baseline",
-        "AUC 0.800, condition",
-        "AUC 0.500, chance",
-    ],
-    "wins": [
-        "reciprocal rank at 10,",
-        "queries, the largest gain first",
-        " better",
-        " alike",
-        " worse",
-    ],
+    "roc": ["false positive rate", "true positive rate", "AUC 0.714, baseline",
+            "AUC 0.800, condition", "AUC 0.500, chance"],
+    "wins": ["reciprocal rank at 10,", "queries, the largest gain first", " better", " alike",
+             " worse"],
     "specifications": ["no wording, nll_tail", "7 of 10 intervals lie above 0"],
     "layers": ["layer", "cosine with the bare value", "random prefix", "real prefix"],
     "survival": ["tokens generated", "share left", "bare", "primed"],
@@ -116,7 +106,6 @@ def test_every_kind_is_tried() -> None:
 @pytest.mark.parametrize("name", ["roc", "layers", "survival", "stack"])
 def test_kinds_without_a_legend_twin(name: str) -> None:
     """Curves that nobody names are noticed."""
-
     def nameless(patch: pytest.MonkeyPatch) -> None:
         for module in (curves, sequences):
             patch.setattr(module, "legend", lambda *_: None)
@@ -129,76 +118,49 @@ def test_axes_without_names_twin() -> None:
     must_see(lambda patch: patch.setattr(svg, "wrapped", lambda _: ""), assert_says, "trace")
 
 
-@pytest.mark.parametrize(
-    "plot",
-    [
-        {"kind": "roc", "curves": []},
-        {"kind": "wins", "label": "x", "differences": [], "wins": 0, "ties": 0, "losses": 0},
-        {"kind": "specifications", "unit": "d", "rows": []},
-        {
-            "kind": "layers",
-            "x_label": "x",
-            "y_label": "y",
-            "curves": [{"label": "a", "x": [1], "y": [float("nan")], "low": [0], "high": [1]}],
-        },
-        {"kind": "survival", "x_label": "x", "curves": []},
-        {"kind": "stack", "x_label": "x", "y_label": "y", "parts": []},
-        {"kind": "tokens", "tokens": [], "classes": {}},
-        {"kind": "trace", "tokens": [], "y": [], "y_label": "y"},
-        {"kind": "table", "columns": ["a"], "rows": []},
-        {"kind": "several", "figures": [{"kind": "none"}]},
-    ],
-)
+@pytest.mark.parametrize("plot", [
+    {"kind": "roc", "curves": []},
+    {"kind": "wins", "label": "x", "differences": [], "wins": 0, "ties": 0, "losses": 0},
+    {"kind": "specifications", "unit": "d", "rows": []},
+    {"kind": "layers", "x_label": "x", "y_label": "y",
+     "curves": [{"label": "a", "x": [1], "y": [float("nan")], "low": [0], "high": [1]}]},
+    {"kind": "survival", "x_label": "x", "curves": []},
+    {"kind": "stack", "x_label": "x", "y_label": "y", "parts": []},
+    {"kind": "tokens", "tokens": [], "classes": {}},
+    {"kind": "trace", "tokens": [], "y": [], "y_label": "y"},
+    {"kind": "table", "columns": ["a"], "rows": []},
+    {"kind": "several", "figures": [{"kind": "none"}]},
+])
 def test_nothing_to_show_is_nothing(plot: dict[str, Any]) -> None:
     """A cell without data shows no empty axes and no empty table."""
     assert figures.plot(first(plot=plot)) == ""
 
 
-@pytest.mark.parametrize(
-    "plot",
-    [
-        {"kind": "roc", "curves": [{"label": "_a", "fpr": [0, 1], "tpr": [0, 1], "auc": None}]},
-        {"kind": "wins", "label": "x", "differences": [0.0], "wins": 0, "ties": 1, "losses": 0},
-        {
-            "kind": "specifications",
-            "unit": "d",
-            "rows": [{"label": "", "value": 0.1, "low": None, "high": None, "judged": True}],
-        },
-        {
-            "kind": "layers",
-            "x_label": "x",
-            "y_label": "y",
-            "curves": [{"label": "_a", "x": [1], "y": [2]}],
-        },
-        {"kind": "survival", "x_label": "x", "curves": [{"label": "a", "x": [0], "y": [1]}]},
-        {"kind": "stack", "x_label": "x", "y_label": "y", "parts": [{"label": "a", "y": [0.0]}]},
-        {"kind": "trace", "tokens": ["a"], "y": [0.5], "y_label": "y"},
-    ],
-)
+@pytest.mark.parametrize("plot", [
+    {"kind": "roc", "curves": [{"label": "_a", "fpr": [0, 1], "tpr": [0, 1], "auc": None}]},
+    {"kind": "wins", "label": "x", "differences": [0.0], "wins": 0, "ties": 1, "losses": 0},
+    {"kind": "specifications", "unit": "d", "rows": [
+        {"label": "", "value": 0.1, "low": None, "high": None, "judged": True}]},
+    {"kind": "layers", "x_label": "x", "y_label": "y", "curves": [
+        {"label": "_a", "x": [1], "y": [2]}]},
+    {"kind": "survival", "x_label": "x", "curves": [{"label": "a", "x": [0], "y": [1]}]},
+    {"kind": "stack", "x_label": "x", "y_label": "y", "parts": [{"label": "a", "y": [0.0]}]},
+    {"kind": "trace", "tokens": ["a"], "y": [0.5], "y_label": "y"},
+])
 def test_the_least_there_can_be_is_drawn(plot: dict[str, Any]) -> None:
     """One point, or none with an interval, still makes a picture."""
     assert ET.fromstring(figures.plot(first(plot=plot))).tag.endswith("svg")
 
 
-@pytest.mark.parametrize(
-    ("plot", "said"),
-    [
-        ({"kind": "pie"}, "unknown kind of plot 'pie'"),
-        ({"kind": "several", "figures": [{"kind": "pie"}]}, "unknown kind of plot 'pie'"),
-        (
-            {"kind": "trace", "tokens": ["a", "b"], "y": [1.0], "y_label": "y"},
-            "2 tokens and 1 values",
-        ),
-        (
-            {"kind": "tokens", "tokens": [{"text": "a", "class": "b"}], "classes": {"c": "d"}},
-            "unknown class of token 'b'",
-        ),
-        (
-            {"kind": "stack", "parts": [{"label": "a", "y": [1.0]}], "y_label": "y"},
-            "a plot of kind stack needs 'x_label'",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("plot", "said"), [
+    ({"kind": "pie"}, "unknown kind of plot 'pie'"),
+    ({"kind": "several", "figures": [{"kind": "pie"}]}, "unknown kind of plot 'pie'"),
+    ({"kind": "trace", "tokens": ["a", "b"], "y": [1.0], "y_label": "y"}, "2 tokens and 1 values"),
+    ({"kind": "tokens", "tokens": [{"text": "a", "class": "b"}], "classes": {"c": "d"}},
+     "unknown class of token 'b'"),
+    ({"kind": "stack", "parts": [{"label": "a", "y": [1.0]}], "y_label": "y"},
+     "a plot of kind stack needs 'x_label'"),
+])
 def test_bad_data_is_refused_by_name(plot: dict[str, Any], said: str) -> None:
     """What cannot be drawn says why in one line."""
     with pytest.raises(KvError, match=said):
@@ -213,9 +175,8 @@ def assert_draws_curves(name: str) -> None:
     axes = drawn(data).axes[0]
     lines = [line.get_xydata() for line in axes.get_lines()]
     for curve in data["curves"]:
-        wanted = np.column_stack(
-            [curve["fpr" if name == "roc" else "x"], curve["tpr" if name == "roc" else "y"]]
-        )
+        wanted = np.column_stack([curve["fpr" if name == "roc" else "x"],
+                                  curve["tpr" if name == "roc" else "y"]])
         assert any(np.array_equal(line, wanted) for line in lines), curve["label"]
 
 
@@ -228,7 +189,6 @@ def test_curves_are_those_of_the_data(name: str) -> None:
 @pytest.mark.parametrize("name", ["roc", "layers", "survival"])
 def test_curves_twin(name: str) -> None:
     """A point less is noticed."""
-
     def shorter(patch: pytest.MonkeyPatch) -> None:
         numbers = canvas.numbers
         patch.setattr(canvas, "numbers", lambda values: numbers(values)[1:])
@@ -248,16 +208,10 @@ def test_roc_has_its_diagonal() -> None:
 
 def test_roc_twin() -> None:
     """Without it the check fails."""
-
     def without(patch: pytest.MonkeyPatch) -> None:
         plot = curves.Axes.plot
-        patch.setattr(
-            curves.Axes,
-            "plot",
-            lambda self, x, y, **look: plot(
-                self, x, [0 for _ in y] if list(y) == [0, 1] else y, **look
-            ),
-        )
+        patch.setattr(curves.Axes, "plot", lambda self, x, y, **look: plot(
+            self, x, [0 for _ in y] if list(y) == [0, 1] else y, **look))
 
     must_see(without, assert_draws_diagonal)
 
@@ -279,26 +233,17 @@ def assert_draws_wins(data: dict[str, Any]) -> None:
 def test_wins_show_every_query(differences: list[float]) -> None:
     """One bar a query, the largest gain first, and the counts of the data under them."""
     signs = np.sign(differences)
-    assert_draws_wins(
-        plots()["wins"]
-        | {
-            "differences": differences,
-            "wins": int((signs > 0).sum()),
-            "ties": int((signs == 0).sum()),
-            "losses": int((signs < 0).sum()),
-        }
-    )
+    assert_draws_wins(plots()["wins"] | {
+        "differences": differences, "wins": int((signs > 0).sum()),
+        "ties": int((signs == 0).sum()), "losses": int((signs < 0).sum())})
 
 
 @pytest.mark.parametrize("fault", ["_draw_bars", "finite"])
 def test_wins_twin(fault: str) -> None:
     """Bars that are missing, or of queries that are not there, are noticed."""
     broken = {"_draw_bars": lambda *_: None, "finite": lambda x: [np.array([*x, 0.25])]}
-    must_see(
-        lambda patch: patch.setattr(samples, fault, broken[fault]),
-        assert_draws_wins,
-        plots()["wins"],
-    )
+    must_see(lambda patch: patch.setattr(samples, fault, broken[fault]), assert_draws_wins,
+             plots()["wins"])
 
 
 def assert_draws_specifications() -> None:
@@ -323,10 +268,8 @@ def test_specifications_are_sorted_and_named() -> None:
 def test_specifications_twin() -> None:
     """Labels in the order given are noticed."""
     labels = [row["label"] for row in plots()["specifications"]["rows"]]
-    must_see(
-        lambda patch: patch.setattr(samples, "_spec_labels", lambda _: labels),
-        assert_draws_specifications,
-    )
+    must_see(lambda patch: patch.setattr(samples, "_spec_labels", lambda _: labels),
+             assert_draws_specifications)
 
 
 def assert_draws_stack() -> None:
@@ -347,7 +290,6 @@ def test_stack_adds_up() -> None:
 
 def test_stack_twin() -> None:
     """Parts in another order are noticed."""
-
     def turned(patch: pytest.MonkeyPatch) -> None:
         finite = canvas.finite
         patch.setattr(canvas, "finite", lambda *columns: finite(*columns)[::-1])
@@ -374,12 +316,10 @@ def test_trace_shows_every_token(count: int) -> None:
 
 def test_trace_twin() -> None:
     """Rows of scales of their own are noticed."""
-
     def apart(patch: pytest.MonkeyPatch) -> None:
         subplots = Figure.subplots
-        patch.setattr(
-            Figure, "subplots", lambda *args, **kw: subplots(*args, **kw | {"sharey": False})
-        )
+        patch.setattr(Figure, "subplots", lambda *args, **kw: subplots(
+            *args, **kw | {"sharey": False}))
 
     must_see(apart, assert_draws_trace, 61)
 
@@ -423,7 +363,8 @@ def assert_tokens_in_their_looks() -> None:
     data = plots()["tokens"]
     example = elements.tokens(data).split("<ul")[0]
     looks = {name: f"kv-token kv-token-{index}" for index, name in enumerate(data["classes"])}
-    wanted = [(looks[token["class"]], token["text"].replace("\n", "↵")) for token in data["tokens"]]
+    wanted = [(looks[token["class"]], token["text"].replace("\n", "↵"))
+              for token in data["tokens"]]
     assert Seen(example).texts == wanted
 
 
@@ -436,9 +377,8 @@ def test_tokens_have_the_look_of_their_class() -> None:
 def test_tokens_twin(fault: str) -> None:
     """Lost white space, or one look for two classes, is noticed."""
     broken = {"token_text": lambda token: str(token).strip(), "TOKEN_LOOKS": 2}
-    must_see(
-        lambda patch: patch.setattr(elements, fault, broken[fault]), assert_tokens_in_their_looks
-    )
+    must_see(lambda patch: patch.setattr(elements, fault, broken[fault]),
+             assert_tokens_in_their_looks)
 
 
 @given(st.text(max_size=8))
@@ -453,15 +393,12 @@ def test_a_token_is_always_seen(raw: str) -> None:
 
 def hostile_plot(name: str, raw: str) -> dict[str, Any]:
     """Return an example with every label replaced."""
-
     def replaced(value: Any, key: str = "") -> Any:
         if isinstance(value, dict) and key == "classes":
             return {f"{raw}{index}": raw for index, _ in enumerate(value)}
         if isinstance(value, dict):
-            return {
-                name: item if name in ("kind", "class") else replaced(item, name)
-                for name, item in value.items()
-            }
+            return {name: item if name in ("kind", "class") else replaced(item, name)
+                    for name, item in value.items()}
         if isinstance(value, list):
             return [replaced(item) for item in value]
         return raw if isinstance(value, str) else value
@@ -491,7 +428,8 @@ def test_hostile_labels_are_inert(name: str) -> None:
 @pytest.mark.parametrize("name", ["tokens", "table"])
 def test_hostile_labels_twin(name: str) -> None:
     """Unescaped, they are more."""
-    must_see(lambda patch: patch.setattr(text, "markup", str), assert_plot_inert, name, HOSTILE)
+    must_see(lambda patch: patch.setattr(text, "markup", str), assert_plot_inert, name,
+             HOSTILE)
 
 
 def test_hostile_axes_twin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,7 +454,6 @@ def test_several_figures_share_no_id() -> None:
 
 def test_several_figures_twin() -> None:
     """With one seed for all, they do not."""
-
     def one_salt(patch: pytest.MonkeyPatch) -> None:
         style = svg.style
         patch.setattr(svg, "style", lambda _: style("one"))
@@ -529,11 +466,9 @@ def test_several_figures_twin() -> None:
 
 def wide_run() -> list[Judgement]:
     """Return the invented judgements on three datasets."""
-    return [
-        dataclasses.replace(j, cell=dataclasses.replace(j.cell, dataset=dataset))
-        for dataset in ("docstrings", "pydoc", "ms_marco")
-        for j in invented.judgements()
-    ]
+    return [dataclasses.replace(j, cell=dataclasses.replace(j.cell, dataset=dataset))
+            for dataset in ("docstrings", "pydoc", "ms_marco")
+            for j in invented.judgements()]
 
 
 def matrix_cells(judgements: list[Judgement]) -> dict[tuple[str, str], str]:
@@ -574,7 +509,6 @@ def test_matrix_states_every_judgement() -> None:
 @pytest.mark.parametrize("fault", ["_published", "end_words", "Column.of"])
 def test_matrix_twin(fault: str) -> None:
     """A published value or an end of an interval that is not there, or a wrong column, is seen."""
-
     def swapped(cell: Cell) -> matrix.Column:
         metric = {"nll": "nll_tail", "nll_tail": "nll"}.get(cell.metric, "other")
         return matrix.Column(cell.model, cell.dataset, cell.dtype, metric)
@@ -588,17 +522,9 @@ def test_matrix_twin(fault: str) -> None:
     must_see(broken, assert_matrix_states_every)
 
 
-found_columns = st.lists(
-    st.builds(
-        matrix.Column,
-        st.sampled_from("abcd"),
-        st.sampled_from("xyz"),
-        st.just("float32"),
-        st.sampled_from(["nll", "nll_tail", "other"]),
-    ),
-    min_size=1,
-    unique=True,
-)
+found_columns = st.lists(st.builds(
+    matrix.Column, st.sampled_from("abcd"), st.sampled_from("xyz"), st.just("float32"),
+    st.sampled_from(["nll", "nll_tail", "other"])), min_size=1, unique=True)
 
 
 def assert_blocks(found: list[matrix.Column]) -> None:
@@ -618,19 +544,12 @@ def test_tables_are_narrow_and_keep_a_dataset_together(found: list[matrix.Column
 
 def test_tables_twin() -> None:
     """Cut anywhere, they part them; never cut, they are too wide."""
-    found = [
-        matrix.Column(model, "x", "float32", metric)
-        for model in "abcd"
-        for metric in ("nll", "nll_tail")
-    ]
-    must_see(
-        lambda patch: patch.setattr(matrix, "_place", lambda column: column), assert_blocks, found
-    )
-    must_see(
-        lambda patch: patch.setattr(matrix, "blocks", lambda columns: [columns]),
-        assert_blocks,
-        found,
-    )
+    found = [matrix.Column(model, "x", "float32", metric) for model in "abcd"
+             for metric in ("nll", "nll_tail")]
+    must_see(lambda patch: patch.setattr(matrix, "_place", lambda column: column),
+             assert_blocks, found)
+    must_see(lambda patch: patch.setattr(matrix, "blocks", lambda columns: [columns]),
+             assert_blocks, found)
 
 
 def test_a_row_has_a_cell_for_every_column() -> None:
@@ -651,9 +570,8 @@ def test_a_row_has_a_cell_for_every_column() -> None:
 
 def with_ways() -> list[Judgement]:
     """Return one claim in four cells, each with nine ways beside the judged one."""
-    return [
-        dataclasses.replace(j, plot=plots()["specifications"]) for j in invented.judgements()[:4]
-    ]
+    return [dataclasses.replace(j, plot=plots()["specifications"])
+            for j in invented.judgements()[:4]]
 
 
 def assert_every_way_counts_once() -> None:
@@ -670,12 +588,8 @@ def test_every_way_counts_once() -> None:
 
 def test_every_way_twin() -> None:
     """Counted with its row, the judged way would be there twice."""
-    must_see(
-        lambda patch: patch.setattr(
-            choices, "_further", lambda j: [choices._read(j, row) for row in choices._rows(j)]
-        ),
-        assert_every_way_counts_once,
-    )
+    must_see(lambda patch: patch.setattr(choices, "_further", lambda j: [
+        choices._read(j, row) for row in choices._rows(j)]), assert_every_way_counts_once)
 
 
 def test_a_way_in_another_unit_is_left_out() -> None:
@@ -691,27 +605,18 @@ def test_a_label_gives_its_way_and_metric() -> None:
     assert choices._way("a, b", "nll") == ("a, b", "nll")
 
 
-found_specifications = st.lists(
-    st.builds(
-        lambda model, metric, way, verdict: choices.Specification(
-            {"model": model, "dataset": "x", "metric": metric, "way": way}, 0.0, -1.0, 1.0, verdict
-        ),
-        st.sampled_from("ab"),
-        st.sampled_from(["nll", "nll_tail"]),
-        st.sampled_from("uvw"),
-        st.sampled_from(["supported", "refuted", "inconclusive"]),
-    ),
-    max_size=12,
-    unique_by=lambda each: tuple(each.choices.values()),
-)
+found_specifications = st.lists(st.builds(
+    lambda model, metric, way, verdict: choices.Specification(
+        {"model": model, "dataset": "x", "metric": metric, "way": way}, 0.0, -1.0, 1.0, verdict),
+    st.sampled_from("ab"), st.sampled_from(["nll", "nll_tail"]), st.sampled_from("uvw"),
+    st.sampled_from(["supported", "refuted", "inconclusive"])), max_size=12,
+    unique_by=lambda each: tuple(each.choices.values()))
 
 
 def assert_hangs_on(found: list[choices.Specification]) -> None:
     """Compare with pandas' grouping of the same table."""
-    table = pd.DataFrame(
-        [{**each.choices, "verdict": each.verdict} for each in found],
-        columns=[*choices.FACTORS, "verdict"],
-    )
+    table = pd.DataFrame([{**each.choices, "verdict": each.verdict} for each in found],
+                         columns=[*choices.FACTORS, "verdict"])
     wanted = {}
     for factor in choices.FACTORS:
         others = [name for name in choices.FACTORS if name != factor]
@@ -730,7 +635,6 @@ def test_what_a_verdict_hangs_on(found: list[choices.Specification]) -> None:
 
 def test_what_a_verdict_hangs_on_twin() -> None:
     """Compared across other choices, the counts are wrong."""
-
     def all_together(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(choices, "_alike_but_for", lambda _, found: [found])
 
@@ -747,16 +651,11 @@ def assert_curve_draws_every_way() -> None:
     points = [line.get_ydata()[0] for line in axes[0].get_lines() if len(line.get_ydata()) == 1]
     assert points == [each.value for each in found]
     names = [label.get_text() for label in axes[1].get_yticklabels()]
-    marks = {
-        (int(x), names[int(y)])
-        for line in axes[1].get_lines()
-        for x, y in line.get_xydata()
-        if line.get_marker() == "s"
-    }
+    marks = {(int(x), names[int(y)]) for line in axes[1].get_lines()
+             for x, y in line.get_xydata() if line.get_marker() == "s"}
     varied = ("model", "metric", "way")
-    assert marks == {
-        (place, each.choices[name]) for place, each in enumerate(found) for name in varied
-    }
+    assert marks == {(place, each.choices[name]) for place, each in enumerate(found)
+                     for name in varied}
 
 
 def test_a_specification_curve_shows_every_way() -> None:
@@ -767,18 +666,14 @@ def test_a_specification_curve_shows_every_way() -> None:
 def test_a_specification_curve_twin() -> None:
     """A choice that is not marked is noticed."""
     levels = choices.levels
-    must_see(
-        lambda patch: patch.setattr(choices, "levels", lambda found: levels(found)[1:]),
-        assert_curve_draws_every_way,
-    )
+    must_see(lambda patch: patch.setattr(choices, "levels", lambda found: levels(found)[1:]),
+             assert_curve_draws_every_way)
 
 
 def assert_choices_inert(raw: str) -> None:
     def shown(each: str) -> str:
-        rows = [
-            {"label": f"{each}{index}", "value": 0.1, "low": 0.0, "high": 0.2, "judged": False}
-            for index in range(2)
-        ]
+        rows = [{"label": f"{each}{index}", "value": 0.1, "low": 0.0, "high": 0.2,
+                 "judged": False} for index in range(2)]
         judgement = first(plot={"kind": "specifications", "unit": "d", "rows": rows})
         judgement = dataclasses.replace(judgement, cell=Cell(f"x{each}", "y", "nll", "float32"))
         groups = [[judgement]]

@@ -55,66 +55,33 @@ class Card:
 
 
 def marco_passages(texts: Sequence[str | None], selected: Sequence[int | None]) -> dict[str, Any]:
-    return {
-        "passages": {
-            "is_selected": list(selected),
-            "passage_text": list(texts),
-            "url": ["https://example.org"] * len(texts),
-        }
-    }
+    return {"passages": {"is_selected": list(selected), "passage_text": list(texts),
+                         "url": ["https://example.org"] * len(texts)}}
 
 
 def nq_answers(*annotators: tuple[int, str] | None) -> dict[str, Any]:
     """Annotate a page: for each annotator the end of the one short answer and its text, or none."""
     span = {"start_token": 5, "end_token": 6, "start_byte": 0, "end_byte": 0, "candidate_index": 0}
-    return {
-        "annotations": {
-            "id": [str(i) for i in range(len(annotators))],
-            "long_answer": [span] * len(annotators),
-            "short_answers": [
-                {
-                    "start_token": [a[0] - 1] if a else [],
-                    "end_token": [a[0]] if a else [],
-                    "start_byte": [0] if a else [],
-                    "end_byte": [0] if a else [],
-                    "text": [a[1]] if a else [],
-                }
-                for a in annotators
-            ],
-            "yes_no_answer": [-1] * len(annotators),
-        }
-    }
+    return {"annotations": {
+        "id": [str(i) for i in range(len(annotators))],
+        "long_answer": [span] * len(annotators),
+        "short_answers": [
+            {"start_token": [a[0] - 1] if a else [], "end_token": [a[0]] if a else [],
+             "start_byte": [0] if a else [], "end_byte": [0] if a else [],
+             "text": [a[1]] if a else []} for a in annotators],
+        "yes_no_answer": [-1] * len(annotators)}}
 
 
 def nq_page(tokens: Sequence[str]) -> dict[str, Any]:
-    return {
-        "document": {
-            "title": "The title",
-            "url": "u",
-            "html": "<P>never read</P>",
-            "tokens": {
-                "token": list(tokens),
-                "is_html": [text.startswith("<") for text in tokens],
-                "start_byte": [0] * len(tokens),
-                "end_byte": [0] * len(tokens),
-            },
-        }
-    }
+    return {"document": {"title": "The title", "url": "u", "html": "<P>never read</P>", "tokens": {
+        "token": list(tokens), "is_html": [text.startswith("<") for text in tokens],
+        "start_byte": [0] * len(tokens), "end_byte": [0] * len(tokens)}}}
 
 
 def story(**changes: Any) -> dict[str, Any]:
     summary = {"text": " The plot. ", "tokens": ["The", "plot"], "url": "u", "title": "t"}
-    document = {
-        "id": "abc",
-        "kind": "movie",
-        "url": "u",
-        "file_size": 1,
-        "word_count": 2,
-        "start": "s",
-        "end": "e",
-        "summary": summary,
-        "text": "never read",
-    }
+    document = {"id": "abc", "kind": "movie", "url": "u", "file_size": 1, "word_count": 2,
+                "start": "s", "end": "e", "summary": summary, "text": "never read"}
     return {"document": document | changes}
 
 
@@ -123,244 +90,117 @@ WORDS_50, WORDS_300 = (" ".join(["word"] * n) for n in (50, 300))
 CARDS = {
     # microsoft/ms_marco, config v1.1
     "ms_marco": Card(
-        Features(
-            {
-                "answers": List(TEXT),
-                "passages": parallel(is_selected=INT, passage_text=TEXT, url=TEXT),
-                "query": TEXT,
-                "query_id": INT,
-                "query_type": TEXT,
-                "wellFormedAnswers": List(TEXT),
-            }
-        ),
-        {
-            "answers": ["", " second one ", "third"],
-            "query": " what is it ",
-            "query_id": 7,
-            "query_type": "description",
-            "wellFormedAnswers": [],
-            **marco_passages(
-                ["not this", f" {WORDS_50}\n", "nor this", "not this", "", WORDS_300],
-                [0, 1, 0, 0, 0, 1],
-            ),
-        },
+        Features({"answers": List(TEXT),
+                  "passages": parallel(is_selected=INT, passage_text=TEXT, url=TEXT),
+                  "query": TEXT, "query_id": INT, "query_type": TEXT,
+                  "wellFormedAnswers": List(TEXT)}),
+        {"answers": ["", " second one ", "third"], "query": " what is it ", "query_id": 7,
+         "query_type": "description", "wellFormedAnswers": [],
+         **marco_passages(["not this", f" {WORDS_50}\n", "nor this", "not this", "", WORDS_300],
+                          [0, 1, 0, 0, 0, 1])},
         Sample("what is it", WORDS_50, "second one", "7"),
-        [
-            ("no answer present", {"answers": ["No Answer Present."]}),
-            ("empty answer", {"answers": ["", "  "]}),
-            ("empty answer", {"answers": None}),
-            ("empty query", {"query": None}),
-            ("empty id", {"query_id": None}),
-            ("no selected passage", marco_passages([WORDS_50], [0])),
-            ("no selected passage", marco_passages([], [])),
-            ("no selected passage", marco_passages([WORDS_50], [0, 1])),
-            ("no selected passage", {"passages": None}),
-            ("empty passage", marco_passages([WORDS_50, None], [0, 1])),
-            ("passage not 50 to 300 words", marco_passages([WORDS_50[5:]], [1])),
-            ("passage not 50 to 300 words", marco_passages([WORDS_300 + " x"], [1])),
-        ],
-    ),
+        [("no answer present", {"answers": ["No Answer Present."]}),
+         ("empty answer", {"answers": ["", "  "]}),
+         ("empty answer", {"answers": None}),
+         ("empty query", {"query": None}),
+         ("empty id", {"query_id": None}),
+         ("no selected passage", marco_passages([WORDS_50], [0])),
+         ("no selected passage", marco_passages([], [])),
+         ("no selected passage", marco_passages([WORDS_50], [0, 1])),
+         ("no selected passage", {"passages": None}),
+         ("empty passage", marco_passages([WORDS_50, None], [0, 1])),
+         ("passage not 50 to 300 words", marco_passages([WORDS_50[5:]], [1])),
+         ("passage not 50 to 300 words", marco_passages([WORDS_300 + " x"], [1]))]),
     # rajpurkar/squad_v2, config squad_v2
     "squad_v2": Card(
-        Features(
-            {
-                "id": TEXT,
-                "title": TEXT,
-                "context": TEXT,
-                "question": TEXT,
-                "answers": parallel(text=TEXT, answer_start=INT),
-            }
-        ),
-        {
-            "id": "5a",
-            "title": "T",
-            "context": " One paragraph. ",
-            "question": "which one?",
-            "answers": {"text": ["this one", "one"], "answer_start": [0, 5]},
-        },
+        Features({"id": TEXT, "title": TEXT, "context": TEXT, "question": TEXT,
+                  "answers": parallel(text=TEXT, answer_start=INT)}),
+        {"id": "5a", "title": "T", "context": " One paragraph. ", "question": "which one?",
+         "answers": {"text": ["this one", "one"], "answer_start": [0, 5]}},
         Sample("which one?", "One paragraph.", "this one", "5a", digest(" One paragraph. ")[:16]),
-        [
-            ("unanswerable question", {"answers": {"text": [], "answer_start": []}}),
-            ("unanswerable question", {"answers": None}),
-            ("empty answer", {"answers": {"text": [" "], "answer_start": [0]}}),
-            ("empty passage", {"context": ""}),
-            ("empty query", {"question": None}),
-            ("empty id", {"id": None}),
-        ],
-    ),
+        [("unanswerable question", {"answers": {"text": [], "answer_start": []}}),
+         ("unanswerable question", {"answers": None}),
+         ("empty answer", {"answers": {"text": [" "], "answer_start": [0]}}),
+         ("empty passage", {"context": ""}), ("empty query", {"question": None}),
+         ("empty id", {"id": None})]),
     # hotpotqa/hotpot_qa, config distractor
     "hotpotqa": Card(
-        Features(
-            {
-                "id": TEXT,
-                "question": TEXT,
-                "answer": TEXT,
-                "type": TEXT,
-                "level": TEXT,
-                "supporting_facts": parallel(title=TEXT, sent_id=INT),
-                "context": parallel(title=TEXT, sentences=List(TEXT)),
-            }
-        ),
-        {
-            "id": "5b",
-            "question": "which came first?",
-            "answer": "yes",
-            "type": "comparison",
-            "level": "hard",
-            "supporting_facts": {"title": ["A", "B"], "sent_id": [0, 1]},
-            "context": {
-                "title": ["A", "none", "B"],
-                "sentences": [["It is A.", " It is old."], [], ["It is B."]],
-            },
-        },
+        Features({"id": TEXT, "question": TEXT, "answer": TEXT, "type": TEXT, "level": TEXT,
+                  "supporting_facts": parallel(title=TEXT, sent_id=INT),
+                  "context": parallel(title=TEXT, sentences=List(TEXT))}),
+        {"id": "5b", "question": "which came first?", "answer": "yes", "type": "comparison",
+         "level": "hard", "supporting_facts": {"title": ["A", "B"], "sent_id": [0, 1]},
+         "context": {"title": ["A", "none", "B"],
+                     "sentences": [["It is A.", " It is old."], [], ["It is B."]]}},
         Sample("which came first?", "It is A. It is old.\nIt is B.", "yes", "5b"),
-        [
-            ("empty passage", {"context": {"title": [], "sentences": []}}),
-            ("empty passage", {"context": {"title": ["A"], "sentences": [[None, " "]]}}),
-            ("empty answer", {"answer": ""}),
-            ("empty query", {"question": " "}),
-        ],
-    ),
+        [("empty passage", {"context": {"title": [], "sentences": []}}),
+         ("empty passage", {"context": {"title": ["A"], "sentences": [[None, " "]]}}),
+         ("empty answer", {"answer": ""}), ("empty query", {"question": " "})]),
     # qiaojin/PubMedQA, config pqa_labeled
     "pubmedqa": Card(
-        Features(
-            {
-                "pubid": INT,
-                "question": TEXT,
-                "context": parallel(
-                    contexts=TEXT,
-                    labels=TEXT,
-                    meshes=TEXT,
-                    reasoning_required_pred=TEXT,
-                    reasoning_free_pred=TEXT,
-                ),
-                "long_answer": TEXT,
-                "final_decision": TEXT,
-            }
-        ),
-        {
-            "pubid": 21645374,
-            "question": "does it help?",
-            "long_answer": " It does, a little. ",
-            "final_decision": "yes",
-            "context": {
-                "contexts": ["We asked. ", "We saw."],
-                "labels": ["AIM", "RESULTS"],
-                "meshes": ["M"],
-                "reasoning_required_pred": ["y"],
-                "reasoning_free_pred": ["y"],
-            },
-        },
+        Features({"pubid": INT, "question": TEXT,
+                  "context": parallel(contexts=TEXT, labels=TEXT, meshes=TEXT,
+                                      reasoning_required_pred=TEXT, reasoning_free_pred=TEXT),
+                  "long_answer": TEXT, "final_decision": TEXT}),
+        {"pubid": 21645374, "question": "does it help?", "long_answer": " It does, a little. ",
+         "final_decision": "yes",
+         "context": {"contexts": ["We asked. ", "We saw."], "labels": ["AIM", "RESULTS"],
+                     "meshes": ["M"], "reasoning_required_pred": ["y"],
+                     "reasoning_free_pred": ["y"]}},
         Sample("does it help?", "We asked.\nWe saw.", "It does, a little.", "21645374"),
-        [
-            ("empty passage", {"context": None}),
-            ("empty answer", {"long_answer": None}),
-            ("empty query", {"question": ""}),
-            ("empty id", {"pubid": None}),
-        ],
-    ),
+        [("empty passage", {"context": None}), ("empty answer", {"long_answer": None}),
+         ("empty query", {"question": ""}), ("empty id", {"pubid": None})]),
     # abisee/cnn_dailymail, config 3.0.0
     "cnn_dailymail": Card(
         Features({"article": TEXT, "highlights": TEXT, "id": TEXT}),
         {"article": "(CNN) -- It rained. ", "highlights": "\nIt rained .\nAll day .", "id": "f0"},
         Sample("Summarize the article.", "(CNN) -- It rained.", "It rained .", "f0"),
-        [
-            ("empty passage", {"article": None}),
-            ("empty answer", {"highlights": " \n "}),
-            ("empty id", {"id": ""}),
-        ],
-    ),
+        [("empty passage", {"article": None}), ("empty answer", {"highlights": " \n "}),
+         ("empty id", {"id": ""})]),
     # deepmind/narrativeqa
     "narrativeqa": Card(
-        Features(
-            {
-                "document": {
-                    "id": TEXT,
-                    "kind": TEXT,
-                    "url": TEXT,
-                    "file_size": INT,
-                    "word_count": INT,
-                    "start": TEXT,
-                    "end": TEXT,
-                    "text": TEXT,
-                    "summary": {"text": TEXT, "tokens": List(TEXT), "url": TEXT, "title": TEXT},
-                },
-                "question": {"text": TEXT, "tokens": List(TEXT)},
-                "answers": List({"text": TEXT, "tokens": List(TEXT)}),
-            }
-        ),
-        {
-            **story(),
-            "question": {"text": "Who is it?", "tokens": ["Who"]},
-            "answers": [{"text": "", "tokens": []}, {"text": "Ben ", "tokens": ["Ben"]}],
-        },
+        Features({"document": {
+                      "id": TEXT, "kind": TEXT, "url": TEXT, "file_size": INT, "word_count": INT,
+                      "start": TEXT, "end": TEXT, "text": TEXT,
+                      "summary": {"text": TEXT, "tokens": List(TEXT), "url": TEXT, "title": TEXT}},
+                  "question": {"text": TEXT, "tokens": List(TEXT)},
+                  "answers": List({"text": TEXT, "tokens": List(TEXT)})}),
+        {**story(), "question": {"text": "Who is it?", "tokens": ["Who"]},
+         "answers": [{"text": "", "tokens": []}, {"text": "Ben ", "tokens": ["Ben"]}]},
         Sample("Who is it?", "The plot.", "Ben", f"abc-{digest('Who is it?')[:8]}", "abc"),
-        [
-            ("empty passage", story(summary=PLOT)),
-            ("empty passage", story(summary=None)),
-            ("empty passage", {"document": None}),
-            ("empty answer", {"answers": []}),
-            ("empty answer", {"answers": None}),
-            ("empty query", {"question": {"text": None, "tokens": []}}),
-        ],
-    ),
+        [("empty passage", story(summary=PLOT)), ("empty passage", story(summary=None)),
+         ("empty passage", {"document": None}),
+         ("empty answer", {"answers": []}), ("empty answer", {"answers": None}),
+         ("empty query", {"question": {"text": None, "tokens": []}})]),
     # google-research-datasets/natural_questions, config dev
     "natural_questions": Card(
-        Features(
-            {
-                "id": TEXT,
-                "document": {
-                    "title": TEXT,
-                    "url": TEXT,
-                    "html": TEXT,
-                    "tokens": parallel(token=TEXT, is_html=BOOL, start_byte=LONG, end_byte=LONG),
-                },
-                "question": {"text": TEXT, "tokens": List(TEXT)},
-                "long_answer_candidates": parallel(
-                    start_token=LONG, end_token=LONG, start_byte=LONG, end_byte=LONG, top_level=BOOL
-                ),
-                "annotations": parallel(
-                    id=TEXT,
-                    long_answer={
-                        "start_token": LONG,
-                        "end_token": LONG,
-                        "start_byte": LONG,
-                        "end_byte": LONG,
-                        "candidate_index": LONG,
-                    },
-                    short_answers=parallel(
-                        start_token=LONG, end_token=LONG, start_byte=LONG, end_byte=LONG, text=TEXT
-                    ),
-                    yes_no_answer=ClassLabel(names=["NO", "YES"]),
-                ),
-            }
-        ),
-        {
-            "id": "-99",
-            "question": {"text": "who was it", "tokens": ["who"]},
-            "long_answer_candidates": {
-                "start_token": [],
-                "end_token": [],
-                "start_byte": [],
-                "end_byte": [],
-                "top_level": [],
-            },
-            **nq_page(["<P>", *["word"] * 1499, "<B>", "end", "</P>", "cut"]),
-            **nq_answers(None, (1502, "end"), (2, "word")),
-        },
+        Features({"id": TEXT,
+                  "document": {"title": TEXT, "url": TEXT, "html": TEXT,
+                               "tokens": parallel(token=TEXT, is_html=BOOL, start_byte=LONG,
+                                                  end_byte=LONG)},
+                  "question": {"text": TEXT, "tokens": List(TEXT)},
+                  "long_answer_candidates": parallel(start_token=LONG, end_token=LONG,
+                                                     start_byte=LONG, end_byte=LONG,
+                                                     top_level=BOOL),
+                  "annotations": parallel(
+                      id=TEXT,
+                      long_answer={"start_token": LONG, "end_token": LONG, "start_byte": LONG,
+                                   "end_byte": LONG, "candidate_index": LONG},
+                      short_answers=parallel(start_token=LONG, end_token=LONG, start_byte=LONG,
+                                             end_byte=LONG, text=TEXT),
+                      yes_no_answer=ClassLabel(names=["NO", "YES"]))}),
+        {"id": "-99", "question": {"text": "who was it", "tokens": ["who"]},
+         "long_answer_candidates": {"start_token": [], "end_token": [], "start_byte": [],
+                                    "end_byte": [], "top_level": []},
+         **nq_page(["<P>", *["word"] * 1499, "<B>", "end", "</P>", "cut"]),
+         **nq_answers(None, (1502, "end"), (2, "word"))},
         Sample("who was it", " ".join([*["word"] * 1499, "end"]), "end", "-99", "The title"),
-        [
-            ("no short answer", nq_answers(None, None)),
-            ("no short answer", nq_answers()),
-            ("no short answer", {"annotations": None}),
-            ("answer after the first 1500 words", nq_answers((1504, "cut"))),
-            ("empty answer", nq_answers((2, " "))),
-            ("empty passage", nq_page(["<P>", "</P>"])),
-            ("empty passage", {"document": None}),
-            ("empty query", {"question": None}),
-            ("empty id", {"id": None}),
-        ],
-    ),
+        [("no short answer", nq_answers(None, None)), ("no short answer", nq_answers()),
+         ("no short answer", {"annotations": None}),
+         ("answer after the first 1500 words", nq_answers((1504, "cut"))),
+         ("empty answer", nq_answers((2, " "))),
+         ("empty passage", nq_page(["<P>", "</P>"])), ("empty passage", {"document": None}),
+         ("empty query", {"question": None}), ("empty id", {"id": None})]),
 }
 every_dataset = pytest.mark.parametrize("name", CARDS)
 
@@ -464,8 +304,7 @@ def test_other_passages_of_a_query_are_kept(tmp_path: Path) -> None:
 def test_others_that_answer_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twin: every passage of the query is among the others."""
     data = dataclasses.replace(
-        published.HUB["ms_marco"], others_of=lambda row: tuple(row["passages"]["passage_text"])
-    )
+        published.HUB["ms_marco"], others_of=lambda row: tuple(row["passages"]["passage_text"]))
     monkeypatch.setitem(published.HUB, "ms_marco", data)  # type: ignore[arg-type]
     with pytest.raises(AssertionError):
         assert_others_are_told(tmp_path)
@@ -477,23 +316,13 @@ def test_only_a_dataset_that_names_them_has_others(tmp_path: Path) -> None:
         assert traits_of(name).ranking == bool(read_all(tmp_path, name).others)
     assert traits_of("docstrings").ranking
     assert [name for name, traits in DATASETS.items() if traits.past_queries] == [
-        "squad_v2",
-        "narrativeqa",
-    ]
+        "squad_v2", "narrativeqa"]
     assert [name for name, traits in DATASETS.items() if traits.long] == [
-        "hotpotqa",
-        "cnn_dailymail",
-        "narrativeqa",
-        "natural_questions",
-    ]
+        "hotpotqa", "cnn_dailymail", "narrativeqa", "natural_questions"]
 
 
-ASKED = {
-    "a": "which paragraph?",
-    "b": "who wrote one paragraph here?",
-    "c": "one paragraph or two?",
-    "d": "one paragraph or two?",
-}
+ASKED = {"a": "which paragraph?", "b": "who wrote one paragraph here?",
+         "c": "one paragraph or two?", "d": "one paragraph or two?"}
 
 
 def assert_past_queries_are_the_nearest(folder: Path) -> None:
@@ -505,25 +334,17 @@ def assert_past_queries_are_the_nearest(folder: Path) -> None:
     made = hub.corpus_from(published.HUB["squad_v2"], [path])
     # Shared with "One paragraph.", of all their words: a 1 of 3, b 2 of 5, c and d 2 of 4.
     assert [dict(s.texts).get("past_query") for s in made.samples] == [
-        ASKED["c"],
-        ASKED["c"],
-        ASKED["b"],
-        ASKED["b"],
-        None,
-    ]
+        ASKED["c"], ASKED["c"], ASKED["b"], ASKED["b"], None]
 
 
 def test_past_queries_are_the_nearest(tmp_path: Path) -> None:
     assert_past_queries_are_the_nearest(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "broken"),
-    [("_overlap", lambda query, _passage: -len(query)), ("_with", lambda sample, _: sample)],
-)
-def test_twin_past_queries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, broken: Any
-) -> None:
+@pytest.mark.parametrize(("name", "broken"), [
+    ("_overlap", lambda query, _passage: -len(query)), ("_with", lambda sample, _: sample)])
+def test_twin_past_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+                           broken: Any) -> None:
     """The shortest question, and none at all, are noticed."""
     monkeypatch.setattr(past, name, broken)
     with pytest.raises(AssertionError):
@@ -580,7 +401,9 @@ COLUMNS = [(name, path) for name, data in published.HUB.items() for path in kind
 
 
 @pytest.mark.parametrize(("name", "path"), COLUMNS)
-def test_a_column_that_lacks_is_one_line(name: str, path: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_column_that_lacks_is_one_line(
+    name: str, path: tuple[str, ...], tmp_path: Path
+) -> None:
     """It says which column lacks and which are there, parts of columns too."""
     if len(CARDS[name].features) == 1:
         pytest.fail("a file needs a column")
@@ -591,8 +414,7 @@ def test_a_column_that_lacks_is_one_line(name: str, path: tuple[str, ...], tmp_p
 
 
 @pytest.mark.parametrize(
-    "kind", [pa.float64(), pa.list_(pa.float64()), pa.struct([("x", pa.int8())])]
-)
+    "kind", [pa.float64(), pa.list_(pa.float64()), pa.struct([("x", pa.int8())])])
 @pytest.mark.parametrize(("name", "path"), COLUMNS)
 def test_a_column_of_another_kind_is_one_line(
     name: str, path: tuple[str, ...], kind: pa.DataType, tmp_path: Path
@@ -673,8 +495,7 @@ def assert_books_stay_on_disk(folder: Path, name: str, unread: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "unread"), [("narrativeqa", "text"), ("natural_questions", "html")]
-)
+    ("name", "unread"), [("narrativeqa", "text"), ("natural_questions", "html")])
 def test_whole_books_are_never_decoded(name: str, unread: str, tmp_path: Path) -> None:
     """Only what a sample is made of is read."""
     assert_books_stay_on_disk(tmp_path, name, unread)
@@ -792,8 +613,7 @@ def test_a_dataset_that_is_not_here_names_its_command(
     assert str(error.value).startswith(f"{name} is not on this machine")
     assert str(error.value).endswith(
         f"run: hf download {data.repository} {' '.join(data.files)} --repo-type dataset "
-        f"--revision {data.revision}"
-    )
+        f"--revision {data.revision}")
 
 
 def test_a_hub_that_refuses_is_one_line(

@@ -35,36 +35,24 @@ def test_detection(values: list[float], limit: float) -> None:
 
 
 def check_adaptation(oracle: list[float], ignore: list[float], run: int) -> None:
-    starts = [
-        i
-        for i in range(len(oracle))
-        if i + run <= len(oracle)
-        and all(a < b for a, b in zip(oracle[i : i + run], ignore[i : i + run], strict=True))
-    ]
+    starts = [i for i in range(len(oracle))
+              if i + run <= len(oracle)
+              and all(a < b for a, b in zip(oracle[i:i + run], ignore[i:i + run], strict=True))]
     possible = max(len(oracle) - run + 1, 0)
     assert latency.adaptation(oracle, ignore, run) == found_or(starts, possible)
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=20),
-    st.integers(1, 6),
-)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=20),
+       st.integers(1, 6))
 def test_adaptation(pairs: list[tuple[int, int]], run: int) -> None:
     oracle, ignore = (list(map(float, x)) for x in zip(*pairs, strict=True))
     check_adaptation(oracle, ignore, run)
 
 
-@pytest.mark.parametrize(
-    ("nearer", "wanted"),
-    [
-        ("11111", Latency(1, True)),
-        ("0111110", Latency(2, True)),
-        ("1111", Latency(0, False)),
-        ("1111011111", Latency(6, True)),
-        ("00000", Latency(1, False)),
-        ("0000000", Latency(3, False)),
-    ],
-)
+@pytest.mark.parametrize(("nearer", "wanted"), [
+    ("11111", Latency(1, True)), ("0111110", Latency(2, True)), ("1111", Latency(0, False)),
+    ("1111011111", Latency(6, True)), ("00000", Latency(1, False)),
+    ("0000000", Latency(3, False))])
 def test_adaptation_by_hand(nearer: str, wanted: Latency) -> None:
     """Five tokens in a row, the first of them counts; four are not enough."""
     oracle = [0.0 if x == "1" else 1.0 for x in nearer]
@@ -131,7 +119,7 @@ def check_cross_fitted() -> None:
     assert len(set(limits.tolist())) == latency.FOLDS
     moved = 0
     for i in range(len(ids)):
-        changed = [*controls[:i], controls[i] + 1000, *controls[i + 1 :]]
+        changed = [*controls[:i], controls[i] + 1000, *controls[i + 1:]]
         again = latency.cross_fitted(ids, changed)
         assert again[i] == limits[i], f"{ids[i]} is judged by itself"
         moved += int((again != limits).sum())
@@ -160,10 +148,8 @@ def check_survival() -> None:
     """Kaplan-Meier by its product: of those still waiting, how many got there."""
     draw = np.random.default_rng(2)
     for n in (1, 7, 60):
-        data = [
-            Latency(int(t), bool(h))
-            for t, h in zip(draw.integers(1, 12, n), draw.random(n) < 0.7, strict=True)
-        ]
+        data = [Latency(int(t), bool(h)) for t, h in zip(
+            draw.integers(1, 12, n), draw.random(n) < 0.7, strict=True)]
         share, wanted = 1.0, {}
         for t in range(1, 13):
             waiting = sum(x.tokens >= t for x in data)
@@ -203,54 +189,25 @@ def uncensored(real: Callable[..., object], latencies: Sequence[Latency], *rest:
     return real([x for x in latencies if x.happened] or latencies, *rest)
 
 
-def in_sample(
-    _real: object, ids: Sequence[str], controls: Sequence[Sequence[float]], *_: object
-) -> object:
-    return np.array(
-        [
-            latency.threshold(
-                [c for c, j in zip(controls, ids, strict=True) if hash(j) % 5 == hash(i) % 5]
-            )
-            for i in ids
-        ]
-    )
+def in_sample(_real: object, ids: Sequence[str], controls: Sequence[Sequence[float]],
+              *_: object) -> object:
+    return np.array([latency.threshold([c for c, j in zip(controls, ids, strict=True)
+                                        if hash(j) % 5 == hash(i) % 5]) for i in ids])
 
 
 TWINS: dict[str, tuple[Fault, Callable[..., None], tuple[object, ...]]] = {
-    "detection-one-early": (
-        replaced(latency, "_latency", lambda real, places, n: real(places - 1, n)),
-        check_detection,
-        ([0.0, 0.0, 3.0], 1.0),
-    ),
-    "equal-is-nearer": (
-        replaced(latency, "adaptation", lambda real, o, i, run: real(np.array(o) - 1, i, run)),
-        check_adaptation,
-        ([1.0] * 6, [1.0] * 6, 5),
-    ),
-    "any-class-corrects": (
-        replaced(latency, "correction", lambda real, x, names: real(x, ["injected"] * len(names))),
-        check_correction,
-        (),
-    ),
-    "window-ends-at-the-token": (
-        replaced(latency, "stabilisation", lambda real, x: real([*x[:1], *x[:-1]])),
-        check_stabilisation,
-        (),
-    ),
-    "windows-from-0": (
-        lambda patch: patch.setattr(latency, "WINDOWS", ((0, 4), (5, 19), (20, math.inf))),
-        check_gaps,
-        (),
-    ),
-    "percentile-of-tokens": (
-        replaced(
-            latency,
-            "threshold",
-            lambda _real, controls: float(np.quantile(list(itertools.chain(*controls)), 0.95)),
-        ),
-        check_threshold,
-        (),
-    ),
+    "detection-one-early": (replaced(latency, "_latency", lambda real, places, n: real(
+        places - 1, n)), check_detection, ([0.0, 0.0, 3.0], 1.0)),
+    "equal-is-nearer": (replaced(latency, "adaptation", lambda real, o, i, run: real(
+        np.array(o) - 1, i, run)), check_adaptation, ([1.0] * 6, [1.0] * 6, 5)),
+    "any-class-corrects": (replaced(latency, "correction", lambda real, x, names: real(
+        x, ["injected"] * len(names))), check_correction, ()),
+    "window-ends-at-the-token": (replaced(latency, "stabilisation", lambda real, x: real(
+        [*x[:1], *x[:-1]])), check_stabilisation, ()),
+    "windows-from-0": (lambda patch: patch.setattr(
+        latency, "WINDOWS", ((0, 4), (5, 19), (20, math.inf))), check_gaps, ()),
+    "percentile-of-tokens": (replaced(latency, "threshold", lambda _real, controls: float(
+        np.quantile(list(itertools.chain(*controls)), 0.95))), check_threshold, ()),
     "judged-by-itself": (replaced(latency, "cross_fitted", in_sample), check_cross_fitted, ()),
     "half-is-rounded": (lambda patch: patch.setattr(latency, "ROUNDING", 0.0), check_half, ()),
     "censored-dropped": (replaced(latency, "survival", uncensored), check_survival, ()),
@@ -263,16 +220,12 @@ def test_twin(name: str) -> None:
     must_see(fault, check, *arguments)
 
 
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        (lambda: latency.threshold([]), "no control sequence"),
-        (lambda: latency.cross_fitted(["a"], [[1.0]]), "1 controls lie in one fold"),
-        (lambda: latency.survival([]), "no latencies"),
-        (lambda: latency.adaptation([1.0], [1.0, 2.0]), "1 and 2 divergences"),
-        (lambda: latency.detection([math.nan], 1), "none of them NaN"),
-    ],
-)
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda: latency.threshold([]), "no control sequence"),
+    (lambda: latency.cross_fitted(["a"], [[1.0]]), "1 controls lie in one fold"),
+    (lambda: latency.survival([]), "no latencies"),
+    (lambda: latency.adaptation([1.0], [1.0, 2.0]), "1 and 2 divergences"),
+    (lambda: latency.detection([math.nan], 1), "none of them NaN")])
 def test_one_clear_line(call: Callable[[], object], said: str) -> None:
     with pytest.raises(KvError, match=said):
         call()

@@ -43,7 +43,6 @@ Fault = Callable[[pytest.MonkeyPatch], None]
 
 def patched(module: Any, name: str, value: object) -> Fault:
     """Return the fault that replaces one name of a module."""
-
     def fault(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, name, value)
 
@@ -59,7 +58,6 @@ def each(*faults: Any) -> pytest.MarkDecorator:
 
 def all_of(*faults: Fault) -> Fault:
     """Return several faults as one."""
-
     def together(patch: pytest.MonkeyPatch) -> None:
         for fault in faults:
             fault(patch)
@@ -90,9 +88,8 @@ def told(text: str) -> Fraction:
             case [a, b]:
                 assert so_far is None, text
                 cues = {"each": a * b, "every": a * b, "lost": a - b, "broken": a - b}
-                so_far = next(
-                    (cues[word] for word in re.findall(r"\w+", sentence) if word in cues), a + b
-                )
+                so_far = next((cues[word] for word in re.findall(r"\w+", sentence)
+                               if word in cues), a + b)
             case [a] if so_far is None:
                 so_far = a
             case [a]:
@@ -106,8 +103,7 @@ def told(text: str) -> Fraction:
 
 
 CUES: tuple[tuple[str, Callable[[Fraction, Fraction], Fraction]], ...] = (
-    (r"times as m", lambda x, a: x * a),
-    (r"sells all", lambda x, a: x * a),
+    (r"times as m", lambda x, a: x * a), (r"sells all", lambda x, a: x * a),
     (r"shares all|packs all", lambda x, a: x / a),
     (r" more\b|another", lambda x, a: x + a),
     (r"gives .* to |go missing|sells \d", lambda x, a: x - a),
@@ -124,16 +120,11 @@ def after(sentence: str, so_far: Fraction, number: Fraction) -> Fraction:
 # --- equations --------------------------------------------------------------------------------
 
 plain_numbers = st.one_of(
-    st.integers(0, 999).map(str), st.decimals(0, 99, places=2).map(str), st.just("0.1")
-)
+    st.integers(0, 999).map(str), st.decimals(0, 99, places=2).map(str), st.just("0.1"))
 expressions = st.recursive(
     plain_numbers,
-    lambda inner: (
-        st.builds("({} {} {})".format, inner, st.sampled_from("+-*/"), inner)
-        | inner.map("-{}".format)
-    ),
-    max_leaves=6,
-)
+    lambda inner: st.builds("({} {} {})".format, inner, st.sampled_from("+-*/"), inner)
+    | inner.map("-{}".format), max_leaves=6)
 
 
 def assert_exact(equation: str) -> None:
@@ -158,11 +149,8 @@ def test_equations_are_exact(expression: str, named: bool) -> None:
 
 @each(
     patched(equations, "Fraction", lambda x: Fraction(float(x)).limit_denominator(10)),
-    patched(
-        equations,
-        "OPERATORS",
-        dict(zip(equations.OPERATORS, [*equations.OPERATORS.values()][::-1], strict=True)),
-    ),
+    patched(equations, "OPERATORS", dict(zip(
+        equations.OPERATORS, [*equations.OPERATORS.values()][::-1], strict=True))),
 )
 def test_an_equation_that_is_off_is_noticed(fault: Fault) -> None:
     """Twin: numbers rounded to small fractions; other operations."""
@@ -176,39 +164,11 @@ def test_a_decimal_is_not_a_float() -> None:
     assert equations.value_of("X=(70.0-27.0)") == 43
 
 
-@pytest.mark.parametrize(
-    "given_",
-    [
-        "",
-        "x =",
-        "x = y",
-        "2 ** 3",
-        "7 // 2",
-        "7 % 2",
-        "1e3",
-        "0x10",
-        "1_000",
-        "2j",
-        "True",
-        "x == 2",
-        "abs(3)",
-        "[1]",
-        "1 if 2 else 3",
-        "'3'",
-        "1, 2",
-        "3 < 4",
-        "lambda: 1",
-        "007",
-        "1 +",
-        "x = 1 = 1",
-        "+3",
-        "(" * 300 + "1" + ")" * 300,
-        "__import__('os')",
-        "\ud800",
-        "1\x00",
-        "٣ + 1",
-    ],
-)
+@pytest.mark.parametrize("given_", [
+    "", "x =", "x = y", "2 ** 3", "7 // 2", "7 % 2", "1e3", "0x10", "1_000", "2j", "True", "x == 2",
+    "abs(3)", "[1]", "1 if 2 else 3", "'3'", "1, 2", "3 < 4", "lambda: 1", "007", "1 +",
+    "x = 1 = 1", "+3", "(" * 300 + "1" + ")" * 300, "__import__('os')", "\ud800", "1\x00", "٣ + 1",
+])
 def test_anything_else_is_refused(given_: str) -> None:
     """One line, without evaluating any of it."""
     with pytest.raises(KvError, match=r"^equation ") as error:
@@ -259,10 +219,8 @@ def assert_consistent(seed: int, n: int) -> None:
 
 
 def sides(made: Pair) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
-    return (
-        (made.question, made.answer, made.equation),
-        (made.alt_problem, made.alt_answer, made.alt_equation),
-    )
+    return ((made.question, made.answer, made.equation),
+            (made.alt_problem, made.alt_answer, made.alt_equation))
 
 
 def assert_possible(problem: str, equation: str) -> None:
@@ -317,44 +275,30 @@ def step_untold(problem: Any, *key: object) -> Any:
     if made is None:
         return None
     *before, added, closing = made.pieces
-    return dataclasses.replace(
-        made,
-        pieces=(
-            *before,
-            dataclasses.replace(added, text="{other} looks on at {0} of them."),
-            closing,
-        ),
-    )
+    return dataclasses.replace(made, pieces=(
+        *before, dataclasses.replace(added, text="{other} looks on at {0} of them."), closing))
 
 
 UNCHECKED = patched(pair, "flaw", lambda _pair: None)
 FAULTS: dict[str, Fault] = {
     "a wrong sum": patched(
-        word_problems, "apply", lambda sign, a, b: REAL_APPLY("-" if sign == "+" else sign, a, b)
-    ),
+        word_problems, "apply", lambda sign, a, b: REAL_APPLY("-" if sign == "+" else sign, a, b)),
     "an equation without brackets": patched(
-        word_problems,
-        "equation_of",
-        lambda p: "x = " + re.sub(r"[()]", "", REAL_EQUATION(p).removeprefix("x = ")),
-    ),
+        word_problems, "equation_of", lambda p: "x = " + re.sub(
+            r"[()]", "", REAL_EQUATION(p).removeprefix("x = "))),
     "numbers in another order": patched(
-        word_problems,
-        "text_of",
-        lambda p: REAL_TEXT(dataclasses.replace(p, numbers=p.numbers[::-1])),
-    ),
+        word_problems, "text_of", lambda p: REAL_TEXT(
+            dataclasses.replace(p, numbers=p.numbers[::-1]))),
     "one too many": patched(
-        word_problems, "answer_of", lambda p: str(Fraction(REAL_ANSWER(p)) + 1)
-    ),
+        word_problems, "answer_of", lambda p: str(Fraction(REAL_ANSWER(p)) + 1)),
     "rounded numbers": patched(equations, "spelled", lambda value: str(round(value))),
     "a number too many": patched(word_problems, "with_others", wrong_numbers),
-    "a step untold": lambda patch: patch.setitem(word_problems.CHANGERS, "added_step", step_untold),  # type: ignore[arg-type]
+    "a step untold": lambda patch: patch.setitem(
+        word_problems.CHANGERS, "added_step", step_untold),  # type: ignore[arg-type]
     "halves of apples": patched(word_problems, "fits", lambda _kind, _value: True),
 }
 REAL_EQUATION, REAL_TEXT, REAL_ANSWER = (
-    word_problems.equation_of,
-    word_problems.text_of,
-    word_problems.answer_of,
-)
+    word_problems.equation_of, word_problems.text_of, word_problems.answer_of)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -363,9 +307,8 @@ def test_a_pair_that_contradicts_itself_is_noticed(fault: str) -> None:
     must_see(all_of(UNCHECKED, FAULTS[fault]), assert_consistent, 0, 90)
 
 
-@pytest.mark.parametrize(
-    "fault", ["a wrong sum", "an equation without brackets", "one too many", "a number too many"]
-)
+@pytest.mark.parametrize("fault", [
+    "a wrong sum", "an equation without brackets", "one too many", "a number too many"])
 def test_the_generator_refuses_its_own_mistakes(fault: str) -> None:
     """The same faults with the check left on: no pair comes out."""
     with pytest.MonkeyPatch.context() as patch:
@@ -398,15 +341,9 @@ def test_the_generator_makes_what_is_planned() -> None:
     assert_generated_shares()
 
 
-@pytest.mark.parametrize(
-    "plan",
-    [
-        lambda i: pair.CHANGES[i % 3],
-        lambda i: None if i % 3 == 0 else pair.CHANGES[i % 2],
-        lambda i: None if i % 4 == 0 else pair.CHANGES[i % 3],
-    ],
-    ids=["none", "a third", "a quarter"],
-)
+@pytest.mark.parametrize("plan", [
+    lambda i: pair.CHANGES[i % 3], lambda i: None if i % 3 == 0 else pair.CHANGES[i % 2],
+    lambda i: None if i % 4 == 0 else pair.CHANGES[i % 3]], ids=["none", "a third", "a quarter"])
 def test_other_shares_are_noticed(plan: Callable[[int], str | None]) -> None:
     """Twin: no controls, a third of them, or a quarter."""
     must_see(patched(pair, "planned", plan), assert_generated_shares)
@@ -420,26 +357,13 @@ def many() -> pairs.PairCorpus:
 
 def skeletons(made: Pair) -> set[str]:
     """Return both texts with every name and thing left out: wording and numbers."""
-    names = {
-        word
-        for part in (
-            word_problems.NAMES,
-            word_problems.THINGS,
-            word_problems.ADJECTIVES,
-            word_problems.HOLDERS,
-            word_problems.GROUPS,
-            *word_problems.STUFFS,
-        )
-        for word in part
-    }
-    texts = [
-        re.sub("|".join(sorted(word_problems.PLACES, key=len)), "_", text, flags=re.IGNORECASE)
-        for text in (made.question, made.alt_problem)
-    ]
-    return {
-        " ".join("_" if word.strip(".,?") in names else word for word in text.split())
-        for text in texts
-    }
+    names = {word for part in (
+        word_problems.NAMES, word_problems.THINGS, word_problems.ADJECTIVES, word_problems.HOLDERS,
+        word_problems.GROUPS, *word_problems.STUFFS) for word in part}
+    texts = [re.sub("|".join(sorted(word_problems.PLACES, key=len)), "_", text, flags=re.IGNORECASE)
+             for text in (made.question, made.alt_problem)]
+    return {" ".join("_" if word.strip(".,?") in names else word for word in text.split())
+            for text in texts}
 
 
 def assert_all_differ(made: Sequence[Pair]) -> None:
@@ -463,21 +387,16 @@ def test_repeated_problems_are_noticed() -> None:
     real = word_problems.drawn
     fault = all_of(
         patched(word_problems, "signature", lambda _problem: (object(),)),
-        patched(
-            word_problems,
-            "drawn",
-            lambda change, _seed, index, attempt: real(change, 0, index % 4, attempt),
-        ),
-    )
+        patched(word_problems, "drawn",
+                lambda change, _seed, index, attempt: real(change, 0, index % 4, attempt)))
     must_see(fault, lambda: assert_all_differ(word_problems.word_problems(30, 0)))
 
 
 def test_running_out_of_problems_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather than a repeat or an endless search."""
     real = word_problems.drawn
-    monkeypatch.setattr(
-        word_problems, "drawn", lambda change, *_key: real(change, 0, 0, 1) or real(change, 0, 0, 2)
-    )
+    monkeypatch.setattr(word_problems, "drawn",
+                        lambda change, *_key: real(change, 0, 0, 1) or real(change, 0, 0, 2))
     with pytest.raises(KvError, match=r"no new problem in 500 draws after \d pairs; pass n = \d"):
         word_problems.word_problems(9, 0)
 
@@ -497,13 +416,8 @@ def test_a_larger_number_is_a_superset(seed: int, n: int, more: int) -> None:
 def test_pairs_made_by_luck_are_noticed() -> None:
     """Twin: draws that no key decides."""
     luck = random.Random(0)
-    must_see(
-        patched(word_problems, "pick", lambda options, *_key: luck.choice(options)),
-        assert_prefix,
-        0,
-        5,
-        3,
-    )
+    must_see(patched(word_problems, "pick", lambda options, *_key: luck.choice(options)),
+             assert_prefix, 0, 5, 3)
 
 
 def test_pairs_do_not_depend_on_the_hash_seed() -> None:
@@ -515,7 +429,6 @@ from kvcore.corpora import word_problems
 made = word_problems.word_problems(12, 0)
 print(json.dumps([pair.question for pair in made]))
 """
-
     def both(broken: str) -> list[Any]:
         return [child(code.format(broken=broken), PYTHONHASHSEED=seed) for seed in ("1", "2")]
 
@@ -527,37 +440,18 @@ print(json.dumps([pair.question for pair in made]))
 
 # --- what makes a pair consistent -------------------------------------------------------------
 
-GOOD = Pair(
-    "p",
-    "Ann has 12 pins. Ben gives Ann 5 more. How many pins has Ann?",
-    "17",
-    "x = 12 + 5",
-    "Ann has 9 pins. Ben gives Ann 5 more. How many pins has Ann?",
-    "14",
-    "x = 9 + 5",
-    "single_number",
-)
+GOOD = Pair("p", "Ann has 12 pins. Ben gives Ann 5 more. How many pins has Ann?", "17",
+            "x = 12 + 5", "Ann has 9 pins. Ben gives Ann 5 more. How many pins has Ann?", "14",
+            "x = 9 + 5", "single_number")
 MULTI = dataclasses.replace(
-    GOOD,
-    alt_problem=GOOD.question.replace("12", "9").replace("5", "6"),
-    alt_answer="15",
-    alt_equation="x = 9 + 6",
-    variation_type="multi_number",
-)
+    GOOD, alt_problem=GOOD.question.replace("12", "9").replace("5", "6"), alt_answer="15",
+    alt_equation="x = 9 + 6", variation_type="multi_number")
 ADDED = dataclasses.replace(
-    GOOD,
-    alt_problem=GOOD.question.replace("How", "She loses 3. How"),
-    alt_answer="14",
-    alt_equation="x = (12 + 5) - 3",
-    variation_type="added_step",
-)
+    GOOD, alt_problem=GOOD.question.replace("How", "She loses 3. How"), alt_answer="14",
+    alt_equation="x = (12 + 5) - 3", variation_type="added_step")
 CONTROL = dataclasses.replace(
-    GOOD,
-    alt_problem=GOOD.question,
-    alt_answer=GOOD.answer,
-    alt_equation=GOOD.equation,
-    variation_type=None,
-)
+    GOOD, alt_problem=GOOD.question, alt_answer=GOOD.answer, alt_equation=GOOD.equation,
+    variation_type=None)
 STORY = Pair("s", "A fox ran.\nWho ran?", "fox", "", "A hen ran.\nWho ran?", "hen", "", "entity")
 FLAWED: dict[str, tuple[Pair, dict[str, str | None]]] = {
     "equation gives 17, answer says 18": (GOOD, {"answer": "18"}),
@@ -567,22 +461,16 @@ FLAWED: dict[str, tuple[Pair, dict[str, str | None]]] = {
     "equation has 4, which its problem never": (GOOD, {"equation": "x = 12 + 4 + 1"}),
     "equation falls below zero": (GOOD, {"answer": "-7", "equation": "x = 5 - 12"}),
     "alt_equation falls below zero": (
-        GOOD,
-        {"alt_equation": "x = (5 - 9) + 9 + 9", "alt_answer": "14"},
-    ),
+        GOOD, {"alt_equation": "x = (5 - 9) + 9 + 9", "alt_answer": "14"}),
     "is not arithmetic": (GOOD, {"equation": "x = y"}),
     "divides by zero": (GOOD, {"equation": "x = 12 / (5 - 5)"}),
     "2 numbers are changed, not one": (MULTI, {"variation_type": "single_number"}),
     "1 numbers are changed, not several": (GOOD, {"variation_type": "multi_number"}),
     "differ in more than their numbers": (
-        GOOD,
-        {"alt_problem": GOOD.alt_problem.replace("pins", "nuts")},
-    ),
+        GOOD, {"alt_problem": GOOD.alt_problem.replace("pins", "nuts")}),
     "with a sentence and an operation more": (GOOD, {"variation_type": "added_step"}),
     "the first one with a sentence": (
-        ADDED,
-        {"alt_problem": ADDED.alt_problem.replace("12", "12.0")},
-    ),
+        ADDED, {"alt_problem": ADDED.alt_problem.replace("12", "12.0")}),
     "a control's two problems differ": (CONTROL, {"alt_answer": "17.0"}),
     "unknown variation_type 'other'": (GOOD, {"variation_type": "other"}),
     "the two problems are the same": (CONTROL, {"variation_type": "entity"}),
@@ -622,17 +510,10 @@ def test_a_blind_check_is_noticed(fault: Fault) -> None:
     must_see(fault, assert_flaws_are_told)
 
 
-@pytest.mark.parametrize(
-    ("text", "numbers"),
-    [
-        ("Ann has 1,200 pins, 2.5 feet and .5 more. She sells 3.", ["1200", "5/2", "1/2", "3"]),
-        ("It costs $5, or 20% of 25?", ["5", "20", "25"]),
-        ("Room B12 of 1999-2004", ["1999", "2004"]),
-        ("N_00 and x2 are names", []),
-        ("12,34", ["12", "34"]),
-        ("", []),
-    ],
-)
+@pytest.mark.parametrize(("text", "numbers"), [
+    ("Ann has 1,200 pins, 2.5 feet and .5 more. She sells 3.", ["1200", "5/2", "1/2", "3"]),
+    ("It costs $5, or 20% of 25?", ["5", "20", "25"]), ("Room B12 of 1999-2004", ["1999", "2004"]),
+    ("N_00 and x2 are names", []), ("12,34", ["12", "34"]), ("", [])])
 def test_numbers_are_read_from_a_text(text: str, numbers: list[str]) -> None:
     """Thousands, decimals, sums of money; a full stop ends the sentence."""
     assert list(pair.numbers_in(text)) == [Fraction(n) for n in numbers]
@@ -641,14 +522,10 @@ def test_numbers_are_read_from_a_text(text: str, numbers: list[str]) -> None:
 def test_words_for_numbers_are_numbers_too() -> None:
     """A half is a division by two, a dozen is twelve."""
     made = dataclasses.replace(
-        CONTROL,
-        question="Half of the 12 go, and twice a dozen come. How many?",
-        answer="30",
-        equation="x = 12 / 2 + 2 * 12",
-    )
-    same = dataclasses.replace(
-        made, alt_problem=made.question, alt_answer="30", alt_equation=made.equation
-    )
+        CONTROL, question="Half of the 12 go, and twice a dozen come. How many?", answer="30",
+        equation="x = 12 / 2 + 2 * 12")
+    same = dataclasses.replace(made, alt_problem=made.question, alt_answer="30",
+                               alt_equation=made.equation)
     assert pair.flaw(same) is None
 
 
@@ -665,11 +542,8 @@ def assert_one_place_each(
             places.setdefault(problem, set()).add(injection_fraction(one, seed, fractions))
     assert all(len(found) == 1 for found in places.values())
     for change in (None, *pair.CHANGES):
-        dealt = Counter(
-            injection_fraction(one, seed, fractions)
-            for one in made(45)
-            if one.variation_type == change
-        )
+        dealt = Counter(injection_fraction(one, seed, fractions) for one in made(45)
+                        if one.variation_type == change)
         assert set(dealt) <= set(fractions)
         counts = [dealt[share] for share in fractions]
         assert max(counts) - min(counts) <= 1
@@ -696,11 +570,8 @@ def test_places_dealt_otherwise_are_noticed() -> None:
     luck = random.Random(0)
     for fault in (
         patched(io, "digest", lambda *_parts: str(luck.random())),
-        patched(
-            word_problems,
-            "_pair",
-            lambda *given_: dataclasses.replace(REAL_PAIR(*given_), number=0),
-        ),
+        patched(word_problems, "_pair", lambda *given_: dataclasses.replace(
+            REAL_PAIR(*given_), number=0)),
     ):
         must_see(fault, assert_one_place_each, 0, (0.25, 0.5, 0.75), anew)
 
@@ -744,14 +615,11 @@ def test_solutions_are_true(many: pairs.PairCorpus) -> None:
     assert_solutions_hold(many.pairs)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("steps_of", lambda equation: equations.steps_of(equation)[:1]),
-        ("spelled", lambda value: str(int(value))),
-        ("_VERBS", dict.fromkeys("+-*/", "we see {0} and {1}: 1 + 1 = 3. Also")),
-    ],
-)
+@pytest.mark.parametrize(("name", "value"), [
+    ("steps_of", lambda equation: equations.steps_of(equation)[:1]),
+    ("spelled", lambda value: str(int(value))),
+    ("_VERBS", dict.fromkeys("+-*/", "we see {0} and {1}: 1 + 1 = 3. Also")),
+])
 def test_a_false_solution_is_noticed(name: str, value: object) -> None:
     """Twin: steps left out, decimals cut, an equality that is none."""
     made = word_problems.word_problems(40, 0)
@@ -769,12 +637,10 @@ def test_a_story_is_solved_by_quoting_it() -> None:
 
 def test_a_problem_without_an_operation_is_solved() -> None:
     """The equation is one number."""
-    made = dataclasses.replace(
-        GOOD, question="Ann has 12. How many?", answer="12", equation="x = 12"
-    )
+    made = dataclasses.replace(GOOD, question="Ann has 12. How many?", answer="12",
+                               equation="x = 12")
     assert worked(made)[0] == (
-        "This is what we know. Ann has 12. We can write it as x = 12. The answer is 12."
-    )
+        "This is what we know. Ann has 12. We can write it as x = 12. The answer is 12.")
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -806,7 +672,7 @@ def assert_file_is_read(folder: Path) -> None:
     assert (one.name, one.dropped) == ("own", {})
     assert one.revision != two.revision
     for made in one.pairs:
-        earlier = one.pairs[: one.pairs.index(made)]
+        earlier = one.pairs[:one.pairs.index(made)]
         assert made.number == sum(e.variation_type == made.variation_type for e in earlier)
     assert load_pairs(str(path), n=5).pairs == one.pairs[:5]
     assert load_pairs(str(path), seed=1).pairs != one.pairs
@@ -819,9 +685,8 @@ def test_pairs_come_out_of_a_file_as_they_went_in(tmp_path: Path) -> None:
 
 def test_a_file_read_in_its_own_order_is_noticed(tmp_path: Path) -> None:
     """Twin: the order is that of the rows."""
-    must_see(
-        patched(pairs, "_ordered", lambda made, _seed: tuple(made)), assert_file_is_read, tmp_path
-    )
+    must_see(patched(pairs, "_ordered", lambda made, _seed: tuple(made)),
+             assert_file_is_read, tmp_path)
 
 
 def test_empty_and_repeated_problems_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -829,26 +694,12 @@ def test_empty_and_repeated_problems_are_dropped_and_counted(tmp_path: Path) -> 
     row = row_of(GOOD) | {"id": None}
     other = row_of(STORY)
     again = dataclasses.replace(
-        CONTROL,
-        question=GOOD.alt_problem,
-        answer="14",
-        equation=GOOD.alt_equation,
-        alt_problem=GOOD.alt_problem,
-        alt_answer="14",
-        alt_equation=GOOD.alt_equation,
-    )
-    made = load_pairs(
-        jsonl(
-            tmp_path / "own.jsonl",
-            row | {"answer": 17, "alt_answer": 14.0},
-            row,
-            "",
-            row_of(again) | {"id": "c"},
-            other | {"question": " "},
-            other | {"alt_answer": None},
-            other,
-        )
-    )
+        CONTROL, question=GOOD.alt_problem, answer="14", equation=GOOD.alt_equation,
+        alt_problem=GOOD.alt_problem, alt_answer="14", alt_equation=GOOD.alt_equation)
+    made = load_pairs(jsonl(
+        tmp_path / "own.jsonl", row | {"answer": 17, "alt_answer": 14.0}, row, "",
+        row_of(again) | {"id": "c"}, other | {"question": " "}, other | {"alt_answer": None},
+        other))
     assert made.dropped == {"empty question": 1, "empty alt_answer": 1, "repeated problem": 2}
     assert {(one.answer, one.alt_answer) for one in made.pairs} == {("17", "14.0"), ("fox", "hen")}
     assert all(one.id for one in made.pairs)
@@ -857,17 +708,16 @@ def test_empty_and_repeated_problems_are_dropped_and_counted(tmp_path: Path) -> 
 BAD_ROWS: dict[str, dict[str, Any] | str] = {
     r"line 2 is not JSON": "{",
     r"line 2 is not a JSON object": "[]",
-    r"column 'alt_equation' lacks on line 2; needed are question, .* optional is id": {
-        k: v for k, v in row_of(STORY).items() if k != "alt_equation"
-    },
+    r"column 'alt_equation' lacks on line 2; needed are question, .* optional is id":
+        {k: v for k, v in row_of(STORY).items() if k != "alt_equation"},
     r"'question' on line 2 is int, not text": row_of(STORY) | {"question": 3},
     r"'answer' on line 2 is bool, not text": row_of(STORY) | {"answer": True},
     r"variation_type 'entities' on line 2 is unknown; use single_number, multi_number, added_step, "
     r"entity, or null": row_of(STORY) | {"variation_type": "entities"},
     r"variation_type '' on line 2 is unknown": row_of(STORY) | {"variation_type": ""},
     r"line 2 contradicts itself: a control's two": row_of(STORY) | {"variation_type": None},
-    r"line 2 contradicts itself: equation gives 17, answer says 18": row_of(GOOD)
-    | {"answer": "18", "id": "x", "question": GOOD.question + " Say."},
+    r"line 2 contradicts itself: equation gives 17, answer says 18":
+        row_of(GOOD) | {"answer": "18", "id": "x", "question": GOOD.question + " Say."},
     r"id 'p' on line 2 is already on line 1": row_of(STORY) | {"id": "p"},
 }
 
@@ -909,10 +759,8 @@ def test_a_bad_file_is_one_line(tmp_path: Path) -> None:
         (str(tmp_path / "own.csv"), r"extension '\.csv' is unknown; use \.jsonl or \.parquet"),
         (str(damaged), "not a readable Parquet file"),
         (jsonl(tmp_path / "empty.jsonl"), "no pair left; dropped: nothing, the file is empty"),
-        (
-            jsonl(tmp_path / "bare.jsonl", row_of(STORY) | {"answer": ""}),
-            r"no pair left; dropped: \{'empty answer': 1\}",
-        ),
+        (jsonl(tmp_path / "bare.jsonl", row_of(STORY) | {"answer": ""}),
+         r"no pair left; dropped: \{'empty answer': 1\}"),
     ):
         with pytest.raises(KvError, match=message) as error:
             load_pairs(given_)
@@ -944,40 +792,21 @@ def test_another_generator_has_another_revision(
 
 # --- MAWPS ------------------------------------------------------------------------------------
 
-CAKE = {
-    "Question": "Mary bakes . She wants N_00 cups of flour and has N_01 . How many more ?",
-    "Numbers": "8.0 2.0",
-    "Equation": "N_00 - N_01",
-    "Answer": "6.0",
-}
+CAKE = {"Question": "Mary bakes . She wants N_00 cups of flour and has N_01 . How many more ?",
+        "Numbers": "8.0 2.0", "Equation": "N_00 - N_01", "Answer": "6.0"}
 MAWPS_GOOD = [
-    *[
-        CAKE | {"Numbers": f"{8 + i}.0 {2 + i % 3}.0", "Answer": f"{6 + i - i % 3}.0"}
-        for i in range(30)
-    ],
-    *[
-        {
-            "Question": "A waiter had N_00 customers . If N_01 left and the rest had N_02 people at each"
-            " table , how many tables did he have ?",
-            "Numbers": f"{22 + 4 * i}.0 14.0 4.0",
-            "Equation": "( N_00 - N_01 ) / N_02",
-            "Answer": f"{2 + i}.0",
-        }
-        for i in range(10)
-    ],
-    *[
-        {
-            "Question": 'Tom paid N_00 dollars , then N_01 , "all told" .\nHow much ?',
-            "Numbers": f"28.3 {i}.25",
-            "Equation": "N_00 + N_01",
-            "Answer": f"{28 + i}.549999999999997",
-        }
-        for i in range(2, 8)
-    ],
+    *[CAKE | {"Numbers": f"{8 + i}.0 {2 + i % 3}.0", "Answer": f"{6 + i - i % 3}.0"}
+      for i in range(30)],
+    *[{"Question": "A waiter had N_00 customers . If N_01 left and the rest had N_02 people at each"
+                   " table , how many tables did he have ?",
+       "Numbers": f"{22 + 4 * i}.0 14.0 4.0", "Equation": "( N_00 - N_01 ) / N_02",
+       "Answer": f"{2 + i}.0"} for i in range(10)],
+    *[{"Question": "Tom paid N_00 dollars , then N_01 , \"all told\" .\nHow much ?",
+       "Numbers": f"28.3 {i}.25", "Equation": "N_00 + N_01", "Answer": f"{28 + i}.549999999999997"}
+      for i in range(2, 8)],
 ]
 MAWPS_BAD: list[tuple[str, dict[str, str]]] = [
-    ("empty question", {"Question": " "}),
-    ("empty equation", {"Equation": ""}),
+    ("empty question", {"Question": " "}), ("empty equation", {"Equation": ""}),
     ("empty answer", {"Answer": ""}),
     ("numbers are not numbers", {"Numbers": "8.0 two"}),
     ("placeholders and numbers do not agree", {"Numbers": "8.0"}),
@@ -988,10 +817,8 @@ MAWPS_BAD: list[tuple[str, dict[str, str]]] = [
     ("equation or answer is not arithmetic", {"Numbers": "8.0 0.0", "Equation": "N_00 / N_01"}),
     ("equation and answer disagree", {"Answer": "7.0"}),
     ("equation and answer disagree", {"Answer": "6.001"}),
-    (
-        "answer has no end of decimals",
-        {"Numbers": "8.0 3.0", "Equation": "N_00 / N_01", "Answer": "2.6666666666666665"},
-    ),
+    ("answer has no end of decimals", {"Numbers": "8.0 3.0", "Equation": "N_00 / N_01",
+                                       "Answer": "2.6666666666666665"}),
     ("equation falls below zero", {"Numbers": "2.0 8.0", "Answer": "-6.0"}),
     ("equation has a number that the question lacks", {"Equation": "N_00 - N_01 + 5 - 5"}),
     ("repeated problem", MAWPS_GOOD[3]),
@@ -999,9 +826,8 @@ MAWPS_BAD: list[tuple[str, dict[str, str]]] = [
 MAWPS_COLUMNS = ["Question", "Numbers", "Equation", "Answer"]
 
 
-def mawps_file(
-    folder: Path, rows: Sequence[dict[str, str]], columns: Sequence[str] = MAWPS_COLUMNS
-) -> Path:
+def mawps_file(folder: Path, rows: Sequence[dict[str, str]],
+               columns: Sequence[str] = MAWPS_COLUMNS) -> Path:
     """Write a file as mwpt5/MAWPS has it: comma-separated, quoted where needed."""
     path = folder / f"MAWPS-{len(list(folder.iterdir()))}.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -1041,9 +867,8 @@ def assert_mawps_change(one: Pair) -> None:
     before, now = digits_in(one.question), digits_in(one.alt_problem)
     changed = sum(a != b for a, b in zip(before, now, strict=True))
     assert re.sub(r"[\d.]+", "", one.question) == re.sub(r"[\d.]+", "", one.alt_problem)
-    assert {None: changed == 0, "single_number": changed == 1, "multi_number": changed == 2}[
-        one.variation_type
-    ], one
+    assert {None: changed == 0, "single_number": changed == 1,
+            "multi_number": changed == 2}[one.variation_type], one
     assert all(n >= 1 for n in now)
 
 
@@ -1056,18 +881,10 @@ REAL_SUBSTITUTED = published_pairs.substituted
 
 
 @each(
-    patched(
-        published_pairs,
-        "substituted",
-        lambda text, numbers: REAL_SUBSTITUTED(text, [numbers[0], *numbers[1:][::-1]]),
-    ),
-    patched(
-        published_pairs,
-        "substituted",
-        lambda text, numbers: REAL_SUBSTITUTED(
-            text, [*numbers[:-1], Fraction(numbers[-1]) + (" " in text and "?" in text)]
-        ),
-    ),
+    patched(published_pairs, "substituted",
+            lambda text, numbers: REAL_SUBSTITUTED(text, [numbers[0], *numbers[1:][::-1]])),
+    patched(published_pairs, "substituted", lambda text, numbers: REAL_SUBSTITUTED(
+        text, [*numbers[:-1], Fraction(numbers[-1]) + (" " in text and "?" in text)])),
     patched(published_pairs, "_keeps_to", lambda *_: True),
     patched(pair, "flaw", lambda _pair: None),
     patched(published_pairs, "ROUNDED", Fraction(1, 2)),
@@ -1084,15 +901,8 @@ def test_a_mawps_rule_that_is_off_is_noticed(fault: Fault, tmp_path: Path) -> No
 
 def test_a_row_that_cannot_take_its_type_is_dropped(tmp_path: Path) -> None:
     """Numbers up to 1 stay, so that nothing is left to change; the next row takes the type."""
-    lone = [
-        CAKE
-        | {
-            "Question": f"Mary has N_00 cups and loses N_01 on day {i} . How many ?",
-            "Numbers": "1.0 0.5",
-            "Answer": "0.5",
-        }
-        for i in range(6)
-    ]
+    lone = [CAKE | {"Question": f"Mary has N_00 cups and loses N_01 on day {i} . How many ?",
+                    "Numbers": "1.0 0.5", "Answer": "0.5"} for i in range(6)]
     made, dropped = published_pairs.mawps_pairs([mawps_file(tmp_path, lone)], 0)
     assert made == ()
     assert dropped == {"no single_number change found": 6}
@@ -1100,21 +910,14 @@ def test_a_row_that_cannot_take_its_type_is_dropped(tmp_path: Path) -> None:
 
 def test_a_control_could_have_been_changed() -> None:
     """A row in which nothing can be changed is no control either; another row is."""
-    lone = Sample(
-        "Mary has N_00 cups and loses N_01 . How many ?",
-        "",
-        "0.5",
-        texts=(("numbers", "1.0 0.5"), ("equation", "N_00 - N_01")),
-    )
-    cake = Sample(
-        CAKE["Question"], "", "6.0", texts=(("numbers", "8.0 2.0"), ("equation", "N_00 - N_01"))
-    )
+    lone = Sample("Mary has N_00 cups and loses N_01 . How many ?", "", "0.5",
+                  texts=(("numbers", "1.0 0.5"), ("equation", "N_00 - N_01")))
+    cake = Sample(CAKE["Question"], "", "6.0", texts=(("numbers", "8.0 2.0"),
+                                                      ("equation", "N_00 - N_01")))
     problems = [published_pairs.filled_in(sample) for sample in (lone, cake)]
     assert all(isinstance(problem, published_pairs.Filled) for problem in problems)
-    first, second = (
-        published_pairs.mawps_pair(problem, None, 0)  # type: ignore[arg-type]
-        for problem in problems
-    )
+    first, second = (published_pairs.mawps_pair(problem, None, 0)  # type: ignore[arg-type]
+                     for problem in problems)
     assert first == "no single_number change found"
     assert isinstance(second, Pair)
     assert second.variation_type is None
@@ -1136,64 +939,37 @@ def test_a_mawps_file_that_is_none_is_one_line(tmp_path: Path) -> None:
 
 TEXT = Value("string")
 # WorkInTheDark/FairytaleQA, config plain_text
-FAIRYTALE_FEATURES = Features(
-    {
-        "story_name": TEXT,
-        "story_section": TEXT,
-        "question": TEXT,
-        "answer1": TEXT,
-        "answer2": TEXT,
-        "local-or-sum": TEXT,
-        "attribute": TEXT,
-        "ex-or-im": TEXT,
-        "ex-or-im2": TEXT,
-    }
-)
+FAIRYTALE_FEATURES = Features({
+    "story_name": TEXT, "story_section": TEXT, "question": TEXT, "answer1": TEXT, "answer2": TEXT,
+    "local-or-sum": TEXT, "attribute": TEXT, "ex-or-im": TEXT, "ex-or-im2": TEXT})
 
 
-def tale(
-    story: str, section: str, question: str, answer: str | None, **more: str | None
-) -> dict[str, str | None]:
-    return {
-        "story_name": story,
-        "story_section": section,
-        "question": question,
-        "answer1": answer,
-        "answer2": "",
-        "local-or-sum": "local",
-        "attribute": "character",
-        "ex-or-im": "explicit",
-        "ex-or-im2": "",
-    } | more
+def tale(story: str, section: str, question: str, answer: str | None, **more: str | None
+         ) -> dict[str, str | None]:
+    return {"story_name": story, "story_section": section, "question": question,
+            "answer1": answer, "answer2": "", "local-or-sum": "local", "attribute": "character",
+            "ex-or-im": "explicit", "ex-or-im2": ""} | more
 
 
 WHO = ("fox", "old woman", "king of the hills", "miller", "golden bird", "Hans", "giant", "smith")
 FAIRYTALES = [
-    tale(
-        f"story-{i % 8 // 4}",
-        f"one day the {name} went out, far away.  the {name}'s horse was gone. "
-        f"{name} wept for {i} days .",
-        f"who lost a horse on day {i} ?",
-        f"The {name}.",
-    )
-    for i, name in enumerate(WHO * 5)
-]
+    tale(f"story-{i % 8 // 4}",
+         f"one day the {name} went out, far away.  the {name}'s horse was gone. "
+         f"{name} wept for {i} days .", f"who lost a horse on day {i} ?", f"The {name}.")
+    for i, name in enumerate(WHO * 5)]
 HILL = "in the castle by the lake lived a frog. it was the castle that he loved."
 FAIRYTALE_BAD: list[tuple[str, dict[str, Any]]] = [
     ("asks neither whom nor where", {"attribute": "action"}),
     ("asks neither whom nor where", {"attribute": None}),
     ("answer is not in the text", {"ex-or-im": "implicit"}),
-    ("empty answer", {"answer1": " . "}),
-    ("empty query", {"question": ""}),
+    ("empty answer", {"answer1": " . "}), ("empty query", {"question": ""}),
     ("empty passage", {"story_section": None}),
     ("answer not 1 to 4 words", {"answer1": "the frog that lived there long"}),
     ("answer not 1 to 4 words", {"answer1": "the"}),
     ("answer is not in the section", {"answer1": "the hen"}),
     ("question names the answer", {"question": "did a frog live there ?"}),
-    (
-        "part of the answer stands in the section elsewhere",
-        {"answer1": "castle by the lake", "attribute": "setting"},
-    ),
+    ("part of the answer stands in the section elsewhere",
+     {"answer1": "castle by the lake", "attribute": "setting"}),
     ("no other answer of its kind in the story", {"attribute": "setting", "answer1": "the lake"}),
 ]
 
@@ -1207,10 +983,8 @@ def fairytale_file(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 def assert_fairytales_are_read(folder: Path) -> None:
     """Sections name someone else of the same story throughout; bad rows are counted."""
-    bad = [
-        tale(f"bad-{i}", HILL, "who lived there ?", "a frog.") | changes
-        for i, (_, changes) in enumerate(FAIRYTALE_BAD)
-    ]
+    bad = [tale(f"bad-{i}", HILL, "who lived there ?", "a frog.") | changes
+           for i, (_, changes) in enumerate(FAIRYTALE_BAD)]
     files = [fairytale_file(folder, part) for part in (FAIRYTALES, bad)]
     made, dropped = published_pairs.fairytale_pairs(files, 0)
     assert dropped == Counter(reason for reason, _ in FAIRYTALE_BAD)
@@ -1228,8 +1002,7 @@ def assert_fairytales_are_read(folder: Path) -> None:
 def assert_only_the_name_differs(one: Pair) -> None:
     """Cut at every mention, the two sections leave the same pieces."""
     (section, question), (other, same) = (
-        text.rsplit("\n", 1) for text in (one.question, one.alt_problem)
-    )
+        text.rsplit("\n", 1) for text in (one.question, one.alt_problem))
     assert question == same
     assert one.answer in section
     pieces = section.casefold().split(one.answer.casefold())
@@ -1255,11 +1028,8 @@ REAL_OCCURRENCES = published_pairs.occurrences
 
 
 @each(
-    patched(
-        published_pairs,
-        "occurrences",
-        lambda name: re.compile(REAL_OCCURRENCES(name).pattern + "(?!')"),
-    ),
+    patched(published_pairs, "occurrences",
+            lambda name: re.compile(REAL_OCCURRENCES(name).pattern + "(?!')")),
     patched(published_pairs, "NAMED", ("character", "setting", "action")),
     patched(published_pairs, "ANSWER_WORDS", 3),
     patched(published_pairs, "bare_name", lambda answer: tuple(answer.split())),
@@ -1275,20 +1045,12 @@ def test_a_fairytale_rule_that_is_off_is_noticed(fault: Fault, tmp_path: Path) -
 
 def test_names_keep_their_capitals(tmp_path: Path) -> None:
     """A name is spelled as its own section spells it, with a capital where a sentence starts."""
-    rows = [
-        tale(
-            "s",
-            f"{name.capitalize()} ran. then {name} slept {i}.",
-            f"who ran {i} ?",
-            f"The {name}.",
-        )
-        for i, name in enumerate(("foxes", "Hans"))
-    ]
+    rows = [tale("s", f"{name.capitalize()} ran. then {name} slept {i}.", f"who ran {i} ?",
+                 f"The {name}.") for i, name in enumerate(("foxes", "Hans"))]
     made, _ = published_pairs.fairytale_pairs([fairytale_file(tmp_path, rows)], 0)
     assert {(one.alt_problem, one.alt_answer) for one in made} == {
         ("Hans ran. then Hans slept 0.\nwho ran 0 ?", "Hans"),
-        ("Foxes ran. then foxes slept 1.\nwho ran 1 ?", "Foxes"),
-    }
+        ("Foxes ran. then foxes slept 1.\nwho ran 1 ?", "Foxes")}
 
 
 def test_a_fairytale_column_that_lacks_is_one_line(tmp_path: Path) -> None:
@@ -1316,8 +1078,7 @@ def test_a_dataset_that_is_not_here_names_its_command(
     assert re.fullmatch("[0-9a-f]{40}", data.revision)
     assert str(error.value).endswith(
         f"run: hf download {data.repository} {' '.join(data.files)} --repo-type dataset "
-        f"--revision {data.revision}"
-    )
+        f"--revision {data.revision}")
 
 
 @pytest.mark.parametrize("name", published_pairs.MAKERS)
@@ -1328,12 +1089,10 @@ def test_files_in_the_hub_cache_need_no_network(
     rows: Any = {"mawps": MAWPS_GOOD, "fairytaleqa": FAIRYTALES}[name]
     write: Any = {"mawps": mawps_file, "fairytaleqa": fairytale_file}[name]
     data, _ = published_pairs.MAKERS[name]
-    found = {
-        file: str(write(tmp_path, rows[i :: len(data.files)])) for i, file in enumerate(data.files)
-    }
-    monkeypatch.setattr(
-        "huggingface_hub.try_to_load_from_cache", lambda _repository, file, **_more: found[file]
-    )
+    found = {file: str(write(tmp_path, rows[i::len(data.files)]))
+             for i, file in enumerate(data.files)}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache",
+                        lambda _repository, file, **_more: found[file])
     monkeypatch.setattr(hub, "hub_answers", lambda: pytest.fail("the hub was asked"))
     whole = load_pairs(name)
     assert len(whole.pairs) == len(rows)

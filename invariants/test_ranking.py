@@ -43,14 +43,10 @@ quick = settings(max_examples=25, deadline=None)
 @st.composite
 def tables(draw: st.DrawFn, scores: int = 1, max_queries: int = 5) -> list[pd.DataFrame]:
     """The same lists under one or several scores; scores are few small integers, so ties abound."""
-    sizes = draw(
-        st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=max_queries)
-    )
-    rows = [
-        (f"q{q}", f"p{q}-{i}", i < relevant)
-        for q, (relevant, others) in enumerate(sizes)
-        for i in range(relevant + others)
-    ]
+    sizes = draw(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1,
+                          max_size=max_queries))
+    rows = [(f"q{q}", f"p{q}-{i}", i < relevant)
+            for q, (relevant, others) in enumerate(sizes) for i in range(relevant + others)]
     number = st.integers(-3, 3).map(float)
     vector = st.lists(number, min_size=len(rows), max_size=len(rows))
     frame = pd.DataFrame(rows, columns=["query_id", "passage_id", "relevant"])
@@ -60,15 +56,12 @@ def tables(draw: st.DrawFn, scores: int = 1, max_queries: int = 5) -> list[pd.Da
 def sampled(seed: int, queries: int = 30, size: int = 6, relevant: int = 1) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     good = np.tile(np.arange(size) < relevant, queries)
-    return pd.DataFrame(
-        {
-            "query_id": np.repeat([f"q{i:03}" for i in range(queries)], size),
-            "passage_id": [f"p{i:04}" for i in range(queries * size)],
-            "relevant": good,
-            "score": rng.normal(size=queries * size) + good,
-            "overlap": rng.uniform(size=queries * size),
-        }
-    )
+    return pd.DataFrame({
+        "query_id": np.repeat([f"q{i:03}" for i in range(queries)], size),
+        "passage_id": [f"p{i:04}" for i in range(queries * size)],
+        "relevant": good, "score": rng.normal(size=queries * size) + good,
+        "overlap": rng.uniform(size=queries * size),
+    })
 
 
 def numbers(e: Estimate) -> list[float]:
@@ -104,14 +97,10 @@ def all_orders(frame: pd.DataFrame, k: int) -> pd.DataFrame:
     for query, rows in frame.groupby("query_id"):
         pairs = list(zip(rows["score"], rows["relevant"], strict=True))
         outcomes = [
-            next(
-                rank for rank, (_, good) in enumerate(sorted(order, key=lambda p: -p[0]), 1) if good
-            )
-            for order in itertools.permutations(pairs)
-        ]
-        found.append(
-            (query, np.mean([(r <= k) / r for r in outcomes]), np.mean([r <= k for r in outcomes]))
-        )
+            next(rank for rank, (_, good) in enumerate(sorted(order, key=lambda p: -p[0]), 1)
+                 if good) for order in itertools.permutations(pairs)]
+        found.append((query, np.mean([(r <= k) / r for r in outcomes]),
+                      np.mean([r <= k for r in outcomes])))
     return pd.DataFrame(found, columns=["query_id", "rr", "hit"]).set_index("query_id")
 
 
@@ -129,18 +118,14 @@ def test_tied_ranks_are_the_mean_over_all_orders(table: list[pd.DataFrame], k: i
 
 
 def test_twin_ties_see_the_luckiest_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        ranking,
-        "_first_relevant",
-        lambda above, _t, _r, k: ((above < k) / (above + 1), float(above < k)),
-    )
+    monkeypatch.setattr(ranking, "_first_relevant", lambda above, _t, _r, k: (
+        (above < k) / (above + 1), float(above < k)))
     with pytest.raises(AssertionError):
         check_ties(sampled(2, 2, 5).assign(score=0.0), 5)
 
 
 def check_scipy(frame: pd.DataFrame) -> None:
     """Pooled and per-query AUC, ties included, agree with SciPy's U by a second route."""
-
     def auc(rows: pd.DataFrame) -> float:
         good, bad = rows["score"][rows["relevant"]], rows["score"][~rows["relevant"]]
         return float(sps.mannwhitneyu(good, bad).statistic) / (len(good) * len(bad))
@@ -185,11 +170,8 @@ def test_d_of_the_scores_is_the_rescaled_t(seed: int) -> None:
 
 def test_twin_d_sees_the_groups_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     right = ranking._gap_metric
-    monkeypatch.setattr(
-        ranking,
-        "_gap_metric",
-        lambda lists, x, s: right(replace(lists, relevant=~lists.relevant), x, s),
-    )
+    monkeypatch.setattr(ranking, "_gap_metric", lambda lists, x, s: right(
+        replace(lists, relevant=~lists.relevant), x, s))
     with pytest.raises(AssertionError):
         check_d(sampled(1))
 
@@ -275,16 +257,11 @@ def nll(query: str, document: str, answer: str) -> float:
 
 def scored(bases: Sequence[float], size: int, reads: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Raw and PMI scores of a model that reads the document, or does not."""
-    rows = [
-        (f"q{q}", f"p{i}", i == 0, base, nll(f"q{q}", f"p{i}", "a") if reads else base)
-        for q, base in enumerate(bases)
-        for i in range(size)
-    ]
+    rows = [(f"q{q}", f"p{i}", i == 0, base, nll(f"q{q}", f"p{i}", "a") if reads else base)
+            for q, base in enumerate(bases) for i in range(size)]
     frame = pd.DataFrame(rows, columns=["query_id", "passage_id", "relevant", "bos", "nll"])
-    return (
-        frame.assign(score=ranking.raw(frame["nll"])),
-        frame.assign(score=ranking.pmi(frame["bos"], frame["nll"])),
-    )
+    return (frame.assign(score=ranking.raw(frame["nll"])),
+            frame.assign(score=ranking.pmi(frame["bos"], frame["nll"])))
 
 
 # Multiples of 1/16: PMI subtracts them without rounding, so that equal NLLs stay equal.
@@ -344,9 +321,7 @@ def check_swap(a: pd.DataFrame, b: pd.DataFrame) -> None:
         x = ranking.difference(a, b, metric, k=3, resamples=RESAMPLES)
         y = ranking.difference(b, a, metric, k=3, resamples=RESAMPLES)
         assert numbers(x) == pytest.approx([-y.value, -y.ci_high, -y.ci_low], abs=1e-9)
-        assert x.value == pytest.approx(
-            ranking.value(a, metric, k=3) - ranking.value(b, metric, k=3)
-        )
+        assert x.value == pytest.approx(ranking.value(a, metric, k=3) - ranking.value(b, metric, k=3))
     rr = ranking.per_query(a)["reciprocal_rank"] - ranking.per_query(b)["reciprocal_rank"]
     assert one.wins == int((rr > 0).sum())
 
@@ -358,9 +333,7 @@ def test_swapping_two_scores_negates_the_difference(seed: int) -> None:
 
 
 def test_twin_swap_sees_a_difference_without_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        ranking, "_minus", lambda a, b: lambda counts: np.abs(a(counts) - b(counts))
-    )
+    monkeypatch.setattr(ranking, "_minus", lambda a, b: lambda counts: np.abs(a(counts) - b(counts)))
     with pytest.raises(AssertionError):
         check_swap(sampled(1), sampled(1).assign(score=sampled(2)["score"]))
 
@@ -395,23 +368,17 @@ def check_routing(a: pd.DataFrame, b: pd.DataFrame, shift: float) -> None:
     assert ranking.route({"a": a})["score"].tolist() == a["score"].tolist()
     routed = ranking.route({"a": a, "b": b})
     for query, rows in routed.groupby("query_id"):
-        means = {
-            name: t["score"][t["query_id"] == query].mean() for name, t in (("a", a), ("b", b))
-        }
+        means = {name: t["score"][t["query_id"] == query].mean() for name, t in
+                 (("a", a), ("b", b))}
         chosen = "b" if means["b"] > means["a"] else "a"
         assert set(rows["condition"]) == {chosen}
         source = {"a": a, "b": b}[chosen]
         assert rows["score"].tolist() == source["score"][source["query_id"] == query].tolist()
-    blind = [
-        t.assign(relevant=t.groupby("query_id").cumcount(ascending=False) == 0) for t in (a, b)
-    ]
-    assert ranking.route(dict(zip("ab", blind, strict=True)))["condition"].equals(
-        routed["condition"]
-    )
+    blind = [t.assign(relevant=t.groupby("query_id").cumcount(ascending=False) == 0)
+             for t in (a, b)]
+    assert ranking.route(dict(zip("ab", blind, strict=True)))["condition"].equals(routed["condition"])
     moved = [t.assign(score=t["score"] + shift) for t in (a, b)]  # raw to PMI
-    assert ranking.route(dict(zip("ab", moved, strict=True)))["condition"].equals(
-        routed["condition"]
-    )
+    assert ranking.route(dict(zip("ab", moved, strict=True)))["condition"].equals(routed["condition"])
 
 
 @quick
@@ -486,10 +453,8 @@ def gap_case(rng: np.random.Generator, seed: int) -> tuple[Estimate, float]:
 
 
 CASES: dict[str, Draw] = {
-    "auc": auc_case,
-    "auc-difference": auc_difference_case,
-    "mrr-difference": mrr_difference_case,
-    "benefit-gap": gap_case,
+    "auc": auc_case, "auc-difference": auc_difference_case,
+    "mrr-difference": mrr_difference_case, "benefit-gap": gap_case,
 }
 
 
@@ -514,10 +479,8 @@ def test_twin_coverage_sees_narrow_intervals(name: str, monkeypatch: pytest.Monk
     right = stats._scipy_bootstrap
 
     def narrow(*args: Any) -> Any:
-        return tuple(
-            [((3 * low + high) / 4, (low + 3 * high) / 4) for low, high in kind]
-            for kind in right(*args)
-        )
+        return tuple([((3 * low + high) / 4, (low + 3 * high) / 4) for low, high in kind]
+                     for kind in right(*args))
 
     monkeypatch.setattr(stats, "_scipy_bootstrap", narrow)
     with pytest.raises(AssertionError, match="covers"):
@@ -533,24 +496,18 @@ def check_resamples(seed: int) -> None:
     counts = np.random.default_rng(seed).multinomial(8, np.full(8, 1 / 8), size=5).astype(float)
     ours = ranking._auc_metric(lists, lists.columns[0])(counts)
     for drawn, auc in zip(counts, ours, strict=True):
-        parts = [
-            frame[frame["query_id"] == name].assign(query_id=f"{name}-{copy}")
-            for name, n in zip(names, drawn, strict=True)
-            for copy in range(int(n))
-        ]
+        parts = [frame[frame["query_id"] == name].assign(query_id=f"{name}-{copy}")
+                 for name, n in zip(names, drawn, strict=True) for copy in range(int(n))]
         assert auc == pytest.approx(ranking.auc(pd.concat(parts)))
     e = ranking.estimate(frame, resamples=60, seed=3)
 
     def statistic(chosen: np.ndarray) -> float:
-        parts = [
-            frame[frame["query_id"] == names[int(i)]].assign(query_id=f"{j:03}")
-            for j, i in enumerate(chosen)
-        ]
+        parts = [frame[frame["query_id"] == names[int(i)]].assign(query_id=f"{j:03}")
+                 for j, i in enumerate(chosen)]
         return ranking.auc(pd.concat(parts))
 
-    ci = sps.bootstrap(
-        (np.arange(8),), statistic, vectorized=False, n_resamples=60, rng=np.random.default_rng(3)
-    ).confidence_interval
+    ci = sps.bootstrap((np.arange(8),), statistic, vectorized=False, n_resamples=60,
+                       rng=np.random.default_rng(3)).confidence_interval
     assert numbers(e)[1:] == pytest.approx([ci.low, ci.high])
 
 
@@ -580,9 +537,7 @@ def test_degenerate_rankings_are_exact_or_unbounded() -> None:
     assert math.isnan(ranking.auc(frame[:0]))
     perfect = ranking.estimate(frame.assign(score=frame["relevant"]), resamples=RESAMPLES)
     assert numbers(perfect) == [1, 1, 1]
-    flat = ranking.benefit_gap(
-        frame, frame.assign(score=frame["score"] + 0.25), resamples=RESAMPLES
-    )
+    flat = ranking.benefit_gap(frame, frame.assign(score=frame["score"] + 0.25), resamples=RESAMPLES)
     assert numbers(flat) == pytest.approx([0, 0, 0], abs=1e-12)
 
 
@@ -598,9 +553,7 @@ def test_a_query_with_a_nan_is_left_out_whole() -> None:
     frame = sampled(1)
     holed = frame.assign(score=frame["score"].where(frame.index != 7))
     rest = frame[frame["query_id"] != "q001"]
-    assert numbers(ranking.estimate(holed, resamples=50)) == numbers(
-        ranking.estimate(rest, resamples=50)
-    )
+    assert numbers(ranking.estimate(holed, resamples=50)) == numbers(ranking.estimate(rest, resamples=50))
     assert ranking.difference(frame, holed, resamples=50).clusters == 29
     assert len(ranking.two_stage(frame, holed)) == len(rest)
 
@@ -651,17 +604,14 @@ def check_overlap_control() -> None:
     rng = np.random.default_rng(3)
     frame = sampled(0, 200, 10)
     frame["overlap"] = rng.normal(size=2000) + frame["relevant"]
-    only = ranking.control_overlap(
-        frame.assign(score=2 * frame["overlap"] + rng.normal(size=2000)), resamples=RESAMPLES
-    )
+    only = ranking.control_overlap(frame.assign(score=2 * frame["overlap"] + rng.normal(size=2000)),
+                              resamples=RESAMPLES)
     assert only.plain.value > 0.7
     assert only.controlled.value == pytest.approx(0.5, abs=0.06)
     assert only.residual == pytest.approx(0.5, abs=0.04)
     assert only.change.ci_high < 0
     assert only.matched < only.pairs / 4
-    other = ranking.control_overlap(
-        frame.assign(overlap=rng.normal(size=2000)), resamples=RESAMPLES
-    )
+    other = ranking.control_overlap(frame.assign(overlap=rng.normal(size=2000)), resamples=RESAMPLES)
     assert other.change.ci_low < 0 < other.change.ci_high
     assert other.change.value == pytest.approx(other.controlled.value - other.plain.value)
     assert other.overlap == pytest.approx(0.5, abs=0.06)
@@ -676,9 +626,8 @@ def test_overlap_is_held_constant() -> None:
 
 def test_twin_overlap_sees_all_pairs_matched(monkeypatch: pytest.MonkeyPatch) -> None:
     right = ranking._pairs
-    monkeypatch.setattr(
-        ranking, "_pairs", lambda lists, x, _alike, _within: right(lists, x, None, math.inf)
-    )
+    monkeypatch.setattr(ranking, "_pairs", lambda lists, x, _alike, _within: right(
+        lists, x, None, math.inf))
     with pytest.raises(AssertionError):
         check_overlap_control()
 
@@ -705,9 +654,8 @@ def test_overlap_is_symmetric_and_within_bounds(a: list[int], b: list[int]) -> N
 
 
 def test_twin_jaccard_sees_a_one_sided_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        globals(), "jaccard", lambda a, b: len(set(a) & set(b)) / max(len(set(a)), 1)
-    )
+    monkeypatch.setitem(globals(), "jaccard", lambda a, b: len(set(a) & set(b)) / max(
+        len(set(a)), 1))
     with pytest.raises(AssertionError):
         check_jaccard([1, 2], [1, 2, 3])
 
@@ -718,10 +666,8 @@ def test_overlap_of_a_sample_is_that_of_passage_and_answer() -> None:
 
 # --- candidates --------------------------------------------------------------------------------
 
-WORDS = (
-    "axis entries window spectrum kernel bounds sorted sparse number shape filter matrix "
-    "label column random order signal value"
-).split()
+WORDS = ("axis entries window spectrum kernel bounds sorted sparse number shape filter matrix "
+         "label column random order signal value").split()
 
 
 def described(name: str, seed: int) -> Sample:
@@ -730,13 +676,8 @@ def described(name: str, seed: int) -> Sample:
     last = name.split(".")[-1]
     body = " ".join(rng.choice(WORDS, 30))
     passage = f"See {name} first. {last.upper()}() and np.{last} agree: {body}. {last}_ differs."
-    return Sample(
-        f"what does {name} do",
-        passage,
-        f"{last} of {' '.join(rng.choice(WORDS, 4))}",
-        id=name,
-        cluster=name.rsplit(".", 1)[0],
-    )
+    return Sample(f"what does {name} do", passage, f"{last} of {' '.join(rng.choice(WORDS, 4))}",
+                  id=name, cluster=name.rsplit(".", 1)[0])
 
 
 def made_corpus() -> Corpus:
@@ -754,9 +695,8 @@ def named_corpus() -> Corpus:
     """Queries whose own passages the data names; one of them repeats the relevant passage."""
     samples = tuple(replace(s, id=str(i), cluster=str(i)) for i, s in enumerate(CORPUS.samples[:6]))
     texts = [s.passage for s in CORPUS.samples[8:14]]
-    others = {
-        s.id: (s.passage + " Too.", " ", *texts[: 2 + int(s.id) % 3], texts[0]) for s in samples
-    }
+    others = {s.id: (s.passage + " Too.", " ", *texts[: 2 + int(s.id) % 3], texts[0])
+              for s in samples}
     return Corpus("named", samples, {}, "r", "query", "", others)
 
 
@@ -782,23 +722,15 @@ def check_lists(corpus: Corpus, seed: int, negatives: int, masked: bool) -> None
             assert (c.sample.query, c.sample.answer) == (asked[query].query, asked[query].answer)
             assert (c.sample.id, c.sample.cluster) == (f"{query}#{c.passage_id}", query)
     if masked:
-        check_masked(
-            made, candidates.candidates(corpus, 99, seed, negatives=negatives, masked=True)
-        )
+        check_masked(made, candidates.candidates(corpus, 99, seed, negatives=negatives, masked=True))
 
 
-def check_masked(
-    plain: Sequence[candidates.Candidate], masked: Sequence[candidates.Candidate]
-) -> None:
+def check_masked(plain: Sequence[candidates.Candidate], masked: Sequence[candidates.Candidate]) -> None:
     """The same passages, but none of the list's names in any of them, nor in the answer."""
     assert [f"{c.sample.id}#masked" for c in plain] == [c.sample.id for c in masked]
     for ranked in by_query(masked).values():
-        names = {
-            part
-            for c in ranked
-            for id in (c.passage_id, c.query_id)
-            for part in (id, id.split(".")[-1])
-        }
+        names = {part for c in ranked for id in (c.passage_id, c.query_id)
+                 for part in (id, id.split(".")[-1])}
         for c, name in itertools.product(ranked, names):
             # The t of don't is no name.
             held = re.compile(rf"(?<!['\u2019])\b{re.escape(name)}\b", re.IGNORECASE)
@@ -823,9 +755,7 @@ def test_twin_lists_see_twins_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_twin_masking_sees_names_left(monkeypatch: pytest.MonkeyPatch) -> None:
     right = candidates.without_names
-    monkeypatch.setattr(
-        candidates, "without_names", lambda text, names: right(text, list(names)[:1])
-    )
+    monkeypatch.setattr(candidates, "without_names", lambda text, names: right(text, list(names)[:1]))
     with pytest.raises(AssertionError, match="holds"):
         check_lists(CORPUS, 0, 5, masked=True)
 
@@ -833,9 +763,8 @@ def test_twin_masking_sees_names_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def check_determinism(corpus: Corpus, seed: int) -> None:
     """Lists depend on (seed, id) alone: not on order, not on how many queries are asked for."""
     whole = candidates.candidates(corpus, 99, seed, negatives=4)
-    turned = replace(
-        corpus, samples=corpus.samples[::-1], others={k: v[::-1] for k, v in corpus.others.items()}
-    )
+    turned = replace(corpus, samples=corpus.samples[::-1],
+                     others={k: v[::-1] for k, v in corpus.others.items()})
     assert candidates.candidates(turned, 99, seed, negatives=4) == whole
     for queries in (1, 3, 5):
         some = candidates.candidates(corpus, queries, seed, negatives=4)
@@ -898,8 +827,7 @@ def test_names_are_masked_as_whole_words_with_their_path() -> None:
     assert candidates.names_of("numpy.random.seed") == {"seed"}
     text = "Min: like numpy.min(x), amin and df.DataFrame.MIN don't minimize; min_x stays."
     assert candidates.without_names(text, {"min", "dataframe"}) == (
-        "it: like it(x), amin and it don't minimize; min_x stays."
-    )
+        "it: like it(x), amin and it don't minimize; min_x stays.")
     assert candidates.without_names("don't use t", {"t"}) == "don't use it"
     assert candidates.without_names("as it was", ()) == "as it was"
 
@@ -915,32 +843,15 @@ def test_a_table_takes_the_score_of_every_candidate() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: candidates.candidates(
-                Corpus("plain", (Sample("q", "p", "a"),), {}, "r", "sample", ""), 1, 0
-            ),
-            "cannot be ranked",
-        ),
-        (
-            lambda: candidates.candidates(
-                Corpus("lone", (Sample("q", "p", "a", "x", "c"),), {}, "r", "cluster", ""), 1, 0
-            ),
-            "no query",
-        ),
+        (lambda: candidates.candidates(Corpus(
+            "plain", (Sample("q", "p", "a"),), {}, "r", "sample", ""), 1, 0), "cannot be ranked"),
+        (lambda: candidates.candidates(Corpus(
+            "lone", (Sample("q", "p", "a", "x", "c"),), {}, "r", "cluster", ""), 1, 0), "no query"),
         (lambda: candidates.candidates(CORPUS, 0, 0), "queries=0"),
         (lambda: candidates.candidates(CORPUS, 1, 0, negatives=0), "negatives=0"),
-        (
-            lambda: candidates.candidates(
-                replace(
-                    named_corpus(),
-                    samples=tuple(replace(s, query="which one") for s in named_corpus().samples),
-                ),
-                1,
-                0,
-                masked=True,
-            ),
-            "by name",
-        ),
+        (lambda: candidates.candidates(replace(named_corpus(), samples=tuple(
+            replace(s, query="which one") for s in named_corpus().samples)), 1, 0, masked=True),
+         "by name"),
     ],
 )
 def test_a_corpus_that_cannot_rank_is_one_clear_line(

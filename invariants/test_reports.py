@@ -33,7 +33,7 @@ from reports import check_page, figures, forest, junit, masks, page, results, te
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).resolve().parents[1]
-HOSTILE = "<script>alert(1)</script> \"' & \x00\x1b[31m \ud800 \u202eevil\u2066 \ufffe ]]> $x^2$"
+HOSTILE = '<script>alert(1)</script> "\' & \x00\x1b[31m \ud800 \u202eevil\u2066 \ufffe ]]> $x^2$'
 NEVER = re.compile("(?!)")
 
 hostile_texts = st.text(
@@ -46,17 +46,10 @@ hostile_texts = st.text(
 def first(**changes: Any) -> Judgement:
     """Return one judgement whose numbers depend on no library's version."""
     estimate = Estimate(0.12, 0.05, 0.19, 0.95, "a method", 240, 200, "d", 0.2)
-    given = {
-        "estimate": estimate,
-        "verdict": "supported",
-        "required_n": 970,
-        "outcome": "passed",
-        "ledger": "",
-        "plot": {"kind": "none"},
-        "consistent": True,
-        "published": Published(0.091, 2303, "nll_tail"),
-        "details": {"mean benefit, nats": 0.025, "excluded samples": "3"},
-    }
+    given = {"estimate": estimate, "verdict": "supported", "required_n": 970,
+             "outcome": "passed", "ledger": "", "plot": {"kind": "none"}, "consistent": True,
+             "published": Published(0.091, 2303, "nll_tail"),
+             "details": {"mean benefit, nats": 0.025, "excluded samples": "3"}}
     return dataclasses.replace(invented.judgements()[0], **(given | changes))
 
 
@@ -64,17 +57,9 @@ def second() -> Judgement:
     """Return a refuted judgement of another claim, without an n that would settle it."""
     estimate = Estimate(0.875, 0.826, 0.914, 0.95, "Clopper-Pearson", 240, 240, "proportion")
     return dataclasses.replace(
-        invented.judgements()[-1],
-        estimate=estimate,
-        verdict="refuted",
-        required_n=None,
-        consistent=False,
-        ledger="known refuted (published)",
-        outcome="xfailed",
-        floor=0.0,
-        floor_nats=None,
-        details={},
-    )
+        invented.judgements()[-1], estimate=estimate, verdict="refuted", required_n=None,
+        consistent=False, ledger="known refuted (published)", outcome="xfailed",
+        floor=0.0, floor_nats=None, details={})
 
 
 # --- text --------------------------------------------------------------------------------------
@@ -240,11 +225,8 @@ def test_figures_twin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def assert_small_scatter() -> None:
     rng = np.random.default_rng(0)
-    points = {
-        "kind": "scatter",
-        "x": rng.normal(size=5_000).tolist(),
-        "y": rng.normal(size=5_000).tolist(),
-    }
+    points = {"kind": "scatter", "x": rng.normal(size=5_000).tolist(),
+              "y": rng.normal(size=5_000).tolist()}
     svg = figures.plot(first(plot=points))
     assert svg.count("<image") == 1
     assert len(svg) < 80_000
@@ -258,9 +240,8 @@ def test_dense_scatter_is_one_bitmap() -> None:
 def test_dense_scatter_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn point by point they take more."""
     scatter = Axes.scatter
-    monkeypatch.setattr(
-        Axes, "scatter", lambda *args, **kw: scatter(*args, **kw | {"rasterized": False})
-    )
+    monkeypatch.setattr(Axes, "scatter",
+                        lambda *args, **kw: scatter(*args, **kw | {"rasterized": False}))
     with pytest.raises(AssertionError):
         assert_small_scatter()
 
@@ -271,29 +252,23 @@ def test_unknown_plot_is_refused_by_name() -> None:
         figures.plot(first(plot={"kind": "pie"}))
 
 
-@pytest.mark.parametrize(
-    "plot",
-    [
-        {"kind": "paired", "differences": []},
-        {"kind": "paired", "differences": [float("nan")] * 3},
-        {"kind": "scatter", "x": [], "y": []},
-        {"kind": "quartiles", "rows": []},
-        {"kind": "curve", "x": [1], "d": [float("nan")], "low": [0.0], "high": [1.0]},
-    ],
-)
+@pytest.mark.parametrize("plot", [
+    {"kind": "paired", "differences": []},
+    {"kind": "paired", "differences": [float("nan")] * 3},
+    {"kind": "scatter", "x": [], "y": []},
+    {"kind": "quartiles", "rows": []},
+    {"kind": "curve", "x": [1], "d": [float("nan")], "low": [0.0], "high": [1.0]},
+])
 def test_nothing_to_draw_is_no_picture(plot: dict[str, Any]) -> None:
     """A cell without data shows no empty axes."""
     assert figures.plot(first(plot=plot)) == ""
 
 
-@pytest.mark.parametrize(
-    "plot",
-    [
-        {"kind": "paired", "differences": [0.5]},
-        {"kind": "paired", "differences": [0.0] * 40},
-        {"kind": "scatter", "x": [1.0], "y": [2.0]},
-    ],
-)
+@pytest.mark.parametrize("plot", [
+    {"kind": "paired", "differences": [0.5]},
+    {"kind": "paired", "differences": [0.0] * 40},
+    {"kind": "scatter", "x": [1.0], "y": [2.0]},
+])
 def test_degenerate_data_is_drawn(plot: dict[str, Any]) -> None:
     """One sample, or samples that are all alike, still make a picture."""
     assert ET.fromstring(figures.plot(first(plot=plot))).tag.endswith("svg")
@@ -306,12 +281,8 @@ def test_unbounded_intervals_are_drawn() -> None:
 
 
 matrices = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
-    lambda size: st.lists(
-        st.lists(st.integers(0, 1), min_size=size[1], max_size=size[1]),
-        min_size=size[0],
-        max_size=size[0],
-    )
-)
+    lambda size: st.lists(st.lists(st.integers(0, 1), min_size=size[1], max_size=size[1]),
+                          min_size=size[0], max_size=size[0]))
 
 
 def assert_mask_drawn(mask: list[list[int]]) -> None:
@@ -319,7 +290,7 @@ def assert_mask_drawn(mask: list[list[int]]) -> None:
     path = next(e for e in svg if "transform" in e.attrib).attrib["d"]
     drawn = np.zeros((len(mask), len(mask[0])), dtype=int)
     for x, y, width in re.findall(r"M(\d+) (\d+)h(\d+)v1", path):
-        drawn[int(y), int(x) : int(x) + int(width)] += 1
+        drawn[int(y), int(x):int(x) + int(width)] += 1
     assert drawn.tolist() == mask
 
 
@@ -363,12 +334,8 @@ def skeleton(fragment: str) -> str:
 
 def test_page(snapshot: Any) -> None:
     """Everything a reader is told, pictures left out."""
-    rendered = page.render(
-        [first(), second()],
-        invented.explanations()[:1],
-        invented.provenance(),
-        invented.environment(),
-    )
+    rendered = page.render([first(), second()], invented.explanations()[:1],
+                           invented.provenance(), invented.environment())
     assert skeleton(rendered) == snapshot
 
 
@@ -387,51 +354,28 @@ def test_page_without_ids_twice() -> None:
 def hostile_page(raw: str) -> str:
     base = first(model_revision=raw)
     judgement = dataclasses.replace(
-        base,
-        ledger=f"x{raw}",
-        conditions=(raw,),
-        details={f"x{raw}": f"x{raw}"},
-        store=f"x{raw.replace('/', '')}",
-        rows_hash=raw,
+        base, ledger=f"x{raw}", conditions=(raw,), details={f"x{raw}": f"x{raw}"},
+        store=f"x{raw.replace('/', '')}", rows_hash=raw,
         cell=dataclasses.replace(base.cell, model=f"x{raw}", dataset=raw),
-        claim=dataclasses.replace(base.claim, statement=raw, source=raw),
-    )
-    explained = {
-        "condition": raw,
-        "text": raw,
-        "model": f"x{raw}",
-        "masks": [{"title": raw, "mask": [[1]], "slots": [f"x{raw}"]}],
-    }
-    facts = {
-        "command": f"x{raw}",
-        "configuration": {f"x{raw}": f"x{raw}"},
-        "cells": [{f"x{raw}": {f"x{raw}": f"x{raw}"}}],
-    }
+        claim=dataclasses.replace(base.claim, statement=raw, source=raw))
+    explained = {"condition": raw, "text": raw, "model": f"x{raw}",
+                 "masks": [{"title": raw, "mask": [[1]], "slots": [f"x{raw}"]}]}
+    facts = {"command": f"x{raw}", "configuration": {f"x{raw}": f"x{raw}"},
+             "cells": [{f"x{raw}": {f"x{raw}": f"x{raw}"}}]}
     return page.render([judgement], [explained], facts, {"python": f"x{raw}"})
 
 
 def assert_same_structure(raw: str) -> None:
     def tags(fragment: str) -> list[tuple[str, tuple[str, ...]]]:
-        outside = re.sub(
-            r'<svg role="img"[^>]* class="kv-figure".*?</svg>', "", fragment, flags=re.DOTALL
-        )
+        outside = re.sub(r'<svg role="img"[^>]* class="kv-figure".*?</svg>', "", fragment,
+                         flags=re.DOTALL)
         return Seen(outside).tags
 
     hostile = hostile_page(raw)
     assert tags(hostile) == tags(hostile_page("y"))
     for svg in re.findall(r"<svg.*?</svg>", hostile, flags=re.DOTALL):
         assert {e.tag.split("}")[-1] for e in ET.fromstring(svg).iter()} <= {
-            "svg",
-            "g",
-            "defs",
-            "path",
-            "use",
-            "text",
-            "tspan",
-            "image",
-            "clipPath",
-            "rect",
-        }
+            "svg", "g", "defs", "path", "use", "text", "tspan", "image", "clipPath", "rect"}
     assert_inert_page(hostile)
 
 
@@ -468,9 +412,8 @@ def _schema(value: Any) -> Any:
 
 
 def _document(judgements: list[Judgement], **facts: Any) -> dict[str, Any]:
-    return results.document(
-        judgements, provenance=invented.provenance() | facts, environment=invented.environment()
-    )
+    return results.document(judgements, provenance=invented.provenance() | facts,
+                            environment=invented.environment())
 
 
 def test_results_schema(snapshot: Any) -> None:
@@ -483,9 +426,8 @@ def assert_strict_json(path: Path) -> None:
         raise AssertionError(constant)
 
     estimate = Estimate(float("nan"), -np.inf, np.inf, 0.95, "none: no data", 0, 0, "d")
-    judgement = first(
-        estimate=estimate, verdict="inconclusive", store=HOSTILE, details={"a": float("nan")}
-    )
+    judgement = first(estimate=estimate, verdict="inconclusive", store=HOSTILE,
+                      details={"a": float("nan")})
     results.write(path, _document([judgement], configuration={"x": float("inf"), "y": HOSTILE}))
     read = json.loads(path.read_bytes().decode("utf-8"), parse_constant=refuse)
     assert Judgement.from_dict(read["judgements"][0] | {"plot": {}}).estimate.n == 0
@@ -518,26 +460,9 @@ def test_terminal_table(snapshot: Any) -> None:
     assert "\n".join(terminal.table([first(), second()])) == snapshot
 
 
-PROPERTIES = {
-    "claim",
-    "model",
-    "revision",
-    "dataset",
-    "metric",
-    "n",
-    "estimate",
-    "ci_low",
-    "ci_high",
-    "confidence",
-    "method",
-    "published",
-    "margin",
-    "required_n",
-    "verdict",
-    "seed",
-    "store",
-    "rows_hash",
-}
+PROPERTIES = {"claim", "model", "revision", "dataset", "metric", "n", "estimate", "ci_low",
+              "ci_high", "confidence", "method", "published", "margin", "required_n", "verdict",
+              "seed", "store", "rows_hash"}
 
 
 def assert_plain_properties() -> None:
@@ -564,18 +489,15 @@ def test_properties_twin(monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_no_torch(code: str, path: str = "") -> None:
     check = f"import sys\n{code}\nassert not {{'torch', 'transformers'}} & set(sys.modules)"
     env = {"PYTHONPATH": f"{ROOT}:{path}", "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", check], env=env, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", check], env=env, capture_output=True, text=True,
+                          check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_reports_need_no_torch() -> None:
     """Judging stored rows and reporting them loads no model library."""
-    assert_no_torch(
-        "import reports.plugin, reports.page, reports.results\n"
-        "reports.results.environment(__import__('pathlib').Path('.'))"
-    )
+    assert_no_torch("import reports.plugin, reports.page, reports.results\n"
+                    "reports.results.environment(__import__('pathlib').Path('.'))")
 
 
 def test_reports_need_no_torch_twin(tmp_path: Path) -> None:
@@ -598,27 +520,22 @@ def test_page_checker_survives_its_browser(tmp_path: Path) -> None:
 def _browser(folder: Path, found: str, said: str) -> str:
     """Make a program that answers as a browser would."""
     path = folder / "browser"
-    path.write_text(
-        f"#!/bin/sh\necho '<p id=\"found\">{found}</p>'\necho '{said}' >&2\n", encoding="utf-8"
-    )
+    path.write_text(f"#!/bin/sh\necho '<p id=\"found\">{found}</p>'\necho '{said}' >&2\n",
+                    encoding="utf-8")
     path.chmod(0o755)
     return str(path)
 
 
-@pytest.mark.parametrize(
-    ("content", "found", "said", "problem"),
-    [
-        ("<p>", "0 px", "", None),
-        ("<p>", "17 px, first: TABLE.", "", "sticks out by 17 px"),
-        ("<p>", "none", "", "sticks out by none"),
-        ("<p>", "0 px", '[1:INFO:CONSOLE(3)] "Uncaught TypeError"', "Uncaught TypeError"),
-        ('<script src="https://example.org/a.js">', "0 px", "", "loads from elsewhere"),
-        ("x" * 3_000_001, "0 px", "", "allowed are 3,000,000"),
-    ],
-)
-def test_page_checker(
-    tmp_path: Path, content: str, found: str, said: str, problem: str | None
-) -> None:
+@pytest.mark.parametrize(("content", "found", "said", "problem"), [
+    ("<p>", "0 px", "", None),
+    ("<p>", "17 px, first: TABLE.", "", "sticks out by 17 px"),
+    ("<p>", "none", "", "sticks out by none"),
+    ("<p>", "0 px", '[1:INFO:CONSOLE(3)] "Uncaught TypeError"', "Uncaught TypeError"),
+    ('<script src="https://example.org/a.js">', "0 px", "", "loads from elsewhere"),
+    ("x" * 3_000_001, "0 px", "", "allowed are 3,000,000"),
+])
+def test_page_checker(tmp_path: Path, content: str, found: str, said: str,
+                      problem: str | None) -> None:
     """Each thing that can be wrong with a page is named, and a good page has nothing wrong."""
     path = tmp_path / "report.html"
     path.write_text(f"<html><body>{content}</body></html>", encoding="utf-8")
@@ -708,32 +625,21 @@ def _properties(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")])
-def test_session_writes_three_reports(
-    session: Any, pytester: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
+def test_session_writes_three_reports(session: Any, pytester: pytest.Pytester,
+                                      workers: tuple[str, ...]) -> None:
     """A claims run leaves JUnit, a page and JSON that agree, on one process or several."""
     run = session(CLAIMS, *workers)
     run.assert_outcomes(passed=2, failed=1, skipped=1, xfailed=1)
     assert run.ret == pytest.ExitCode.TESTS_FAILED
     out = pytester.path / "out"
-    assert sorted(file.name for file in out.iterdir()) == [
-        "junit.xml",
-        "report.html",
-        "results.json",
-    ]
+    assert sorted(file.name for file in out.iterdir()) == ["junit.xml", "report.html",
+                                                           "results.json"]
     data = json.loads((out / "results.json").read_text(encoding="utf-8"))
     ids = [j["claim"]["id"] for j in data["judgements"]]
-    assert ids == ["random-prefix-helps"] * 3 + [
-        "real-query-does-not-help",
-        "newline-is-no-clean-boundary",
-    ]
-    assert [j["outcome"] for j in data["judgements"]] == [
-        "passed",
-        "passed",
-        "failed",
-        "skipped",
-        "xfailed",
-    ]
+    assert ids == ["random-prefix-helps"] * 3 + ["real-query-does-not-help",
+                                                 "newline-is-no-clean-boundary"]
+    assert [j["outcome"] for j in data["judgements"]] == ["passed", "passed", "failed", "skipped",
+                                                          "xfailed"]
     assert data["counts"] == {"supported": 2, "refuted": 2, "inconclusive": 1}
     assert data["configuration"] == {"kv-limit": "240"}
     assert [cell["model"] for cell in data["cells"]] == list(invented.MODELS)
@@ -759,26 +665,20 @@ def test_session_page_is_whole(session: Any, pytester: pytest.Pytester) -> None:
     document = (pytester.path / "out" / "report.html").read_text(encoding="utf-8")
     assert '<html lang="en">' in document
     assert 'name="viewport"' in document
-    assert '<title id="head-title">Claims about primed KV caches</title>' in document
+    assert "<title id=\"head-title\">Claims about primed KV caches</title>" in document
     assert ".kv-claim" in document
     assert not check_page._EXTERNAL.search(document)
     assert len(document.encode()) < check_page.LARGEST
     assert str(ROOT) not in document
     assert document.count('class="kv-condition"') == 2
     assert any("col-verdict" in cell and "refuted" in cell for cell in _row_cells(document))
-    run.stdout.fnmatch_lines(
-        [
-            "*claim*cell*estimate*n*verdict*n needed*",
-            "random-prefix-helps*✓ supported*",
-            "2 supported, 2 refuted, 1 inconclusive",
-            "reports: out",
-        ]
-    )
+    run.stdout.fnmatch_lines(["*claim*cell*estimate*n*verdict*n needed*",
+                              "random-prefix-helps*✓ supported*",
+                              "2 supported, 2 refuted, 1 inconclusive", "reports: out"])
 
 
-def assert_hostile_session_inert(
-    session: Any, pytester: pytest.Pytester, *arguments: str, conftest: str = CONFTEST
-) -> None:
+def assert_hostile_session_inert(session: Any, pytester: pytest.Pytester, *arguments: str,
+                                 conftest: str = CONFTEST) -> None:
     run = session(HOSTILE_CLAIMS, *arguments, conftest=conftest)
     run.assert_outcomes(failed=1)
     out = pytester.path / "out"
@@ -795,9 +695,8 @@ def assert_hostile_session_inert(
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
-def test_hostile_session_is_inert(
-    session: Any, pytester: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
+def test_hostile_session_is_inert(session: Any, pytester: pytest.Pytester,
+                                  workers: tuple[str, ...]) -> None:
     """Hostile texts, test names and failure messages come out inert, on a worker or not."""
     assert_hostile_session_inert(session, pytester, *workers)
 
@@ -805,9 +704,8 @@ def test_hostile_session_is_inert(
 @pytest.mark.parametrize("broken", ["markup", "encodable", "safe"])
 def test_hostile_session_twin(session: Any, pytester: pytest.Pytester, broken: str) -> None:
     """Without either guard, they do not."""
-    conftest = CONFTEST.replace(
-        "pytest_plugins", f"plugin.{broken} = lambda x, *_: x\n    pytest_plugins"
-    )
+    conftest = CONFTEST.replace("pytest_plugins", f"plugin.{broken} = lambda x, *_: x\n    "
+                                                  "pytest_plugins")
     with pytest.raises(AssertionError):
         assert_hostile_session_inert(session, pytester, "-n", "1", conftest=conftest)
 

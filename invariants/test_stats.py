@@ -136,13 +136,9 @@ def test_every_interval_covers_what_it_says(name: str) -> None:
 
 
 def stretch(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    break_intervals(
-        monkeypatch,
-        lambda low, high: (
-            (low + high) / 2 - factor * (high - low) / 2,
-            (low + high) / 2 + factor * (high - low) / 2,
-        ),
-    )
+    break_intervals(monkeypatch, lambda low, high: (
+        (low + high) / 2 - factor * (high - low) / 2, (low + high) / 2 + factor * (high - low) / 2
+    ))
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if not n.startswith("clopper")])
@@ -180,7 +176,6 @@ def test_twin_coverage_sees_a_normal_interval_for_proportions(
 
 def test_intervals_that_ignore_clusters_cover_too_little() -> None:
     """Why clusters matter: on the same data the unclustered interval is far from 95 %."""
-
     def naive(rng: np.random.Generator, seed: int) -> tuple[Estimate, float]:
         x = 0.3 + clustered(rng, 40, 4, 0.7)
         return stats.effect_size(x, seed=seed, resamples=RESAMPLES), 0.3
@@ -296,14 +291,10 @@ def test_twin_order_sees_labels_in_order_of_appearance(monkeypatch: pytest.Monke
 
 def mean_width(n: int, draws: int = 60) -> float:
     rng = np.random.default_rng(9)
-    return float(
-        np.mean(
-            [
-                2 * stats.mean_difference(rng.exponential(size=n), resamples=RESAMPLES).half_width
-                for _ in range(draws)
-            ]
-        )
-    )
+    return float(np.mean([
+        2 * stats.mean_difference(rng.exponential(size=n), resamples=RESAMPLES).half_width
+        for _ in range(draws)
+    ]))
 
 
 def check_width() -> None:
@@ -331,11 +322,7 @@ def check_plain_bootstrap(seed: int) -> None:
 
     def run(data: tuple, statistic: Callable, paired: bool) -> list[float]:
         ci = sps.bootstrap(
-            data,
-            statistic,
-            paired=paired,
-            vectorized=True,
-            n_resamples=RESAMPLES,
+            data, statistic, paired=paired, vectorized=True, n_resamples=RESAMPLES,
             rng=np.random.default_rng(3),
         ).confidence_interval
         return [float(ci.low), float(ci.high)]
@@ -367,10 +354,7 @@ def check_clustered_bootstrap(seed: int) -> None:
 
     def run(statistic: Callable[[np.ndarray], float]) -> list[float]:
         ci = sps.bootstrap(
-            (np.arange(len(names)),),
-            statistic,
-            vectorized=False,
-            n_resamples=60,
+            (np.arange(len(names)),), statistic, vectorized=False, n_resamples=60,
             rng=np.random.default_rng(3),
         ).confidence_interval
         return [float(ci.low), float(ci.high)]
@@ -394,11 +378,8 @@ def check_tests(seed: int) -> None:
     assert ours.d.sd == pytest.approx(pd.Series(base - cond).std())
 
 
-CHECKS = {
-    "plain": check_plain_bootstrap,
-    "clustered": check_clustered_bootstrap,
-    "tests": check_tests,
-}
+CHECKS = {"plain": check_plain_bootstrap, "clustered": check_clustered_bootstrap,
+          "tests": check_tests}
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -413,9 +394,9 @@ def test_twin_second_routes_see_another_denominator(
 ) -> None:
     """Population instead of sample variance, 1/n for 1/(n - 1), in every statistic."""
     monkeypatch.setattr(stats, "_variance", lambda n, s, ss: ss / n - (s / n) ** 2)
-    monkeypatch.setattr(
-        stats._Scale, "of", classmethod(lambda cls, x: cls(float(np.mean(x)), float(np.std(x))))
-    )
+    monkeypatch.setattr(stats._Scale, "of", classmethod(
+        lambda cls, x: cls(float(np.mean(x)), float(np.std(x)))
+    ))
     with pytest.raises(AssertionError):
         CHECKS[name](0)
 
@@ -537,14 +518,10 @@ def test_a_condition_against_itself_is_exactly_zero() -> None:
 
 def test_twin_identical_sees_the_branch_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the exact branch, 0 / 0 becomes NaN."""
-    monkeypatch.setattr(
-        stats,
-        "_constant_effect",
-        lambda rows, plan: [
-            stats._estimate(math.nan, stats._Interval(0.0, 0.0, ""), rows, plan, unit, None)
-            for unit in ("d", "nats/token")
-        ],
-    )
+    monkeypatch.setattr(stats, "_constant_effect", lambda rows, plan: [
+        stats._estimate(math.nan, stats._Interval(0.0, 0.0, ""), rows, plan, unit, None)
+        for unit in ("d", "nats/token")
+    ])
     with pytest.raises(AssertionError):
         check_identical()
 
@@ -573,9 +550,8 @@ def test_few_differences_bound_d(n: int, differing: int, size: float) -> None:
 def test_twin_few_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     """Divided by the rounding of an SD of nothing, d is unbounded, and that is seen."""
     right = stats._Complete.sums
-    monkeypatch.setattr(
-        stats._Complete, "sums", lambda self, *weights: right(self, *weights[:-1], np.ones(self.n))
-    )
+    monkeypatch.setattr(stats._Complete, "sums", lambda self, *weights: right(
+        self, *weights[:-1], np.ones(self.n)))
     with pytest.raises(AssertionError):
         check_few_differences(150, 2, 0.3)
 
@@ -678,9 +654,8 @@ def check_resampled(seed: int) -> None:
     x = base - cond
     number = np.unique(labels.astype(str), return_inverse=True)[1]
     sums, sizes = np.bincount(number, x), np.bincount(number)
-    ours = stats.resampled(
-        lambda c: (c @ sums) / (c @ sizes), labels, unit="nats/token", resamples=RESAMPLES, seed=3
-    )
+    ours = stats.resampled(lambda c: (c @ sums) / (c @ sizes), labels, unit="nats/token",
+                           resamples=RESAMPLES, seed=3)
     mean = stats.mean_difference(x, labels, resamples=RESAMPLES, seed=3)
     assert numbers(ours) == pytest.approx(numbers(mean), rel=1e-9)
     assert (ours.n, ours.clusters, ours.method) == (mean.n, mean.clusters, mean.method)
@@ -756,14 +731,8 @@ any_float = st.floats(allow_nan=True, allow_infinity=True)
 def estimates(draw: st.DrawFn) -> Estimate:
     low, high = sorted(draw(st.tuples(st.floats(allow_nan=False), st.floats(allow_nan=False))))
     return Estimate(
-        draw(any_float),
-        low,
-        high,
-        draw(st.floats(0.01, 0.99)),
-        draw(st.text()),
-        draw(st.integers(0, 10**6)),
-        draw(st.integers(0, 10**6)),
-        draw(st.text()),
+        draw(any_float), low, high, draw(st.floats(0.01, 0.99)), draw(st.text()),
+        draw(st.integers(0, 10**6)), draw(st.integers(0, 10**6)), draw(st.text()),
         draw(st.none() | st.floats(0, 1e6)),
     )
 
@@ -788,10 +757,8 @@ def test_twin_round_trip_sees_naked_infinities(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_paired_effect_survives_json() -> None:
     base, cond, labels = drawn(1)
-    for effect in (
-        stats.paired_effect(base, cond, labels, resamples=9),
-        stats.paired_effect([1.0], [np.nan]),
-    ):
+    for effect in (stats.paired_effect(base, cond, labels, resamples=9),
+                   stats.paired_effect([1.0], [np.nan])):
         stored = json.dumps(effect.to_dict(), allow_nan=False)
         back = stats.PairedEffect.from_dict(json.loads(stored))
         assert back.to_dict() == effect.to_dict()
@@ -800,16 +767,14 @@ def test_a_paired_effect_survives_json() -> None:
 
 def damage(path: Path, how: str) -> None:
     text = path.read_text()
-    path.write_text(
-        {
-            "truncated": text[: len(text) // 2],
-            "empty": "",
-            "binary": "\x00\x01",
-            "list": "[]",
-            "flipped": text.replace('"n": 3', '"n": 4'),
-            "other-key": text.replace("abc", "abd"),
-        }[how]
-    )
+    path.write_text({
+        "truncated": text[: len(text) // 2],
+        "empty": "",
+        "binary": "\x00\x01",
+        "list": "[]",
+        "flipped": text.replace('"n": 3', '"n": 4'),
+        "other-key": text.replace("abc", "abd"),
+    }[how])
 
 
 def check_cache(folder: Path, how: str | None) -> None:
@@ -830,8 +795,7 @@ def check_cache(folder: Path, how: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
-    [None, "truncated", "empty", "binary", "list", "flipped", "other-key"],
+    "how", [None, "truncated", "empty", "binary", "list", "flipped", "other-key"],
     ids=["whole", "truncated", "empty", "binary", "list", "flipped", "other-key"],
 )
 def test_an_estimate_is_computed_once_and_again_when_damaged(
@@ -840,7 +804,9 @@ def test_an_estimate_is_computed_once_and_again_when_damaged(
     check_cache(tmp_path, how)
 
 
-def test_twin_cache_sees_an_unchecked_flip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twin_cache_sees_an_unchecked_flip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stats, "_digest", lambda _value: "same")
     with pytest.raises(AssertionError):
         check_cache(tmp_path, "flipped")

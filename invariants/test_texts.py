@@ -40,7 +40,6 @@ OPENING = " \n\"'([`\u201c\u2018"
 
 def patched(module: Any, name: str, value: object) -> Fault:
     """Return the fault that replaces one name of a module."""
-
     def fault(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, name, value)
 
@@ -59,14 +58,11 @@ CUTS = (
     ("Mr. A. Brown left. It rained.", "Mr."),  # no title is known but Dr. and St.
     ("Then A. Brown left. It rained.", "Then A. Brown left."),
     ("About 3.5 of them vs. Some left. 7 stayed.", "About 3.5 of them vs. Some left."),
-    ('It was 1 @.@ 5 , he said . "It" rained .', "It was 1 @.@ 5 , he said ."),
-    ('It was , he said . " It " rained .', None),  # whose mark it is cannot be told
+    ("It was 1 @.@ 5 , he said . \"It\" rained .", "It was 1 @.@ 5 , he said ."),
+    ("It was , he said . \" It \" rained .", None),  # whose mark it is cannot be told
     ("the mean. and more. End.", "the mean. and more."),
     ("He wrote « yes ». “So” it was.", "He wrote « yes »."),
-    ("One sentence.", None),
-    ("no end", None),
-    ("", None),
-    ("It ends. so it goes on", None),
+    ("One sentence.", None), ("no end", None), ("", None), ("It ends. so it goes on", None),
 )
 
 
@@ -82,15 +78,11 @@ def test_cuts() -> None:
     check_cuts()
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        patched(prose, "_ABBREVIATION", re.compile("(?!)")),
-        patched(texts, "_END", re.compile(r"[.!?](?=\s)")),
-        patched(texts, "split", lambda paragraph: SPLIT(" ".join(paragraph.split()))),
-    ],
-    ids=["abbreviations", "any-stop", "blanks"],
-)
+@pytest.mark.parametrize("fault", [
+    patched(prose, "_ABBREVIATION", re.compile("(?!)")),
+    patched(texts, "_END", re.compile(r"[.!?](?=\s)")),
+    patched(texts, "split", lambda paragraph: SPLIT(" ".join(paragraph.split())))],
+    ids=["abbreviations", "any-stop", "blanks"])
 def test_twin_cuts(fault: Fault) -> None:
     def through_module() -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -100,7 +92,7 @@ def test_twin_cuts(fault: Fault) -> None:
     must_see(fault, through_module)
 
 
-@given(paragraph=st.text(st.sampled_from('aB. !?\n"(1)'), max_size=40))
+@given(paragraph=st.text(st.sampled_from("aB. !?\n\"(1)"), max_size=40))
 def test_a_cut_loses_nothing(paragraph: str) -> None:
     """Prompt and continuation are the paragraph; the one ends a sentence, the other follows it."""
     made = split(paragraph)
@@ -152,50 +144,28 @@ def test_pydoc_drops_with_reasons() -> None:
 
 def test_pydoc_is_the_same_everywhere() -> None:
     """Whatever the hash seed of the process."""
-    code = (
-        "import json; from kvcore.corpora.texts import load_texts; c = load_texts('pydoc'); "
-        "print(json.dumps([c.revision, [[t.id, t.content_hash] for t in c.texts]]))"
-    )
+    code = ("import json; from kvcore.corpora.texts import load_texts; c = load_texts('pydoc'); "
+            "print(json.dumps([c.revision, [[t.id, t.content_hash] for t in c.texts]]))")
     corpus = load_texts("pydoc")
     here = [corpus.revision, [[text.id, text.content_hash] for text in corpus.texts]]
     assert child(code, PYTHONHASHSEED="7") == here
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        patched(texts, "WORDS", (59, 90)),
-        patched(texts, "WORDS", (60, 91)),
-        patched(
-            texts,
-            "_reason",
-            lambda paragraph, _seen: (
-                paragraph.removeprefix("\0") if paragraph.startswith("\0") else None
-            ),
-        ),
-    ],
-    ids=["shorter", "longer", "anything"],
-)
+@pytest.mark.parametrize("fault", [
+    patched(texts, "WORDS", (59, 90)), patched(texts, "WORDS", (60, 91)),
+    patched(texts, "_reason", lambda paragraph, _seen: (
+        paragraph.removeprefix("\0") if paragraph.startswith("\0") else None)),
+], ids=["shorter", "longer", "anything"])
 def test_twin_pydoc(fault: Fault) -> None:
     must_see(fault, check_pydoc)
 
 
 PROSE = " ".join(["The *value* is read twice.", *["It has one name."] * 15])
 END = "Then it ends. So it does. It is over."
-TOPIC = "\n\n".join(
-    [
-        "Values\n******",
-        PROSE.replace(". ", ".\n", 3),
-        f"   {PROSE}  {END.replace('. ', '.  ')}",
-        f"* {PROSE}",
-        f"   >>> {PROSE}",
-        f"   name ::= {PROSE}",
-        f"| {PROSE}",
-        f"{PROSE[:-1]}.See it there.",
-        f"{PROSE[0].lower()}{PROSE[1:]}",
-        f"See https://x.org. {PROSE}",
-    ]
-)
+TOPIC = "\n\n".join([
+    "Values\n******", PROSE.replace(". ", ".\n", 3), f"   {PROSE}  {END.replace('. ', '.  ')}",
+    f"* {PROSE}", f"   >>> {PROSE}", f"   name ::= {PROSE}", f"| {PROSE}",
+    f"{PROSE[:-1]}.See it there.", f"{PROSE[0].lower()}{PROSE[1:]}", f"See https://x.org. {PROSE}"])
 
 
 def check_topic() -> None:
@@ -204,27 +174,18 @@ def check_topic() -> None:
     found = list(texts._topic(TOPIC))
     assert [x for x in found if not x.startswith("\0")] == [plain, f"{plain} {END}"]
     assert Counter(x[1:] for x in found if x.startswith("\0")) == {
-        "not 60 to 90 words": 1,
-        "list, table, code or grammar": 5,
-        "sentences run together": 1,
-        "begins in mid-sentence": 1,
-    }
+        "not 60 to 90 words": 1, "list, table, code or grammar": 5, "sentences run together": 1,
+        "begins in mid-sentence": 1}
 
 
 def test_topic() -> None:
     check_topic()
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        patched(texts, "_is_prose", lambda _block: True),
-        patched(texts, "_GRAMMAR", re.compile("(?!)")),
-        patched(texts, "_GLUED", re.compile("(?!)")),
-        patched(prose, "plain", " ".join),
-    ],
-    ids=["lists", "grammar", "glued", "marks"],
-)
+@pytest.mark.parametrize("fault", [
+    patched(texts, "_is_prose", lambda _block: True),
+    patched(texts, "_GRAMMAR", re.compile("(?!)")), patched(texts, "_GLUED", re.compile("(?!)")),
+    patched(prose, "plain", " ".join)], ids=["lists", "grammar", "glued", "marks"])
 def test_twin_topic(fault: Fault) -> None:
     must_see(fault, check_topic)
 
@@ -233,20 +194,9 @@ def test_twin_topic(fault: Fault) -> None:
 
 FIRST = "The river 's upper course is well @-@ known , and long ."
 LONG = " ".join([FIRST, *["Its 2 @.@ 5 mile bed turns north ."] * 9])
-LINES = (
-    "",
-    " = River = \n",
-    f" {LONG} \n",
-    "",
-    " = = Upper course = = \n",
-    f" {LONG} \n",
-    " Too short . It is . \n",
-    f" {LONG} {LONG} \n",
-    " ".join(["word"] * 70) + " .\n",
-    f" {LONG[:-2]} \n",
-    " = = = Sources = = = \n",
-    f" = {LONG} \n",
-)
+LINES = ("", " = River = \n", f" {LONG} \n", "", " = = Upper course = = \n", f" {LONG} \n",
+         " Too short . It is . \n", f" {LONG} {LONG} \n", " ".join(["word"] * 70) + " .\n",
+         f" {LONG[:-2]} \n", " = = = Sources = = = \n", f" = {LONG} \n")
 
 
 def wiki_file(folder: Path) -> Path:
@@ -254,8 +204,7 @@ def wiki_file(folder: Path) -> Path:
     path = folder / "test-00000-of-00001.parquet"
     features = Features({"text": Value("string")})
     datasets.Dataset.from_list([{"text": line} for line in LINES], features=features).to_parquet(
-        path
-    )
+        path)
     assert Features.from_arrow_schema(pq.read_schema(path)) == features
     return path
 
@@ -267,13 +216,8 @@ def check_wikitext(folder: Path) -> None:
     assert paragraphs == [LONG, f"= {LONG}"]
     assert corpus.texts[0].prompt == FIRST
     assert corpus.dropped == {
-        "empty": 2,
-        "heading": 3,
-        "repeated": 1,
-        "not 60 to 90 words": 2,
-        "no second sentence": 1,
-        "does not end with a sentence": 1,
-    }
+        "empty": 2, "heading": 3, "repeated": 1, "not 60 to 90 words": 2,
+        "no second sentence": 1, "does not end with a sentence": 1}
     assert (corpus.name, corpus.revision) == ("wikitext2", WIKITEXT.revision)
 
 
@@ -282,15 +226,10 @@ def test_wikitext(tmp_path: Path) -> None:
     assert re.fullmatch("[0-9a-f]{40}", WIKITEXT.revision)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        patched(texts, "_HEADING", re.compile("(?!)")),
-        patched(texts, "WORDS", (60, 200)),
-        patched(texts, "_sized", lambda line: line.replace(" @-@ ", "-")),
-    ],
-    ids=["headings", "length", "spelling"],
-)
+@pytest.mark.parametrize("fault", [
+    patched(texts, "_HEADING", re.compile("(?!)")), patched(texts, "WORDS", (60, 200)),
+    patched(texts, "_sized", lambda line: line.replace(" @-@ ", "-"))],
+    ids=["headings", "length", "spelling"])
 def test_twin_wikitext(fault: Fault, tmp_path: Path) -> None:
     must_see(fault, check_wikitext, tmp_path)
 
@@ -299,22 +238,17 @@ def test_wikitext_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line with the command that fetches it."""
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_a, **_k: None)
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
-    with pytest.raises(
-        MissingResource, match=f"hf download Salesforce/wikitext .*parquet .*{WIKITEXT.revision}"
-    ) as error:
+    with pytest.raises(MissingResource, match=f"hf download Salesforce/wikitext .*parquet "
+                                              f".*{WIKITEXT.revision}") as error:
         load_texts("wikitext2")
     assert "\n" not in str(error.value)
 
 
 # --- files -------------------------------------------------------------------------------------
 
-ROWS = (
-    {"text": " It rained. He left. ", "id": "a"},
-    {"text": "It rained. He left.", "id": "b"},
-    {"text": None, "id": "c"},
-    {"text": "One sentence.", "id": "d"},
-    {"text": "It snowed.\n\nHe left.", "id": None},
-)
+ROWS = ({"text": " It rained. He left. ", "id": "a"}, {"text": "It rained. He left.", "id": "b"},
+        {"text": None, "id": "c"}, {"text": "One sentence.", "id": "d"},
+        {"text": "It snowed.\n\nHe left.", "id": None})
 
 
 def a_file(folder: Path, ending: str, rows: Sequence[dict[str, Any]] = ROWS) -> Path:
@@ -333,8 +267,7 @@ def test_files(ending: str, tmp_path: Path) -> None:
     assert isinstance(corpus, TextCorpus)
     assert [(t.id, t.prompt, t.continuation) for t in corpus.texts] == [
         ("a", "It rained.", " He left."),
-        (corpus.texts[1].id, "It snowed.", "\n\nHe left."),
-    ]
+        (corpus.texts[1].id, "It snowed.", "\n\nHe left.")]
     assert corpus.texts[1].id.startswith("t-")
     assert corpus.dropped == {"empty": 1, "no second sentence": 1, "repeated": 1}
     assert (corpus.name, len(corpus.revision)) == ("mine", 64)
@@ -344,19 +277,13 @@ def test_one_clear_line(tmp_path: Path) -> None:
     """Unknown names, bad files and bad rows."""
     same = [{"text": "It rained. He left.", "id": "a"}, {"text": "It snowed. He left.", "id": "a"}]
     asked: list[tuple[str, str]] = [
-        ("did you mean 'pydoc'", "pydocs"),
-        ("extension '.csv' is unknown", "a/b.csv"),
-        ("cannot be read", str(tmp_path / "none.jsonl")),
-    ]
-    for number, (said, rows) in enumerate(
-        [
+        ("did you mean 'pydoc'", "pydocs"), ("extension '.csv' is unknown", "a/b.csv"),
+        ("cannot be read", str(tmp_path / "none.jsonl"))]
+    for number, (said, rows) in enumerate([
             ("column 'text' lacks on line 1", [{"txt": "x"}]),
             ("'text' on line 1 is int, not text", [{"text": 1}]),
             ("two texts have the id 'a'", same),
-            ("no text left; dropped: {'empty': 1}", [{"text": ""}]),
-            ("there was none", []),
-        ]
-    ):
+            ("no text left; dropped: {'empty': 1}", [{"text": ""}]), ("there was none", [])]):
         (tmp_path / str(number)).mkdir()
         asked.append((said, str(a_file(tmp_path / str(number), ".jsonl", rows))))
     for said, name in asked:
@@ -369,14 +296,8 @@ def test_one_clear_line(tmp_path: Path) -> None:
 
 LENGTHS = (30, 110, 24)  # words: the middle one is cut, at 90 tokens
 WORD = "the sample mean is a sum of entries along an axis and nothing else"
-SOME = tuple(
-    Text(
-        f"x{n}",
-        f"The {WORD.split()[n]} is read.",
-        " " + " ".join((WORD.split() * 9)[n : n + length]) + ".",
-    )
-    for n, length in enumerate(LENGTHS)
-)
+SOME = tuple(Text(f"x{n}", f"The {WORD.split()[n]} is read.", " " + " ".join(
+    (WORD.split() * 9)[n : n + length]) + ".") for n, length in enumerate(LENGTHS))
 ALL = ("human", "greedy", "temperature(0.7)", "temperature(2)", "shuffled")
 
 
@@ -401,14 +322,9 @@ def check_sources(lm: LM) -> None:
         assert len(human.continuation) == min(90, len(whole) - len(human.prompt))
         assert {t.prompt for t in by.values() if t.id == text.id} == {human.prompt}
         assert {len(t.continuation) for t in by.values() if t.id == text.id} == {
-            len(human.continuation)
-        }
-        assert (
-            greedy.continuation
-            == generation.generate(
-                lm, [human.prompt], max_new_tokens=len(human.continuation), stop=(), never=special
-            )[0]
-        )
+            len(human.continuation)}
+        assert greedy.continuation == generation.generate(
+            lm, [human.prompt], max_new_tokens=len(human.continuation), stop=(), never=special)[0]
         assert Counter(shuffled.continuation) == Counter(human.continuation)
         assert shuffled.continuation != human.continuation
         assert len({greedy.continuation, cool.continuation, hot.continuation}) == 3
@@ -420,10 +336,7 @@ def check_order(lm: LM) -> None:
     """Neither order, nor batches, nor what else is asked for counts; the seed does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(continuations, "NEW_TOKENS", 24)  # enough to tell texts apart
-        found = {
-            (t.id, t.source): t
-            for t in continuations.load_continuations(lm, SOME, ALL, seed=3).texts
-        }
+        found = {(t.id, t.source): t for t in continuations.load_continuations(lm, SOME, ALL, seed=3).texts}
         for some, asked in ((SOME[::-1], ALL[::-1]), (SOME[2:], ALL[2:])):
             again = continuations.load_continuations(lm, some, asked, seed=3, batch_tokens=60).texts
             assert len(again) == len(some) * len(asked)
@@ -444,14 +357,9 @@ def test_order(lm: LM) -> None:
 def specials_too(patch: pytest.MonkeyPatch) -> None:
     """Let the model write anything, and want nothing but its end-of-text token."""
     generate = generation.generate
-    patch.setattr(
-        generation,
-        "generate",
-        lambda lm, prompts, **asked: [
-            (*ids[:-1], lm.tokenizer.eos_token_id)
-            for ids in generate(lm, prompts, **{**asked, "never": ()})
-        ],
-    )
+    patch.setattr(generation, "generate", lambda lm, prompts, **asked: [
+        (*ids[:-1], lm.tokenizer.eos_token_id) for ids in generate(
+            lm, prompts, **{**asked, "never": ()})])
 
 
 def uncut(patch: pytest.MonkeyPatch) -> None:
@@ -460,11 +368,8 @@ def uncut(patch: pytest.MonkeyPatch) -> None:
 
     def broken(source: str, human: Any, written: Any, seed: int) -> Any:
         made = by(source, human, written, seed)
-        return (
-            made
-            if source not in written
-            else dataclasses.replace(made, continuation=written[source][human.id])
-        )
+        return made if source not in written else dataclasses.replace(
+            made, continuation=written[source][human.id])
 
     patch.setattr(continuations, "_by", broken)
 
@@ -475,13 +380,8 @@ def redrawn(patch: pytest.MonkeyPatch) -> None:
 
     def broken(source: str, human: Any, written: Any, seed: int) -> Any:
         made = by(source, human, written, seed)
-        return (
-            made
-            if source != "shuffled"
-            else dataclasses.replace(
-                made, continuation=(made.continuation[0], *made.continuation[:-1])
-            )
-        )
+        return made if source != "shuffled" else dataclasses.replace(
+            made, continuation=(made.continuation[0], *made.continuation[:-1]))
 
     patch.setattr(continuations, "_by", broken)
 
@@ -497,11 +397,9 @@ def alone_tokenized(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(continuations, "tokenize_text", broken)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [specials_too, uncut, redrawn, alone_tokenized, patched(continuations, "NEW_TOKENS", 80)],
-    ids=lambda fault: fault.__name__,
-)
+@pytest.mark.parametrize("fault", [specials_too, uncut, redrawn, alone_tokenized,
+                                   patched(continuations, "NEW_TOKENS", 80)],
+                         ids=lambda fault: fault.__name__)
 def test_twin_sources(llama: LM, fault: Fault) -> None:
     must_see(fault, check_sources, llama)
 
@@ -512,9 +410,8 @@ def by_turn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(continuations, "seed_of", lambda *_given: next(turns))
 
 
-@pytest.mark.parametrize(
-    "fault", [by_turn, patched(continuations, "seed_of", lambda _seed, name, _source: len(name))]
-)
+@pytest.mark.parametrize("fault", [
+    by_turn, patched(continuations, "seed_of", lambda _seed, name, _source: len(name))])
 def test_twin_order(llama: LM, fault: Fault) -> None:
     must_see(fault, check_order, llama)
 
@@ -522,46 +419,27 @@ def test_twin_order(llama: LM, fault: Fault) -> None:
 def test_what_cannot_be_compared(llama: LM) -> None:
     """Each with its reason, and the others are compared all the same."""
     prompt, going_on = SOME[0].prompt, SOME[0].continuation
-    at = next(
-        n
-        for n in range(1, len(prompt))
-        if tokenization.encode(llama.tokenizer, prompt)[
-            : len(tokenization.encode(llama.tokenizer, prompt[:n]))
-        ]
-        != tokenization.encode(llama.tokenizer, prompt[:n])
-    )
-    found = continuations.load_continuations(
-        llama,
-        [
-            Text("merged", prompt[:at], prompt[at:] + going_on),
-            Text("short", prompt, " It is."),
-            Text("odd", prompt, f" \udc80{going_on}"),
-            Text("long", prompt * 500, going_on),
-            SOME[1],
-        ],
-        ("human",),
-    )
+    at = next(n for n in range(1, len(prompt)) if tokenization.encode(
+        llama.tokenizer, prompt)[: len(tokenization.encode(llama.tokenizer, prompt[:n]))]
+        != tokenization.encode(llama.tokenizer, prompt[:n]))
+    found = continuations.load_continuations(llama, [
+        Text("merged", prompt[:at], prompt[at:] + going_on), Text("short", prompt, " It is."),
+        Text("odd", prompt, f" \udc80{going_on}"), Text("long", prompt * 500, going_on), SOME[1],
+    ], ("human",))
     assert found.unusable == {
         "merged": "prompt and continuation merge into one token",
         "short": "fewer than 20 tokens in the continuation",
         "odd": "not valid Unicode (lone surrogate)",
-        "long": "longer than the 2048 positions the model is exact for",
-    }
+        "long": "longer than the 2048 positions the model is exact for"}
     assert found.dropped == {reason: 1 for reason in sorted(found.unusable.values())}
     assert [text.id for text in found.texts] == ["x1"]
     assert continuations.load_continuations(llama, []).texts == ()
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ("gredy", "did you mean 'greedy'"),
-        ("temperature(0)", "unknown source"),
-        ("temperature(0.0)", "unknown source"),
-        ("temperature(-1)", "unknown source"),
-        ("temperature(hot)", "unknown source"),
-    ],
-)
+@pytest.mark.parametrize(("asked", "said"), [
+    ("gredy", "did you mean 'greedy'"), ("temperature(0)", "unknown source"),
+    ("temperature(0.0)", "unknown source"), ("temperature(-1)", "unknown source"),
+    ("temperature(hot)", "unknown source")])
 def test_unknown_sources(llama: LM, asked: str, said: str) -> None:
     with pytest.raises(KvError, match=re.escape(said)) as error:
         continuations.load_continuations(llama, SOME, ["human", asked])
@@ -590,9 +468,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def written(
-    lm: LM, root: Path, some: Sequence[Text] = SOME, source: str = "temperature(0.7)", seed: int = 0
-) -> continuations.ContinuationSet:
+def written(lm: LM, root: Path, some: Sequence[Text] = SOME, source: str = "temperature(0.7)",
+            seed: int = 0) -> continuations.ContinuationSet:
     return continuations.load_continuations(lm, some, [source], root=root, seed=seed)
 
 
@@ -612,9 +489,8 @@ def test_kept(llama: LM, tmp_path: Path, asked: list[int]) -> None:
     check_kept(llama, tmp_path, asked)
 
 
-def test_twin_kept(
-    llama: LM, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_twin_kept(llama: LM, tmp_path: Path, asked: list[int],
+                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources.kept, "read", lambda *_given: {})
     with pytest.raises((AssertionError, KeyError)):
         check_kept(llama, tmp_path, asked)
@@ -629,17 +505,12 @@ def check_keys(lm: LM, root: Path, asked: list[int]) -> None:
         return dataclasses.replace(lm, files=dataclasses.replace(lm.files, **other))
 
     runs: list[Callable[[], object]] = [
-        *(
-            lambda other=other: written(files(**other), root)  # type: ignore[misc]
-            for other in ({"model_id": "x"}, {"dtype": "x"}, {"tokenizer_id": "x"})
-        ),
-        lambda: written(lm, root, source="temperature(0.8)"),
-        lambda: written(lm, root, seed=1),
+        *(lambda other=other: written(files(**other), root)  # type: ignore[misc]
+          for other in ({"model_id": "x"}, {"dtype": "x"}, {"tokenizer_id": "x"})),
+        lambda: written(lm, root, source="temperature(0.8)"), lambda: written(lm, root, seed=1),
         lambda: written(lm, root, [dataclasses.replace(t, id=f"{t.id}x") for t in SOME]),
-        lambda: written(lm, root, [dataclasses.replace(t, prompt=f"So {t.prompt}") for t in SOME]),
-    ]
+        lambda: written(lm, root, [dataclasses.replace(t, prompt=f"So {t.prompt}") for t in SOME])]
     for name, value in (("code", lambda: "x"), ("NEW_TOKENS", 70)):
-
         def run(name: str = name, value: object = value) -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sources, name, value)
@@ -660,14 +531,13 @@ def test_keys(llama: LM, tmp_path: Path, asked: list[int]) -> None:
 
 
 @pytest.mark.parametrize("left_out", range(len(continuations.KEY)), ids=continuations.KEY)
-def test_twin_keys(
-    left_out: int, llama: LM, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_twin_keys(left_out: int, llama: LM, tmp_path: Path, asked: list[int],
+                   monkeypatch: pytest.MonkeyPatch) -> None:
     key = continuations._key
 
     def broken(*given: Any) -> tuple[str, ...]:
         parts = key(*given)
-        return (*parts[:left_out], "", *parts[left_out + 1 :])
+        return (*parts[:left_out], "", *parts[left_out + 1:])
 
     monkeypatch.setattr(continuations, "_key", broken)
     with pytest.raises(AssertionError):

@@ -20,23 +20,17 @@ VERDICTS = ("supported", "refuted", "inconclusive")
 
 def judged() -> list[Judgement]:
     """Return every pair of verdicts on two models, and a claim that only one was asked."""
-    made = [
-        _one(f"claim-{a}-{b}", model, metric, verdict)
-        for a, b in product(VERDICTS, VERDICTS)
-        for model, verdict in (("m2", a), ("m1", b))
-        for metric in ("nll", "nll_tail")
-    ]
+    made = [_one(f"claim-{a}-{b}", model, metric, verdict)
+            for a, b in product(VERDICTS, VERDICTS)
+            for model, verdict in (("m2", a), ("m1", b)) for metric in ("nll", "nll_tail")]
     return [*made, _one("claim-lone", "m2", "nll", "refuted")]
 
 
 def _one(claim: str, model: str, metric: str, verdict: str) -> Judgement:
     return dataclasses.replace(
-        ONE,
-        claim=dataclasses.replace(ONE.claim, id=claim, family="topic"),
-        cell=Cell(model, "data", metric, "float32"),
-        published=None,
-        verdict=verdict if metric == "nll" else "inconclusive",
-    )
+        ONE, claim=dataclasses.replace(ONE.claim, id=claim, family="topic"),
+        cell=Cell(model, "data", metric, "float32"), published=None,
+        verdict=verdict if metric == "nll" else "inconclusive")
 
 
 def check_page() -> None:
@@ -76,17 +70,15 @@ def test_twin_tables() -> None:
     must_see(one_metric, check_tables)
 
 
-def test_written_from_the_last_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_written_from_the_last_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
     """Without a run it says what to do; with one it writes both files."""
     monkeypatch.setattr(transfer, "HERE", tmp_path)
     assert transfer.main() == 1
     assert "run `make reference` first" in capsys.readouterr().err
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "results.json").write_text(
-        json.dumps({"judgements": [j.to_dict() for j in judged()]})
-    )
+    (tmp_path / "out" / "results.json").write_text(json.dumps(
+        {"judgements": [j.to_dict() for j in judged()]}))
     assert transfer.main() == 0
     written = [Judgement.from_dict(j.to_dict() | {"plot": {"kind": "none"}}) for j in judged()]
     assert (tmp_path / "transfer.md").read_text() == transfer.page(written)

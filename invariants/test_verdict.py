@@ -155,11 +155,8 @@ def test_nan_and_too_few_units_settle_nothing() -> None:
     few = replace(interval(0.2, 0.3), clusters=verdict.MIN_UNITS - 1)
     assert verdict.judge(few, helps()) == "inconclusive"
     assert verdict.judge(replace(few, clusters=verdict.MIN_UNITS), helps()) == "supported"
-    for nan in (
-        interval(0.2, 0.3, value=math.nan),
-        interval(math.nan, math.nan),
-        interval(math.nan, 0.3, value=0.2),
-    ):
+    for nan in (interval(0.2, 0.3, value=math.nan), interval(math.nan, math.nan),
+                interval(math.nan, 0.3, value=0.2)):
         for prediction in (helps(), hurts(), does_not_help(), negligible(), at_least(0.0)):
             assert verdict.judge(nan, prediction) == "inconclusive"
 
@@ -235,14 +232,8 @@ def test_twin_monotone_sees_wide_regions_forgotten(monkeypatch: pytest.MonkeyPat
         check_monotone((Region(0, 1), Region(-1, 2)), Region(-9, -8), [0.4, 0.5], 0.0)
 
 
-PREDICTIONS = [
-    helps(0.1),
-    hurts(0.1),
-    does_not_help(0.1),
-    negligible(0.1),
-    at_least(0.2),
-    at_most(0.2),
-]
+PREDICTIONS = [helps(0.1), hurts(0.1), does_not_help(0.1), negligible(0.1), at_least(0.2),
+               at_most(0.2)]
 
 
 def check_narrowing(prediction: Prediction, wide: list[float], floor: float) -> None:
@@ -304,15 +295,8 @@ def check_error_rate(prediction: Prediction, mean: float) -> None:
     assert chance > FALSE_ALARM, f"{prediction.name} supported in {count} of {draws}"
 
 
-EDGES = [
-    (helps(0.3), 0.0),
-    (hurts(0.3), 0.0),
-    (does_not_help(0.3), 0.3),
-    (negligible(0.3), 0.3),
-    (negligible(0.3), -0.3),
-    (at_least(0.3), 0.3),
-    (at_most(0.3), 0.3),
-]
+EDGES = [(helps(0.3), 0.0), (hurts(0.3), 0.0), (does_not_help(0.3), 0.3), (negligible(0.3), 0.3),
+         (negligible(0.3), -0.3), (at_least(0.3), 0.3), (at_most(0.3), 0.3)]
 
 
 @pytest.mark.parametrize(("prediction", "mean"), EDGES, ids=lambda v: getattr(v, "name", str(v)))
@@ -328,9 +312,9 @@ def test_twin_error_rate_sees_a_verdict_by_point_estimate(
     prediction: Prediction, mean: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = Region.holds
-    monkeypatch.setattr(
-        Region, "holds", lambda self, low, high: right(self, (low + high) / 2, (low + high) / 2)
-    )
+    monkeypatch.setattr(Region, "holds", lambda self, low, high: right(
+        self, (low + high) / 2, (low + high) / 2
+    ))
     with pytest.raises(AssertionError, match="supported in"):
         check_error_rate(prediction, mean)
 
@@ -456,15 +440,12 @@ def check_consistency() -> None:
         x = 0.3 + rng.normal(size=40)
         theirs.append(float(x.mean() / x.std(ddof=1)))
     ours = noise_estimates(0.3)
-    agree = [
-        verdict.consistent(e, Published(d, 40, "nll")) for e, d in zip(ours, theirs, strict=True)
-    ]
+    agree = [verdict.consistent(e, Published(d, 40, "nll"))
+             for e, d in zip(ours, theirs, strict=True)]
     assert sps.binomtest(agree.count(True), 400, 0.925, alternative="less").pvalue > FALSE_ALARM
     assert sps.binomtest(agree.count(True), 400, 0.975, alternative="greater").pvalue > FALSE_ALARM
-    apart = [
-        verdict.consistent(e, Published(d + 1.0, 40, "nll"))
-        for e, d in zip(ours, theirs, strict=True)
-    ]
+    apart = [verdict.consistent(e, Published(d + 1.0, 40, "nll"))
+             for e, d in zip(ours, theirs, strict=True)]
     assert apart.count(True) < 20
 
 
@@ -482,19 +463,13 @@ def test_twin_consistency_sees_the_published_error_forgotten(
 
 @pytest.mark.parametrize(
     ("unit", "value", "error"),
-    [
-        ("d", 0.4, math.sqrt(0.01 + 0.16 / 200)),
-        ("r", 0.5, 0.75 / math.sqrt(99)),
-        ("proportion", 0.6, math.sqrt(0.0024)),
-    ],
+    [("d", 0.4, math.sqrt(0.01 + 0.16 / 200)), ("r", 0.5, 0.75 / math.sqrt(99)),
+     ("proportion", 0.6, math.sqrt(0.0024))],
 )
 def test_the_published_error_follows_from_its_n(unit: str, value: float, error: float) -> None:
     near, far = (
-        interval(
-            value + k * sps.norm.ppf(0.975) * error,
-            value + k * sps.norm.ppf(0.975) * error,
-            unit=unit,
-        )
+        interval(value + k * sps.norm.ppf(0.975) * error, value + k * sps.norm.ppf(0.975) * error,
+                 unit=unit)
         for k in (0.999, 1.001)
     )
     assert verdict.consistent(near, Published(value, 100, "nll")) is True
@@ -528,15 +503,8 @@ def test_familywise_is_bonferroni() -> None:
 
 
 def claim(**changes: object) -> Claim:
-    plain = Claim(
-        "random-prefix-lowers-nll",
-        1,
-        "A random prefix helps.",
-        "notebook",
-        "priming",
-        helps(0.09),
-        300,
-    )
+    plain = Claim("random-prefix-lowers-nll", 1, "A random prefix helps.", "notebook", "priming",
+                  helps(0.09), 300)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -587,24 +555,11 @@ def test_cells_have_slugs_that_can_stand_in_a_test_id() -> None:
 
 def judgement(**changes: object) -> Judgement:
     plain = Judgement(
-        claim=claim(),
-        cell=Cell("gemma3-270m", "docstrings", "nll", "float32"),
-        estimate=interval(-0.041, -0.019, n=400, value=-0.03),
-        verdict="refuted",
-        floor=0.0,
-        floor_nats=None,
-        required_n=None,
-        published=None,
-        consistent=None,
-        conditions=("bare", "random"),
-        seed=0,
-        store="store",
-        rows_hash="ab",
-        model_revision="r",
-        ledger="",
-        outcome="failed",
-        details={},
-        plot={"kind": "none"},
+        claim=claim(), cell=Cell("gemma3-270m", "docstrings", "nll", "float32"),
+        estimate=interval(-0.041, -0.019, n=400, value=-0.03), verdict="refuted", floor=0.0,
+        floor_nats=None, required_n=None, published=None, consistent=None,
+        conditions=("bare", "random"), seed=0, store="store", rows_hash="ab", model_revision="r",
+        ledger="", outcome="failed", details={}, plot={"kind": "none"},
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -612,7 +567,9 @@ def judgement(**changes: object) -> Judgement:
 def test_a_judgement_is_one_sentence() -> None:
     start = "random-prefix-lowers-nll refuted on gemma3-270m \u00d7 docstrings (nll): "
     need = "; the claim needs > 0"
-    assert judgement().sentence() == (f"{start}d -0.030 [-0.041, -0.019] (95 %, n = 400){need}")
+    assert judgement().sentence() == (
+        f"{start}d -0.030 [-0.041, -0.019] (95 %, n = 400){need}"
+    )
     nats = interval(-4e-5, 0.012, unit="nats/token", n=40, clusters=12, confidence=0.995)
     said = judgement(estimate=nats, floor=0.001).sentence()
     assert said == (
@@ -646,20 +603,16 @@ plots = st.recursive(
 @st.composite
 def judgements(draw: st.DrawFn) -> Judgement:
     low, high = sorted(draw(st.tuples(st.floats(allow_nan=False), st.floats(allow_nan=False))))
-    published = st.builds(
-        Published, any_float, st.none() | st.integers(1), words, st.booleans(), words
-    )
+    published = st.builds(Published, any_float, st.none() | st.integers(1), words, st.booleans(),
+                          words)
     return judgement(
         claim=claim(statement=draw(words), prediction=draw(st.sampled_from(PREDICTIONS))),
         estimate=interval(low, high, value=draw(any_float)),
         verdict=draw(st.sampled_from(["supported", "refuted", "inconclusive"])),
-        floor=draw(st.floats(min_value=0)),
-        floor_nats=draw(st.none() | any_float),
-        required_n=draw(st.none() | st.integers(1)),
-        published=draw(st.none() | published),
+        floor=draw(st.floats(min_value=0)), floor_nats=draw(st.none() | any_float),
+        required_n=draw(st.none() | st.integers(1)), published=draw(st.none() | published),
         consistent=draw(st.none() | st.booleans()),
-        conditions=tuple(draw(st.lists(words, max_size=3))),
-        ledger=draw(words),
+        conditions=tuple(draw(st.lists(words, max_size=3))), ledger=draw(words),
         details=draw(st.dictionaries(words, any_float | words, max_size=3)),
         plot=draw(st.dictionaries(words, plots, max_size=3)),
     )

@@ -40,38 +40,21 @@ ROOT = Path(__file__).parents[1]
 def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run pytest as a user would."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
+                          env={**os.environ, "COLUMNS": "200", **environment})
 
 
 def outputs(folder: Path) -> list[str]:
-    return [
-        f"--junitxml={folder / 'junit.xml'}",
-        f"--html={folder / 'report.html'}",
-        "--self-contained-html",
-    ]
+    return [f"--junitxml={folder / 'junit.xml'}", f"--html={folder / 'report.html'}",
+            "--self-contained-html"]
 
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A whole run on a tiny model: measured, judged, reported."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, run(
-        "claims",
-        "--kv-models",
-        "tiny-gemma3",
-        "--kv-limit",
-        "12",
-        "--kv-store",
-        str(folder / "store"),
-        *outputs(folder),
-    )
+    return folder, run("claims", "--kv-models", "tiny-gemma3", "--kv-limit", "12", "--kv-store",
+                       str(folder / "store"), *outputs(folder))
 
 
 def test_a_run_judges_and_reports(first_run: tuple[Path, Any]) -> None:
@@ -89,24 +72,13 @@ def test_a_run_judges_and_reports(first_run: tuple[Path, Any]) -> None:
 def test_a_second_run_loads_no_model(first_run: tuple[Path, Any]) -> None:
     """Stored rows are judged again to the same numbers, with no model within reach."""
     folder, before = first_run
-    again = run(
-        "claims",
-        "--kv-models",
-        "tiny-gemma3",
-        "--kv-no-measure",
-        "--kv-store",
-        str(folder / "store"),
-        *outputs(folder),
-    )
+    again = run("claims", "--kv-models", "tiny-gemma3", "--kv-no-measure", "--kv-store",
+                str(folder / "store"), *outputs(folder))
 
     def table(done: Any) -> list[str]:
-        return [
-            line
-            for line in done.stdout.splitlines()
-            if "tiny-gemma3-docstrings" in line
-            and ("supported" in line or "refuted" in line or "inconclusive" in line)
-            and not line.startswith(("SKIPPED", "FAILED", "XFAIL"))
-        ]
+        return [line for line in done.stdout.splitlines() if "tiny-gemma3-docstrings" in line
+                and ("supported" in line or "refuted" in line or "inconclusive" in line)
+                and not line.startswith(("SKIPPED", "FAILED", "XFAIL"))]
 
     assert table(again) == table(before) != []
 
@@ -119,16 +91,13 @@ def test_nothing_judged_is_no_success(tmp_path: Path) -> None:
     assert "no stored rows for smollm2-135m" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--kv-models", "smolm2"], "did you mean 'smollm2-135m'"),
-        (["--kv-datasets", "docstring"], "did you mean 'docstrings'"),
-        (["--kv-limit", "many"], "--kv-limit 'many': pass a whole number"),
-        (["--kv-confidence", "95"], "pass a number between 0 and 1"),
-        (["--kv-dtype", "int8"], "pass one of float32"),
-    ],
-)
+@pytest.mark.parametrize(("options", "said"), [
+    (["--kv-models", "smolm2"], "did you mean 'smollm2-135m'"),
+    (["--kv-datasets", "docstring"], "did you mean 'docstrings'"),
+    (["--kv-limit", "many"], "--kv-limit 'many': pass a whole number"),
+    (["--kv-confidence", "95"], "pass a number between 0 and 1"),
+    (["--kv-dtype", "int8"], "pass one of float32"),
+])
 def test_bad_options_are_one_line(options: list[str], said: str) -> None:
     """What was given, what is allowed."""
     done = run("claims", *options)
@@ -146,15 +115,8 @@ def test_an_option_may_come_from_the_environment() -> None:
 
 def test_explain_prints_conditions_and_measures_nothing(tmp_path: Path) -> None:
     """Every condition on one sample; no row stored, nothing judged, and no failure for that."""
-    done = run(
-        "claims",
-        "--kv-explain",
-        "--kv-models",
-        "tiny-llama",
-        "--kv-store",
-        str(tmp_path / "store"),
-        *outputs(tmp_path),
-    )
+    done = run("claims", "--kv-explain", "--kv-models", "tiny-llama", "--kv-store",
+               str(tmp_path / "store"), *outputs(tmp_path))
     assert "random: whether any prefix, read and dropped again, helps" in done.stdout
     assert not (tmp_path / "store").exists()
     assert done.returncode == 0, done.stdout
@@ -163,18 +125,8 @@ def test_explain_prints_conditions_and_measures_nothing(tmp_path: Path) -> None:
 
 def test_every_claim_runs(tmp_path: Path) -> None:
     """The full selection, long documents included, is measured and judged without an error."""
-    done = run(
-        "claims",
-        "-m",
-        "",
-        "--kv-models",
-        "tiny-llama",
-        "--kv-limit",
-        "10",
-        "--kv-store",
-        str(tmp_path / "store"),
-        *outputs(tmp_path),
-    )
+    done = run("claims", "-m", "", "--kv-models", "tiny-llama", "--kv-limit", "10", "--kv-store",
+               str(tmp_path / "store"), *outputs(tmp_path))
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert " error" not in done.stdout.splitlines()[-1]
     for claim in ("primed-keys-interfere", "seeing-the-copies-hurts"):
@@ -191,24 +143,18 @@ def judged(verdict: str, known: str = "") -> Any:
     return dataclasses.replace(invented.judgements()[0], verdict=verdict, ledger=known)
 
 
-@pytest.mark.parametrize(
-    ("verdict", "known", "strict", "outcome"),
-    [
-        ("supported", "", False, "passed"),
-        ("supported", "known refuted (recorded)", False, "failed"),
-        ("refuted", "", False, "failed"),
-        ("refuted", "known refuted (recorded)", False, "xfailed"),
-        ("inconclusive", "", False, "skipped"),
-        ("inconclusive", "", True, "failed"),
-    ],
-)
+@pytest.mark.parametrize(("verdict", "known", "strict", "outcome"), [
+    ("supported", "", False, "passed"),
+    ("supported", "known refuted (recorded)", False, "failed"),
+    ("refuted", "", False, "failed"),
+    ("refuted", "known refuted (recorded)", False, "xfailed"),
+    ("inconclusive", "", False, "skipped"),
+    ("inconclusive", "", True, "failed"),
+])
 def test_verdicts_become_outcomes(verdict: str, known: str, strict: bool, outcome: str) -> None:
     """The table of the README, row by row."""
-    said = {
-        pytest.fail.Exception: "failed",
-        pytest.skip.Exception: "skipped",
-        pytest.xfail.Exception: "xfailed",
-    }
+    said = {pytest.fail.Exception: "failed", pytest.skip.Exception: "skipped",
+            pytest.xfail.Exception: "xfailed"}
     try:
         judging.conclude(judged(verdict, known), settings(strict=strict))
         told = "passed"
@@ -242,15 +188,10 @@ def test_a_broken_ledger_is_one_line(tmp_path: Path) -> None:
 
 
 def rows(condition: str, tokens: list[list[float]], metric: str = "nll") -> Rows:
-    frame = pd.DataFrame(
-        {
-            "nll": [float(np.mean(t)) for t in tokens],
-            "token_nlls": tokens,
-            "status": "ok",
-            "nll_tail": [float(np.mean(t[1:])) if t[1:] else float("nan") for t in tokens],
-        },
-        index=[f"s{i}" for i in range(len(tokens))],
-    )
+    frame = pd.DataFrame({
+        "nll": [float(np.mean(t)) for t in tokens], "token_nlls": tokens, "status": "ok",
+        "nll_tail": [float(np.mean(t[1:])) if t[1:] else float("nan") for t in tokens]},
+        index=[f"s{i}" for i in range(len(tokens))])
     return Rows(condition, metric, frame, tuple(frame.index), tuple)
 
 
@@ -293,10 +234,8 @@ def varied(shift: float, seed: int = 3) -> list[list[float]]:
 
 def test_a_decaying_benefit_has_a_negative_slope() -> None:
     """Benefits of 0.4, 0.2 and 0 at 256, 512 and 1,024 tokens: a negative d; reversed, positive."""
-    pairs = {
-        n: (rows("bare", varied(0.0)), rows("p", varied(-gain, 4)))
-        for n, gain in ((256, 0.4), (512, 0.2), (1024, 0.0))
-    }
+    pairs = {n: (rows("bare", varied(0.0)), rows("p", varied(-gain, 4)))
+             for n, gain in ((256, 0.4), (512, 0.2), (1024, 0.0))}
     found = trend_over_length(pairs).compute(Plan())
     assert found.estimate.ci_high < 0
     assert found.plot["x"] == [256, 512, 1024]

@@ -33,16 +33,9 @@ def letters(number: int) -> str:
 
 def corpus(count: int = 30, **texts: str) -> Corpus:
     samples = tuple(
-        Sample(
-            f"what does m{i % 3}.f{i} do",
-            " ".join(letters(31 * i + k) for k in range(20)),
-            f"answer {chr(97 + i)}",
-            id=f"m{i % 3}.f{i}",
-            cluster=f"m{i % 3}",
-            texts=tuple(texts.items()),
-        )
-        for i in range(count)
-    )
+        Sample(f"what does m{i % 3}.f{i} do", " ".join(letters(31 * i + k) for k in range(20)),
+               f"answer {chr(97 + i)}", id=f"m{i % 3}.f{i}", cluster=f"m{i % 3}",
+               texts=tuple(texts.items())) for i in range(count))
     return Corpus("x", samples, {}, "r", "module", "")
 
 
@@ -78,27 +71,13 @@ def test_a_padded_and_a_masked_sample_go_by_the_id_of_what_they_are_made_from() 
 
 def test_expensive_needs_take_a_share_of_the_samples() -> None:
     """Padded documents and lists a sixth, other wordings and seeds a third."""
-    found = {
-        str(need): some
-        for need, some in asked(
-            "bare",
-            "bare@256",
-            "values_early_layers(static_fact,0.3)",
-            "bare@lists",
-            "bare@seed1",
-            "bare@samples.answer_plain",
-        ).samples.items()
-    }
+    found = {str(need): some for need, some in asked(
+        "bare", "bare@256", "values_early_layers(static_fact,0.3)", "bare@lists", "bare@seed1",
+        "bare@samples.answer_plain").samples.items()}
     assert {name: len(some) for name, some in found.items()} == {
-        "bare": 30,
-        "bare@256": 5,
-        "values_early_layers(static_fact,0.3)": 30,
-        "bare@lists": 50,
-        "bare@seed1": 10,
-        "bare_again": 30,
-        "bare@samples.answer_plain": 10,
-        "rope_roundtrip(random)": 30,
-    }
+        "bare": 30, "bare@256": 5, "values_early_layers(static_fact,0.3)": 30, "bare@lists": 50,
+        "bare@seed1": 10, "bare_again": 30, "bare@samples.answer_plain": 10,
+        "rope_roundtrip(random)": 30}
     assert [s.id for s in found["bare@256"]] == [f"{s.id}@256" for s in found["bare"][:5]]
 
 
@@ -110,14 +89,8 @@ def test_a_sweep_is_asked_of_every_layer() -> None:
 
 def test_what_the_data_cannot_give_is_said() -> None:
     """No past queries, no clusters to rank within: a reason by need, and the rest is asked."""
-    alone = Corpus(
-        "x",
-        tuple(Sample(f"q{i}", "some words", "a", id=f"s{i}") for i in range(9)),
-        {},
-        "r",
-        "sample",
-        "",
-    )
+    alone = Corpus("x", tuple(Sample(f"q{i}", "some words", "a", id=f"s{i}") for i in range(9)),
+                   {}, "r", "sample", "")
     found = asked("bare", "bare@lists", "click_history(5)", of=alone)
     assert "cannot be ranked" in found.lacking["bare@lists"]
     assert found.lacking["click_history(5)"] == "x brings no past queries of its passages"
@@ -139,16 +112,9 @@ def test_surrogates_are_written_for_all_samples_and_change_nothing_else() -> Non
 
 def frame(ids: list[str], need: list[str], nll: list[float], cluster: list[str]) -> Any:
     places = [Need.read(n).place for n in need]
-    return pd.DataFrame(
-        {
-            "sample": [base_of(*p) for p in zip(ids, places, strict=True)],
-            "status": "ok",
-            "cluster": cluster,
-            "need": need,
-            "place": places,
-            "nll": nll,
-        }
-    )
+    return pd.DataFrame({"sample": [base_of(*p) for p in zip(ids, places, strict=True)],
+                         "status": "ok", "cluster": cluster, "need": need, "place": places,
+                         "nll": nll})
 
 
 def cell(rows: Any, **lacking: str) -> Measured:
@@ -157,12 +123,8 @@ def cell(rows: Any, **lacking: str) -> Measured:
 
 def test_padded_documents_stand_where_their_samples_stand() -> None:
     """Rows of padded documents pair with one another and with nothing that is not padded."""
-    rows = frame(
-        ["a", "b", "c", "b@256", "a@256"],
-        ["bare"] * 3 + ["bare@256"] * 2,
-        [1.0, 2.0, 3.0, 20, 10],
-        ["m"] * 5,
-    )
+    rows = frame(["a", "b", "c", "b@256", "a@256"], ["bare"] * 3 + ["bare@256"] * 2,
+                 [1.0, 2.0, 3.0, 20, 10], ["m"] * 5)
     assert cell(rows).of("bare", "nll").values.tolist() == [1, 2, 3]
     assert cell(rows).of("bare@256", "nll").values.tolist() == [10, 20]
     with pytest.raises(MissingResource, match="no measurable rows of 'bare@512'"):
@@ -216,11 +178,8 @@ def test_versions_of_the_code_are_joined_where_they_agree() -> None:
 
 def lists(scores: dict[str, list[float]], condition: str = "bare@lists") -> Rows:
     """Return rows of lists in which the first passage of each is the relevant one."""
-    ids = [
-        f"{query}#{query if n == 0 else f'p{n}'}"
-        for query, nlls in scores.items()
-        for n in range(len(nlls))
-    ]
+    ids = [f"{query}#{query if n == 0 else f'p{n}'}" for query, nlls in scores.items()
+           for n in range(len(nlls))]
     made = pd.DataFrame({"nll": [x for nlls in scores.values() for x in nlls]}, index=ids)
     clusters = tuple(query for query, nlls in scores.items() for _ in nlls)
     return Rows(condition, "nll", made, clusters, tuple)
@@ -228,13 +187,8 @@ def lists(scores: dict[str, list[float]], condition: str = "bare@lists") -> Rows
 
 def random_lists(gap: float, seed: int, condition: str = "bare@lists", add: float = 0.0) -> Rows:
     rng = np.random.default_rng(seed)
-    return lists(
-        {
-            f"q{i}": [x + add - gap * (n == 0) for n, x in enumerate(rng.normal(3, 1, 6))]
-            for i in range(40)
-        },
-        condition,
-    )
+    return lists({f"q{i}": [x + add - gap * (n == 0) for n, x in enumerate(rng.normal(3, 1, 6))]
+                  for i in range(40)}, condition)
 
 
 def test_the_lower_the_nll_the_higher_the_rank() -> None:

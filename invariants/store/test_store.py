@@ -54,9 +54,7 @@ MISSED = (AssertionError, pytest.fail.Exception)
 def fill(target: Store, wanted: pd.DataFrame, score: fill.Score = store_worker.score) -> None:
     """Fill a store the way the worker does."""
     size = store_worker.SHARD_SAMPLES
-    fill.measure_missing(
-        target, wanted, score, meta=store_worker.META, shard_samples=size, progress=None
-    )
+    fill.measure_missing(target, wanted, score, meta=store_worker.META, shard_samples=size, progress=None)
 
 
 def rows_of(wanted: pd.DataFrame) -> pd.DataFrame:
@@ -849,9 +847,7 @@ def test_scores_for_other_rows_than_asked_are_refused(
 ) -> None:
     """A scorer that loses, repeats or invents rows is told so, and nothing is stored."""
     with pytest.raises(KvError, match="rows were asked for"):
-        fill(
-            Store(tmp_path), store_worker.wanted(4), lambda asked: wrong(store_worker.score(asked))
-        )
+        fill(Store(tmp_path), store_worker.wanted(4), lambda asked: wrong(store_worker.score(asked)))
     assert Store(tmp_path).read().empty
 
 
@@ -912,13 +908,9 @@ def test_progress_goes_to_stderr_or_nowhere(
 ) -> None:
     """The bar counts samples; without a label, or with nothing to do, nothing is shown."""
     wanted, meta = store_worker.wanted(4), store_worker.META
-    fill.measure_missing(
-        Store(tmp_path / "a"), wanted, store_worker.score, meta=meta, progress=None
-    )
+    fill.measure_missing(Store(tmp_path / "a"), wanted, store_worker.score, meta=meta, progress=None)
     assert capsys.readouterr() == ("", "")
-    fill.measure_missing(
-        Store(tmp_path / "b"), wanted, store_worker.score, meta=meta, progress="tiny-llama"
-    )
+    fill.measure_missing(Store(tmp_path / "b"), wanted, store_worker.score, meta=meta, progress="tiny-llama")
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "tiny-llama: 100%" in shown.err
@@ -1065,9 +1057,7 @@ def test_the_hash_of_code_is_of_a_set_of_named_files(tmp_path: Path) -> None:
 
 # --- other kinds of measurement -----------------------------------------------------------------
 
-STEPS = schema.RowSchema(
-    {"ce": schema.NUMBER, "steps": schema.NUMBERS, "n_tokens": schema.COUNT}, "ce"
-)
+STEPS = schema.RowSchema({"ce": schema.NUMBER, "steps": schema.NUMBERS, "n_tokens": schema.COUNT}, "ce")
 
 
 def test_another_kind_of_measurement_is_stored_alike(tmp_path: Path) -> None:
@@ -1087,8 +1077,7 @@ def test_a_folder_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> N
     """Read as scores, a sound shard of another kind is not taken for a damaged one."""
     row = dict.fromkeys(KEY, "x") | {"seed": 0, "status": "ok", "cluster": "c"}
     path = Store(tmp_path, STEPS).write(
-        pd.DataFrame([row | {"ce": 2.5, "steps": [1.0], "n_tokens": 3}]), {}
-    )
+        pd.DataFrame([row | {"ce": 2.5, "steps": [1.0], "n_tokens": 3}]), {})
     with pytest.raises(KvError, match="rows of another kind of measurement"):
         Store(tmp_path).read()
     assert path.exists()
