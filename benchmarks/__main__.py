@@ -14,8 +14,9 @@ import torch
 import transformers
 
 from benchmarks import capture, contenders, following, hybrids, ranking, speed
-from kvcore import corpora, loading
-from kvcore.corpora.sample import Corpus, Sample, choose
+from kvcore import loading
+from kvcore.data import datasets
+from kvcore.data.sample import Corpus, Sample, choose_samples
 from kvcore.models.lm import LM
 
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lm = loading.load(options.model, device="cpu", dtype="float32")
     if options.peak_of:
         return _child(lm, options)
-    corpus = corpora.load_corpus(options.dataset)
+    corpus = datasets.load_corpus(options.dataset)
     chosen = list(PARTS) if options.part == "all" else [options.part]
     return max(_report(lm, name, PARTS[name](lm, corpus, options), options) for name in chosen)
 
@@ -55,7 +56,7 @@ def _report(lm: LM, part: str, report: dict[str, Any], options: argparse.Namespa
 
 
 def _measurable(lm: LM, corpus: Corpus, count: int, seed: int) -> list[Sample]:
-    return contenders.usable(lm, choose(corpus.samples, 2 * count, seed), count, seed)
+    return contenders.usable(lm, choose_samples(corpus.samples, 2 * count, seed), count, seed)
 
 
 PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import memory, sharing, timing
 from benchmarks.contenders import Contender, Sums
 from benchmarks.sharing import Expected
-from kvcore.corpora.texts import load_texts
+from kvcore.data.texts import load_texts
 from kvcore.engine import hooks
 from kvcore.measurements import continuations, hidden_states
 from kvcore.measurements.hidden_states import TokenText

@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 
 from invariants.oracle import plain
 from kvcore.conditions import parse
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import prepared
 from kvcore.errors import KvError, MissingResource
 from kvcore.measurements import answer_nll

@@ -17,8 +17,9 @@ from benchmarks.sharing import Expected
 from kvcore import loading
 from kvcore.conditions import switching
 from kvcore.conditions.switching import Switch
-from kvcore.corpora.pairs import load_pairs
-from kvcore.measurements import context_switch, context_switch_rows
+from kvcore.data.context_pairs.load import load_pairs
+from kvcore.measurements import context_switch
+from kvcore.measurements.kinds import context_switch as switch_kind
 from kvcore.models.lm import LM
 
 PLAIN, TRACKED = "eight ways followed", "with attention shares"
@@ -33,7 +34,7 @@ CHILD = "following"
 def given(count: int, seed: int) -> list[Switch]:
     """Return switches of word problems whose contexts differ."""
     pairs = load_pairs("word_problems", 2 * count, seed).pairs
-    found = [context_switch_rows.switch_of(pair, seed) for pair in pairs]
+    found = [switch_kind.switch_of(pair, seed) for pair in pairs]
     return [one for one in found if one.original != one.new][:count]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks import sharing, timing
 from benchmarks.sharing import Asked, Expected
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.models.lm import LM
 
 PLAIN = "static_fact"

@@ -16,9 +16,9 @@ from benchmarks import memory, sharing, timing
 from benchmarks.contenders import Sums
 from benchmarks.sharing import Asked, Expected
 from kvcore.conditions.registry import INTENTS
-from kvcore.corpora import load_corpus
-from kvcore.corpora.candidates import candidates
-from kvcore.corpora.sample import Corpus, Sample
+from kvcore.data.datasets import load_corpus
+from kvcore.data.ranking_lists import ranking_lists
+from kvcore.data.sample import Corpus, Sample
 from kvcore.models.lm import LM
 
 CONDITIONS = (
@@ -116,7 +116,7 @@ def chosen(corpus: Corpus, queries: int, options: argparse.Namespace) -> list[tu
     """Return the passages of some queries, list by list; fewer queries are a part of more."""
     if not queries:
         return []
-    listed = candidates(corpus, queries, options.seed, negatives=options.passages - 1)
+    listed = ranking_lists(corpus, queries, options.seed, negatives=options.passages - 1)
     return [tuple(c.sample for c in each) for _, each in groupby(listed, key=lambda c: c.query_id)]
 
 

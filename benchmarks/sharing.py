@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import timing
 from benchmarks.contenders import Contender, Sums
 from kvcore.conditions import parse
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import prepared
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll

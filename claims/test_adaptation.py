@@ -11,7 +11,8 @@ references is nearer then hangs on small things, and so noise and repetition "ad
 of sequences, injection in 92 %. The adaptation point as defined tells little on this model.
 """
 
-from claims.adapting import (
+from claims.harness.claims import claims_about
+from claims.harness.estimands.context_switch import (
     becomes_the_new_answer,
     changed,
     detected_within,
@@ -22,7 +23,6 @@ from claims.adapting import (
     share_that_adapts,
     unchanged,
 )
-from claims.cells import claim
 from kvcore.verdict import at_least, at_most, helps, hurts, negligible
 
 SOURCE = "adaptation latency notes: a hypothesis, pre-registered"
@@ -32,104 +32,93 @@ MOST, FEW = 0.5, 0.1  # more than half of the sequences; hardly any
 PARTIAL = {m: f"partial({m})" for m in (4, 8, 16)}
 
 
-@claim("detected-within-five-tokens-of-noise", family="adaptation", kind="adaptation",
-       source=SOURCE, slow=True, needs=("injection", "noise"), metrics=("latency",), min_n=50,
-       predicts=at_least(MOST, unit=SHARE))
-def test_a_new_context_is_detected_within_five_tokens(rows, judge):
+topic = claims_about(
+    "adaptation", kind="context_switch", source=SOURCE, slow=True, metrics=("latency",), min_n=50
+)
+
+
+@topic.claim("detected-within-five-tokens-of-noise", predicts=at_least(MOST, unit=SHARE))
+def test_a_new_context_is_detected_within_five_tokens(judge):
     """Within 5 tokens most sequences move further than 95 % of those given random tokens do."""
-    judge(detected_within(5, changed(rows("injection")), changed(rows("noise"))))
+    judge(detected_within(changed("injection"), changed("noise"), tokens=5))
 
 
-@claim("detected-within-five-tokens-of-repetition", family="adaptation", kind="adaptation",
-       source=SOURCE, slow=True, needs=("injection", "repetition"), metrics=("latency",),
-       min_n=50, predicts=at_least(MOST, unit=SHARE))
-def test_a_new_context_is_told_from_a_repetition(rows, judge):
+@topic.claim("detected-within-five-tokens-of-repetition", predicts=at_least(MOST, unit=SHARE))
+def test_a_new_context_is_told_from_a_repetition(judge):
     """Within 5 tokens most sequences move further than 95 % of those given the old one again."""
-    judge(detected_within(5, changed(rows("injection")), changed(rows("repetition"))))
+    judge(detected_within(changed("injection"), changed("repetition"), tokens=5))
 
 
-@claim("detected-within-five-tokens-of-identical", family="adaptation", kind="adaptation",
-       source=SOURCE, slow=True, needs=("injection",), metrics=("latency",), min_n=50,
-       predicts=at_least(MOST, unit=SHARE))
-def test_a_new_context_is_told_from_an_identical_one(rows, judge):
+@topic.claim("detected-within-five-tokens-of-identical", predicts=at_least(MOST, unit=SHARE))
+def test_a_new_context_is_told_from_an_identical_one(judge):
     """Within 5 tokens most sequences move further than 95 % of the identical pairs' do."""
-    judge(detected_within(5, changed(rows("injection")), unchanged(rows("injection"))))
+    judge(detected_within(changed("injection"), unchanged("injection"), tokens=5))
 
 
-@claim("injection-adapts", family="adaptation", kind="adaptation", source=SOURCE, slow=True,
-       needs=("injection", *SHOWN), metrics=("latency",), min_n=50,
-       predicts=at_least(MOST, unit=SHARE))
-def test_injection_adapts(rows, judge):
+@topic.claim("injection-adapts", predicts=at_least(MOST, unit=SHARE))
+def test_injection_adapts(judge):
     """Most sequences come to follow an injected context rather than the old one."""
-    judge(share_that_adapts(changed(rows("injection")),
-                            {name: changed(rows(name)) for name in SHOWN if name != "ignore"}))
+    judge(
+        share_that_adapts(
+            changed("injection"), {name: changed(name) for name in SHOWN if name != "ignore"}
+        )
+    )
 
 
-@claim("noise-does-not-adapt", family="adaptation", kind="adaptation", source=SOURCE, slow=True,
-       needs=("noise",), metrics=("latency",), min_n=50, predicts=at_most(FEW, unit=SHARE))
-def test_noise_does_not_adapt(rows, judge):
+@topic.claim("noise-does-not-adapt", predicts=at_most(FEW, unit=SHARE))
+def test_noise_does_not_adapt(judge):
     """Random tokens bring hardly any sequence nearer to the new context.
 
     What injection does is to be read against this share: five tokens in a row somewhere in 64
     are easily met.
     """
-    judge(share_that_adapts(changed(rows("noise"))))
+    judge(share_that_adapts(changed("noise")))
 
 
-@claim("repetition-does-not-adapt", family="adaptation", kind="adaptation", source=SOURCE,
-       slow=True, needs=("repetition",), metrics=("latency",), min_n=50,
-       predicts=at_most(FEW, unit=SHARE))
-def test_a_repetition_does_not_adapt(rows, judge):
+@topic.claim("repetition-does-not-adapt", predicts=at_most(FEW, unit=SHARE))
+def test_a_repetition_does_not_adapt(judge):
     """The old context once more brings hardly any sequence nearer to the new one."""
-    judge(share_that_adapts(changed(rows("repetition"))))
+    judge(share_that_adapts(changed("repetition")))
 
 
-@claim("identical-does-not-adapt", family="adaptation", kind="adaptation", source=SOURCE,
-       slow=True, needs=("injection",), metrics=("latency",), min_n=20,
-       predicts=at_most(FEW, unit=SHARE))
-def test_an_identical_context_does_not_adapt(rows, judge):
+@topic.claim("identical-does-not-adapt", min_n=20, predicts=at_most(FEW, unit=SHARE))
+def test_an_identical_context_does_not_adapt(judge):
     """Where the new context is the old one, there is nothing to come nearer to.
 
     Both references are then one script, so this holds by construction: it tests the instrument.
     """
-    judge(share_that_adapts(unchanged(rows("injection"))))
+    judge(share_that_adapts(unchanged("injection")))
 
 
-@claim("the-gap-to-the-oracle-shrinks", family="adaptation", kind="adaptation", source=SOURCE,
-       slow=True, needs=("injection", *SHOWN), metrics=("latency",), min_n=50,
-       predicts=helps(delta=0.2))
-def test_the_gap_to_the_oracle_shrinks(rows, judge):
+@topic.claim("the-gap-to-the-oracle-shrinks", predicts=helps(delta=0.2))
+def test_the_gap_to_the_oracle_shrinks(judge):
     """Behind the switch, the distance to having had the new context all along shrinks."""
-    judge(gap_shrinks(changed(rows("injection")), *(changed(rows(name)) for name in SHOWN)))
+    judge(gap_shrinks(changed("injection"), *(changed(name) for name in SHOWN)))
 
 
-@claim("more-recomputed-tokens-close-more", family="adaptation", kind="adaptation", source=SOURCE,
-       slow=True, needs=tuple(PARTIAL.values()), metrics=("latency",), min_n=50,
-       predicts=hurts(delta=0.2))
-def test_more_recomputed_tokens_close_more_of_the_gap(rows, judge):
+@topic.claim("more-recomputed-tokens-close-more", predicts=hurts(delta=0.2))
+def test_more_recomputed_tokens_close_more_of_the_gap(judge):
     """The more tokens are computed anew under the new context, the smaller the gap."""
-    judge(more_tokens_close_more({m: changed(rows(name)) for m, name in PARTIAL.items()}))
+    judge(more_tokens_close_more({m: changed(name) for m, name in PARTIAL.items()}))
 
 
-@claim("attention-goes-to-the-new-context", family="adaptation", kind="adaptation", source=SOURCE,
-       slow=True, needs=("injection", "noise"), metrics=("attention",), min_n=50,
-       predicts=helps(delta=0.2))
-def test_attention_goes_to_the_new_context(rows, judge):
+@topic.claim("attention-goes-to-the-new-context", metrics=("attention",), predicts=helps(delta=0.2))
+def test_attention_goes_to_the_new_context(judge):
     """An injected context draws more attention than as many random tokens."""
-    judge(looks_more(changed(rows("injection")), changed(rows("noise"))))
+    judge(looks_more(changed("injection"), changed("noise")))
 
 
-@claim("flush-answers-as-the-oracle", family="adaptation", kind="adaptation", source=SOURCE,
-       slow=True, needs=("free:oracle", "free:flush"), metrics=("answers",), min_n=50,
-       predicts=negligible(delta=0.1, unit=CHANGE))
-def test_flush_answers_as_the_oracle_does(rows, judge):
+@topic.claim(
+    "flush-answers-as-the-oracle", metrics=("answers",), predicts=negligible(delta=0.1, unit=CHANGE)
+)
+def test_flush_answers_as_the_oracle_does(judge):
     """In free generation, dropping the old cache answers as rightly as the new context alone."""
-    judge(same_answers(changed(rows("free:oracle")), changed(rows("free:flush"))))
+    judge(same_answers(changed("free:oracle"), changed("free:flush")))
 
 
-@claim("injection-corrects-the-answer", family="adaptation", kind="adaptation", source=SOURCE,
-       slow=True, needs=("free:injection", "free:ignore"), metrics=("answers",), min_n=50,
-       predicts=helps(delta=0.1, unit=CHANGE))
-def test_injection_corrects_the_answer(rows, judge):
+@topic.claim(
+    "injection-corrects-the-answer", metrics=("answers",), predicts=helps(delta=0.1, unit=CHANGE)
+)
+def test_injection_corrects_the_answer(judge):
     """In free generation, an injected context makes the final answer the new one."""
-    judge(becomes_the_new_answer(changed(rows("free:injection")), changed(rows("free:ignore"))))
+    judge(becomes_the_new_answer(changed("free:injection"), changed("free:ignore")))

@@ -4,8 +4,8 @@ Jensen-Shannon divergence of the distribution behind the question, in nats, agai
 the same condition in other batches, and keys turned forth and back. `kl` is Kullback-Leibler's.
 """
 
-from claims.cells import claim
-from claims.diverging import (
+from claims.harness.claims import claims_about
+from claims.harness.estimands.divergence import (
     beyond_the_null,
     difference_of_divergence,
     intervals_that_hold_their_mean,
@@ -22,57 +22,63 @@ NATS, BOTH = "nats/token", ("js", "kl")
 SMALLEST = 0.001
 
 
-@claim("a-random-prefix-moves-the-next-token", family="divergence", kind="divergence",
-       source=SOURCE, slow=True, needs=("bare~random", *NULLS), metrics=BOTH, min_n=50,
-       predicts=helps(delta=SMALLEST, unit=NATS))
-def test_a_random_prefix_moves_the_next_token(rows, judge):
+topic = claims_about(
+    "divergence", kind="divergence", source=SOURCE, slow=True, metrics=BOTH, min_n=50
+)
+
+
+@topic.claim("a-random-prefix-moves-the-next-token", predicts=helps(delta=SMALLEST, unit=NATS))
+def test_a_random_prefix_moves_the_next_token(judge):
     """A random prefix moves the next-token distribution further than measuring alone does."""
-    judge(beyond_the_null(rows("bare~random"), *map(rows, NULLS)))
+    judge(beyond_the_null("bare~random", *NULLS))
 
 
-@claim("the-query-moves-the-next-token", family="divergence", kind="divergence", source=SOURCE,
-       slow=True, needs=("bare~oracle", *NULLS), metrics=BOTH, min_n=50,
-       predicts=helps(delta=SMALLEST, unit=NATS))
-def test_the_real_query_moves_the_next_token(rows, judge):
+@topic.claim("the-query-moves-the-next-token", predicts=helps(delta=SMALLEST, unit=NATS))
+def test_the_real_query_moves_the_next_token(judge):
     """The real query as a prefix moves it further than measuring alone does."""
-    judge(beyond_the_null(rows("bare~oracle"), *map(rows, NULLS)))
+    judge(beyond_the_null("bare~oracle", *NULLS))
 
 
-@claim("random-and-oracle-move-it-unequally", family="divergence", kind="divergence",
-       source=SOURCE, slow=True, needs=("bare~random", "bare~oracle"), metrics=BOTH, min_n=50,
-       predicts=differs(delta=SMALLEST, unit=NATS))
-def test_random_and_oracle_move_it_by_different_amounts(rows, judge):
+@topic.claim("random-and-oracle-move-it-unequally", predicts=differs(delta=SMALLEST, unit=NATS))
+def test_random_and_oracle_move_it_by_different_amounts(judge):
     """Random tokens and the real query move the distribution by different amounts."""
-    judge(difference_of_divergence(rows("bare~random"), rows("bare~oracle")))
+    judge(difference_of_divergence("bare~random", "bare~oracle"))
 
 
-@claim("a-view-does-not-diverge-from-itself", family="divergence", kind="divergence",
-       source=SOURCE, slow=True, needs=("bare~bare",), metrics=BOTH, min_n=50,
-       predicts=negligible(delta=1e-12, unit=NATS))
-def test_a_view_does_not_diverge_from_itself(rows, judge):
+@topic.claim("a-view-does-not-diverge-from-itself", predicts=negligible(delta=1e-12, unit=NATS))
+def test_a_view_does_not_diverge_from_itself(judge):
     """A view against itself has divergence 0, with an interval of no width."""
-    judge(mean_divergence(rows("bare~bare")))
+    judge(mean_divergence("bare~bare"))
 
 
-@claim("intervals-hold-their-mean", family="divergence", kind="divergence", source=SOURCE,
-       slow=True, needs=("bare~random",), metrics=("js",), min_n=64,
-       predicts=at_least(0.9, effect=1.0, unit="proportion"))
-def test_intervals_hold_their_mean(rows, judge):
+@topic.claim(
+    "intervals-hold-their-mean",
+    metrics=("js",),
+    min_n=64,
+    predicts=at_least(0.9, effect=1.0, unit="proportion"),
+)
+def test_intervals_hold_their_mean(judge):
     """The interval of the mean divergence brackets that mean."""
-    judge(intervals_that_hold_their_mean(rows("bare~random")))
+    judge(intervals_that_hold_their_mean("bare~random"))
 
 
-@claim("more-samples-narrow-the-interval", family="divergence", kind="divergence", source=SOURCE,
-       slow=True, needs=("bare~random",), metrics=("js",), min_n=32,
-       predicts=at_least(1.5, effect=2.83, unit="ratio"))
-def test_more_samples_narrow_the_interval(rows, judge):
+@topic.claim(
+    "more-samples-narrow-the-interval",
+    metrics=("js",),
+    min_n=32,
+    predicts=at_least(1.5, effect=2.83, unit="ratio"),
+)
+def test_more_samples_narrow_the_interval(judge):
     """At 32 samples the interval is at most two thirds as wide as at 4, on average."""
-    judge(ratio_of_widths(rows("bare~random")))
+    judge(ratio_of_widths("bare~random"))
 
 
-@claim("widths-follow-the-square-root", family="divergence", kind="divergence", source=SOURCE,
-       slow=True, needs=("bare~random",), metrics=("js",), min_n=32,
-       predicts=negligible(delta=0.1, unit=NATS))
-def test_widths_fall_with_the_square_root_of_n(rows, judge):
+@topic.claim(
+    "widths-follow-the-square-root",
+    metrics=("js",),
+    min_n=32,
+    predicts=negligible(delta=0.1, unit=NATS),
+)
+def test_widths_fall_with_the_square_root_of_n(judge):
     """Over 4 to 256 samples the width falls as n to the power -1/2, give or take a tenth."""
-    judge(slope_of_widths(rows("bare~random")))
+    judge(slope_of_widths("bare~random"))

@@ -13,8 +13,8 @@ smaller (0.44 against 0.57, 0.21 against 0.33). There the stream turns from the 
 tokens predicted, and where nothing can be predicted, that is nearly the same for every token.
 """
 
-from claims.cells import claim
-from claims.dynamics import (
+from claims.harness.claims import claims_about
+from claims.harness.estimands.hidden_states import (
     differences_of_surprise_and_steps,
     gap_at_the_end,
     gap_over_depth,
@@ -22,7 +22,7 @@ from claims.dynamics import (
     steps_and_token_nlls,
     surprise_and_steps,
 )
-from claims.estimands import paired_benefit
+from claims.harness.estimands.paired import paired_benefit
 from kvcore.verdict import Published, helps, hurts, negligible
 
 SOURCE = "prefill dynamics plan, Gemma-2-2B on WikiText-2"
@@ -33,104 +33,113 @@ WARM = "temperature(0.7)"
 
 def published(value: float, text: str, metric: str = "step") -> dict[tuple[str, str], Published]:
     """Return a value published for the base model, and expected alike of the instruct one."""
-    return {BASE: Published(value, 50, metric, text=text),
-            INSTRUCT: Published(value, None, metric, text=f"{text} (base model)")}
+    return {
+        BASE: Published(value, 50, metric, text=text),
+        INSTRUCT: Published(value, None, metric, text=f"{text} (base model)"),
+    }
 
 
-@claim("own-text-is-less-surprising", family="dynamics", kind="dynamics", source=SOURCE, slow=True,
-       needs=("human", "greedy"), metrics=("ce",), min_n=50, predicts=helps(delta=0.2),
-       published={BASE: Published(1.54, None, "ce", legacy=True, text="CE 2.99 against 1.45")})
-def test_own_text_is_less_surprising(rows, judge):
+topic = claims_about(
+    "dynamics", kind="hidden_states", source=SOURCE, slow=True, metrics=STEPS, min_n=50
+)
+
+
+@topic.claim(
+    "own-text-is-less-surprising",
+    metrics=("ce",),
+    predicts=helps(delta=0.2),
+    published={BASE: Published(1.54, None, "ce", legacy=True, text="CE 2.99 against 1.45")},
+)
+def test_own_text_is_less_surprising(judge):
     """The text with the model's own continuation has a lower cross-entropy than the author's."""
-    judge(paired_benefit(rows("human"), rows("greedy")))
+    judge(paired_benefit("human", "greedy"))
 
 
-@claim("own-text-is-smoother", family="dynamics", kind="dynamics", source=SOURCE, slow=True,
-       needs=("human", "greedy"), metrics=STEPS, min_n=50, predicts=helps(delta=0.2, effect=1.49),
-       published=published(1.49, "193.8 against 179.5, d +1.49"))
-def test_own_text_is_smoother(rows, judge, cell):
+@topic.claim(
+    "own-text-is-smoother",
+    predicts=helps(delta=0.2, effect=1.49),
+    published=published(1.49, "193.8 against 179.5, d +1.49"),
+)
+def test_own_text_is_smoother(judge, cell):
     """The residual stream takes smaller steps along the model's own continuation."""
-    judge(smoother(rows("human"), rows("greedy"), cell.metric))
+    judge(smoother("human", "greedy", metric=cell.metric))
 
 
-@claim("surprise-and-steps-correlate", family="dynamics", kind="dynamics", source=SOURCE,
-       slow=True, needs=("human", "greedy"), metrics=STEPS, min_n=50,
-       predicts=helps(delta=0.1, effect=0.65, unit="r"), published=published(0.65, "r 0.65"))
-def test_surprise_and_steps_correlate(rows, judge, cell):
+@topic.claim(
+    "surprise-and-steps-correlate",
+    predicts=helps(delta=0.1, effect=0.65, unit="r"),
+    published=published(0.65, "r 0.65"),
+)
+def test_surprise_and_steps_correlate(judge, cell):
     """The more surprising a text, the larger its steps, both sources pooled."""
-    judge(surprise_and_steps(cell.metric, rows("human"), rows("greedy")))
+    judge(surprise_and_steps("human", "greedy", metric=cell.metric))
 
 
-@claim("surprise-and-steps-correlate-within-human", family="dynamics", kind="dynamics",
-       source=SOURCE, slow=True, needs=("human",), metrics=STEPS, min_n=50,
-       predicts=helps(delta=0.1, unit="r"))
-def test_surprise_and_steps_correlate_among_human_texts(rows, judge, cell):
+@topic.claim("surprise-and-steps-correlate-within-human", predicts=helps(delta=0.1, unit="r"))
+def test_surprise_and_steps_correlate_among_human_texts(judge, cell):
     """Among the authors' texts, the more surprising one takes the larger steps."""
-    judge(surprise_and_steps(cell.metric, rows("human")))
+    judge(surprise_and_steps("human", metric=cell.metric))
 
 
-@claim("surprise-and-steps-correlate-within-own", family="dynamics", kind="dynamics",
-       source=SOURCE, slow=True, needs=("greedy",), metrics=STEPS, min_n=50,
-       predicts=helps(delta=0.1, unit="r"))
-def test_surprise_and_steps_correlate_among_own_texts(rows, judge, cell):
+@topic.claim("surprise-and-steps-correlate-within-own", predicts=helps(delta=0.1, unit="r"))
+def test_surprise_and_steps_correlate_among_own_texts(judge, cell):
     """Among the model's own texts, the more surprising one takes the larger steps."""
-    judge(surprise_and_steps(cell.metric, rows("greedy")))
+    judge(surprise_and_steps("greedy", metric=cell.metric))
 
 
-@claim("differences-of-surprise-and-steps-correlate", family="dynamics", kind="dynamics",
-       source=SOURCE, slow=True, needs=("human", "greedy"), metrics=STEPS, min_n=50,
-       predicts=helps(delta=0.1, unit="r"))
-def test_differences_of_surprise_and_steps_correlate(rows, judge, cell):
+@topic.claim("differences-of-surprise-and-steps-correlate", predicts=helps(delta=0.1, unit="r"))
+def test_differences_of_surprise_and_steps_correlate(judge, cell):
     """Where the author's text is the more surprising one by more, so are its steps larger."""
-    judge(differences_of_surprise_and_steps(cell.metric, rows("human"), rows("greedy")))
+    judge(differences_of_surprise_and_steps("human", "greedy", metric=cell.metric))
 
 
-@claim("gap-grows-with-depth", family="dynamics", kind="dynamics", source=SOURCE, slow=True,
-       needs=("human", "greedy"), metrics=STEPS, min_n=50, predicts=helps(delta=0.2))
-def test_the_gap_grows_with_depth(rows, judge, cell):
+@topic.claim("gap-grows-with-depth", predicts=helps(delta=0.2))
+def test_the_gap_grows_with_depth(judge, cell):
     """Over the first four fifths of the layers the gap between the two sources grows."""
-    judge(gap_over_depth(rows("human"), rows("greedy"), cell.metric))
+    judge(gap_over_depth("human", "greedy", metric=cell.metric))
 
 
-@claim("gap-is-gone-at-the-end", family="dynamics", kind="dynamics", source=SOURCE, slow=True,
-       needs=("human", "greedy"), metrics=STEPS, min_n=50, predicts=negligible(delta=0.2))
-def test_the_gap_is_gone_in_the_last_layer(rows, judge, cell):
+@topic.claim("gap-is-gone-at-the-end", predicts=negligible(delta=0.2))
+def test_the_gap_is_gone_in_the_last_layer(judge, cell):
     """In the last layer the steps of the two sources are alike."""
-    judge(gap_at_the_end(rows("human"), rows("greedy"), cell.metric))
+    judge(gap_at_the_end("human", "greedy", metric=cell.metric))
 
 
-@claim("warm-text-is-smoother-than-human", family="dynamics", kind="dynamics", source=SOURCE,
-       slow=True, needs=("human", WARM), metrics=STEPS, min_n=50, predicts=helps(delta=0.2))
-def test_text_at_temperature_is_smoother_than_human_text(rows, judge, cell):
+@topic.claim("warm-text-is-smoother-than-human", predicts=helps(delta=0.2))
+def test_text_at_temperature_is_smoother_than_human_text(judge, cell):
     """Written at temperature 0.7, the model's text still takes smaller steps than the author's."""
-    judge(smoother(rows("human"), rows(WARM), cell.metric))
+    judge(smoother("human", WARM, metric=cell.metric))
 
 
-@claim("warm-text-is-rougher-than-greedy", family="dynamics", kind="dynamics", source=SOURCE,
-       slow=True, needs=("greedy", WARM), metrics=STEPS, min_n=50, predicts=hurts(delta=0.2))
-def test_text_at_temperature_is_rougher_than_greedy_text(rows, judge, cell):
+@topic.claim("warm-text-is-rougher-than-greedy", predicts=hurts(delta=0.2))
+def test_text_at_temperature_is_rougher_than_greedy_text(judge, cell):
     """Written at temperature 0.7, the model's text takes larger steps than written greedily."""
-    judge(smoother(rows("greedy"), rows(WARM), cell.metric))
+    judge(smoother("greedy", WARM, metric=cell.metric))
 
 
-@claim("shuffled-text-is-the-roughest", family="dynamics", kind="dynamics", source=SOURCE,
-       slow=True, needs=("human", "shuffled"), metrics=STEPS, min_n=50, predicts=hurts(delta=0.2))
-def test_shuffled_text_is_rougher_than_human_text(rows, judge, cell):
+@topic.claim("shuffled-text-is-the-roughest", predicts=hurts(delta=0.2))
+def test_shuffled_text_is_rougher_than_human_text(judge, cell):
     """The author's tokens in random order take larger steps than in their own."""
-    judge(smoother(rows("human"), rows("shuffled"), cell.metric))
+    judge(smoother("human", "shuffled", metric=cell.metric))
 
 
-@claim("own-text-goes-straighter", family="dynamics", kind="dynamics", slow=True,
-       source="prefill dynamics plan, extensions", needs=("human", "greedy"), metrics=("cosine",),
-       min_n=50, predicts=hurts(delta=0.2))
-def test_own_text_goes_straighter(rows, judge, cell):
+@topic.claim(
+    "own-text-goes-straighter",
+    source="prefill dynamics plan, extensions",
+    metrics=("cosine",),
+    predicts=hurts(delta=0.2),
+)
+def test_own_text_goes_straighter(judge, cell):
     """Successive steps point more alike along the model's own continuation."""
-    judge(smoother(rows("human"), rows("greedy"), cell.metric))
+    judge(smoother("human", "greedy", metric=cell.metric))
 
 
-@claim("surprising-tokens-take-large-steps", family="dynamics", kind="dynamics", slow=True,
-       source="prefill dynamics plan, extensions", needs=("human",), metrics=("step",), min_n=50,
-       predicts=helps(delta=0.2))
-def test_surprising_tokens_take_large_steps(rows, judge):
+@topic.claim(
+    "surprising-tokens-take-large-steps",
+    source="prefill dynamics plan, extensions",
+    metrics=("step",),
+    predicts=helps(delta=0.2),
+)
+def test_surprising_tokens_take_large_steps(judge):
     """Within a text, the steps that arrive at surprising tokens are the larger ones."""
-    judge(steps_and_token_nlls(rows("human")))
+    judge(steps_and_token_nlls("human"))

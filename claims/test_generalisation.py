@@ -3,22 +3,31 @@ its signs are the claims, not its sizes."""
 
 from collections.abc import Callable
 
-from claims.cells import claim
-from claims.estimands import paired_benefit
-from claims.measured import Measured
+from claims.harness.claims import claims_about
+from claims.harness.estimands.paired import paired_benefit
+from claims.harness.rows import Measured
 from kvcore.verdict import Published, does_not_help, hurts
 
-SOURCE = "priming project summary, datasets (first version)"
+HELPS_NOT = ("does-not-help", "makes the answer no easier", does_not_help)
+HURTS = ("hurts", "makes the answer harder", hurts)
+HURTS_SUMMARIES = ("hurts", "makes the summary harder", hurts)
+SURVEY = {  # name, what it does there, d, share of samples that win in %
+    "squad_v2": ("squad", "SQuAD v2", HELPS_NOT, 0.003, 52),
+    "hotpotqa": ("hotpotqa", "HotpotQA", HURTS, -0.35, 34),
+    "pubmedqa": ("pubmedqa", "PubMedQA", HURTS, -0.73, 16),
+    "cnn_dailymail": ("cnn-dailymail", "CNN/DailyMail", HURTS_SUMMARIES, -1.31, 8),
+    "narrativeqa": ("narrativeqa", "NarrativeQA", HURTS, -0.35, 45),
+}
 
 
-def published(dataset: str, d: float, win: int) -> dict[tuple[str, str], Published]:
+def legacy(dataset: str, d: float, text: str) -> dict[tuple[str, str], Published]:
     """Return a legacy value, measured with Mistral-7B."""
-    said = f"d {d:+.2f}, {win} % win (legacy)"
-    return {("mistral-7b", dataset): Published(d, None, "nll_tail", legacy=True, text=said)}
+    return {("mistral-7b", dataset): Published(d, None, "nll_tail", legacy=True, text=text)}
 
 
 def only(dataset: str) -> Callable[[Measured], str]:
     """Give the claim a meaning on one dataset alone."""
+
     def applies(cell: Measured) -> str:
         return "" if cell.dataset == dataset else f"the claim is about {dataset}"
 
@@ -30,63 +39,47 @@ def not_ms_marco(cell: Measured) -> str:
     return "MS MARCO is where the benefit was found" if cell.dataset == "ms_marco" else ""
 
 
-@claim("static-prefix-does-not-help-squad", family="generalisation", source=SOURCE, slow=True,
-       needs=("bare", "static_fact"), predicts=does_not_help(delta=0.09, effect=0.003),
-       applies=only("squad_v2"), published=published("squad_v2", 0.003, 52))
-def test_a_static_question_does_not_help_on_squad(rows, judge):
-    """On SQuAD v2 a static prefix makes the answer no easier."""
-    judge(paired_benefit(rows("bare"), rows("static_fact")))
+topic = claims_about(
+    "generalisation", source="priming project summary, datasets (first version)", slow=True
+)
 
 
-@claim("static-prefix-hurts-hotpotqa", family="generalisation", source=SOURCE, slow=True,
-       needs=("bare", "static_fact"), predicts=hurts(delta=0.09, effect=-0.35),
-       applies=only("hotpotqa"), published=published("hotpotqa", -0.35, 34))
-def test_a_static_question_hurts_on_hotpotqa(rows, judge):
-    """On HotpotQA a static prefix makes the answer harder."""
-    judge(paired_benefit(rows("bare"), rows("static_fact")))
+@topic.claim_for_each(
+    "dataset",
+    {
+        dataset: {
+            "claim_id": f"static-prefix-{verb}-{slug}",
+            "statement": f"On {name} a static prefix {said}.",
+            "predicts": prediction(delta=0.09, effect=d),
+            "applies": only(dataset),
+            "published": legacy(dataset, d, f"d {d:+.2f}, {win} % win (legacy)"),
+        }
+        for dataset, (slug, name, (verb, said, prediction), d, win) in SURVEY.items()
+    },
+)
+def test_a_static_question_does_on_this_dataset_what_was_published(judge):
+    """See the statements above."""
+    judge(paired_benefit("bare", "static_fact"))
 
 
-@claim("static-prefix-hurts-pubmedqa", family="generalisation", source=SOURCE, slow=True,
-       needs=("bare", "static_fact"), predicts=hurts(delta=0.09, effect=-0.73),
-       applies=only("pubmedqa"), published=published("pubmedqa", -0.73, 16))
-def test_a_static_question_hurts_on_pubmedqa(rows, judge):
-    """On PubMedQA a static prefix makes the answer harder."""
-    judge(paired_benefit(rows("bare"), rows("static_fact")))
-
-
-@claim("static-prefix-hurts-cnn-dailymail", family="generalisation", source=SOURCE, slow=True,
-       needs=("bare", "static_fact"), predicts=hurts(delta=0.09, effect=-1.31),
-       applies=only("cnn_dailymail"), published=published("cnn_dailymail", -1.31, 8))
-def test_a_static_question_hurts_on_cnn_dailymail(rows, judge):
-    """On CNN/DailyMail a static prefix makes the summary harder."""
-    judge(paired_benefit(rows("bare"), rows("static_fact")))
-
-
-@claim("static-prefix-hurts-narrativeqa", family="generalisation", source=SOURCE, slow=True,
-       needs=("bare", "static_fact"), predicts=hurts(delta=0.09, effect=-0.35),
-       applies=only("narrativeqa"), published=published("narrativeqa", -0.35, 45))
-def test_a_static_question_hurts_on_narrativeqa(rows, judge):
-    """On NarrativeQA a static prefix makes the answer harder."""
-    judge(paired_benefit(rows("bare"), rows("static_fact")))
-
-
-@claim("benefit-does-not-generalise", family="generalisation", source=SOURCE, slow=True,
-       needs=("bare", "static_fact"), predicts=does_not_help(delta=0.09),
-       applies=not_ms_marco)
-def test_the_benefit_does_not_generalise(rows, judge):
+@topic.claim(
+    "benefit-does-not-generalise", predicts=does_not_help(delta=0.09), applies=not_ms_marco
+)
+def test_the_benefit_does_not_generalise(judge):
     """Away from MS MARCO a static prefix makes the answer no easier."""
-    judge(paired_benefit(rows("bare"), rows("static_fact")))
+    judge(paired_benefit("bare", "static_fact"))
 
 
-@claim("static-prefix-does-not-help-natural-questions", family="generalisation", slow=True,
-       source="priming project summary: a length effect, not a dataset effect",
-       needs=("bare", "static_fact"), predicts=does_not_help(delta=0.09),
-       applies=only("natural_questions"),
-       published={("mistral-7b", "natural_questions"): Published(
-           0.0, None, "nll_tail", legacy=True, text="none (legacy)")})
-def test_a_static_question_does_not_help_on_natural_questions(rows, judge):
+@topic.claim(
+    "static-prefix-does-not-help-natural-questions",
+    source="priming project summary: a length effect, not a dataset effect",
+    predicts=does_not_help(delta=0.09),
+    applies=only("natural_questions"),
+    published=legacy("natural_questions", 0.0, "none (legacy)"),
+)
+def test_a_static_question_does_not_help_on_natural_questions(judge):
     """On long Natural Questions pages a static prefix makes the answer no easier.
 
     Set it beside "no-benefit-at-1024-tokens": padded passages of that length show none either.
     """
-    judge(paired_benefit(rows("bare"), rows("static_fact")))
+    judge(paired_benefit("bare", "static_fact"))

@@ -4,8 +4,8 @@ Benefit contains bare NLL, so the published correlation is positive without any 
 shown in each block; judged are Oldham's correlation and two hardnesses measured elsewhere.
 """
 
-from claims.cells import claim
-from claims.estimands import (
+from claims.harness.claims import claims_about
+from claims.harness.estimands.paired import (
     benefit_in_quartile,
     odd_even_benefit_in_quartile,
     odd_even_trend,
@@ -16,88 +16,109 @@ from kvcore.verdict import Published, helps, hurts
 
 SOURCE = "priming notebook, experiment 01: hardness"
 QUARTER = 25  # of at least 100 samples
-LEGACY = Published(0.302, None, "nll_tail", legacy=True,
-                   text="r 0.302 by bare NLL (legacy; inverted on some datasets)")
+LEGACY = Published(
+    0.302,
+    None,
+    "nll_tail",
+    legacy=True,
+    text="r 0.302 by bare NLL (legacy; inverted on some datasets)",
+)
 GROWS = helps(delta=0.09, effect=0.094, unit="r")
 
 
-@claim("random-gains-with-hardness", family="hardness", source=SOURCE, predicts=GROWS,
-       needs=("bare", "random", "bos_only"), published=LEGACY)
-def test_harder_samples_gain_more_from_a_random_prefix(rows, judge):
+topic = claims_about("hardness", source=SOURCE)
+
+
+@topic.claim("random-gains-with-hardness", predicts=GROWS, published=LEGACY)
+def test_harder_samples_gain_more_from_a_random_prefix(judge):
     """Answers that are hard without the document gain more from a random prefix."""
-    judge(trend_with_hardness(rows("bare"), rows("random"), rows("bos_only")))
+    judge(trend_with_hardness("bare", "random", "bos_only"))
 
 
-@claim("oracle-gains-with-hardness", family="hardness", source=SOURCE, predicts=GROWS,
-       needs=("bare", "oracle", "bos_only"), published=LEGACY)
-def test_harder_samples_gain_more_from_the_real_query(rows, judge):
+@topic.claim("oracle-gains-with-hardness", predicts=GROWS, published=LEGACY)
+def test_harder_samples_gain_more_from_the_real_query(judge):
     """Answers that are hard without the document gain more from the real query as prefix."""
-    judge(trend_with_hardness(rows("bare"), rows("oracle"), rows("bos_only")))
+    judge(trend_with_hardness("bare", "oracle", "bos_only"))
 
 
-@claim("random-gains-with-hardness-oldham", family="hardness", source=SOURCE, predicts=GROWS,
-       needs=("bare", "random"),
-       published=Published(0.094, 2303, "nll_tail", text="r 0.193, 0.094 after Oldham"))
-def test_harder_samples_gain_more_from_a_random_prefix_by_oldham(rows, judge):
+@topic.claim(
+    "random-gains-with-hardness-oldham",
+    predicts=GROWS,
+    published=Published(0.094, 2303, "nll_tail", text="r 0.193, 0.094 after Oldham"),
+)
+def test_harder_samples_gain_more_from_a_random_prefix_by_oldham(judge):
     """Harder samples gain more from a random prefix, by Oldham's correlation."""
-    judge(oldham_trend(rows("bare"), rows("random")))
+    judge(oldham_trend("bare", "random"))
 
 
-@claim("oracle-gains-with-hardness-oldham", family="hardness", source=SOURCE, predicts=GROWS,
-       needs=("bare", "oracle"),
-       published=Published(0.040, 2303, "nll_tail", text="r 0.157, 0.040 after Oldham"))
-def test_harder_samples_gain_more_from_the_real_query_by_oldham(rows, judge):
+@topic.claim(
+    "oracle-gains-with-hardness-oldham",
+    predicts=GROWS,
+    published=Published(0.040, 2303, "nll_tail", text="r 0.157, 0.040 after Oldham"),
+)
+def test_harder_samples_gain_more_from_the_real_query_by_oldham(judge):
     """Harder samples gain more from the real query as prefix, by Oldham's correlation."""
-    judge(oldham_trend(rows("bare"), rows("oracle")))
+    judge(oldham_trend("bare", "oracle"))
 
 
-@claim("random-gains-with-hardness-odd-even", family="hardness", source=SOURCE, predicts=GROWS,
-       needs=("bare", "random"))
-def test_harder_answers_gain_more_from_a_random_prefix_by_odd_tokens(rows, judge):
+@topic.claim("random-gains-with-hardness-odd-even", predicts=GROWS)
+def test_harder_answers_gain_more_from_a_random_prefix_by_odd_tokens(judge):
     """Where the odd answer tokens are hard, the even ones gain more from a random prefix."""
-    judge(odd_even_trend(rows("bare"), rows("random")))
+    judge(odd_even_trend("bare", "random"))
 
 
-@claim("oracle-gains-with-hardness-odd-even", family="hardness", source=SOURCE, predicts=GROWS,
-       needs=("bare", "oracle"))
-def test_harder_answers_gain_more_from_the_real_query_by_odd_tokens(rows, judge):
+@topic.claim("oracle-gains-with-hardness-odd-even", predicts=GROWS)
+def test_harder_answers_gain_more_from_the_real_query_by_odd_tokens(judge):
     """Where the odd answer tokens are hard, the even ones gain more from the real query."""
-    judge(odd_even_trend(rows("bare"), rows("oracle")))
+    judge(odd_even_trend("bare", "oracle"))
 
 
-@claim("oracle-hurts-the-easy-quarter", family="hardness", source=SOURCE, min_n=QUARTER,
-       predicts=hurts(delta=0.09, effect=-0.195), needs=("bare", "oracle", "bos_only"))
-def test_the_real_query_hurts_the_easy_quarter(rows, judge):
+@topic.claim(
+    "oracle-hurts-the-easy-quarter", min_n=QUARTER, predicts=hurts(delta=0.09, effect=-0.195)
+)
+def test_the_real_query_hurts_the_easy_quarter(judge):
     """The real query hurts the quarter of answers that is easiest without the document."""
-    judge(benefit_in_quartile(1, rows("bare"), rows("oracle"), rows("bos_only")))
+    judge(benefit_in_quartile("bare", "oracle", "bos_only", quartile=1))
 
 
-@claim("oracle-helps-the-hard-quarter", family="hardness", source=SOURCE, min_n=QUARTER,
-       predicts=helps(delta=0.09, effect=0.121), needs=("bare", "oracle", "bos_only"))
-def test_the_real_query_helps_the_hard_quarter(rows, judge):
+@topic.claim(
+    "oracle-helps-the-hard-quarter", min_n=QUARTER, predicts=helps(delta=0.09, effect=0.121)
+)
+def test_the_real_query_helps_the_hard_quarter(judge):
     """The real query helps the quarter of answers that is hardest without the document."""
-    judge(benefit_in_quartile(4, rows("bare"), rows("oracle"), rows("bos_only")))
+    judge(benefit_in_quartile("bare", "oracle", "bos_only", quartile=4))
 
 
-@claim("oracle-hurts-the-easy-quarter-odd-even", family="hardness", source=SOURCE, min_n=QUARTER,
-       predicts=hurts(delta=0.09, effect=-0.195), needs=("bare", "oracle"))
-def test_the_real_query_hurts_the_easy_quarter_by_odd_tokens(rows, judge):
+@topic.claim(
+    "oracle-hurts-the-easy-quarter-odd-even",
+    min_n=QUARTER,
+    predicts=hurts(delta=0.09, effect=-0.195),
+)
+def test_the_real_query_hurts_the_easy_quarter_by_odd_tokens(judge):
     """Where the odd answer tokens are easiest, the real query hurts the even ones."""
-    judge(odd_even_benefit_in_quartile(1, rows("bare"), rows("oracle")))
+    judge(odd_even_benefit_in_quartile("bare", "oracle", quartile=1))
 
 
-@claim("oracle-helps-the-hard-quarter-odd-even", family="hardness", source=SOURCE, min_n=QUARTER,
-       predicts=helps(delta=0.09, effect=0.121), needs=("bare", "oracle"))
-def test_the_real_query_helps_the_hard_quarter_by_odd_tokens(rows, judge):
+@topic.claim(
+    "oracle-helps-the-hard-quarter-odd-even",
+    min_n=QUARTER,
+    predicts=helps(delta=0.09, effect=0.121),
+)
+def test_the_real_query_helps_the_hard_quarter_by_odd_tokens(judge):
     """Where the odd answer tokens are hardest, the real query helps the even ones."""
-    judge(odd_even_benefit_in_quartile(4, rows("bare"), rows("oracle")))
+    judge(odd_even_benefit_in_quartile("bare", "oracle", quartile=4))
 
 
-@claim("static-prefix-helps-the-hard-quarter", family="hardness", min_n=QUARTER, slow=True,
-       source="priming project summary, datasets (first version)",
-       predicts=helps(delta=0.09, effect=0.19), needs=("bare", "static_fact", "bos_only"),
-       published=Published(0.19, None, "nll_tail", legacy=True,
-                           text="d +0.19, 59 % win on hard samples (legacy)"))
-def test_a_static_question_helps_the_hard_quarter(rows, judge):
+@topic.claim(
+    "static-prefix-helps-the-hard-quarter",
+    min_n=QUARTER,
+    slow=True,
+    source="priming project summary, datasets (first version)",
+    predicts=helps(delta=0.09, effect=0.19),
+    published=Published(
+        0.19, None, "nll_tail", legacy=True, text="d +0.19, 59 % win on hard samples (legacy)"
+    ),
+)
+def test_a_static_question_helps_the_hard_quarter(judge):
     """A fixed question helps the quarter of answers that is hardest without the document."""
-    judge(benefit_in_quartile(4, rows("bare"), rows("static_fact"), rows("bos_only")))
+    judge(benefit_in_quartile("bare", "static_fact", "bos_only", quartile=4))

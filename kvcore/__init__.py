@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvcore.conditions.parse import truncated as truncated
     from kvcore.conditions.recipes import Condition as Condition
-    from kvcore.corpora import Sample as Sample
-    from kvcore.corpora import load_corpus as load_corpus
+    from kvcore.data.datasets import load_corpus as load_corpus
+    from kvcore.data.sample import Sample as Sample
     from kvcore.loading import load as load
     from kvcore.measurements.answer_nll import score as score
     from kvcore.measurements.explain import explain as explain
 
 _HOMES = {
     "Condition": "kvcore.conditions.recipes",
-    "Sample": "kvcore.corpora",
+    "Sample": "kvcore.data.sample",
     "explain": "kvcore.measurements.explain",
     "load": "kvcore.loading",
-    "load_corpus": "kvcore.corpora",
+    "load_corpus": "kvcore.data.datasets",
     "score": "kvcore.measurements.answer_nll",
     "truncated": "kvcore.conditions.parse",
 }

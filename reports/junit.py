@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvcore.verdict import Judgement
-from reports.text import LONGEST, safe
+from reports.text import inert_text
 
 Property = tuple[str, str | int | float]
 
@@ -46,4 +46,4 @@ def _plain(value: object) -> str | int | float:
         return ""
     if isinstance(value, float):
         return float(value)
-    return int(value) if isinstance(value, int) else safe(value, LONGEST)
+    return int(value) if isinstance(value, int) else inert_text(value)

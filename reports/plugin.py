@@ -22,11 +22,12 @@ from typing import Any
 import pytest
 
 from kvcore.errors import KvError
+from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
 from reports import junit, results, terminal
-from reports.order import by_claim
-from reports.text import encodable, markup, one_line, safe
-from reports.words import cell_words, interval_words
+from reports.grouping import by_claim
+from reports.html import tests_table
+from reports.text import encodable, inert_text
 
 JUDGEMENT_KEY = pytest.StashKey[Judgement]()
 CONTEXT_KEY = pytest.StashKey[Mapping[str, Any]]()
@@ -46,7 +47,7 @@ def attach(item: pytest.Item, judgement: Judgement, context: Mapping[str, Any]) 
     judgement : Judgement
         What it found; one for each test. Its ``outcome`` is set from what pytest reports.
     context : mapping
-        JSON data for the page: ``explanations`` (see `reports.page.Explanation`) and
+        JSON data for the page: ``explanations`` (see `reports.html.page.Explanation`) and
         ``provenance`` (a flat mapping about this model and dataset). Both optional; equal ones
         of several tests are shown once.
 
@@ -91,8 +92,9 @@ def enable(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport,
-                                                               pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the judgement of a test on its report."""
     report = yield
     if report.when == "call" and JUDGEMENT_KEY in item.stash:
@@ -106,8 +108,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None,
-                                                 dict[str, Any] | None]:
+def pytest_report_to_serializable() -> Generator[
+    None, dict[str, Any] | None, dict[str, Any] | None
+]:
     """Keep a lone surrogate in a message from ending the worker that reports it."""
     data: dict[str, Any] | None = encodable((yield))
     return data
@@ -155,17 +158,18 @@ class Reporter:
     @property
     def explanations(self) -> list[Mapping[str, Any]]:
         """The conditions of the session, each explained once."""
-        found = [each for record in self._ordered()
-                 for each in record.context.get("explanations", ())]
-        first = {(each.get("model"), each["condition"]): each for each in reversed(found)}
+        every = [
+            each for record in self._ordered() for each in record.context.get("explanations", ())
+        ]
+        first = {(each.get("model"), each["condition"]): each for each in reversed(every)}
         return list(reversed(first.values()))
 
     def _ordered(self) -> list[Record]:
         return sorted(self.records.values(), key=lambda record: record.place)
 
     def _distinct(self, name: str) -> list[Mapping[str, Any]]:
-        found = [record.context[name] for record in self._ordered() if record.context.get(name)]
-        return [each for index, each in enumerate(found) if each not in found[:index]]
+        facts = [record.context[name] for record in self._ordered() if record.context.get(name)]
+        return [each for index, each in enumerate(facts) if each not in facts[:index]]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the judgement off a report, wherever the test ran."""
@@ -179,19 +183,20 @@ class Reporter:
         """Write results.json; let pytest-html write its page; give that its head."""
         if not self.records and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        data = results.document(self.judgements, provenance=self.provenance,
-                                environment=self.environment)
+        data = results.document(
+            self.judgements, provenance=self.provenance, environment=self.environment
+        )
         results.write(self.out / "results.json", data)
         yield
         self._finish_page()
 
     def _finish_page(self) -> None:
-        from reports import page
+        from reports.html import page
 
         given = self.config.getoption("htmlpath", None)
         path = Path(os.path.expandvars(given)).expanduser() if given else None
         if path is not None and path.is_file():
-            results.write_whole(path, page.finish(path.read_text(encoding="utf-8")))
+            write_atomically(path, page.document(path.read_text(encoding="utf-8")))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write the table of verdicts, or that there is none."""
@@ -206,51 +211,36 @@ class Reporter:
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:
         """Name the page."""
-        from reports import page
+        from reports.html import page
 
         report.title = page.TITLE
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
         """Put the report proper before pytest-html's table of tests."""
-        from reports import page
+        from reports.html import page
 
-        prefix.append(page.render(self.judgements, self.explanations, self.provenance,
-                                  self.environment))
+        prefix.append(
+            page.page(self.judgements, self.explanations, self.provenance, self.environment)
+        )
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_header(self, cells: list[str]) -> None:
         """Name our columns."""
-        cells[:] = [
-            cells[0],
-            '<th class="sortable" data-column-type="claim">Claim</th>',
-            '<th class="sortable" data-column-type="cell">Cell</th>',
-            "<th>Estimate</th>", "<th>n</th>",
-            '<th class="sortable" data-column-type="verdict">Verdict</th>',
-            cells[1], cells[2],
-        ]
+        cells[:] = [cells[0], *tests_table.heads(), cells[1], cells[2]]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_row(self, report: pytest.TestReport, cells: list[str]) -> None:
         """Fill our columns; the test's own name is escaped, which pytest-html leaves to us."""
-        test = f'<td class="col-testId">{markup(report.nodeid)}</td>'
-        cells[:] = [cells[0], *self._columns(report.nodeid), test, cells[2]]
+        record = self.records.get(report.nodeid)
+        cells[:] = [
+            cells[0],
+            *tests_table.cells(record.judgement if record else None),
+            tests_table.cell("testId", report.nodeid),
+            cells[2],
+        ]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_html(self, data: list[str]) -> None:
         """Make what tests printed inert; pytest-html has escaped it, and no more."""
-        data[:] = [safe(part, max(len(part), 1)) for part in data]
-
-    def _columns(self, nodeid: str) -> list[str]:
-        record = self.records.get(nodeid)
-        if record is None:
-            return ["<td></td>"] * 5
-        judgement = record.judgement
-        estimate = f"{interval_words(judgement.estimate)} {one_line(judgement.estimate.unit)}"
-        return [
-            f'<td class="col-claim">{markup(judgement.claim.id)}</td>',
-            f'<td class="col-cell">{markup(cell_words(judgement))}</td>',
-            f'<td class="col-estimate">{markup(estimate)}</td>',
-            f'<td class="col-n">{judgement.estimate.n:,}</td>',
-            f'<td class="col-verdict">{markup(judgement.verdict)}</td>',
-        ]
+        data[:] = [inert_text(part, max(len(part), 1)) for part in data]

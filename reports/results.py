@@ -7,21 +7,35 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
-from reports.text import inert
+from reports.text import inert_data
 from reports.words import counts
 
 SCHEMA_VERSION = 1
 
-PACKAGES = ("kvclaims", "torch", "transformers", "accelerate", "bitsandbytes", "datasets", "gguf",
-            "numpy", "scipy", "pandas", "pyarrow", "matplotlib", "pytest", "pytest-html",
-            "pytest-xdist")
+PACKAGES = (
+    "kvclaims",
+    "torch",
+    "transformers",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "gguf",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "pytest",
+    "pytest-html",
+    "pytest-xdist",
+)
 
 
 def environment(root: Path) -> dict[str, Any]:
@@ -36,7 +50,7 @@ def environment(root: Path) -> dict[str, Any]:
     -------
     dict
         ``python``, ``platform``, ``machine``, ``cpus``, ``versions`` (name -> version, installed
-        packages only) and ``commit`` (``"<sha>"``, with ``" + changes"`` where tracked files
+        packages only) and ``commit`` (its SHA, with ``" + changes"`` where tracked files
         differ from it; None outside a git checkout). Imports none of the packages.
     """
     return {
@@ -68,8 +82,9 @@ def _git(root: Path, *arguments: str) -> str | None:
     git = shutil.which("git")
     if git is None:
         return None
-    done = subprocess.run([git, "-C", str(root), *arguments], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [git, "-C", str(root), *arguments], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -85,16 +100,18 @@ def document(
     ``"-Infinity"`` in estimates, null elsewhere. The data behind the plots is left out: it lies
     in the rows, under ``rows``.
     """
-    data: dict[str, Any] = inert({
-        "schema_version": SCHEMA_VERSION,
-        "command": provenance.get("command"),
-        "configuration": dict(provenance.get("configuration", {})),
-        "environment": dict(environment),
-        "cells": [dict(cell) for cell in provenance.get("cells", ())],
-        "counts": counts(judgements),
-        "judgements": [_without_plot(judgement) for judgement in judgements],
-        "rows": _rows(judgements),
-    })
+    data: dict[str, Any] = inert_data(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "command": provenance.get("command"),
+            "configuration": dict(provenance.get("configuration", {})),
+            "environment": dict(environment),
+            "cells": [dict(cell) for cell in provenance.get("cells", ())],
+            "counts": counts(judgements),
+            "judgements": [_without_plot(judgement) for judgement in judgements],
+            "rows": _rows(judgements),
+        }
+    )
     return data
 
 
@@ -108,23 +125,8 @@ def _rows(judgements: Sequence[Judgement]) -> list[dict[str, str]]:
     return [{"store": store, "rows_hash": rows_hash} for store, rows_hash in stores]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False,
-                                     prefix=f".{path.name}.") as file:
-        file.write(text)
-    # a temporary file is private to its owner; a report is readable as far as the umask allows
-    Path(file.name).chmod(0o666 & ~_umask())
-    Path(file.name).replace(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write(path: Path, data: Mapping[str, Any]) -> None:
-    """Write results.json, readable by any strict JSON parser."""
-    write_whole(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write results.json, readable by any strict JSON parser; its folder is made when needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n")

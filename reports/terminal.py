@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kvcore.verdict import Judgement
 from reports.text import one_line
-from reports.words import LOOKS, counts, interval_words, required_words
+from reports.words import VERDICT_STYLES, counts, interval_words, required_words
 
 _HEAD = ("claim", "cell", "estimate [CI]", "n", "verdict", "n needed")
 _RIGHT = (3, 5)
@@ -16,20 +16,22 @@ def table(judgements: Sequence[Judgement]) -> list[str]:
     """Return the verdicts as lines of text, columns aligned, and a line of totals."""
     rows = [_HEAD, *(_row(judgement) for judgement in judgements)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = ["  ".join(_pad(text, widths[i], i in _RIGHT) for i, text in enumerate(row)).rstrip()
-             for row in rows]
+    lines = [
+        "  ".join(_pad(text, widths[i], i in _RIGHT) for i, text in enumerate(row)).rstrip()
+        for row in rows
+    ]
     totals = ", ".join(f"{number} {verdict}" for verdict, number in counts(judgements).items())
-    return [*lines, "", f"{totals}"]
+    return [*lines, "", totals]
 
 
 def _row(judgement: Judgement) -> tuple[str, ...]:
-    look, cell = LOOKS[judgement.verdict], judgement.cell
+    symbol, cell = VERDICT_STYLES[judgement.verdict].symbol, judgement.cell
     return (
         one_line(judgement.claim.id, 48),
         one_line(f"{cell.model}-{cell.dataset}-{cell.metric}", 48),
-        f"{interval_words(judgement.estimate)} {judgement.estimate.unit}",
+        f"{interval_words(judgement.estimate)} {one_line(judgement.estimate.unit)}",
         str(judgement.estimate.n),
-        f"{look.symbol} {look.word}",
+        f"{symbol} {judgement.verdict}",
         required_words(judgement),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import re
 import unicodedata
@@ -12,13 +11,15 @@ LONGEST = 4_000
 """Characters of one piece of text that a report shows before it says how many it left out."""
 
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-_INERT = re.compile(
+DANGEROUS = re.compile(
     rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff\ufdd0-\ufdef]"
     + "".join(f"|[{chr(end)}{chr(end + 1)}]" for end in range(0xFFFE, 0x110000, 0x10000))
 )
+"""Characters that act on what surrounds them, or that UTF-8 or XML cannot hold."""
 
 
-def _visible(match: re.Match[str]) -> str:
+def visible(match: re.Match[str]) -> str:
+    """Return a symbol for the dangerous character that was matched."""
     char = match.group()
     code = ord(char)
     if code < 0x20:
@@ -31,7 +32,7 @@ def _visible(match: re.Match[str]) -> str:
     return f"\u27e8{short or f'U+{code:04X}'}\u27e9"
 
 
-def safe(text: object, longest: int = LONGEST) -> str:
+def inert_text(text: object, longest: int = LONGEST) -> str:
     """Return text that shows what it holds and does nothing else.
 
     Control characters, bidirectional controls, lone surrogates and non-characters become
@@ -47,45 +48,34 @@ def safe(text: object, longest: int = LONGEST) -> str:
     Returns
     -------
     str
-        Encodable as UTF-8 and allowed in XML 1.0. Applying ``safe`` again changes nothing,
+        Encodable as UTF-8 and allowed in XML 1.0. Applying ``inert_text`` again changes nothing,
         as long as nothing was cut.
     """
     raw = str(text)
-    kept = raw if len(raw) <= longest else raw[:longest]
-    shown = _INERT.sub(_visible, kept)
-    left_out = len(raw) - len(kept)
+    shown = DANGEROUS.sub(visible, raw[:longest])
+    left_out = max(len(raw) - longest, 0)
     return f"{shown}\u2026 (+{left_out} characters)" if left_out else shown
 
 
 def one_line(text: object, longest: int = 300) -> str:
-    """Return `safe` text on one line of at most `longest` characters, an ellipsis for the rest."""
-    shown = " ".join(safe(text).split())
+    """Return `inert_text` on one line of at most `longest` characters, an ellipsis for the rest."""
+    shown = " ".join(inert_text(text).split())
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}\u2026"
 
 
-def markup(text: object, longest: int = LONGEST) -> str:
-    """Return text as HTML: inert, escaped, and isolated from the direction of what surrounds it."""
-    return f"<bdi>{escape(text, longest)}</bdi>"
+def inert_data(value: Any) -> Any:
+    """Return JSON-like data with every string made inert and every non-finite number null.
 
-
-def escape(text: object, longest: int = LONGEST) -> str:
-    """Return `safe` text with the five HTML special characters escaped, for attributes."""
-    return html.escape(safe(text, longest), quote=True)
-
-
-def inert(value: Any) -> Any:
-    """Return JSON-like data with every string `safe` and every non-finite number null.
-
-    Strings are made safe but never cut: this is data, not a page.
+    Strings are made inert but never cut: this is data, not a page.
     """
     if isinstance(value, str):
-        return safe(value, max(len(value), 1))
+        return inert_text(value, max(len(value), 1))
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {inert(str(key)): inert(item) for key, item in value.items()}
+        return {inert_data(str(key)): inert_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [inert(item) for item in value]
+        return [inert_data(item) for item in value]
     return value
 
 
@@ -111,7 +101,7 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
 def encodable(value: Any) -> Any:
     """Return data with lone surrogates in its strings replaced, and nothing else changed."""
     if isinstance(value, str):
-        return re.sub("[\ud800-\udfff]", _visible, value)
+        return re.sub("[\ud800-\udfff]", visible, value)
     if isinstance(value, dict):
         return {encodable(key): encodable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -121,5 +111,5 @@ def encodable(value: Any) -> Any:
 
 def token_text(token: object) -> str:
     """Return a token's text with white space that can be seen: line feeds, tabs, lone spaces."""
-    shown = safe(token).replace("\n", "\u21b5").replace("\t", "\u21e5")
+    shown = inert_text(token).replace("\n", "\u21b5").replace("\t", "\u21e5")
     return shown if shown.strip() else "\u2423" * len(shown) or "\u2205"

@@ -6,17 +6,21 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kvcore.stats import Estimate
+from kvcore.analysis import Estimate
 from kvcore.verdict import Judgement, Prediction, Region
 from reports.text import number
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a verdict is shown: never by colour alone."""
+class VerdictStyle:
+    """How a verdict is shown: never by colour alone.
 
-    word: str
+    ``symbol`` stands before its name, ``glyph`` is its mark in a plot, as a character;
+    ``marker`` is matplotlib's name of that mark.
+    """
+
     symbol: str
+    glyph: str
     marker: str
     filled: bool
     colour: str
@@ -24,10 +28,10 @@ class Look:
 
 # Blue and vermillion stay apart for every common kind of colour blindness (Okabe and Ito 2008);
 # both are darkened to read as text on white (contrast above 4.5).
-LOOKS = {
-    "supported": Look("supported", "✓", "o", True, "#00619a"),
-    "refuted": Look("refuted", "✗", "s", True, "#a94400"),
-    "inconclusive": Look("inconclusive", "?", "o", False, "#5d6470"),
+VERDICT_STYLES = {
+    "supported": VerdictStyle("✓", "●", "o", True, "#00619a"),
+    "refuted": VerdictStyle("✗", "■", "s", True, "#a94400"),
+    "inconclusive": VerdictStyle("?", "○", "o", False, "#5d6470"),
 }
 
 UNITS = {
@@ -111,6 +115,11 @@ def interval_words(estimate: Estimate) -> str:
     return f"{number(estimate.value, sign=signed)} [{low}, {high}]"
 
 
+def level_words(confidence: float) -> str:
+    """Return a level of confidence in percent: ``95 %``, without a line break inside."""
+    return f"{confidence:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
+
+
 def end_words(value: float, signed: bool, digits: int = 3) -> str:
     """Return one end of an interval, which may have no bound."""
     if math.isinf(value):
@@ -138,5 +147,5 @@ def published_words(judgement: Judgement) -> str:
 
 def counts(judgements: Iterable[Judgement]) -> dict[str, int]:
     """Count judgements by verdict, every verdict present."""
-    given: list[str] = [judgement.verdict for judgement in judgements]
-    return {verdict: given.count(verdict) for verdict in LOOKS}
+    verdicts: list[str] = [judgement.verdict for judgement in judgements]
+    return {verdict: verdicts.count(verdict) for verdict in VERDICT_STYLES}

@@ -40,7 +40,7 @@ from kvcore.cache import hf_cache, kv_cache, masks, rope
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions import parse, recipes, registry
 from kvcore.conditions.recipes import Condition
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, forward, limits, one_pass, prepared, rope_probe
 from kvcore.engine.forward import SequenceInput
 from kvcore.measurements import answer_nll

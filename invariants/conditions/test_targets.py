@@ -18,7 +18,7 @@ from invariants.support.plain_routes import EXPECTED, Case
 from invariants.support.samples import LONG, SHORT
 from invariants.support.strategies import once
 from kvcore import tokenization
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM
 

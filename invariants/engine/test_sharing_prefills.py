@@ -23,7 +23,7 @@ from invariants.support.plain_routes import Case
 from invariants.support.samples import LONG, SHORT, words
 from invariants.support.strategies import few
 from kvcore import loading
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, forward, limits, rope_probe
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM

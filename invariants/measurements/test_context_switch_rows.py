@@ -12,9 +12,9 @@ import pytest
 
 from invariants.support.comparing import Fault, must_see, replaced
 from kvcore import loading
-from kvcore.corpora import pair
-from kvcore.corpora.pair import injection_fraction
-from kvcore.corpora.pairs import load_pairs
+from kvcore.data.context_pairs import pair
+from kvcore.data.context_pairs.assignment import injection_fraction
+from kvcore.data.context_pairs.load import load_pairs
 from kvcore.measurements import context_switch, context_switch_rows
 from kvcore.models import files as model_files
 from kvcore.models.lm import LM

@@ -10,20 +10,16 @@ import math
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import distance
 
-from claims import diverging
-from claims.estimands import Plan
-from claims.measured import Rows
 from invariants.support.comparing import SCORE_TOLERANCE, must_see
-from kvcore import loading, stats, verdict
+from kvcore import loading
 from kvcore.conditions.parse import condition
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine.prepared import prepare_one
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll, divergence, divergence_rows
@@ -248,71 +244,3 @@ def test_rows_are_stored_once_and_are_the_instruments(tmp_path: Any) -> None:
             direct.loc[name, "js"], abs=1e-7
         )
         assert rows.loc[(name, "bare~bare"), "js"] == 0
-
-
-# --- estimands ----------------------------------------------------------------------------------
-
-
-def rows(name: str, values: Any) -> Rows:
-    frame = pd.DataFrame({"js": values}, index=[f"s{i}" for i in range(len(values))])
-    return Rows(name, "js", frame, tuple(frame.index), tuple)
-
-
-def test_a_divergence_beyond_the_null_is_positive() -> None:
-    """Mean less the larger null's, and its multiple of each."""
-    rng = np.random.default_rng(0)
-    moved, null = rows("a", rng.uniform(0.5, 1.5, 50)), rows("n", rng.uniform(0.005, 0.015, 50))
-    found = diverging.beyond_the_null(moved, null, rows("m", np.zeros(50))).compute(Plan())
-    assert found.estimate.ci_low > 0.5
-    assert found.details["times n"] == pytest.approx(100, rel=0.2)
-    turned = diverging.difference_of_divergence(moved, null).compute(Plan())
-    assert turned.estimate.ci_high < 0
-
-
-def check_widths() -> None:
-    spread = rows("a", np.random.default_rng(1).exponential(1.0, 300))
-    ratio = diverging.ratio_of_widths(spread).compute(Plan()).estimate
-    assert 1.5 < ratio.ci_low < math.sqrt(8) * 1.3
-    slope = diverging.slope_of_widths(spread).compute(Plan())
-    # a bootstrap of few samples is too narrow, which flattens the slope by about a tenth
-    assert slope.estimate.value == pytest.approx(0.05, abs=0.1)
-    assert slope.plot["x"] == [4, 8, 16, 32, 64, 128, 256]
-    held = diverging.intervals_that_hold_their_mean(spread).compute(Plan()).estimate
-    assert held.value == 1
-
-
-def test_widths_fall_with_the_square_root_of_n() -> None:
-    """On independent numbers; widths that do not fall are seen."""
-    check_widths()
-
-    def constant(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(
-            stats, "interval_widths", lambda _x, sizes, draws, **_: np.ones((draws, len(sizes)))
-        )
-
-    must_see(constant, check_widths)
-
-
-def test_a_ratio_of_means_is_one_of_the_same_samples() -> None:
-    """Twice a number is exactly twice as large in every resample; a NaN leaves its pair out."""
-    x = np.random.default_rng(2).uniform(1, 2, 30)
-    found = stats.ratio_of_means(2 * x, x)
-    assert (found.value, found.ci_low, found.ci_high) == pytest.approx((2, 2, 2), abs=1e-12)
-    x[3] = np.nan
-    assert stats.ratio_of_means(2 * x, x).n == 29
-
-
-def test_either_side_supports_a_difference() -> None:
-    """An interval clear of 0 supports it, one within delta refutes it."""
-    predicted = verdict.differs(delta=0.1)
-
-    def said(low: float, high: float) -> str:
-        estimate = stats.Estimate((low + high) / 2, low, high, 0.95, "x", 40, 40, "d", 1.0)
-        return verdict.judge(estimate, predicted)
-
-    assert [said(0.02, 0.5), said(-0.5, -0.02), said(-0.05, 0.05), said(-0.2, 0.2)] == [
-        "supported",
-        "supported",
-        "refuted",
-        "inconclusive",
-    ]

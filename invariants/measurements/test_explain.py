@@ -24,7 +24,7 @@ from kvcore.conditions.recipes import (
     Mix,
 )
 from kvcore.conditions.registry import QUERY, truncation
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, one_pass, prepared, rope_probe
 from kvcore.measurements import answer_nll, explain
 from kvcore.models.lm import LM

@@ -29,7 +29,7 @@ from kvcore import loading, tokenization
 from kvcore.cache import masks
 from kvcore.conditions.parse import condition
 from kvcore.conditions.registry import STYLES
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.errors import KvError, StoreWarning
 from kvcore.measurements import generation, surrogate_queries, surrogate_store
 from kvcore.models.files import locate
@@ -581,7 +581,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import kvcore
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.measurements import surrogate_queries, surrogate_store
 from kvcore.models.files import locate
 

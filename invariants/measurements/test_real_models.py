@@ -14,8 +14,8 @@ from invariants.oracle import plain
 from kvcore import loading
 from kvcore.conditions.parse import condition
 from kvcore.conditions.registry import QUERY
-from kvcore.corpora import load_corpus
-from kvcore.corpora.sample import Sample, choose
+from kvcore.data.datasets import load_corpus
+from kvcore.data.sample import Sample, choose_samples
 from kvcore.engine import rope_probe
 from kvcore.engine.prepared import prepare_one
 from kvcore.measurements import answer_nll
@@ -39,7 +39,7 @@ CONDITIONS = ("bare", "oracle", "random")
 
 
 def chosen() -> tuple[Sample, ...]:
-    return choose(load_corpus("docstrings").samples, 3, seed=1)
+    return choose_samples(load_corpus("docstrings").samples, 3, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
+from claims.measured import Measured, one_version
+from claims.needs import Need, ask, base_of, dataset_of, place_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claims import needs, ranked
-from claims.estimands import Plan
-from claims.measured import Measured, Rows, one_version
-from claims.needs import Need, ask, base_of, dataset_of, place_of
+from claims import needs
 from invariants.support.comparing import must_see
 from invariants.support.strategies import condition_names
-from kvcore import ranking
-from kvcore.corpora.sample import Corpus, Sample
+from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import MissingResource
 from kvcore.measurements.surrogate_store import attach
 from kvcore.store import schema
@@ -171,89 +168,3 @@ def test_versions_of_the_code_are_joined_where_they_agree() -> None:
         patch.setitem(schema.TOLERANCES, "float32", 1.0)
 
     must_see(blind, check_versions, 1e-3, 5, 20)
-
-
-# --- ranked lists -------------------------------------------------------------------------------
-
-
-def lists(scores: dict[str, list[float]], condition: str = "bare@lists") -> Rows:
-    """Return rows of lists in which the first passage of each is the relevant one."""
-    ids = [f"{query}#{query if n == 0 else f'p{n}'}" for query, nlls in scores.items()
-           for n in range(len(nlls))]
-    made = pd.DataFrame({"nll": [x for nlls in scores.values() for x in nlls]}, index=ids)
-    clusters = tuple(query for query, nlls in scores.items() for _ in nlls)
-    return Rows(condition, "nll", made, clusters, tuple)
-
-
-def random_lists(gap: float, seed: int, condition: str = "bare@lists", add: float = 0.0) -> Rows:
-    rng = np.random.default_rng(seed)
-    return lists({f"q{i}": [x + add - gap * (n == 0) for n, x in enumerate(rng.normal(3, 1, 6))]
-                  for i in range(40)}, condition)
-
-
-def test_the_lower_the_nll_the_higher_the_rank() -> None:
-    """A relevant passage with the lowest NLL of its list comes first."""
-    table = ranked.scored(lists({"a": [1.0, 2.0, 3.0], "b": [5.0, 4.0]}))
-    assert table["relevant"].tolist() == [True, False, False, True, False]
-    assert ranking.value(table, "mrr") == pytest.approx((1 + 1 / 2) / 2)
-
-
-def check_pmi() -> None:
-    bare, without = random_lists(1.0, 0), random_lists(0.0, 0, "bos_only@lists")
-    table = ranked.scored(bare, without)
-    assert np.allclose(table["score"], without.values - bare.values)
-    assert ranking.auc(table) == 1.0  # every relevant passage gains 1 nat, no other gains any
-
-
-def test_pmi_is_the_nll_without_the_document_less_the_nll_with_it() -> None:
-    """The field's sign: a document that makes the answer likelier ranks higher."""
-    check_pmi()
-
-    def turned(patch: pytest.MonkeyPatch) -> None:
-        right = ranking.pmi
-        patch.setattr(ranking, "pmi", lambda a, b: right(b, a))
-
-    must_see(turned, check_pmi)
-
-
-def test_a_better_score_changes_the_auc_upwards() -> None:
-    """The second score less the first: positive where the second ranks better."""
-    worse, better = random_lists(0.2, 1), random_lists(2.0, 1, "p@lists")
-    tables = ranked.scored(worse), ranked.scored(better)
-    up = ranked.auc_change(*tables, "x", worse, better).compute(Plan())
-    assert up.estimate.ci_low > 0
-    assert ranked.auc_change(*tables[::-1], "x", worse).compute(Plan()).estimate.ci_high < 0
-    wins = up.plot["figures"][1]
-    assert wins["wins"] > wins["losses"]
-    assert wins["wins"] + wins["ties"] + wins["losses"] == len(wins["differences"]) == 40
-    assert ranked.mrr_change(*tables, "x", worse, better).compute(Plan()).estimate.ci_low > 0
-
-
-def test_a_falling_auc_has_a_negative_slope() -> None:
-    """The more is mixed in, the worse the ranking: below 0; least squares over the AUCs."""
-    found = {a: random_lists(2 - 3 * a, 2) for a in (0.0, 0.25, 0.5)}
-    tables = {a: ranked.scored(rows) for a, rows in found.items()}
-    outcome = ranked.auc_over(tables, *found.values()).compute(Plan())
-    assert outcome.estimate.ci_high < 0
-    line = np.polyfit(list(tables), [ranking.auc(t) for t in tables.values()], 1)
-    assert outcome.estimate.value == pytest.approx(line[0], abs=1e-12)
-
-
-def test_a_benefit_for_relevant_passages_alone_is_seen() -> None:
-    """In SDs of the benefit, and in nats beside it."""
-    bare = random_lists(1.0, 3)
-    both, relevant = random_lists(1.0, 3, add=-0.5), random_lists(1.5, 3)
-    alike = ranked.relevant_against_not(bare, both).compute(Plan())
-    apart = ranked.relevant_against_not(bare, relevant).compute(Plan())
-    assert alike.details["difference (nats/token)"] == pytest.approx(0, abs=1e-9)
-    assert apart.details["difference (nats/token)"] == pytest.approx(0.5, abs=1e-9)
-    assert apart.estimate.unit == "d of groups"
-
-
-def test_the_area_below_the_roc_curve_is_the_auc() -> None:
-    """Ties included, by the trapezoid rule."""
-    rows = random_lists(0.7, 4)
-    table = ranked.scored(rows).round({"score": 1})
-    x, y = ranking.roc(table)
-    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
-    assert np.trapezoid(y, x) == pytest.approx(ranking.auc(table), abs=1e-12)

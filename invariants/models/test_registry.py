@@ -23,7 +23,7 @@ from invariants.support.comparing import assert_scores, must_see
 from kvcore import loading
 from kvcore.cache import masks
 from kvcore.conditions.parse import condition
-from kvcore.corpora import sample
+from kvcore.data import sample
 from kvcore.engine import rope_probe
 from kvcore.engine.prepared import prepare_one
 from kvcore.measurements import answer_nll

@@ -36,30 +36,60 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invariants.support import store_worker
-from kvcore import store
 from kvcore.errors import KvError, StoreWarning
-from kvcore.store import fill, schema
+from kvcore.store import agreement, keys, schema, shard_file
+from kvcore.store import fill as store_fill
 from kvcore.store import shards as store_shards
 from kvcore.store.code_hash import code_hash
-from kvcore.store.schema import KEY, VALUES, rows_hash
+from kvcore.store.schema import CODE, KEY, Key
+from kvcore.store.shard_file import VERSION
 from kvcore.store.shards import Store
 
 # the claims go on past a damaged shard; here it must not pass unseen
-pytestmark = pytest.mark.filterwarnings("error::kvcore.store.StoreWarning")
+pytestmark = pytest.mark.filterwarnings("error::kvcore.errors.StoreWarning")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+SCHEMA = store_worker.SCHEMA
+VALUES = SCHEMA.values
 MISSED = (AssertionError, pytest.fail.Exception)
 
 
-def fill(target: Store, wanted: pd.DataFrame, score: fill.Score = store_worker.score) -> None:
+def store_at(folder: Path) -> Store:
+    """Return the store in a folder, of rows as the worker makes them."""
+    return Store(folder, SCHEMA)
+
+
+def fill(
+    target: Store,
+    wanted: pd.DataFrame,
+    score: store_fill.Measure = store_worker.score,
+    progress: str | None = None,
+) -> None:
     """Fill a store the way the worker does."""
-    size = store_worker.SHARD_SAMPLES
-    fill.measure_missing(target, wanted, score, meta=store_worker.META, shard_samples=size, progress=None)
+    store_fill.measure_missing(
+        target,
+        wanted,
+        score,
+        code=store_worker.CODE,
+        meta=store_worker.META,
+        shard_samples=store_worker.SHARD_SAMPLES,
+        progress=progress,
+    )
+
+
+def missing(target: Store, wanted: pd.DataFrame) -> pd.DataFrame:
+    """Return the wanted rows that the worker's code has not measured."""
+    return target.missing(wanted, store_worker.CODE)
+
+
+def rows_hash(rows: pd.DataFrame) -> str:
+    """Return the hash of rows as the worker makes them."""
+    return keys.rows_hash(rows, SCHEMA)
 
 
 def rows_of(wanted: pd.DataFrame) -> pd.DataFrame:
     """Return scored rows with their keys, without a store."""
-    return fill.with_keys(store_worker.score(wanted), wanted)
+    return store_fill.with_keys(store_worker.score(wanted), wanted, SCHEMA, store_worker.CODE)
 
 
 def names(folder: Path) -> list[str]:
@@ -70,7 +100,7 @@ def names(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Return the rows of one run that nothing disturbed."""
-    target = Store(tmp_path_factory.mktemp("undisturbed"))
+    target = store_at(tmp_path_factory.mktemp("undisturbed"))
     fill(target, store_worker.wanted())
     return target.read()
 
@@ -127,12 +157,12 @@ def test_killed_at_random_points_and_resumed_the_rows_are_those_of_one_run(
     tmp_path: Path, undisturbed: pd.DataFrame
 ) -> None:
     """SIGKILL at any moment costs the shard at work and nothing else."""
-    target, log, chance = Store(tmp_path / "store"), tmp_path / "log", random.Random(7)
+    target, log, chance = store_at(tmp_path / "store"), tmp_path / "log", random.Random(7)
     interrupted = 0
     for _ in range(6):
         process = start(target.root, log, pause=0.05)
         kill_after(process, target, chance.randrange(2), chance.uniform(0, 0.07))
-        interrupted += not target.missing(store_worker.wanted()).empty
+        interrupted += not missing(target, store_worker.wanted()).empty
         stored = undisturbed.merge(target.read()[list(KEY)], on=list(KEY))
         assert_rows(target, stored.sort_values(list(KEY), ignore_index=True))
     assert interrupted, "every kill came too late"
@@ -142,7 +172,7 @@ def test_killed_at_random_points_and_resumed_the_rows_are_those_of_one_run(
 
 def assert_survives(breakage: str, folder: Path, undisturbed: pd.DataFrame) -> None:
     """Pass if a worker killed at a point shows no half shard, and the rest can be resumed."""
-    target = Store(folder / "store")
+    target = store_at(folder / "store")
     process = start(target.root, folder / "log", pause=0, breakage=breakage)
     go(process)
     assert finish(process)[0] == -signal.SIGKILL
@@ -172,7 +202,7 @@ def test_twin_a_copy_in_place_of_the_rename_is_caught(
 
 def assert_shared(folder: Path, undisturbed: pd.DataFrame, count: int, breakage: str) -> None:
     """Pass if several processes at once store the rows of one, measuring each row once."""
-    target, logs = Store(folder / "store"), [folder / f"log{i}" for i in range(count)]
+    target, logs = store_at(folder / "store"), [folder / f"log{i}" for i in range(count)]
     processes = [start(target.root, log, 0.05, breakage) for log in logs]
     for process in processes:
         go(process)
@@ -200,8 +230,8 @@ def test_twin_without_claims_rows_are_measured_twice(
 
 def assert_left_for_last(folder: Path) -> None:
     """Pass if a shard that another process holds comes last and is not measured again."""
-    target, wanted = Store(folder), store_worker.wanted(12)
-    first, *others = fill.plan(wanted, store_worker.SHARD_SAMPLES)
+    target, wanted = store_at(folder), store_worker.wanted(12)
+    first, *others = store_fill.plan(wanted, store_worker.SHARD_SAMPLES)
     (folder / ".claims").mkdir()
     other_process = FileLock(folder / ".claims" / f"{first.name}.lock")
     other_process.acquire()
@@ -219,7 +249,7 @@ def assert_left_for_last(folder: Path) -> None:
     finally:
         other_process.release()
     assert len(asked) == len(others)
-    assert target.missing(wanted).empty
+    assert missing(target, wanted).empty
 
 
 def test_a_shard_held_by_another_process_is_looked_up_again_at_the_end(tmp_path: Path) -> None:
@@ -229,7 +259,7 @@ def test_a_shard_held_by_another_process_is_looked_up_again_at_the_end(tmp_path:
 
 def test_twin_not_looking_again_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Had the loop trusted its first look, the held shard would be measured twice."""
-    monkeypatch.setattr(fill._Seen, "look", lambda seen, _: seen)
+    monkeypatch.setattr(store_fill.PresentRows, "updated", lambda present, _: present)
     with pytest.raises(AssertionError):
         assert_left_for_last(tmp_path)
 
@@ -240,7 +270,7 @@ def test_twin_not_looking_again_is_caught(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Return a store of two shards, never to be changed (copy it)."""
-    target = Store(tmp_path_factory.mktemp("small"))
+    target = store_at(tmp_path_factory.mktemp("small"))
     fill(target, store_worker.wanted(8, ("bare",)))
     assert len(target.shards()) == 2
     return target
@@ -257,10 +287,10 @@ def damage(data: bytes, place: float, bit: int | None) -> bytes:
 def assert_detected(small: Store, broken: Callable[[bytes], bytes]) -> None:
     """Pass if a damaged shard is named, set aside, counted as missing and measured again."""
     with tempfile.TemporaryDirectory() as folder:
-        target = Store(Path(shutil.copytree(small.root, folder, dirs_exist_ok=True)))
+        target = store_at(Path(shutil.copytree(small.root, folder, dirs_exist_ok=True)))
         expected = small.read()
         victim, other = target.shards()
-        intact = [key[KEY.index("sample_id")] for key in target.keys([other])]
+        intact = [key[KEY.index("sample_id")] for key in target.keys([other], store_worker.CODE)]
         victim.write_bytes(broken(victim.read_bytes()))
         with pytest.warns(StoreWarning, match=f"{victim.name} is damaged"):
             rows = target.read()
@@ -284,7 +314,7 @@ def test_twin_without_its_hash_a_shard_s_header_goes_unchecked(
     small: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Page checksums alone do not see that the first byte is wrong."""
-    monkeypatch.setattr(store_shards, "_check_bytes", lambda *_: None)
+    monkeypatch.setattr(shard_file, "check_bytes", lambda *_: None)
     with pytest.raises(MISSED):
         assert_detected(small, lambda data: damage(data, 0.0, 0))
 
@@ -312,7 +342,7 @@ def test_page_checksums_detect_a_flip_on_their_own(
     small: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readers that know nothing of our hash are warned too, if they verify page checksums."""
-    monkeypatch.setattr(store_shards, "_check_bytes", lambda *_: None)
+    monkeypatch.setattr(shard_file, "check_bytes", lambda *_: None)
     for flip in flips(small):
         assert_detected(small, flip)
 
@@ -321,13 +351,13 @@ def test_twin_without_any_checksum_wrong_numbers_come_out(
     small: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With both checks off, some flip of the same bits passes unnoticed."""
-    monkeypatch.setattr(store_shards, "_check_bytes", lambda *_: None)
+    monkeypatch.setattr(shard_file, "check_bytes", lambda *_: None)
     trusting = pq.ParquetFile
 
     def unverified(source: Any, **_: Any) -> pq.ParquetFile:
         return trusting(source, page_checksum_verification=False)
 
-    monkeypatch.setattr(store_shards.pq, "ParquetFile", unverified)
+    monkeypatch.setattr(shard_file.pq, "ParquetFile", unverified)
 
     def all_detected() -> None:
         for flip in flips(small):
@@ -341,11 +371,11 @@ def test_twin_rows_wrongly_counted_as_present_are_caught(
     small: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If missing rows counted as present, a damaged shard would never be measured again."""
-    everything = frozenset(schema.row_keys(store_worker.wanted()))
+    everything = frozenset(keys.row_keys(store_worker.wanted()))
     real = Store.keys
 
-    def too_many(target: Store, shards: tuple[Path, ...]) -> frozenset[schema.Key]:
-        return real(target, shards) if target.root == small.root else everything
+    def too_many(target: Store, shards: tuple[Path, ...], code: str) -> frozenset[Key]:
+        return real(target, shards, code) if target.root == small.root else everything
 
     monkeypatch.setattr(Store, "keys", too_many)
     with pytest.raises(AssertionError):
@@ -356,26 +386,26 @@ def test_a_shard_that_another_process_set_aside_first_is_passed_over(
     small: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Listed, then gone: no error and no second warning; its rows are missing."""
-    target = Store(Path(shutil.copytree(small.root, tmp_path, dirs_exist_ok=True)))
+    target = store_at(Path(shutil.copytree(small.root, tmp_path, dirs_exist_ok=True)))
     listed = target.shards()
     listed[0].rename(tmp_path / f"_{listed[0].name}.damaged")
     monkeypatch.setattr(Store, "shards", lambda _: listed)
-    assert len(target.read()) == len(small.keys([listed[1]]))
+    assert len(target.read()) == len(small.keys([listed[1]], store_worker.CODE))
 
 
 def test_twin_a_vanished_shard_that_counts_as_an_error_is_caught(
     small: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a shard that is gone were an error, one process would stop another."""
-    real = store_shards._verified
+    real = shard_file.read
 
-    def strict(path: Path, kind: schema.RowSchema) -> store_shards._Shard:
+    def strict(path: Path, *arguments: Any) -> shard_file.ShardFile:
         try:
-            return real(path, kind)
-        except store_shards._Vanished as gone:
+            return real(path, *arguments)
+        except shard_file.Vanished as gone:
             raise KvError(f"{gone} is gone") from gone
 
-    monkeypatch.setattr(store_shards, "_verified", strict)
+    monkeypatch.setattr(shard_file, "read", strict)
     with pytest.raises(KvError, match="is gone"):
         test_a_shard_that_another_process_set_aside_first_is_passed_over(
             small, tmp_path, monkeypatch
@@ -386,11 +416,11 @@ def test_a_damaged_shard_in_a_folder_that_cannot_be_changed_is_still_not_read(
     small: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Setting aside may fail; the warning says so, and the rows are missing."""
-    target = Store(Path(shutil.copytree(small.root, tmp_path, dirs_exist_ok=True)))
+    target = store_at(Path(shutil.copytree(small.root, tmp_path, dirs_exist_ok=True)))
     target.shards()[0].write_bytes(b"")
     monkeypatch.setattr(os, "replace", refuse(errno.EROFS))
     with pytest.warns(StoreWarning, match="could not be set aside"):
-        assert len(target.read()) == len(target.keys([target.shards()[1]]))
+        assert len(target.read()) == len(target.keys([target.shards()[1]], store_worker.CODE))
 
 
 # --- full, forbidden, foreign ----------------------------------------------------------------
@@ -415,7 +445,7 @@ def patched(monkeypatch: pytest.MonkeyPatch, call: str, to: Callable[..., Any]) 
 
 def assert_refused_cleanly(folder: Path, broken: Callable[[], AbstractContextManager[None]]) -> str:
     """Pass if a failing write is one line, leaves nothing behind and harms nothing."""
-    target = Store(folder)
+    target = store_at(folder)
     fill(target, store_worker.wanted(4))
     before, rows = names(folder), target.read()
     with broken(), pytest.raises(KvError) as refused:
@@ -478,7 +508,7 @@ def test_twin_a_temporary_file_left_behind_is_caught(
 def test_a_store_under_a_file_is_one_line(tmp_path: Path) -> None:
     """A path that can be no folder is refused, in reading and in writing."""
     (tmp_path / "file").write_text("")
-    target = Store(tmp_path / "file" / "store")
+    target = store_at(tmp_path / "file" / "store")
     with pytest.raises(KvError, match="cannot list the shards"):
         target.read()
     with pytest.raises(KvError, match="cannot write 12 rows"):
@@ -487,9 +517,9 @@ def test_a_store_under_a_file_is_one_line(tmp_path: Path) -> None:
 
 def test_a_store_that_does_not_exist_yet_is_empty(tmp_path: Path) -> None:
     """Before the first write everything is missing and nothing is made."""
-    target = Store(tmp_path / "new")
-    assert list(target.read().columns) == [*KEY, *VALUES]
-    assert len(target.missing(store_worker.wanted(4))) == 12
+    target = store_at(tmp_path / "new")
+    assert list(target.read().columns) == [*KEY, CODE, *VALUES]
+    assert len(missing(target, store_worker.wanted(4))) == 12
     assert not target.root.exists()
 
 
@@ -504,7 +534,7 @@ def test_a_rename_that_failed_only_in_name_counts(
         real(source, target)
 
     monkeypatch.setattr(os, "replace", twice)
-    target = Store(tmp_path)
+    target = store_at(tmp_path)
     target.write(rows_of(store_worker.wanted(4)), {})
     assert len(target.read()) == 12
 
@@ -515,19 +545,19 @@ def test_twin_a_temporary_file_that_is_really_gone_is_an_error(
     """A rename that did not happen is not taken for one that did."""
     monkeypatch.setattr(os, "replace", refuse(errno.ENOENT))
     with pytest.raises(KvError, match="cannot write 12 rows"):
-        Store(tmp_path).write(rows_of(store_worker.wanted(4)), {})
+        store_at(tmp_path).write(rows_of(store_worker.wanted(4)), {})
 
 
 def assert_other_version_refused(folder: Path) -> None:
     """Pass if a shard of the next version is refused in one line, and nothing is touched."""
-    target = Store(folder)
+    target = store_at(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_shards, "VERSION", store_shards.VERSION + 1)
+        patch.setattr(shard_file, "VERSION", VERSION + 1)
         target.write(rows_of(store_worker.wanted(4)), {})
     before = names(folder)
-    with pytest.raises(KvError, match=f"has store version {store_shards.VERSION + 1}") as refused:
+    with pytest.raises(KvError, match=f"has store version {VERSION + 1}") as refused:
         target.read()
-    assert f"reads version {store_shards.VERSION}" in str(refused.value)
+    assert f"reads versions 1 to {VERSION}" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert names(folder) == before
 
@@ -541,7 +571,7 @@ def test_twin_not_checking_the_version_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the check the rows would be read as if they were ours."""
-    monkeypatch.setattr(store_shards, "_check_version", lambda *_: None)
+    monkeypatch.setattr(shard_file, "check_version", lambda *_: None)
     with pytest.raises(MISSED):
         assert_other_version_refused(tmp_path)
 
@@ -553,7 +583,7 @@ def assert_only_old_leftovers_swept(folder: Path) -> None:
         path.write_bytes(b"half")
     two_days_ago = time.time() - 2 * 86_400
     os.utime(old, (two_days_ago, two_days_ago))
-    fill(Store(folder), store_worker.wanted(4))
+    fill(store_at(folder), store_worker.wanted(4))
     assert not old.exists()
     assert young.exists()
 
@@ -568,14 +598,14 @@ def test_twin_sweeping_nothing_or_everything_is_caught(
     age: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The age that counts as old decides."""
-    monkeypatch.setattr(store_shards, "_STALE_SECONDS", age)
+    monkeypatch.setattr(store_shards, "STALE_SECONDS", age)
     with pytest.raises(AssertionError):
         assert_only_old_leftovers_swept(tmp_path)
 
 
 def assert_readable_by_pandas(small: Store, folder: Path) -> None:
     """Pass if pandas alone reads a store with leftovers and a damaged shard in it."""
-    target = Store(Path(shutil.copytree(small.root, folder, dirs_exist_ok=True)))
+    target = store_at(Path(shutil.copytree(small.root, folder, dirs_exist_ok=True)))
     (folder / ".tmp-part-1-half.parquet").write_bytes(b"PAR1")
     victim = target.shards()[0]
     victim.write_bytes(victim.read_bytes()[:-1])
@@ -608,7 +638,7 @@ def test_twin_a_damaged_shard_under_a_plain_name_is_caught(
 def test_files_that_are_no_shards_are_left_alone(tmp_path: Path) -> None:
     """A folder that holds other Parquet files by mistake loses none of them."""
     (tmp_path / "mine.parquet").write_bytes(b"not a shard")
-    assert Store(tmp_path).read().empty
+    assert store_at(tmp_path).read().empty
     assert names(tmp_path) == ["mine.parquet"]
 
 
@@ -628,21 +658,21 @@ def changed(rows: pd.DataFrame, **values: Any) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", KEY)
 def test_a_row_is_missing_if_any_part_of_its_key_differs(name: str, small: Store) -> None:
-    """Another model, seed, template, code, ...: each asks for a measurement of its own."""
+    """Another model, seed, template, method, ...: each asks for a measurement of its own."""
     wanted = store_worker.wanted(8, ("bare",))
-    assert small.missing(wanted).empty
+    assert missing(small, wanted).empty
     other = changed(wanted, **{name: 1 if name == "seed" else "another"})
     expected = other.drop_duplicates(list(KEY))
-    pd.testing.assert_frame_equal(small.missing(other), expected)
+    pd.testing.assert_frame_equal(missing(small, other), expected)
 
 
 def test_twin_a_part_left_out_of_the_key_is_caught(
     small: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the code that measured did not count, stale rows would pass for new ones."""
-    monkeypatch.setattr(schema, "KEY", tuple(name for name in KEY if name != "code"))
+    """If the method did not count, stale rows would pass for new ones."""
+    monkeypatch.setattr(schema, "KEY", tuple(name for name in KEY if name != "method"))
     with pytest.raises(AssertionError):
-        test_a_row_is_missing_if_any_part_of_its_key_differs("code", small)
+        test_a_row_is_missing_if_any_part_of_its_key_differs("method", small)
 
 
 @given(data=st.data())
@@ -654,15 +684,15 @@ def test_missing_is_what_was_wanted_less_what_is_there(data: st.DataObject) -> N
     stored = wanted.iloc[data.draw(places, label="stored")]
     asked = wanted.iloc[data.draw(places, label="asked")]
     with tempfile.TemporaryDirectory() as folder:
-        target = Store(Path(folder))
+        target = store_at(Path(folder))
         target.write(rows_of(stored) if len(stored) else target.read(), {})
-        missing = target.missing(asked)
-    pd.testing.assert_frame_equal(missing, asked[~asked.index.isin(stored.index)])
+        still_missing = missing(target, asked)
+    pd.testing.assert_frame_equal(still_missing, asked[~asked.index.isin(stored.index)])
 
 
 def written_twice(folder: Path, dtype: str, shift: float) -> Store:
     """Return a store in which every row was measured twice, the second time shifted."""
-    target, rows = Store(folder), changed(rows_of(store_worker.wanted(4)), dtype=dtype)
+    target, rows = store_at(folder), changed(rows_of(store_worker.wanted(4)), dtype=dtype)
     target.write(rows, {})
     target.write(changed(rows, nll=rows["nll"] + shift), {})
     return target
@@ -695,7 +725,7 @@ def test_duplicates_agree_to_the_dtype_s_tolerance_or_are_refused(
 
 def test_duplicates_with_another_status_are_refused(tmp_path: Path) -> None:
     """A row cannot be both scored and dropped."""
-    target, rows = Store(tmp_path), rows_of(store_worker.wanted(4))
+    target, rows = store_at(tmp_path), rows_of(store_worker.wanted(4))
     target.write(rows, {})
     target.write(changed(rows, status="no memory", nll=None), {})
     with pytest.raises(KvError, match="disagree: status is ok in"):
@@ -706,7 +736,7 @@ def test_twin_a_tolerance_without_bound_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If anything agreed with anything, contradictory rows would be read."""
-    monkeypatch.setattr(schema, "tolerance", lambda _: math.inf)
+    monkeypatch.setattr(agreement, "tolerance", lambda _: math.inf)
     with pytest.raises(MISSED):
         assert_disagreement_named(tmp_path, "float32", 1e-3)
 
@@ -734,9 +764,9 @@ def assert_ids_survive(ids: list[str]) -> None:
     """Pass if samples of any name are measured once and found again."""
     wanted = store_worker.keys_of(ids, ("bare", "a \udfff condition"))
     with tempfile.TemporaryDirectory() as folder:
-        target = Store(Path(folder))
+        target = store_at(Path(folder))
         fill(target, wanted)
-        assert target.missing(wanted).empty
+        assert missing(target, wanted).empty
         rows = target.read()
         assert len(target.read(sample_id=ids[0])) == 2
     assert sorted(set(rows["sample_id"])) == sorted(schema.clean(name) for name in ids)
@@ -783,20 +813,20 @@ def test_rows_that_do_not_fit_are_refused_in_one_line(
 ) -> None:
     """A row is stored as the schema says, or not at all."""
     with pytest.raises(KvError, match=message) as refused:
-        Store(tmp_path).write(changed(rows_of(store_worker.wanted(4)), **change), {})
+        store_at(tmp_path).write(changed(rows_of(store_worker.wanted(4)), **change), {})
     assert "\n" not in str(refused.value)
     assert names(tmp_path) == []
 
 
 def test_a_column_left_out_is_named(tmp_path: Path) -> None:
     """The message says which column is missing."""
-    with pytest.raises(KvError, match="lack the column 'nll_tail'"):
-        Store(tmp_path).write(rows_of(store_worker.wanted(4)).drop(columns="nll_tail"), {})
+    with pytest.raises(KvError, match="column 'nll_tail' is missing"):
+        store_at(tmp_path).write(rows_of(store_worker.wanted(4)).drop(columns="nll_tail"), {})
 
 
 def test_a_count_never_taken_is_minus_one(tmp_path: Path) -> None:
     """Integer columns stay integers where a dropped sample has no count."""
-    target = Store(tmp_path)
+    target = store_at(tmp_path)
     target.write(changed(rows_of(store_worker.wanted(4)), doc_len=None), {})
     assert target.read()["doc_len"].tolist() == [-1] * 12
 
@@ -807,9 +837,9 @@ def assert_order_does_not_count(folder: Path, undisturbed: pd.DataFrame) -> None
     def shuffled(asked: pd.DataFrame) -> pd.DataFrame:
         return store_worker.score(asked).sample(frac=1, random_state=len(asked))
 
-    fill(Store(folder), store_worker.wanted().iloc[:9])
-    fill(Store(folder), store_worker.wanted().sample(frac=1, random_state=3), shuffled)
-    assert_rows(Store(folder), undisturbed)
+    fill(store_at(folder), store_worker.wanted().iloc[:9])
+    fill(store_at(folder), store_worker.wanted().sample(frac=1, random_state=3), shuffled)
+    assert_rows(store_at(folder), undisturbed)
 
 
 def test_scores_in_another_order_reach_their_own_samples(
@@ -824,11 +854,13 @@ def test_twin_matching_scores_by_place_is_caught(
 ) -> None:
     """Were scores matched by their place, they would land on other samples."""
 
-    def by_place(rows: pd.DataFrame, asked: pd.DataFrame, _kind: schema.RowSchema) -> pd.DataFrame:
-        parts = (asked[list(KEY)], rows[list(VALUES)])
+    def by_place(
+        rows: pd.DataFrame, asked: pd.DataFrame, _schema: schema.RowSchema, code: str
+    ) -> pd.DataFrame:
+        parts = (asked[list(KEY)].assign(code=code), rows[list(VALUES)])
         return pd.concat([part.reset_index(drop=True) for part in parts], axis=1)
 
-    monkeypatch.setattr(fill, "with_keys", by_place)
+    monkeypatch.setattr(store_fill, "with_keys", by_place)
     with pytest.raises((AssertionError, KvError)):
         assert_order_does_not_count(tmp_path, undisturbed)
 
@@ -846,14 +878,18 @@ def test_scores_for_other_rows_than_asked_are_refused(
     wrong: Callable[[pd.DataFrame], pd.DataFrame], tmp_path: Path
 ) -> None:
     """A scorer that loses, repeats or invents rows is told so, and nothing is stored."""
-    with pytest.raises(KvError, match="rows were asked for"):
-        fill(Store(tmp_path), store_worker.wanted(4), lambda asked: wrong(store_worker.score(asked)))
-    assert Store(tmp_path).read().empty
+    with pytest.raises(KvError, match="were asked for"):
+        fill(
+            store_at(tmp_path),
+            store_worker.wanted(4),
+            lambda asked: wrong(store_worker.score(asked)),
+        )
+    assert store_at(tmp_path).read().empty
 
 
 def test_a_failing_scorer_loses_only_its_shard(tmp_path: Path, undisturbed: pd.DataFrame) -> None:
     """Shards before the failure are kept, and its claim is given back."""
-    target, calls = Store(tmp_path), []
+    target, calls = store_at(tmp_path), []
 
     def failing(asked: pd.DataFrame) -> pd.DataFrame:
         calls.append(len(asked))
@@ -874,7 +910,7 @@ def test_a_failing_scorer_loses_only_its_shard(tmp_path: Path, undisturbed: pd.D
 def test_shards_hold_whole_samples_of_one_configuration_and_similar_length() -> None:
     """A sample's conditions stay together; lengths of shards of a configuration do not overlap."""
     wanted = pd.concat([store_worker.wanted(), changed(store_worker.wanted(), seed=1)])
-    shards = fill.plan(wanted, store_worker.SHARD_SAMPLES)
+    shards = store_fill.plan(wanted, store_worker.SHARD_SAMPLES)
     for seed in (0, 1):
         frames = [shard.rows for shard in shards if set(shard.rows["seed"]) == {seed}]
         assert len(frames) == 96 / store_worker.SHARD_SAMPLES
@@ -888,7 +924,7 @@ def test_shards_hold_whole_samples_of_one_configuration_and_similar_length() -> 
 def test_a_plan_does_not_hang_on_the_order_of_the_rows() -> None:
     """Processes that list the same rows in another order name the same shards."""
     shuffled = store_worker.wanted().sample(frac=1, random_state=0)
-    one, two = (fill.plan(rows, 7) for rows in (store_worker.wanted(), shuffled))
+    one, two = (store_fill.plan(rows, 7) for rows in (store_worker.wanted(), shuffled))
     assert [shard.name for shard in one] == [shard.name for shard in two]
     assert [shard.keys for shard in one] == [shard.keys for shard in two]
 
@@ -898,24 +934,24 @@ def test_one_id_for_two_texts_is_refused() -> None:
     wanted = store_worker.wanted(4)
     twice = pd.concat([wanted, changed(wanted, sample_hash="another text")])
     with pytest.raises(KvError, match="'s-000' stands for two texts"):
-        fill.plan(twice, 50)
-    with pytest.raises(KvError, match="at least 1 sample"):
-        fill.plan(wanted, 0)
+        store_fill.plan(twice, 50)
+    with pytest.raises(KvError, match="shard_samples must be at least 1"):
+        store_fill.plan(wanted, 0)
 
 
 def test_progress_goes_to_stderr_or_nowhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The bar counts samples; without a label, or with nothing to do, nothing is shown."""
-    wanted, meta = store_worker.wanted(4), store_worker.META
-    fill.measure_missing(Store(tmp_path / "a"), wanted, store_worker.score, meta=meta, progress=None)
+    wanted = store_worker.wanted(4)
+    fill(store_at(tmp_path / "a"), wanted, progress=None)
     assert capsys.readouterr() == ("", "")
-    fill.measure_missing(Store(tmp_path / "b"), wanted, store_worker.score, meta=meta, progress="tiny-llama")
+    fill(store_at(tmp_path / "b"), wanted, progress="tiny-llama")
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "tiny-llama: 100%" in shown.err
     assert "4/4" in shown.err
-    fill.measure_missing(Store(tmp_path / "b"), wanted, store_worker.score, meta=meta)
+    fill(store_at(tmp_path / "b"), wanted, progress="measuring")
     assert capsys.readouterr() == ("", "")
 
 
@@ -938,7 +974,7 @@ def test_twin_hashing_rows_as_they_come_is_caught(
     undisturbed: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without sorting, the order would show."""
-    monkeypatch.setattr(store, "sorted", list, raising=False)
+    monkeypatch.setattr(keys, "sorted", list, raising=False)
     with pytest.raises(AssertionError):
         assert_hash_is_of_the_set(undisturbed)
 
@@ -958,7 +994,12 @@ def test_the_hash_of_rows_hangs_on_every_value(name: str, undisturbed: pd.DataFr
 
 def test_the_hash_of_rows_is_of_their_json() -> None:
     """Spelled out, since reports name rows by it: no version of any package may change it."""
-    row = dict.fromkeys(KEY, "x") | {"seed": 0, "status": "\u00e9", "cluster": "c", "nll": 0.1}
+    row = dict.fromkeys((*KEY, CODE), "x") | {
+        "seed": 0,
+        "status": "\u00e9",
+        "cluster": "c",
+        "nll": 0.1,
+    }
     row |= {"nll_tail": None, "token_nlls": [0.1, 2.0]} | dict.fromkeys(VALUES[5:], 1)
     keys = '"x", ' * 8 + '0, "x", "x"'
     spelled = f'[{keys}, "\\u00e9", "c", 0.1, null, [0.1, 2.0], 1, 1, 1, 1, 1]'
@@ -1057,17 +1098,19 @@ def test_the_hash_of_code_is_of_a_set_of_named_files(tmp_path: Path) -> None:
 
 # --- other kinds of measurement -----------------------------------------------------------------
 
-STEPS = schema.RowSchema({"ce": schema.NUMBER, "steps": schema.NUMBERS, "n_tokens": schema.COUNT}, "ce")
+STEPS = schema.RowSchema(
+    {"ce": schema.NUMBER, "steps": schema.NUMBERS, "n_tokens": schema.COUNT}, "ce"
+)
 
 
 def test_another_kind_of_measurement_is_stored_alike(tmp_path: Path) -> None:
     """Its own columns come back; a row without a finite score is refused by its name."""
     target = Store(tmp_path, STEPS)
-    row = dict.fromkeys(KEY, "x") | {"seed": 0, "status": "ok", "cluster": "c"}
+    row = dict.fromkeys((*KEY, CODE), "x") | {"seed": 0, "status": "ok", "cluster": "c"}
     rows = pd.DataFrame([row | {"ce": 2.5, "steps": [1.0, 2.0], "n_tokens": 3}])
     target.write(rows, {})
     found = target.read()
-    assert list(found.columns) == [*KEY, *STEPS.values]
+    assert list(found.columns) == [*KEY, CODE, *STEPS.values]
     assert found["steps"].iloc[0].tolist() == [1.0, 2.0]
     with pytest.raises(KvError, match="has status 'ok' and ce None"):
         target.write(rows.assign(ce=math.nan), {})
@@ -1075,9 +1118,10 @@ def test_another_kind_of_measurement_is_stored_alike(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> None:
     """Read as scores, a sound shard of another kind is not taken for a damaged one."""
-    row = dict.fromkeys(KEY, "x") | {"seed": 0, "status": "ok", "cluster": "c"}
+    row = dict.fromkeys((*KEY, CODE), "x") | {"seed": 0, "status": "ok", "cluster": "c"}
     path = Store(tmp_path, STEPS).write(
-        pd.DataFrame([row | {"ce": 2.5, "steps": [1.0], "n_tokens": 3}]), {})
+        pd.DataFrame([row | {"ce": 2.5, "steps": [1.0], "n_tokens": 3}]), {}
+    )
     with pytest.raises(KvError, match="rows of another kind of measurement"):
-        Store(tmp_path).read()
+        store_at(tmp_path).read()
     assert path.exists()

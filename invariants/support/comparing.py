@@ -16,7 +16,7 @@ import torch
 
 from kvcore.cache import hf_cache
 from kvcore.conditions.recipes import Condition
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import limits
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM

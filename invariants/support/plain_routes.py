@@ -24,7 +24,7 @@ from kvcore.conditions.recipes import (
     Condition,
     Recipe,
 )
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, prepared
 from kvcore.models.lm import LM
 

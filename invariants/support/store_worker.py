@@ -19,12 +19,25 @@ from typing import Any
 import pandas as pd
 
 from kvcore.store import fill
-from kvcore.store.schema import KEY, rows_hash
+from kvcore.store.keys import rows_hash
+from kvcore.store.schema import COUNT, KEY, NUMBER, NUMBERS, RowSchema
 from kvcore.store.shards import Store
 
 CONDITIONS = ("bare", "random", "oracle")
 META = {"device": "cpu", "attention": "none"}
 SHARD_SAMPLES = 4
+CODE = "c0de"
+SCHEMA = RowSchema(
+    {
+        "nll": NUMBER,
+        "nll_tail": NUMBER,
+        "token_nlls": NUMBERS,
+        **dict.fromkeys(
+            ("n_answer_tokens", "doc_len", "prefix_len", "cache_len", "clean_boundary"), COUNT
+        ),
+    },
+    "nll",
+)
 
 
 def wanted(samples: int = 96, conditions: tuple[str, ...] = CONDITIONS) -> pd.DataFrame:
@@ -51,7 +64,7 @@ def score(asked: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows[::-1], dtype=object)  # pandas' own strings hold no lone surrogates
 
 
-def logged(log: Path, pause: float) -> fill.Score:
+def logged(log: Path, pause: float) -> fill.Measure:
     """Return a scorer that takes its time and notes what it was asked for."""
 
     def slow(asked: pd.DataFrame) -> pd.DataFrame:
@@ -142,7 +155,7 @@ def _die_while_copying() -> None:
 
 
 def _claim_nothing() -> None:
-    fill._claim = _no_claim
+    fill.claim = _no_claim
 
 
 BREAKAGES: dict[str, Callable[[], None]] = {
@@ -161,11 +174,17 @@ def main(root: str, log: str, pause: str, breakage: str) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     scorer = logged(Path(log), float(pause))
-    store = Store(Path(root))
+    store = Store(Path(root), SCHEMA)
     fill.measure_missing(
-        store, wanted(), scorer, meta=META, shard_samples=SHARD_SAMPLES, progress=None
+        store,
+        wanted(),
+        scorer,
+        code=CODE,
+        meta=META,
+        shard_samples=SHARD_SAMPLES,
+        progress=None,
     )
-    print(rows_hash(store.read()), flush=True)
+    print(rows_hash(store.read(), SCHEMA), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 
 once = settings(max_examples=1, deadline=None)
 few = settings(max_examples=5, deadline=None)

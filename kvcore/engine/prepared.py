@@ -22,7 +22,7 @@ from kvcore.conditions.recipes import (
     nodes,
     sources,
 )
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import limits, rope_probe
 from kvcore.errors import KvError
 from kvcore.models.lm import LM

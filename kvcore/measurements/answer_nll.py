@@ -25,7 +25,7 @@ from kvcore.cache import batch as cache_batch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.parse import condition
 from kvcore.conditions.recipes import Condition, Recipe
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import batching, build, forward, limits, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
 from kvcore.engine.prepared import COPIES, PreparedSample

@@ -7,14 +7,18 @@ imported when `MeasurementKind.plan` is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from kvcore.store.schema import RowSchema
+from kvcore.io import digest
+from kvcore.store.code_hash import code_hash
+from kvcore.store.schema import KEY, RowSchema, clean
+from kvcore.store.shards import Store
 
 if TYPE_CHECKING:
     from kvcore.models.files import ModelFiles
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 
 Place = tuple[str, str]
 """A model and a dataset."""
+ENGINE = ("models", "cache", "conditions", "engine", "tokenization.py")
+"""Sources that decide the numbers of every kind that runs a model."""
+PACKAGE = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class MeasurePlan:
     Attributes
     ----------
     keys : DataFrame
-        Columns `kvcore.store.schema.KEY` and ``length`` (any unit, for grouping by cost).
+        Columns `kvcore.store.schema.KEY` and ``length`` (any unit, for grouping by cost), as
+        `MeasurementKind.keys` makes them.
     measure : callable
         Takes some rows of `keys` and returns one row for each: ``sample_id``, ``condition``,
         ``template`` and the schema's values.
@@ -82,10 +90,55 @@ class MeasurePlan:
     shard_samples: int = 50
 
 
+class RowSpec(NamedTuple):
+    """One row to measure: what tells it apart within a model, a dataset and a seed.
+
+    Attributes
+    ----------
+    sample_id, sample_hash : str
+        Which sample, and a hash of everything in it that the row depends on.
+    condition : str
+        What it is measured under: a condition, a pair of conditions, a source of text.
+    template : str
+        A name for how the sample is spelled out, and a hash of that.
+    length : int
+        Cost of the sample, in any unit.
+    """
+
+    sample_id: str
+    sample_hash: str
+    condition: str
+    template: str
+    length: int
+
+
 def by_condition(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
     """Arrange rows whose needs are their conditions: the default of `MeasurementKind.arrange`."""
-    del dataset, seed
-    return rows.assign(need=rows["condition"], sample=rows["sample_id"], place="samples")
+    own = rows[(rows["dataset"] == dataset) & (rows["seed"] == seed)].reset_index(drop=True)
+    return own.assign(need=own["condition"], sample=own["sample_id"], place="samples")
+
+
+def source_files(sources: Iterable[str], package: Path = PACKAGE) -> tuple[Path, ...]:
+    """Return the Python files of some packages and modules, in their order.
+
+    Parameters
+    ----------
+    sources : iterable of str
+        Folders and files, relative to ``package`` or absolute.
+    """
+    paths = (package / source for source in sources)
+    return tuple(file for path in paths for file in (sorted(path.rglob("*.py")) or [path]))
+
+
+def no_recipe(condition: str) -> str:
+    """Return "": the default of `MeasurementKind.recipe_of`."""
+    del condition
+    return ""
+
+
+def any_need(need: str) -> None:
+    """Accept every need: the default of `MeasurementKind.check_need`."""
+    del need
 
 
 @dataclass(frozen=True)
@@ -104,7 +157,8 @@ class MeasurementKind:
         Its rows' folder in the store, "" for the store itself.
     sources : tuple of str
         Packages and modules of kvcore that decide its numbers (``"engine"``, ``"cache"``,
-        ``"measurements/answer_nll.py"``): their hash is recorded as provenance.
+        ``"measurements/answer_nll.py"``), or absolute paths: their hash, `code`, is recorded as
+        provenance.
     plan : callable
         What a request takes and how it is measured.
     dataset : str
@@ -123,6 +177,15 @@ class MeasurementKind:
         Takes stored rows, the dataset's key and the run's seed, and adds ``need`` (as claims
         spell it), ``sample`` (the id that rows share which stand side by side) and ``place``;
         rows of other datasets are left out.
+    recipe_of : callable
+        Takes a condition as it stands in rows and returns what it is made of where a user defined
+        it, "" otherwise: part of the row's key.
+    check_need : callable
+        Takes a need as claims spell it and raises KvError, with the nearest name, where nothing
+        can be measured by it.
+    explain : callable, optional
+        Takes a request and explains each of its needs on one sample of the data, as the report's
+        page shows them.
     units : mapping of str to str
         Units of its own and what they mean, for the report.
     """
@@ -140,4 +203,42 @@ class MeasurementKind:
     counted: str = "samples"
     seeds: int = 1
     arrange: Callable[[pd.DataFrame, str, int], pd.DataFrame] = by_condition
+    recipe_of: Callable[[str], str] = no_recipe
+    check_need: Callable[[str], object] = any_need
+    explain: Callable[[MeasureRequest], tuple[Mapping[str, Any], ...]] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+
+    def method(self, condition: str = "") -> str:
+        """Return what stands in the rows' key for how a condition is measured."""
+        recipe = self.recipe_of(condition) if condition else ""
+        return f"{self.name}/{self.version}" + (f"/{digest(recipe)[:12]}" if recipe else "")
+
+    @functools.cached_property
+    def code(self) -> str:
+        """Hash of what these files do; comments, docstrings and layout do not count."""
+        return code_hash(source_files(self.sources))
+
+    def store(self, root: Path) -> Store:
+        """Return the folder of its rows in a store."""
+        return Store(root / self.folder, self.schema, f"{self.name}/1")
+
+    def keys(
+        self, files: ModelFiles, dataset: str, seed: int, rows: Iterable[RowSpec]
+    ) -> pd.DataFrame:
+        """Make the keys of rows: columns `KEY` and ``length``."""
+        shared = {
+            "model": files.name,
+            "model_id": files.model_id,
+            "dtype": files.dtype,
+            "tokenizer": files.tokenizer_id,
+            "dataset": dataset,
+            "seed": seed,
+        }
+        frame = pd.DataFrame(list(rows), columns=list(RowSpec._fields), dtype=object)
+        method_of = {condition: self.method(condition) for condition in set(frame["condition"])}
+        frame = frame.assign(
+            sample_id=[clean(sample) for sample in frame["sample_id"]],
+            method=[method_of[condition] for condition in frame["condition"]],
+            **shared,
+        )
+        return frame[[*KEY, "length"]]

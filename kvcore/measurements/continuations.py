@@ -8,7 +8,6 @@ shorter. What a model writes is kept in ``<store>/_written/`` as files ``continu
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,21 +16,22 @@ from pathlib import Path
 import numpy as np
 
 from kvcore import tokenization
-from kvcore.corpora.texts import Text
+from kvcore.data.texts import Text
 from kvcore.engine import limits
-from kvcore.errors import KvError, unknown
+from kvcore.errors import KvError
 from kvcore.io import digest
 from kvcore.measurements import generation
+from kvcore.measurements.base import ENGINE, source_files
 from kvcore.measurements.hidden_states import TokenText
 from kvcore.measurements.surrogate_store import FILE_SAMPLES
+from kvcore.measurements.text_sources import SOURCES, check_source, temperature_of
 from kvcore.models.lm import LM
 from kvcore.store import artifacts
 from kvcore.store.artifacts import Key
-from kvcore.store.code_hash import package_hash
+from kvcore.store.code_hash import code_hash
 from kvcore.store.schema import clean
 from kvcore.tokenization import Unusable
 
-SOURCES = ("human", "greedy", "temperature(0.7)", "shuffled")
 NEW_TOKENS = 90  # most of a continuation, as in the published study
 LEAST_TOKENS = 20  # fewer steps than that say little
 KEY = (
@@ -41,13 +41,19 @@ KEY = (
     "source",
     "seed",
     "n_tokens",
-    "code",
+    "method",
     "text_id",
     "prompt_hash",
 )
-CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids")
+METHOD = "continuations/1"  # its version: raised by hand when texts are meant to change
+CODE_SOURCES = (
+    *ENGINE,
+    "measurements/continuations.py",
+    "measurements/generation.py",
+    "measurements/text_sources.py",
+)
+CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids", {"method": METHOD})
 Ids = tuple[int, ...]
-_TEMPERATURE = re.compile(r"temperature\(([0-9]+(?:\.[0-9]+)?)\)")
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,7 @@ def load_continuations(
     """
     distinct = tuple(dict.fromkeys(sources))
     for source in distinct:
-        if source not in SOURCES:
-            temperature_of(source)
+        check_source(source)
     twice = [name for name, n in Counter(text.id for text in texts).items() if n > 1]
     if twice:
         raise KvError(f"two texts have the id {twice[0]!r}; give each its own.")
@@ -164,20 +169,6 @@ def tokenize_text(lm: LM, text: Text) -> TokenText:
     if 1 + len(prompt) + NEW_TOKENS > limit:
         raise Unusable(f"longer than the {limit} positions the model is exact for")
     return TokenText(text.id, "human", prompt, continuation)
-
-
-def temperature_of(source: str) -> float:
-    """Return the temperature at which a source is written, 0 for greedy.
-
-    Raises
-    ------
-    KvError
-        For a source that no model writes.
-    """
-    named = _TEMPERATURE.fullmatch(source)
-    if source != "greedy" and (named is None or float(named[1]) == 0):
-        raise unknown("source", source, (*SOURCES, "temperature(<above 0>)"))
-    return float(named[1]) if named else 0.0
 
 
 def seed_of(seed: int, name: str, source: str) -> int:
@@ -240,7 +231,7 @@ def _write_missing(
         if missing:
             keys = [continuation_key(lm, text, source, seed) for text in missing]
             written = _write(lm, missing, source, seed, batch_tokens)
-            artifacts.save(folder, CONTINUATIONS, dict(zip(keys, written, strict=True)))
+            artifacts.save(folder, CONTINUATIONS, dict(zip(keys, written, strict=True)), code())
 
 
 def _write(
@@ -277,7 +268,7 @@ def _shared_key(lm: LM, source: str, seed: int) -> Key:
         source,
         drawn,
         str(NEW_TOKENS),
-        code(),
+        METHOD,
     )
 
 
@@ -288,5 +279,5 @@ def continuation_key(lm: LM, text: TokenText, source: str, seed: int) -> Key:
 
 @functools.cache
 def code() -> str:
-    """Return the hash of the modules that decide what is written, comments left out."""
-    return package_hash()
+    """Return the hash of the code that decides what is written: provenance."""
+    return code_hash(source_files(CODE_SOURCES))

@@ -25,7 +25,7 @@ from scipy import special
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.parse import condition
 from kvcore.conditions.recipes import Condition, Recipe
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import batching, build, forward, limits, prepared
 from kvcore.engine.prepared import PreparedSample
 from kvcore.errors import KvError, unknown

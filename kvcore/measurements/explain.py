@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from kvcore.cache import masks
 from kvcore.cache.kv_cache import KVCache
@@ -22,12 +23,16 @@ from kvcore.conditions.recipes import (
     Truncate,
     sources,
 )
-from kvcore.corpora.sample import Sample
+from kvcore.conditions.registry import STYLES
+from kvcore.data.sample import Corpus, Sample, choose_samples
 from kvcore.engine import build, forward, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
 from kvcore.engine.prepared import PreparedSample
+from kvcore.errors import KvError
 from kvcore.models.lm import LM
+from kvcore.tokenization import Unusable
 
+CANDIDATES = 20  # samples that conditions may be explained on
 SHOWN = 6  # tokens shown of each part in the text
 
 
@@ -118,6 +123,55 @@ def exposition(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0
         *(line for panel in panels for line in (panel.title, *_picture(panel))),
     ]
     return Explanation(parsed.name, "\n".join(lines), tuple(panels))
+
+
+def expositions(
+    lm: LM, corpus: Corpus, names: Sequence[str], seed: int
+) -> tuple[Mapping[str, Any], ...]:
+    """Explain conditions on the shortest of a corpus's first samples that all can be measured on.
+
+    Raises
+    ------
+    KvError
+        If there is no such sample among the first 20.
+    """
+    samples = [_with_placeholders(s) for s in choose_samples(corpus.samples, CANDIDATES, seed)]
+    for sample in sorted(samples, key=lambda s: len(s.passage)):
+        try:
+            explanations = [exposition(lm, sample, name, seed) for name in names]
+        except Unusable:
+            continue
+        return tuple(
+            {
+                "model": lm.name,
+                "condition": explanation.condition,
+                "text": explanation.text,
+                "masks": [
+                    {
+                        "title": panel.title,
+                        "slots": list(panel.slots),
+                        "mask": [list(row) for row in panel.mask],
+                    }
+                    for panel in explanation.panels
+                ],
+            }
+            for explanation in explanations
+        )
+    raise KvError(f"{corpus.name}: none of its first samples can be measured with {lm.name}.")
+
+
+def _with_placeholders(sample: Sample) -> Sample:
+    """Give a sample what it lacks of texts that are written elsewhere."""
+    known = dict(sample.texts)
+    texts = {
+        "past_query": "an earlier question about this passage",
+        **{
+            f"surrogate({style})": f"what the model writes as a {style} for this passage"
+            for style in STYLES
+        },
+    }
+    missing = tuple((name, text) for name, text in texts.items() if name not in known)
+    return replace(sample, texts=(*sample.texts, *missing))
 
 
 # --- masks ---------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from kvcore import tokenization
 from kvcore.conditions.registry import STYLES
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import limits
 from kvcore.errors import unknown
 from kvcore.measurements import generation

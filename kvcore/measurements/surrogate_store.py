@@ -1,32 +1,33 @@
 """Texts that a model wrote for samples, kept beside the store so that each is written once.
 
-They lie in ``<store>/_written/`` as files ``texts-<pid>-<hash>.jsonl``, as `kvcore.kept` says.
+They lie in ``<store>/_written/`` as files ``texts-<pid>-<hash>.jsonl``, as `kvcore.store.artifacts`
+says.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from kvcore.conditions.registry import STYLES
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.errors import KvError, unknown
 from kvcore.measurements import surrogate_queries
+from kvcore.measurements.base import ENGINE, source_files
 from kvcore.models.files import ModelFiles
 from kvcore.models.lm import LM
 from kvcore.store import artifacts
 from kvcore.store.artifacts import Key
-from kvcore.store.code_hash import package_hash
+from kvcore.store.code_hash import code_hash
 from kvcore.store.schema import clean
 
-# The modules whose code decides what a text is; a change in any of them makes new keys.
-TEXT_MODULES = ("gguf", "tokens", "masks", "cache", "forward", "generation")
+METHOD = "surrogate_queries/1"  # its version: raised by hand when texts are meant to change
+SOURCES = (*ENGINE, "measurements/generation.py", "measurements/surrogate_queries.py")
 FILE_SAMPLES = 50  # all that a killed process can lose
-KEY = ("model_id", "dtype", "tokenizer", "style", "code", "sample_id", "sample_hash")
-TEXTS = artifacts.ArtifactKind("texts", KEY, "text")
+KEY = ("model_id", "dtype", "tokenizer", "style", "method", "sample_id", "sample_hash")
+TEXTS = artifacts.ArtifactKind("texts", KEY, "text", {"method": METHOD})
 
 
 def with_surrogates(
@@ -80,7 +81,7 @@ def with_surrogates(
     for style in dict.fromkeys(styles):
         found = _present(folder, files, samples, style)
         if len(found) < len(samples):
-            with _alone(folder, files, style):
+            with artifacts.exclusive(folder, *_setting(files, style)):
                 _write_missing(folder, files, once, samples, style)
             found = _present(folder, files, samples, style)
         texts[style] = [found[n] for n in range(len(samples))]
@@ -118,13 +119,13 @@ def attach(samples: Sequence[Sample], texts: Mapping[str, Sequence[str]]) -> tup
 
 @functools.cache
 def code() -> str:
-    """Return the hash of the modules that decide what is written, comments left out."""
-    return package_hash()
+    """Return the hash of the code that decides what is written: provenance."""
+    return code_hash(source_files(SOURCES))
 
 
 def _setting(files: ModelFiles, style: str) -> Key:
     """Return the part of a key that all texts of one model and style share."""
-    return files.model_id, files.dtype, files.tokenizer_id, style, code()
+    return files.model_id, files.dtype, files.tokenizer_id, style, METHOD
 
 
 def _key(files: ModelFiles, style: str, sample: Sample) -> Key:
@@ -135,7 +136,7 @@ def _present(
     folder: Path, files: ModelFiles, samples: Sequence[Sample], style: str
 ) -> dict[int, str]:
     """Return the texts that are there, by the sample's place."""
-    stored = _read(folder)
+    stored = artifacts.read(folder, TEXTS)
     keys = [_key(files, style, sample) for sample in samples]
     return {n: stored[key] for n, key in enumerate(keys) if key in stored}
 
@@ -158,24 +159,4 @@ def _write_missing(
         if todo:
             texts = surrogate_queries.surrogates(load(), todo, style)
             keys = [_key(files, style, sample) for sample in todo]
-            _save(folder, dict(zip(keys, texts, strict=True)))
-
-
-def _save(folder: Path, texts: Mapping[Key, str]) -> None:
-    """Store texts as one new file, as a whole or not at all."""
-    artifacts.save(folder, TEXTS, texts)
-
-
-def _read(folder: Path) -> dict[Key, str]:
-    """Read all texts; of two for one key, the earlier written one counts for everybody."""
-    return artifacts.read(folder, TEXTS, _rows)
-
-
-def _rows(path: Path) -> list[artifacts.Row]:
-    """Return a file's rows; none of a damaged one, which is set aside."""
-    return artifacts.rows(path)
-
-
-def _alone(folder: Path, files: ModelFiles, style: str) -> AbstractContextManager[None]:
-    """Wait until no other process writes this model's texts in this style."""
-    return artifacts.exclusive(folder, *_setting(files, style))
+            artifacts.save(folder, TEXTS, dict(zip(keys, texts, strict=True)), code())

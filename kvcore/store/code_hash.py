@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kvcore.errors import KvError
-from kvcore.store import schema
+from kvcore.store import keys
 
 
 def code_hash(paths: Iterable[Path]) -> str:
@@ -36,7 +36,8 @@ def code_hash(paths: Iterable[Path]) -> str:
             parts.append([path.name, _outline(ast.parse(path.read_bytes()))])
         except (OSError, SyntaxError, ValueError) as error:
             raise KvError(f"code hash: {path} is no readable Python source: {error}.") from error
-    return hashlib.sha256(schema.json_bytes(sorted(parts))).hexdigest()[:16]
+    ordered = sorted(parts, key=keys.json_bytes)  # names may repeat from one folder to the next
+    return hashlib.sha256(keys.json_bytes(ordered)).hexdigest()[:16]
 
 
 def _outline(node: object) -> Any:
@@ -56,12 +57,3 @@ def _outline(node: object) -> Any:
         fields["values"] = [v for v in node.values if getattr(v, "value", None) != ""]
     kept = {name: value for name, value in fields.items() if value is not None and value != []}
     return [type(node).__name__, {name: _outline(value) for name, value in kept.items()}]
-
-
-def package_hash() -> str:
-    """Return the hash of every package that decides what a number is."""
-    root = Path(__file__).parent.parent
-    packages = ("models", "cache", "conditions", "engine", "measurements")
-    paths = [root / "tokenization.py"]
-    paths += [path for name in packages for path in sorted((root / name).rglob("*.py"))]
-    return code_hash(paths)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ from tqdm import tqdm
 
 from kvcore.errors import KvError
 from kvcore.io import disk_errors
-from kvcore.store.schema import KEY, SCORES, Key, RowSchema, clean, row_keys
+from kvcore.store.keys import row_keys
+from kvcore.store.schema import CODE, KEY, Key, RowSchema, clean
 from kvcore.store.shards import Store
 
-Score = Callable[[pd.DataFrame], pd.DataFrame]
-_PLACE = ("sample_id", "condition", "template")  # what tells the rows of one shard apart
+Measure = Callable[[pd.DataFrame], pd.DataFrame]
+ROW_NAME = ("sample_id", "condition", "template")
+"""What tells the rows of one shard apart."""
 _POLL_SECONDS = 0.2
 
 
@@ -51,8 +54,9 @@ class Shard:
 def measure_missing(
     store: Store,
     wanted: pd.DataFrame,
-    score: Score,
+    measure: Measure,
     *,
+    code: str,
     meta: Mapping[str, str] | Callable[[], Mapping[str, str]],
     shard_samples: int = 50,
     progress: str | None = "measuring",
@@ -67,10 +71,13 @@ def measure_missing(
     wanted : DataFrame
         The columns ``KEY`` and, if samples differ in cost, ``length`` (any unit): samples of
         similar length then share a shard. Order does not count.
-    score : callable
+    measure : callable
         Takes some of the wanted rows, which agree in all but sample, condition and template, and
         returns one row for each, in any order: ``sample_id``, ``condition``, ``template`` and the
-        values of the store's kind.
+        values of the store's schema.
+    code : str
+        Hash of the code that measures: recorded with every row. Rows that other code measured
+        count as missing; see `kvcore.store.adoption` for those that need not.
     meta : mapping, or callable that returns one
         Recorded with every shard: library versions, device, attention backend.
     shard_samples : int
@@ -81,7 +88,7 @@ def measure_missing(
     Raises
     ------
     KvError
-        Scores for other rows than those asked for, or whatever `Store` raises.
+        Measurements of other rows than those asked for, or whatever `Store` raises.
 
     Notes
     -----
@@ -91,9 +98,9 @@ def measure_missing(
     Shards come in an order that has nothing to do with length, so rates and partial results are
     those of the whole.
     """
-    seen = _Seen(frozenset(), frozenset()).look(store)
+    present = PresentRows(code).updated(store)
     shards = plan(wanted, shard_samples)
-    pending = [(shard, _samples(shard.missing(seen.keys))) for shard in shards]
+    pending = [(shard, _count_samples(shard.missing(present.keys))) for shard in shards]
     pending = [(shard, samples) for shard, samples in pending if samples]
     if not pending:
         return
@@ -102,12 +109,15 @@ def measure_missing(
         while pending:
             held = []
             for shard, samples in pending:
-                with _claim(store, shard) as claimed:
+                with claim(store, shard) as claimed:
                     if not claimed:
                         held.append((shard, samples))
                         continue
-                    seen = seen.look(store)
-                    _measure(store, shard.missing(seen.keys), score, meta)
+                    present = present.updated(store)
+                    missing = shard.missing(present.keys)
+                    if len(missing):  # another process may have stored it between two looks
+                        rows = with_keys(measure(missing), missing, store.schema, code)
+                        store.write(rows, meta() if callable(meta) else meta)
                 bar.update(samples)
             if len(held) == len(pending):
                 time.sleep(_POLL_SECONDS)
@@ -123,71 +133,67 @@ def plan(wanted: pd.DataFrame, shard_samples: int) -> tuple[Shard, ...]:
         A column of ``KEY`` is absent, or one sample id stands for two texts.
     """
     if shard_samples < 1:
-        raise KvError(f"shard_samples={shard_samples}: a shard holds at least 1 sample.")
+        raise KvError(f"shard_samples must be at least 1; got {shard_samples}.")
     keys = row_keys(wanted)
     lengths = wanted["length"].tolist() if "length" in wanted.columns else [0] * len(keys)
     groups: dict[Key, dict[object, list[int]]] = {}
-    for place in {key: place for place, key in enumerate(keys)}.values():
-        named = dict(zip(KEY, keys[place], strict=True))
-        sample = named["sample_id"]
-        for name in (*_PLACE, "sample_hash"):
-            del named[name]
-        groups.setdefault(tuple(named.values()), {}).setdefault(sample, []).append(place)
+    for index in {key: index for index, key in enumerate(keys)}.values():
+        parts = dict(zip(KEY, keys[index], strict=True))
+        sample = parts["sample_id"]
+        for name in (*ROW_NAME, "sample_hash"):
+            del parts[name]
+        groups.setdefault(tuple(parts.values()), {}).setdefault(sample, []).append(index)
     shards = []
     for samples in groups.values():
-        _check_ids([keys[p] for places in samples.values() for p in places])
-        order = sorted(samples, key=lambda s: (max(lengths[p] for p in samples[s]), str(s)))
+        _check_ids([keys[i] for indices in samples.values() for i in indices])
+        order = sorted(samples, key=lambda s: (max(lengths[i] for i in samples[s]), str(s)))
         for start in range(0, len(order), shard_samples):
-            places = [p for s in order[start : start + shard_samples] for p in samples[s]]
-            shards.append(_shard(wanted, keys, places))
+            indices = [i for s in order[start : start + shard_samples] for i in samples[s]]
+            shards.append(_shard(wanted, keys, indices))
     return tuple(sorted(shards, key=lambda shard: shard.name))  # a hash: as good as shuffled
 
 
-def with_keys(rows: pd.DataFrame, asked: pd.DataFrame, kind: RowSchema = SCORES) -> pd.DataFrame:
-    """Give scored rows the keys of the rows asked for, matched by what tells them apart.
+def with_keys(
+    rows: pd.DataFrame, asked: pd.DataFrame, schema: RowSchema, code: str
+) -> pd.DataFrame:
+    """Give measured rows the keys of the rows asked for, matched by what tells them apart.
 
     Raises
     ------
     KvError
         Rows that were not asked for, came twice, or did not come.
     """
-    places = {name: place for place, name in enumerate(_names(asked))}
-    names = _names(rows)
-    if sorted(names) != sorted(places):
-        odd = [str(name) for name in sorted(set(names) ^ set(places))]
+    indices = {name: index for index, name in enumerate(_row_names(asked))}
+    names = _row_names(rows)
+    if sorted(names) != sorted(indices):
+        odd = [str(name) for name in sorted(set(names) ^ set(indices))]
         raise KvError(
-            f"scores: {len(places)} rows were asked for and {len(names)} came; first difference: "
-            f"{(odd or ['a row twice'])[0]}. Return each asked row once."
+            f"measured rows: {len(indices)} were asked for and {len(names)} came; first "
+            f"difference: {(odd or ['a row twice'])[0]}. Return each asked row once."
         )
-    keys = asked[list(KEY)].iloc[[places[name] for name in names]].reset_index(drop=True)
-    return pd.concat([keys, rows[list(kind.values)].reset_index(drop=True)], axis=1)
+    keys = asked[list(KEY)].iloc[[indices[name] for name in names]].reset_index(drop=True)
+    values = rows[list(schema.values)].reset_index(drop=True)
+    return pd.concat([keys.assign(**{CODE: code}), values], axis=1)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The shards looked at so far and the keys in them, so that each is read once."""
+class PresentRows:
+    """The keys that a code has measured in the shards looked at so far, each read once."""
 
-    shards: frozenset[Path]
-    keys: frozenset[Key]
+    code: str
+    shards: frozenset[Path] = frozenset()
+    keys: frozenset[Key] = frozenset()
 
-    def look(self, store: Store) -> _Seen:
+    def updated(self, store: Store) -> PresentRows:
+        """Return it with the keys of shards that came since."""
         new = [path for path in store.shards() if path not in self.shards]
-        return _Seen(self.shards | set(new), self.keys | store.keys(new))
-
-
-def _measure(
-    store: Store,
-    todo: pd.DataFrame,
-    score: Score,
-    meta: Mapping[str, str] | Callable[[], Mapping[str, str]],
-) -> None:
-    if len(todo):  # another process may have stored it between two looks
-        rows = with_keys(score(todo), todo, store.kind)
-        store.write(rows, meta() if callable(meta) else meta)
+        return PresentRows(
+            self.code, self.shards | set(new), self.keys | store.keys(new, self.code)
+        )
 
 
 @contextlib.contextmanager
-def _claim(store: Store, shard: Shard) -> Iterator[bool]:
+def claim(store: Store, shard: Shard) -> Iterator[bool]:
     """Hold a shard's lock, if no other process does, and say whether we do."""
     folder = store.root / ".claims"
     lock = FileLock(folder / f"{shard.name}.lock")
@@ -215,25 +221,27 @@ def _bar(label: str | None, samples: int) -> tqdm[None]:
     )
 
 
-def _names(rows: pd.DataFrame) -> list[tuple[str, ...]]:
-    columns = [[clean(str(value)) for value in rows[name].tolist()] for name in _PLACE]
+def _row_names(rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    columns = [[clean(str(value)) for value in rows[name].tolist()] for name in ROW_NAME]
     return list(zip(*columns, strict=True))
 
 
-def _samples(rows: pd.DataFrame) -> int:
+def _count_samples(rows: pd.DataFrame) -> int:
     return len(set(rows["sample_id"].tolist()))
 
 
 def _check_ids(keys: list[Key]) -> None:
-    places = [tuple(key[KEY.index(name)] for name in _PLACE) for key in keys]
-    if len(set(places)) < len(places):
-        twice = next(place[0] for at, place in enumerate(places) if place in places[:at])
-        raise KvError(f"sample id {twice!r} stands for two texts; give each sample its own id.")
+    names = [tuple(key[KEY.index(column)] for column in ROW_NAME) for key in keys]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise KvError(
+            f"sample id {repeated[0][0]!r} stands for two texts; give each sample its own id."
+        )
 
 
-def _shard(wanted: pd.DataFrame, keys: list[Key], places: list[int]) -> Shard:
-    chosen = tuple(sorted((keys[place], place) for place in places))
+def _shard(wanted: pd.DataFrame, keys: list[Key], indices: list[int]) -> Shard:
+    chosen = tuple(sorted((keys[index], index) for index in indices))
     spelled = json.dumps([key for key, _ in chosen], ensure_ascii=True)
     name = hashlib.sha256(spelled.encode()).hexdigest()[:32]
-    rows = wanted.iloc[[place for _, place in chosen]]
+    rows = wanted.iloc[[index for _, index in chosen]]
     return Shard(name, rows, tuple(key for key, _ in chosen))

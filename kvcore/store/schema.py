@@ -1,10 +1,8 @@
-"""What rows hold: their key, their columns, and how far two measurements of one key may differ."""
+"""What rows hold: their key, where their numbers come from, and the columns of their kind."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +23,20 @@ KEY = (
     "condition",
     "seed",
     "template",
-    "code",
+    "method",
 )
+"""What a row depends on. ``method`` is the kind of measurement and its version
+(``answer_nll/1``), with a hash of the recipe behind it where a user defined the condition."""
+CODE = "code"
+"""Provenance, no part of the key: the hash of the code that measured the row."""
 Key = tuple[str | int, ...]
 NUMBER, COUNT = pa.float64(), pa.int32()
 NUMBERS = pa.list_(pa.field("element", pa.float64()))
 TEXTS = pa.list_(pa.field("element", pa.string()))
-_KEY_FIELDS = tuple((name, pa.int64() if name == "seed" else pa.string()) for name in KEY)
+_ROW_FIELDS = tuple(
+    pa.field(name, pa.int64() if name == "seed" else pa.string()) for name in (*KEY, CODE)
+)
+_FIELD_OF = {field.name: field for field in _ROW_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -52,124 +57,87 @@ class RowSchema:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """The columns beside the key."""
+        """The columns beside key and provenance."""
         return ("status", "cluster", *self.types)
 
     @property
     def schema(self) -> pa.Schema:
-        """All columns and their types."""
-        return pa.schema(
-            [*_KEY_FIELDS, *((name, self.types.get(name, pa.string())) for name in self.values)]
-        )
-
-
-SCORES = RowSchema(
-    {
-        "nll": NUMBER,
-        "nll_tail": NUMBER,
-        "token_nlls": NUMBERS,
-        **dict.fromkeys(
-            ("n_answer_tokens", "doc_len", "prefix_len", "cache_len", "clean_boundary"), COUNT
-        ),
-    },
-    "nll",
-)
-VALUES = SCORES.values
-# How far two measurements of one key may lie apart, in nats times max(1, nll): batches of another
-# shape and other machines' kernels round differently. float32: five times the largest difference
-# measured, 1.1e-5 over 4,328 scores on two machines (the values of one prefill under the keys of
-# another; half of all differ by less than 1e-6). The others: half a unit in the last place of a
-# logit of size 32, summed over a few roundings. They are there to catch rows that are not the same
-# measurement; the noise floor of a run judges precision.
-TOLERANCES = {"float64": 1e-5, "float32": 5e-5, "float16": 0.03, "bfloat16": 0.25}
+        """All columns and their types: `KEY`, `CODE`, `values`."""
+        values = (pa.field(name, self.types.get(name, pa.string())) for name in self.values)
+        return pa.schema([*_ROW_FIELDS, *values])
 
 
 def clean(text: str) -> str:
     r"""Replace lone surrogates, which no file can hold, by their escapes (``\udc80``).
 
     Deterministic; text without lone surrogates is returned unchanged. An escape written out in the
-    text stays as it is, so two ids could become one, which `kvcore.measure.plan` refuses.
+    text stays as it is, so two ids could become one, which `kvcore.store.fill.plan` refuses.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def row_keys(rows: pd.DataFrame) -> list[Key]:
-    """Return the key of every row, cleaned, in the order of `KEY`."""
-    _check_columns(rows, KEY)
-    columns = [_cells(rows[name], SCORES.schema.field(name)) for name in KEY]
-    return list(zip(*columns, strict=True))
+def key_type(name: str) -> pa.DataType:
+    """Return the type of a column of `KEY`, or of `CODE`."""
+    return _FIELD_OF[name].type
 
 
-def rows_hash(rows: pd.DataFrame, kind: RowSchema = SCORES) -> str:
-    """Return a SHA-256 over all rows and columns that does not depend on their order.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        At least the columns `KEY` and the kind's values; others do not count.
-
-    Returns
-    -------
-    str
-        64 hex digits. Equal exactly if every value is (NaN and null are one); the same for any
-        version of pandas, pyarrow and Python.
-    """
-    columns = column_lists(to_table(rows, kind), kind.schema.names)
-    digests = sorted(hashlib.sha256(json_bytes(row)).digest() for row in zip(*columns, strict=True))
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+def key_columns(rows: pd.DataFrame, names: Sequence[str] = KEY) -> list[list[Any]]:
+    """Return columns of `KEY`, or `CODE`, as lists of plain Python objects, texts cleaned."""
+    check_columns(rows, names)
+    return [_cells(rows[name], _FIELD_OF[name]) for name in names]
 
 
-def json_bytes(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=True, sort_keys=True).encode()
-
-
-def column_lists(table: pa.Table, names: Iterable[str]) -> list[list[Any]]:
-    return [table[name].to_pylist() for name in names]
-
-
-def _check_columns(rows: pd.DataFrame, names: Sequence[str]) -> None:
-    absent = [name for name in names if name not in rows.columns]
+def check_columns(rows: pd.DataFrame, required: Sequence[str]) -> None:
+    """Raise KvError for the first required column that is absent."""
+    absent = [name for name in required if name not in rows.columns]
     if absent:
-        raise KvError(f"rows lack the column {absent[0]!r}; needed are {', '.join(names)}.")
+        raise KvError(f"rows: column {absent[0]!r} is missing; required: {', '.join(required)}.")
+
+
+def to_table(rows: pd.DataFrame, schema: RowSchema) -> pa.Table:
+    """Return rows as a table of exactly the schema's columns.
+
+    Raises
+    ------
+    KvError
+        A column is absent, or a value is not of its column's type.
+    """
+    check_columns(rows, schema.schema.names)
+    columns = []
+    for field in schema.schema:
+        try:
+            columns.append(pa.array(_cells(rows[field.name], field), field.type))
+        except (pa.ArrowInvalid, OverflowError) as error:
+            message = f"rows: column {field.name!r} must hold {field.type}: {error}."
+            raise KvError(message) from error
+    return pa.table(columns, schema=schema.schema)
 
 
 def _cells(column: pd.Series[Any], field: pa.Field) -> list[Any]:
     """Return a column's values as plain Python objects of the schema's type."""
     name, kind = field.name, field.type
     empty = column.isna().tolist()
-    if name in (*KEY, "status") and any(empty):
+    if (name in _FIELD_OF or name == "status") and any(empty):
         raise KvError(f"rows: column {name!r} has an empty value; every row needs one.")
     cells = zip(column.tolist(), empty, strict=True)
     try:
         if pa.types.is_string(kind):
             return [clean(str(value)) for value, _ in cells]
         if pa.types.is_integer(kind):
-            return [-1 if none else int(value) for value, none in cells]
+            return [-1 if is_empty else int(value) for value, is_empty in cells]
         if pa.types.is_floating(kind):
-            return [None if none else float(value) for value, none in cells]
-        one = clean if kind == TEXTS else float
-        return [None if none else [one(x) for x in value] for value, none in cells]
+            return [None if is_empty else float(value) for value, is_empty in cells]
+        element = clean if kind == TEXTS else float
+        return [None if is_empty else [element(x) for x in value] for value, is_empty in cells]
     except (TypeError, ValueError, OverflowError) as error:
         raise KvError(f"rows: column {name!r} must hold {kind}: {error}.") from error
 
 
-def to_table(rows: pd.DataFrame, kind: RowSchema) -> pa.Table:
-    _check_columns(rows, kind.schema.names)
-    columns = []
-    for field in kind.schema:
-        try:
-            columns.append(pa.array(_cells(rows[field.name], field), field.type))
-        except (pa.ArrowInvalid, OverflowError) as error:
-            message = f"rows: column {field.name!r} must hold {field.type}: {error}."
-            raise KvError(message) from error
-    return pa.table(columns, schema=kind.schema)
-
-
 def check_scores(table: pa.Table, score: str) -> None:
-    """Refuse rows that claim to be scored and have no finite score."""
-    scored = np.array([status == "ok" for status in table["status"].to_pylist()], dtype=bool)
+    """Raise KvError for rows whose status is ``ok`` and that have no finite score."""
+    is_ok = np.array([status == "ok" for status in table["status"].to_pylist()], dtype=bool)
     finite = np.isfinite(table[score].to_numpy())
-    bad = np.flatnonzero(scored & ~finite)
+    bad = np.flatnonzero(is_ok & ~finite)
     if bad.size:
         row = table.slice(int(bad[0]), 1).to_pylist()[0]
         raise KvError(
@@ -181,13 +149,3 @@ def check_scores(table: pa.Table, score: str) -> None:
 def holds_floats(kind: pa.DataType) -> bool:
     """Whether a column holds floating-point numbers, one or a list per row."""
     return bool(pa.types.is_floating(kind.value_type if pa.types.is_list(kind) else kind))
-
-
-def tolerance(dtype: str) -> float:
-    """Return how far two measurements in a dtype may differ, in nats times max(1, nll).
-
-    A compound name (``"nf4-float16"``) has the tolerance of the dtype in it, an unknown one the
-    largest.
-    """
-    known = [name for name in TOLERANCES if name in dtype]
-    return TOLERANCES[max(known, key=len)] if known else max(TOLERANCES.values())

@@ -1,0 +1,72 @@
+"""The cells (model, dataset, metric and dtype) that a claim is judged in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from claims.harness.claims import ClaimSpec
+from claims.harness.datasets import is_for
+from claims.harness.settings import Settings
+from kvcore.errors import MissingResource
+from kvcore.measurements.base import Place
+from kvcore.models.registry import entry_of, installed
+from kvcore.verdict import Cell
+
+DEFAULT_MODEL = "smollm2-135m"
+OPT_IN_MODELS = ("gemma3-270m",)
+"""Among the defaults where their package is installed, or where stored rows alone are judged."""
+
+
+def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
+    """Return the (model, dataset) pairs to judge: those asked for, or the default and published.
+
+    Datasets that hold no data of the claim's kind are left out.
+    """
+    kind = spec.kind
+    if settings.models or settings.datasets:
+        models = settings.models or (DEFAULT_MODEL,)
+        datasets = settings.datasets or (kind.dataset,)
+        return tuple((m, d) for m in models for d in datasets if is_for(kind, d))
+    opt_in = [name for name in OPT_IN_MODELS if settings.no_measure or installed(name)]
+    own = ((model, kind.dataset) for model in (DEFAULT_MODEL, *opt_in))
+    return (*own, *(spec.published or kind.published))
+
+
+def cells_of(spec: ClaimSpec, settings: Settings) -> list[Cell]:
+    """Return a claim's cells, each place with each metric."""
+    return [
+        Cell(model, dataset, metric, settings.dtype or entry_of(model).dtype)
+        for model, dataset in places(spec, settings)
+        for metric in spec.metrics
+    ]
+
+
+def marks(spec: ClaimSpec, cell: Cell, settings: Settings) -> list[pytest.MarkDecorator]:
+    """Return what selects a claim in a cell: slow, gpu, and the worker that holds its model."""
+    on_gpu = (
+        entry_of(cell.model).gpu
+        or settings.device.startswith("cuda")
+        or (settings.device == "auto" and has_cuda())
+    )
+    slow = [pytest.mark.slow] if spec.slow else []
+    return [pytest.mark.xdist_group(cell.model), *slow, *([pytest.mark.gpu] if on_gpu else [])]
+
+
+def has_cuda() -> bool:
+    """Whether this machine has a CUDA GPU."""
+    if not Path("/dev/nvidiactl").exists():  # spares the seconds that importing torch takes
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def check_gpu(model: str, settings: Settings) -> None:
+    """Raise MissingResource for a model that needs a GPU on a machine without one."""
+    if entry_of(model).gpu and settings.device in ("auto", "cuda") and not has_cuda():
+        raise MissingResource(
+            f"{model} needs a GPU and this machine has none; judge stored rows with "
+            "--kv-no-measure, or force it with --kv-device cpu."
+        )

@@ -1,0 +1,41 @@
+"""Datasets as options spell them, and the kinds of measurement that they are for.
+
+A file's path may have the prefix of its kind, ``texts:my.jsonl``.
+"""
+
+from __future__ import annotations
+
+from kvcore.data.files import is_path
+from kvcore.errors import unknown
+from kvcore.measurements.base import MeasurementKind
+from kvcore.measurements.registry import all_kinds
+
+
+def prefixes() -> tuple[str, ...]:
+    """Return what may stand before a file's path."""
+    return tuple(kind.prefix for kind in all_kinds().values() if kind.prefix)
+
+
+def is_for(kind: MeasurementKind, dataset: str) -> bool:
+    """Whether a dataset's name or path means data of this kind."""
+    if dataset in kind.datasets():
+        return True
+    if kind.prefix:
+        return dataset.startswith(kind.prefix)
+    return is_path(dataset) and not dataset.startswith(prefixes())
+
+
+def check_dataset(name: str) -> None:
+    """Raise KvError for a dataset that is for no kind of measurement, with the nearest name."""
+    kinds = all_kinds().values()
+    if not any(is_for(kind, name) for kind in kinds):
+        names = dict.fromkeys(name for kind in kinds for name in kind.datasets())
+        files = ("<file.jsonl>", "<file.parquet>", *(f"{p}<file>" for p in prefixes()))
+        raise unknown("dataset", name, [*names, *files])
+
+
+def path_of(dataset: str) -> str:
+    """Return a dataset's name or path without its prefix."""
+    for prefix in prefixes():
+        dataset = dataset.removeprefix(prefix)
+    return dataset

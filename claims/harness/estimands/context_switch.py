@@ -1,0 +1,255 @@
+"""Context switches: when, and how far, a model follows a new context.
+
+Every row holds one pair of problems by one way to switch; list columns hold one number per token
+behind the switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from claims.harness.estimands.base import Outcome, Plot, band, bands_plot, derived, estimand
+from claims.harness.rows import Rows
+from kvcore.analysis import (
+    Estimate,
+    FloatArray,
+    IntervalSettings,
+    effect_size,
+    latency,
+    mean_difference,
+    proportion,
+    slopes,
+)
+from kvcore.analysis.latency import Latency
+
+SHOWN = 48  # tokens behind the switch in figures
+TOKENS = "tokens behind the switch"
+CLASSES = {
+    "injected": "the new context's choice alone",
+    "original": "the old context's alone",
+    "mixed": "the choice of both",
+    "neither": "the choice of neither",
+}
+
+
+@derived
+def changed(rows: Rows) -> Rows:
+    """Return the rows of pairs whose two problems differ."""
+    return _selected(rows, rows.frame["identical"] == 0)
+
+
+@derived
+def unchanged(rows: Rows) -> Rows:
+    """Return the rows of pairs whose two problems are identical: a control."""
+    return _selected(rows, rows.frame["identical"] == 1)
+
+
+def _selected(rows: Rows, which: pd.Series[bool]) -> Rows:
+    clusters = tuple(c for c, chosen in zip(rows.clusters, which, strict=True) if chosen)
+    return replace(rows, frame=rows.frame[which], clusters=clusters)
+
+
+def lists(rows: Rows, column: str) -> list[FloatArray]:
+    """Return a list column, one array per pair."""
+    return [np.asarray(x, dtype=np.float64) for x in rows.frame[column]]
+
+
+def adaptations(rows: Rows) -> list[Latency]:
+    """Return when each sequence comes and stays nearer to the oracle than to ignore."""
+    pairs = zip(lists(rows, "kl_oracle"), lists(rows, "kl_ignore"), strict=True)
+    return [latency.adaptation(oracle, ignore) for oracle, ignore in pairs]
+
+
+@estimand("proportion")
+def detected_within(
+    interval: IntervalSettings, rows: Rows, control: Rows, *, tokens: int
+) -> Outcome:
+    """Share of pairs whose divergence from ignore exceeds the controls' within so many tokens.
+
+    The threshold of a pair comes from control sequences of other folds.
+    """
+    names = [str(i) for i in control.frame.index]
+    fitted = latency.cross_fitted(names, lists(control, "kl_ignore"))
+    thresholds = dict(zip(names, fitted, strict=True))
+    median = float(np.median(list(thresholds.values())))
+    detections = [
+        latency.detection(x, thresholds.get(str(name), median))
+        for name, x in zip(rows.frame.index, lists(rows, "kl_ignore"), strict=True)
+    ]
+    within = sum(x.happened and x.tokens <= tokens for x in detections)
+    details: dict[str, float | str] = {
+        "median tokens to detection": latency.survival(detections).median,
+        "threshold (nats)": median,
+        "never detected": str(sum(not x.happened for x in detections)),
+    }
+    curve = _survival_plot({rows.condition: detections}, interval)
+    return Outcome(
+        proportion(within, len(detections), interval.confidence),
+        details,
+        {"kind": "several", "figures": [curve, _tokens_plot(rows)]},
+    )
+
+
+@estimand("proportion")
+def share_that_adapts(
+    interval: IntervalSettings, rows: Rows, beside: Mapping[str, Rows] | None = None
+) -> Outcome:
+    """Share of sequences that come nearer to the oracle than to ignore, for five tokens."""
+    others = beside or {}
+    own = adaptations(rows)
+    curves = {rows.condition: own} | {name: adaptations(r) for name, r in others.items()}
+    return Outcome(
+        proportion(sum(x.happened for x in own), len(own), interval.confidence),
+        {"median tokens to adaptation": latency.survival(own).median},
+        _survival_plot(curves, interval),
+    )
+
+
+@estimand("d")
+def gap_shrinks(interval: IntervalSettings, rows: Rows, *shown: Rows) -> Outcome:
+    """d of the gap to the oracle in tokens 1 to 5 less that from token 21 on, pair by pair."""
+    gaps = lists(rows, "kl_oracle")
+    table = np.array([latency.gaps(x) for x in gaps])
+    means = {
+        f"mean gap, tokens {low} to {high:g}": float(np.nanmean(column))
+        if np.isfinite(column).any()
+        else float("nan")
+        for (low, high), column in zip(latency.SPANS, table.T, strict=True)
+    }
+    stable = latency.survival([latency.stabilisation(x) for x in gaps])
+    return Outcome(
+        effect_size(table[:, 0] - table[:, 2], rows.clusters, interval),
+        {**means, "median tokens to stabilisation": stable.median},
+        _gap_plot([rows, *shown], interval),
+    )
+
+
+@estimand("d")
+def more_tokens_close_more(interval: IntervalSettings, partials: Mapping[int, Rows]) -> Outcome:
+    """d of each pair's slope of the mean gap to the oracle over log2 of the tokens recomputed."""
+    sources = list(partials.values())
+    gaps = np.array([_means(rows, "kl_oracle") for rows in sources])
+    return Outcome(
+        effect_size(slopes(np.log2(list(partials)), gaps), sources[0].clusters, interval),
+        {f"mean gap, {m} tokens": float(g.mean()) for m, g in zip(partials, gaps, strict=True)},
+        _gap_plot(sources, interval),
+    )
+
+
+@estimand("d")
+def looks_more(interval: IntervalSettings, rows: Rows, control: Rows) -> Outcome:
+    """d of the mean share of attention on the injected span, less that on the control's."""
+    own, others = (_means(r, "share_injected") for r in (rows, control))
+    bands = [
+        _band(r, np.array(lists(r, "layer_share_injected")), interval) for r in (rows, control)
+    ]
+    layers = bands_plot("layer", "attention on the injected span", bands)
+    return Outcome(
+        effect_size(own - others, rows.clusters, interval),
+        {"mean share": float(own.mean()), "control's": float(others.mean())},
+        {"kind": "several", "figures": [_attention_plot(rows), layers]},
+    )
+
+
+@estimand("proportion difference")
+def same_answers(interval: IntervalSettings, first: Rows, second: Rows) -> Outcome:
+    """Share of right answers by the second way less that by the first, pair by pair."""
+    shares = {f"right answers, {r.condition}": _share(r, "correct") for r in (first, second)}
+    return Outcome(_change_of_correct(first, second, interval), shares)
+
+
+@estimand("proportion difference")
+def becomes_the_new_answer(interval: IntervalSettings, rows: Rows, ignore: Rows) -> Outcome:
+    """Share of pairs whose free answer is the new one less that without any switch."""
+    towards, attribution = lists(rows, "towards_oracle"), rows.frame["attribution"]
+    corrections = [
+        latency.correction(x, list(names)) for x, names in zip(towards, attribution, strict=True)
+    ]
+    details = {
+        "new answers": _share(rows, "correct"),
+        "new answers without a switch": _share(ignore, "correct"),
+        "old answers": float(rows.frame["stale"].mean()),
+        "median tokens to correction": latency.survival(corrections).median,
+    }
+    plot = _survival_plot({rows.condition: corrections}, interval)
+    return Outcome(_change_of_correct(ignore, rows, interval), details, plot)
+
+
+def _change_of_correct(first: Rows, second: Rows, interval: IntervalSettings) -> Estimate:
+    """Share of right answers in the second rows less that in the first, pair by pair."""
+    a, b = (np.asarray(r.frame["correct"], dtype=np.float64) for r in (first, second))
+    estimate = mean_difference(b - a, first.clusters, interval)
+    return replace(estimate, unit="proportion difference")
+
+
+def _share(rows: Rows, column: str) -> float:
+    return float(np.asarray(rows.frame[column], dtype=np.float64).mean())
+
+
+def _means(rows: Rows, column: str) -> FloatArray:
+    return np.array([float(np.mean(x)) for x in lists(rows, column)])
+
+
+def _gap_plot(sources: Sequence[Rows], interval: IntervalSettings) -> Plot:
+    bands = [_band(r, _padded(lists(r, "kl_oracle")), interval) for r in sources]
+    return bands_plot(TOKENS, "KL to oracle, nats", bands)
+
+
+def _band(rows: Rows, values: FloatArray, interval: IntervalSettings) -> Plot:
+    return band(rows.condition, values, rows.clusters, interval, start=1)
+
+
+def _padded(values: Sequence[FloatArray]) -> FloatArray:
+    """Return the first tokens of every sequence, NaN behind its end."""
+    table = np.full((len(values), min(SHOWN, max(len(x) for x in values))), np.nan)
+    for row, x in zip(table, values, strict=True):
+        row[: len(x)] = x[: row.size]
+    return table[:, (~np.isnan(table)).sum(axis=0) >= 2]
+
+
+def _survival_plot(curves: Mapping[str, Sequence[Latency]], interval: IntervalSettings) -> Plot:
+    shown = []
+    for label, latencies in curves.items():
+        curve = latency.survival(latencies, interval.confidence)
+        low, high = (
+            [None if np.isnan(v) else float(v) for v in bound] for bound in (curve.low, curve.high)
+        )
+        shown.append(
+            {
+                "label": label,
+                "x": [0.0, *curve.tokens.tolist()],
+                "y": [1.0, *curve.share.tolist()],
+                "low": [None, *low],
+                "high": [None, *high],
+            }
+        )
+    return {"kind": "survival", "x_label": TOKENS, "curves": shown}
+
+
+def _attention_plot(rows: Rows) -> Plot:
+    """Show the mean share of attention on each span, one after another in the cache."""
+    columns = [name for name in rows.frame.columns if name.startswith("share_")]
+    means = [np.nanmean(_padded(lists(rows, name)), axis=0).round(4).tolist() for name in columns]
+    return {
+        "kind": "stack",
+        "x_label": TOKENS,
+        "y_label": "share of attention",
+        "parts": [
+            {"label": name.removeprefix("share_"), "y": y}
+            for name, y in zip(columns, means, strict=True)
+        ],
+    }
+
+
+def _tokens_plot(rows: Rows) -> Plot:
+    """Show the tokens of the first sequence, coloured by whose choice each is."""
+    row = rows.frame.sort_index().iloc[0]
+    tokens = [
+        {"text": str(text), "class": str(name)}
+        for text, name in zip(row["tokens"], row["attribution"], strict=True)
+    ]
+    return {"kind": "tokens", "classes": CLASSES, "tokens": tokens}

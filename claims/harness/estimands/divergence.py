@@ -1,0 +1,114 @@
+"""Divergences of next-token distributions, and whether their intervals are to be trusted.
+
+Every row holds one sample and one pair of conditions, ``bare~random``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from claims.harness.estimands.base import Outcome, curve_plot, differences_plot, estimand
+from claims.harness.rows import Rows
+from kvcore.analysis import (
+    FloatArray,
+    IntervalSettings,
+    interval_widths,
+    mean_difference,
+    proportion,
+    ratio_of_means,
+    slopes,
+)
+from kvcore.errors import KvError
+
+SIZES = (4, 8, 16, 32, 64, 128, 256)
+SMALL, LARGE = 4, 32  # the published comparison of widths
+DRAWS = 40
+WIDTH_RESAMPLES = 1000
+DIGITS = 6  # of divergences in figures: some are below a thousandth of a nat
+
+
+@estimand("nats/token")
+def beyond_the_null(interval: IntervalSettings, moved: Rows, *nulls: Rows) -> Outcome:
+    """Mean divergence less that of the larger null, in nats, and its multiple of each null."""
+    beyond = moved.values - np.maximum.reduce([rows.values for rows in nulls])
+    details: dict[str, float | str] = {"mean divergence (nats)": _mean(moved)}
+    for rows in nulls:
+        times = ratio_of_means(moved.values, rows.values, moved.clusters, interval)
+        details[f"mean of {rows.condition} (nats)"] = _mean(rows)
+        details[f"times {rows.condition}"] = times.value
+    estimate = mean_difference(beyond, moved.clusters, interval)
+    return Outcome(estimate, details, differences_plot(beyond, DIGITS))
+
+
+@estimand("nats/token")
+def difference_of_divergence(interval: IntervalSettings, first: Rows, second: Rows) -> Outcome:
+    """Mean of the second pair's divergence less the first's, in nats."""
+    difference = second.values - first.values
+    return Outcome(
+        mean_difference(difference, first.clusters, interval),
+        {f"mean of {rows.condition} (nats)": _mean(rows) for rows in (first, second)},
+        differences_plot(difference, DIGITS),
+    )
+
+
+@estimand("nats/token")
+def mean_divergence(interval: IntervalSettings, rows: Rows) -> Outcome:
+    """Mean divergence in nats."""
+    estimate = mean_difference(rows.values, rows.clusters, interval)
+    return Outcome(estimate, {"width of the interval": estimate.ci_high - estimate.ci_low})
+
+
+@estimand("proportion")
+def intervals_that_hold_their_mean(interval: IntervalSettings, rows: Rows) -> Outcome:
+    """Share of samples of 32 whose interval holds their own mean."""
+    x, rng = _complete(rows), np.random.default_rng(interval.seed)
+    hits = 0
+    for _ in range(DRAWS):
+        e = mean_difference(rng.choice(x, LARGE, replace=False), interval=interval)
+        hits += e.ci_low <= e.value <= e.ci_high
+    estimate = proportion(hits, DRAWS, interval.confidence)
+    return Outcome(estimate, {"samples drawn": str(DRAWS)})
+
+
+@estimand("ratio")
+def ratio_of_widths(interval: IntervalSettings, rows: Rows) -> Outcome:
+    """Mean over draws of an interval's width at n = 4 by its width at n = 32."""
+    widths = _widths(rows, (SMALL, LARGE), interval)
+    ratios = widths[:, 0] / widths[:, 1]
+    return Outcome(
+        ratio_of_means(ratios, np.ones(DRAWS), interval=interval),
+        {"theory": "2.83", "least of all draws": float(ratios.min())},
+        differences_plot(ratios, DIGITS),
+    )
+
+
+@estimand("nats/token")
+def slope_of_widths(interval: IntervalSettings, rows: Rows) -> Outcome:
+    """Slope of log width over log n less -1/2, over draws."""
+    sizes = tuple(n for n in SIZES if n <= _complete(rows).size)
+    widths = _widths(rows, sizes, interval)
+    by_draw = slopes(np.log(sizes), np.log(widths).T)
+    means = [mean_difference(column, interval=interval) for column in widths.T]
+    return Outcome(
+        mean_difference(by_draw + 0.5, interval=interval),
+        {"mean slope": float(by_draw.mean())},
+        curve_plot(sizes, means, "samples", y_label="width of the interval, nats", log=True),
+    )
+
+
+def _widths(rows: Rows, sizes: tuple[int, ...], interval: IntervalSettings) -> FloatArray:
+    few = replace(interval, resamples=WIDTH_RESAMPLES)
+    return interval_widths(_complete(rows), sizes, DRAWS, few)
+
+
+def _complete(rows: Rows) -> FloatArray:
+    x: FloatArray = rows.values[~np.isnan(rows.values)]
+    if x.size < LARGE:
+        raise KvError(f"{rows.condition} must have {LARGE} divergences or more; got {x.size}.")
+    return x
+
+
+def _mean(rows: Rows) -> float:
+    return float(np.nanmean(rows.values))

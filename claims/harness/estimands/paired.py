@@ -1,0 +1,365 @@
+"""Paired benefits: what a condition does to a baseline, sample by sample.
+
+Benefit is NLL(baseline) - NLL(condition) throughout: positive means the condition helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from claims.harness.estimands.base import (
+    Outcome,
+    Plot,
+    curve_plot,
+    derived,
+    differences_plot,
+    estimand,
+    scatter_plot,
+    with_bounds,
+)
+from claims.harness.rows import Rows
+from kvcore.analysis import (
+    FloatArray,
+    IntervalSettings,
+    PairedEffect,
+    correlation,
+    effect_difference,
+    effect_size,
+    oldham,
+    paired_effect,
+    proportion,
+    quartile_effect,
+    quartile_table,
+    slopes,
+)
+from kvcore.analysis.policy import policy_effect
+
+VARIANTS = ("nll", "nll_tail")
+Quartile = Literal[1, 2, 3, 4]
+
+
+@estimand("d")
+def paired_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
+    """Cohen's d of the paired benefit of a condition over a baseline."""
+    effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
+    return Outcome(effect.d, _secondary(effect), differences_plot(effect.differences))
+
+
+@derived
+def mean_of(*rows: Rows) -> Rows:
+    """Mean score of several conditions on each sample."""
+    means = sum(r.frame[[*VARIANTS]] for r in rows) / len(rows)
+    name = f"mean of {', '.join(r.condition for r in rows)}"
+    frame = rows[0].frame.assign(**{variant: means[variant] for variant in VARIANTS})
+    return replace(rows[0], condition=name, frame=frame)
+
+
+@estimand("nats/token")
+def mean_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
+    """Mean benefit in nats per token, for differences too small to be divided by their own SD."""
+    effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
+    return Outcome(effect.mean, _secondary(effect), differences_plot(effect.differences))
+
+
+@estimand("d difference")
+def benefit_without_first_token(
+    interval: IntervalSettings, baseline: Rows, condition: Rows
+) -> Outcome:
+    """d over all answer tokens minus d without the first one, on the same samples."""
+    whole, tail = (_benefit_on(variant, baseline, condition) for variant in VARIANTS)
+    estimate = effect_difference(whole, tail, baseline.clusters, interval)
+    parts = {
+        f"d on {variant}": effect_size(x, baseline.clusters, interval).value
+        for variant, x in zip(VARIANTS, (whole, tail), strict=True)
+    }
+    return Outcome(estimate, parts, differences_plot(whole - tail))
+
+
+@estimand("r")
+def trend_with_hardness(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, hardness: Rows
+) -> Outcome:
+    """Correlation of benefit with a hardness measured without the document."""
+    benefit, hard = baseline.values - condition.values, hardness.values
+    estimate = correlation(hard, benefit, baseline.clusters, interval)
+    label = f"hardness: NLL without the document ({hardness.condition})"
+    return Outcome(
+        estimate,
+        _published_trend(baseline, condition, interval),
+        _benefit_plot(hard, benefit, label),
+    )
+
+
+@estimand("r")
+def oldham_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
+    """Oldham's correlation: benefit with the mean of the two NLLs."""
+    estimate = oldham(baseline.values, condition.values, baseline.clusters, interval)
+    benefit = baseline.values - condition.values
+    mean = (baseline.values + condition.values) / 2
+    return Outcome(
+        estimate,
+        _published_trend(baseline, condition, interval),
+        _benefit_plot(mean, benefit, "mean of the two NLLs"),
+    )
+
+
+@estimand("r")
+def odd_even_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
+    """Correlation of benefit on the even answer tokens with hardness on the odd ones."""
+    hard, benefit = _odd_even(baseline, condition)
+    estimate = correlation(hard, benefit, baseline.clusters, interval)
+    return Outcome(
+        estimate,
+        _published_trend(baseline, condition, interval),
+        _benefit_plot(hard, benefit, "hardness: NLL of the odd answer tokens"),
+    )
+
+
+@estimand("d")
+def benefit_in_quartile(
+    interval: IntervalSettings,
+    baseline: Rows,
+    condition: Rows,
+    hardness: Rows,
+    *,
+    quartile: Quartile,
+) -> Outcome:
+    """d within one quartile (1 easy, 4 hard) of a hardness measured without the document."""
+    benefit = baseline.values - condition.values
+    return _in_quartile(quartile, hardness.values, benefit, baseline, condition, interval)
+
+
+@estimand("d")
+def odd_even_benefit_in_quartile(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, *, quartile: Quartile
+) -> Outcome:
+    """d on the even answer tokens within one quartile of the odd ones' NLL."""
+    hard, benefit = _odd_even(baseline, condition)
+    return _in_quartile(quartile, hard, benefit, baseline, condition, interval)
+
+
+@estimand("d")
+def trend_over_length(
+    interval: IntervalSettings, pairs: Mapping[int, tuple[Rows, Rows]]
+) -> Outcome:
+    """d of each sample's slope of benefit over log2 of the document's length.
+
+    ``pairs`` maps a length in tokens to (baseline, condition); a sample counts where it has a
+    benefit at every length.
+    """
+    benefits = np.array([b.values - c.values for b, c in pairs.values()])
+    clusters = next(iter(pairs.values()))[0].clusters
+    curve = [effect_size(row, clusters, interval) for row in benefits]
+    return Outcome(
+        effect_size(slopes(np.log2(list(pairs)), benefits), clusters, interval),
+        {f"d at {n} tokens": e.value for n, e in zip(pairs, curve, strict=True)},
+        curve_plot(list(pairs), curve, "tokens of the document", log=True),
+    )
+
+
+@estimand("d")
+def single_layers(
+    interval: IntervalSettings, baseline: Rows, layers: Mapping[int, Rows]
+) -> Outcome:
+    """d of each sample's slope of benefit over depth, primed values standing in one layer alone."""
+    benefits = np.array([baseline.values - rows.values for rows in layers.values()])
+    depth = np.array(list(layers), dtype=np.float64) / max(1, max(layers))
+    curve = [effect_size(gain, baseline.clusters, interval) for gain in benefits]
+    best = max(range(len(curve)), key=lambda at: curve[at].value)
+    return Outcome(
+        effect_size(slopes(depth, benefits), baseline.clusters, interval),
+        {"layer with the largest d": str(list(layers)[best]), "its d": curve[best].value},
+        curve_plot(list(layers), curve, "layer with primed values"),
+    )
+
+
+@estimand("d")
+def least_favourable(
+    interval: IntervalSettings,
+    pairs: Mapping[str, tuple[Rows, Rows]],
+    *,
+    limits: Sequence[int] = (),
+) -> Outcome:
+    """Smallest d over several ways of measuring one benefit, with that way's interval.
+
+    ``pairs`` maps what was varied to (baseline, condition); the first is the cell's own. Both
+    variants of the score count, and so do the first samples of the first pair up to each limit.
+    """
+    estimates = {
+        f"{label}, {variant}": effect_size(
+            _benefit_on(variant, baseline, condition), baseline.clusters, interval
+        )
+        for label, (baseline, condition) in pairs.items()
+        for variant in VARIANTS
+    }
+    baseline, condition = next(iter(pairs.values()))
+    for limit in limits:
+        benefit = (baseline.values - condition.values)[:limit]
+        if (~np.isnan(benefit)).sum() > limit // 2:
+            estimates[f"first {limit} by name, {baseline.metric}"] = effect_size(
+                benefit, baseline.clusters[:limit], interval
+            )
+    least = min(estimates, key=lambda label: estimates[label].value)
+    rows = [
+        {
+            "label": label,
+            "value": e.value,
+            "low": e.ci_low,
+            "high": e.ci_high,
+            "judged": label == least,
+        }
+        for label, e in estimates.items()
+    ]
+    return Outcome(
+        estimates[least],
+        {"least favourable": least, "ways of measuring": str(len(rows))},
+        {"kind": "specifications", "unit": "d", "rows": rows},
+    )
+
+
+@estimand("d")
+def lower_against_upper_half(
+    interval: IntervalSettings, baseline: Rows, cutoffs: Mapping[float, Rows]
+) -> Outcome:
+    """d of what primed values gain in the lower half of the layers less what the upper adds.
+
+    ``cutoffs`` maps a share of the depth to the rows with primed values below it; 0.5 and 1.0
+    are among them.
+    """
+    gains = {at: baseline.values - rows.values for at, rows in cutoffs.items()}
+    difference = gains[0.5] - (gains[1.0] - gains[0.5])
+    curve = [effect_size(gain, baseline.clusters, interval) for gain in gains.values()]
+    details = {
+        f"d with primed values below {at:g} of the depth": e.value
+        for at, e in zip(gains, curve, strict=True)
+    }
+    return Outcome(
+        effect_size(difference, baseline.clusters, interval),
+        details,
+        curve_plot(list(gains), curve, "share of the layers with primed values"),
+    )
+
+
+@estimand("d")
+def gate_against_everything(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, *, threshold: float
+) -> Outcome:
+    """d of priming above a threshold of hardness against priming every sample, as policies.
+
+    Hardness is that of the odd answer tokens, benefit that of the even ones; a sample that is
+    not primed counts 0.
+    """
+    hard, benefit = _odd_even(baseline, condition)
+    effect = policy_effect(benefit, hard, threshold, baseline.clusters, interval)
+    details = {
+        "mean benefit of the gate (nats/token)": effect.policy.value,
+        "mean benefit of priming everything": effect.everything.value,
+        "share of samples primed": effect.primed.value,
+    }
+    label = f"hardness: NLL of the odd answer tokens, gate at {threshold}"
+    return Outcome(effect.gain_d, details, _benefit_plot(hard, benefit, label))
+
+
+@estimand("proportion")
+def share_of_samples(
+    interval: IntervalSettings, *rows: Rows, name: str, holds: Callable[..., Any]
+) -> Outcome:
+    """Share of samples on which something holds, with an exact interval.
+
+    ``holds`` takes the rows' frames and returns one truth value per sample.
+    """
+    complete = np.logical_and.reduce([r.frame["status"].notna().to_numpy() for r in rows])
+    true = np.asarray(holds(*(r.frame for r in rows)), dtype=bool)[complete]
+    estimate = proportion(int(true.sum()), len(true), interval.confidence)
+    return Outcome(estimate, {name: f"{int(true.sum())} of {len(true)}"})
+
+
+def _secondary(effect: PairedEffect) -> dict[str, float | str]:
+    mean = effect.mean
+    return {
+        "mean benefit (nats/token)": mean.value,
+        "mean, CI low": mean.ci_low,
+        "mean, CI high": mean.ci_high,
+        "median (nats/token)": effect.median,
+        **with_bounds("win rate", effect.win_rate),
+        "t": effect.t,
+        "p (t)": effect.p_t,
+        "p (Wilcoxon)": effect.p_wilcoxon,
+        "pairs without a score": float(effect.excluded),
+    }
+
+
+def _as_published(what: str, estimate: Any, why: str) -> dict[str, float | str]:
+    """Show a published estimand, which is biased by arithmetic alone, beside ours."""
+    return {
+        f"as published: {what}": estimate.value,
+        "as published, CI low": estimate.ci_low,
+        "as published, CI high": estimate.ci_high,
+        "why it is not judged": why,
+    }
+
+
+def _published_trend(
+    baseline: Rows, condition: Rows, interval: IntervalSettings
+) -> dict[str, float | str]:
+    benefit = baseline.values - condition.values
+    coupled = correlation(baseline.values, benefit, baseline.clusters, interval)
+    why = "benefit contains bare NLL: r > 0 without any effect"
+    return _as_published("r(bare NLL, benefit)", coupled, why)
+
+
+def _in_quartile(
+    quartile: Quartile,
+    hard: FloatArray,
+    benefit: FloatArray,
+    baseline: Rows,
+    condition: Rows,
+    interval: IntervalSettings,
+) -> Outcome:
+    clusters = baseline.clusters
+    estimate = quartile_effect(hard, benefit, quartile, clusters, interval)
+    coupled = quartile_effect(
+        baseline.values, baseline.values - condition.values, quartile, clusters, interval
+    )
+    table = quartile_table(hard, benefit, clusters, interval)
+    why = "quartiles by bare NLL regress to the mean"
+    return Outcome(
+        estimate,
+        _as_published("d in the quartile by bare NLL", coupled, why),
+        {"kind": "quartiles", "rows": table.to_dict("records")},
+    )
+
+
+def _benefit_on(variant: str, baseline: Rows, condition: Rows) -> FloatArray:
+    return np.asarray(baseline.frame[variant] - condition.frame[variant], dtype=np.float64)
+
+
+def _odd_even(baseline: Rows, condition: Rows) -> tuple[FloatArray, FloatArray]:
+    """Hardness from the 1st, 3rd, ... answer token, benefit from the 2nd, 4th, ... of the rest.
+
+    With ``nll_tail`` the first answer token is left out of both.
+    """
+    skip = int(baseline.metric == "nll_tail")
+    bare, other = (_tokens(rows, skip) for rows in (baseline, condition))
+    hard = [_mean(b[0::2]) for b in bare]
+    benefit = [_mean(b[1::2]) - _mean(o[1::2]) for b, o in zip(bare, other, strict=True)]
+    return np.array(hard), np.array(benefit)
+
+
+def _tokens(rows: Rows, skip: int) -> list[FloatArray]:
+    return [
+        np.asarray(x, dtype=np.float64)[skip:] if np.ndim(x) else np.empty(0)
+        for x in rows.frame["token_nlls"]
+    ]
+
+
+def _mean(x: FloatArray) -> float:
+    return float(x.mean()) if x.size else float("nan")
+
+
+def _benefit_plot(x: FloatArray, benefit: FloatArray, label: str) -> Plot:
+    return scatter_plot(x, benefit, f"{label}, nats/token", "benefit, nats/token")

@@ -1,0 +1,262 @@
+"""Pytest's side of the claims: tests from declarations, rows from the store, verdicts to reports.
+
+Whatever breaks is an error, never a failed claim. What is declared wrongly is one collection error
+a claim and spares the others; what breaks while a finding is computed breaks the set-up of its
+test. The test itself only tells the verdict.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claims.harness import cells, claims, judging, ledger, options
+from claims.harness.claims import CellClaim, Declaration
+from claims.harness.judging import CellJudge, TestOutcome
+from claims.harness.session import Session
+from claims.harness.settings import Settings
+from kvcore.errors import KvError, MissingResource
+from kvcore.verdict import Cell, Judgement
+from reports import plugin
+
+SETTINGS = pytest.StashKey[Settings]()
+SESSION = pytest.StashKey[Session]()
+PROBLEMS = pytest.StashKey[dict[tuple[str, str], None]]()
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a test of a claim is to tell pytest."""
+
+    outcome: TestOutcome
+    sentence: str
+
+
+def configure(config: pytest.Config) -> None:
+    """Read the options; make a run of the claims write its reports, if it is to judge any."""
+    settings = options.read(config)
+    config.stash[SETTINGS] = settings
+    config.stash[PROBLEMS] = {}
+    if settings.explain:
+        return
+    if any("claims" in Path(str(arg).split("::")[0]).parts for arg in config.args):
+        plugin.enable(config, config.rootpath / "reports" / "out", settings.shown())
+
+
+def header(config: pytest.Config) -> list[str]:
+    """Return the effective options as one header line."""
+    shown = config.stash[SETTINGS].shown()
+    return ["kvclaims: " + ", ".join(f"{name} {value}" for name, value in shown.items())]
+
+
+# --- collection --------------------------------------------------------------------------------
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Give a claim one test per cell; note what is wrong with its declaration."""
+    marker = metafunc.definition.get_closest_marker("claim")
+    if marker is None:
+        return
+    settings = metafunc.config.stash[SETTINGS]
+    tests = []
+    for declared in marker.args:
+        try:
+            tests += _tests(declared, metafunc.function, settings)
+        except Exception as error:  # a claim's own code may raise anything
+            problem = f"{_where(metafunc, error)}: claim {declared.id!r}: {_line(error)}"
+            metafunc.config.stash[PROBLEMS][metafunc.definition.nodeid, problem] = None
+    taken = inspect.signature(metafunc.function).parameters
+    names = list(
+        dict.fromkeys(
+            name for declared in marker.args for name in declared.parameters if name in taken
+        )
+    )
+    rows = [
+        pytest.param(*(test.spec.parameters[n] for n in names), test, id=name, marks=marks)
+        for test, name, marks in tests
+    ]
+    metafunc.parametrize([*names, "cell"], rows)
+
+
+def _tests(
+    declared: Declaration, test: Any, settings: Settings
+) -> list[tuple[CellClaim, str, list[pytest.MarkDecorator]]]:
+    """Return a claim's tests with their ids and marks."""
+    spec = claims.specified(declared, test)
+    tests = []
+    for cell in cells.cells_of(spec, settings):
+        finding = claims.finding_of(test, spec, cell)
+        name = "-".join([*map(_id, spec.parameters.values()), cell.slug])
+        tests.append((CellClaim(spec, cell, finding), name, cells.marks(spec, cell, settings)))
+    return tests
+
+
+def _id(value: Any) -> str:
+    return "-".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _where(metafunc: pytest.Metafunc, error: Exception) -> str:
+    """Return the claim's file, with the line where its own code broke."""
+    path = metafunc.definition.path
+    lines = []
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == str(path):
+            lines.append(step.tb_lineno)
+        step = step.tb_next
+    file = metafunc.definition.nodeid.split("::")[0]
+    return f"{file}:{lines[-1]}" if lines else file
+
+
+def _line(error: Exception) -> str:
+    """Say an error in one line; one of our own needs no name of its class."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, KvError) else f"{type(error).__name__}: {text}"
+
+
+def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Report what is declared wrongly; arrange what is left, cell by cell."""
+    claimed = [item for item in items if item.get_closest_marker("claim")]
+    without_cell = [item for item in claimed if claim_of(item) is None]
+    if without_cell:  # none of the datasets asked for is of its kind, or its declaration is wrong
+        config.hook.pytest_deselected(items=without_cell)
+    tests = [(item, test) for item in claimed if (test := claim_of(item)) is not None]
+    by_cell: dict[Cell, list[pytest.Item]] = {}
+    for item, test in tests:
+        by_cell.setdefault(test.cell, []).append(item)
+    others = [item for item in items if item not in claimed]
+    items[:] = [*others, *(item for group in by_cell.values() for item in group)]
+    config.stash[SESSION] = Session.of(config.stash[SETTINGS], [test for _, test in tests])
+    _report_problems(config, _twice_declared(tests) | config.stash[PROBLEMS])
+
+
+def claim_of(item: Any) -> CellClaim | None:
+    """Return the claim and the cell of a test, if it has any."""
+    test = item.callspec.params.get("cell") if hasattr(item, "callspec") else None
+    return test if isinstance(test, CellClaim) else None
+
+
+def _twice_declared(
+    tests: list[tuple[pytest.Item, CellClaim]],
+) -> dict[tuple[str, str], None]:
+    """Return what is wrong with claims that share an id: the ledger would mix them up."""
+    first: dict[str, str] = {}
+    problems = {}
+    for item, test in tests:
+        name, function = test.spec.claim.id, item.nodeid.split("[")[0]
+        if first.setdefault(name, function) != function:
+            problem = f"{function}: claim {name!r} is declared in {first[name]} too: rename one."
+            problems[function, problem] = None
+    return problems
+
+
+def _report_problems(config: pytest.Config, problems: dict[tuple[str, str], None]) -> None:
+    """Make each problem a collection error that lets the other claims be judged."""
+    if not problems:
+        return
+    config.option.continue_on_collection_errors = True
+    for nodeid, line in problems:
+        report = pytest.CollectReport(nodeid, "failed", line, [])
+        config.hook.pytest_collectreport(report=report)
+
+
+# --- judging -----------------------------------------------------------------------------------
+
+
+def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
+    """Measure, compute and judge a claim in its cell.
+
+    Skips where this machine lacks what the cell needs, or the claim has no meaning there.
+    """
+    session = request.config.stash[SESSION]
+    spec, cell = test.spec, test.cell
+    try:
+        measured = session.measured(spec.kind.name, cell.model, cell.dataset)
+        reason = spec.applies(measured)
+        if reason:
+            pytest.skip(f"not applicable: {reason}")
+        judge = CellJudge(
+            spec,
+            cell,
+            measured,
+            session.settings,
+            session.families[spec.claim.family],
+            session.known,
+        )
+        judgement = judge.judge(test.finding)
+    except MissingResource as missing:
+        pytest.skip(f"no resource: {missing}")
+    plugin.attach(
+        request.node,
+        judgement,
+        {
+            "explanations": session.explained_once(spec.kind.name, cell.model, cell.dataset),
+            "provenance": measured.facts,
+        },
+    )
+    return Conclusion(*judging.conclusion(judgement, session.settings))
+
+
+def tell(item: Any) -> bool | None:
+    """Tell pytest a claim's verdict, in place of calling its test once more.
+
+    Raises
+    ------
+    pytest's outcomes
+        ``fail``, ``skip`` or ``xfail``, by the verdict and the ledger.
+    """
+    __tracebackhide__ = True
+    conclusion = item.funcargs.get("judge")
+    if not isinstance(conclusion, Conclusion):
+        return None
+    if conclusion.outcome == "failed":
+        pytest.fail(conclusion.sentence, pytrace=False)
+    if conclusion.outcome == "skipped":
+        pytest.skip(conclusion.sentence)
+    if conclusion.outcome == "xfailed":
+        pytest.xfail(conclusion.sentence)
+    return True
+
+
+# --- beside judging ----------------------------------------------------------------------------
+
+
+def explain_only(session: pytest.Session) -> bool | None:
+    """With ``--kv-explain``, print the explanations in place of running any test."""
+    if not session.config.stash[SETTINGS].explain or session.testscollected == 0:
+        return None
+    capture: Any = session.config.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\n" + session.config.stash[SESSION].explain_all())
+    return True
+
+
+def summarize(terminal: Any, config: pytest.Config) -> None:
+    """Say what was skipped for want of a resource; write the ledger where that was asked for."""
+    skipped = [
+        str(report.longrepr[2])
+        for report in terminal.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    ]
+    for reason in dict.fromkeys(r for r in skipped if "no resource:" in r):
+        terminal.write_line(f"not judged ({skipped.count(reason)} tests): {reason}")
+    if config.stash[SETTINGS].record and not hasattr(config, "workerinput"):
+        judgements = [
+            Judgement.from_dict(json.loads(report.kv_judgement))
+            for reports in terminal.stats.values()
+            for report in reports
+            if hasattr(report, "kv_judgement")
+        ]
+        for line in ledger.record(judgements, _versions()):
+            terminal.write_line(line)
+
+
+def _versions() -> str:
+    names = ("torch", "transformers")
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)

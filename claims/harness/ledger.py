@@ -1,0 +1,136 @@
+"""The ledger of cells known to be refuted: ``claims/known.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import tomli_w
+
+from kvcore.errors import KvError
+from kvcore.io import write_atomically
+from kvcore.verdict import Judgement
+
+PATH = Path(__file__).parent.parent / "known.toml"
+Key = tuple[str, int, str, str, str, str]
+"""Claim and its version, metric, model, dtype and dataset."""
+
+_HEADER = """# Cells whose claim is known to be refuted: a refutation here is expected (xfail), and
+# a cell that turns out to be supported fails until its entry is removed. `pytest claims
+# --kv-record` writes the entries with source = "recorded".
+
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell known to be refuted, and how that is known."""
+
+    claim: str
+    version: int
+    metric: str
+    model: str
+    dtype: str
+    dataset: str
+    source: str  # "published" or "recorded"
+    estimate: float
+    ci_low: float
+    ci_high: float
+    n: int
+    date: str
+    versions: str
+
+    @property
+    def key(self) -> Key:
+        """What an entry is looked up by."""
+        return (self.claim, self.version, self.metric, self.model, self.dtype, self.dataset)
+
+    def described(self) -> str:
+        """Say how the refutation is known."""
+        return f"known refuted ({self.source} {self.date})".replace(" )", ")")
+
+
+def read(path: Path = PATH) -> dict[Key, Entry]:
+    """Read the ledger.
+
+    Raises
+    ------
+    KvError
+        For a file that is not such a ledger, naming the entry.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("refuted", [])
+    except tomllib.TOMLDecodeError as error:
+        raise KvError(f"ledger {path.name} is not valid TOML: {error}.") from error
+    entries = []
+    for number, table in enumerate(tables, 1):
+        try:
+            entries.append(Entry(**table))
+        except TypeError as error:
+            raise KvError(
+                f"ledger {path.name}, entry {number}: {error}; give each entry exactly "
+                f"the fields {', '.join(Entry.__dataclass_fields__)}."
+            ) from error
+    return {entry.key: entry for entry in entries}
+
+
+def key_of(judgement: Judgement) -> Key:
+    """Return the key under which a judgement's cell would stand."""
+    cell, claim = judgement.cell, judgement.claim
+    return (claim.id, claim.version, cell.metric, cell.model, cell.dtype, cell.dataset)
+
+
+def record(judgements: Iterable[Judgement], versions: str, path: Path = PATH) -> list[str]:
+    """Write what was judged: refuted cells enter, cells no longer refuted leave.
+
+    Returns
+    -------
+    list of str
+        One line per change or refusal. An estimate with fewer samples than its claim's minimum
+        is refused and changes nothing; an inconclusive one leaves its entry as it is.
+    """
+    entries = read(path)
+    lines = []
+    for judgement in judgements:
+        key, n = key_of(judgement), judgement.estimate.n
+        where = f"{judgement.claim.id} on {judgement.cell}"
+        if judgement.verdict == "inconclusive":
+            continue
+        if n < judgement.claim.min_n:
+            lines.append(
+                f"not recorded: {where}, n = {n} is below the claim's minimum of "
+                f"{judgement.claim.min_n}"
+            )
+        elif judgement.verdict == "refuted":
+            entries[key] = _entry(judgement, versions)
+            lines.append(f"recorded as refuted: {where}")
+        elif key in entries:
+            del entries[key]
+            lines.append(f"no longer refuted: {where}")
+    _write(entries, path)
+    return lines
+
+
+def _entry(judgement: Judgement, versions: str) -> Entry:
+    estimate = judgement.estimate
+    return Entry(
+        *key_of(judgement),
+        source="recorded",
+        estimate=round(estimate.value, 6),
+        ci_low=round(estimate.ci_low, 6),
+        ci_high=round(estimate.ci_high, 6),
+        n=estimate.n,
+        date=datetime.now(UTC).date().isoformat(),
+        versions=versions,
+    )
+
+
+def _write(entries: Mapping[Key, Entry], path: Path) -> None:
+    tables = [asdict(entries[key]) for key in sorted(entries, key=str)]
+    text = _HEADER + tomli_w.dumps({"refuted": tables})
+    write_atomically(path, text.encode("utf-8"))

@@ -1,0 +1,177 @@
+"""What was measured in one cell, and how a finding gets its rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from claims.harness.samples import samples_behind
+from kvcore.analysis import FloatArray
+from kvcore.data.sample import Sample
+from kvcore.errors import MissingResource
+from kvcore.measurements.collect import CollectedRows
+from kvcore.measurements.needs import CONTROLS, EVERY_LAYER, Need, is_sweep
+from kvcore.store.keys import rows_hash
+from kvcore.store.schema import RowSchema
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All samples of a cell under one condition, in the cell's sample order.
+
+    Padded documents stand where the sample stands that they are made from, masked lists where
+    the plain ones stand.
+
+    Attributes
+    ----------
+    frame : DataFrame, indexed by sample id
+        The stored columns; a sample that was not measured or was dropped is NaN throughout.
+    metric : str
+        Which column `values` gives.
+    texts : callable
+        Returns the samples themselves, in the same order; raises `MissingResource` where the
+        corpus is not what was measured.
+    """
+
+    condition: str
+    metric: str
+    frame: pd.DataFrame
+    clusters: tuple[str, ...]
+    texts: Callable[[], tuple[Sample, ...]] = field(repr=False)
+
+    @property
+    def values(self) -> FloatArray:
+        """The metric, e.g. in nats per answer token; NaN where there is none."""
+        return np.asarray(self.frame[self.metric], dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Every row of one model on one dataset, and where they come from.
+
+    Attributes
+    ----------
+    dataset : str
+        As options spell it.
+    collected : CollectedRows
+        The rows and what is known of them.
+    """
+
+    model: str
+    dataset: str
+    schema: RowSchema
+    collected: CollectedRows
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The store's columns, with ``need``, ``place`` and ``sample`` (see `CollectedRows`)."""
+        return self.collected.rows
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the report says of model, data and rows."""
+        return {**self.collected.facts, "dataset": self.dataset}
+
+    def column(self, metric: str) -> str:
+        """Return the column that a metric rests on: its own, or the kind's score."""
+        return metric if metric in self.rows.columns else self.schema.score
+
+    def of(self, spelled: str, metric: str) -> Rows:
+        """Return the rows of one need, ``bare`` or ``bare@256``.
+
+        Raises
+        ------
+        MissingResource
+            If the store holds none.
+        """
+        need = Need.read(spelled)
+        own = self._by_need.get(str(need))
+        if own is None:
+            raise MissingResource(
+                self.collected.lacking.get(str(need))
+                or f"no measurable rows of {spelled!r} for {self.model} on {self.dataset}; "
+                "without --kv-no-measure they are measured."
+            )
+        clusters = self._clusters[need.place]
+        order = sorted(clusters)
+        frame = own.set_index("sample").reindex(order)
+        return Rows(
+            spelled,
+            self.column(metric),
+            frame,
+            tuple(str(clusters[i]) for i in order),
+            lambda: samples_behind(self.dataset, need, frame),
+        )
+
+    def layers_of(self, pattern: str) -> dict[int, str]:
+        """Return the needs that a sweep stands for, by layer: those of which rows are stored."""
+        before, after = pattern.split(EVERY_LAYER)
+        layers = {
+            need.removeprefix(before).removesuffix(after): need
+            for need in set(self.rows["need"])
+            if need.startswith(before) and need.endswith(after)
+        }
+        return {int(n): layers[n] for n in sorted((n for n in layers if n.isdigit()), key=int)}
+
+    def hash_of(self, needs: Sequence[str]) -> str:
+        """Return the hash of the rows that a claim on these needs rests on."""
+        names = {str(Need.read(name)) for name in needs}
+        return rows_hash(self.rows[self.rows["need"].isin([*names, *CONTROLS])], self.schema)
+
+    @functools.cached_property
+    def _by_need(self) -> Mapping[str, pd.DataFrame]:
+        """The measurable rows of every need that has any."""
+        usable = self.rows[self.rows["status"] == "ok"]
+        return {str(need): own for need, own in usable.groupby("need", sort=False)}
+
+    @functools.cached_property
+    def _clusters(self) -> Mapping[str, Mapping[str, str]]:
+        """The cluster of every sample, measurable or not, by sample set."""
+        return {
+            str(name): dict(zip(own["sample"], own["cluster"], strict=True))
+            for name, own in self.rows.groupby("place", sort=False)
+        }
+
+
+@dataclass(frozen=True)
+class CellRows:
+    """What a finding gets its rows from, in one cell."""
+
+    measured: Measured
+    metric: str
+
+    def __call__(self, need: str) -> Rows | dict[int, Rows]:
+        """Return the rows of a need; of a sweep over the layers (``*``) those of each layer.
+
+        Raises
+        ------
+        MissingResource
+            If the store holds none.
+        """
+        if is_sweep(need):
+            layers = self._layers(need)
+            return {layer: self.measured.of(name, self.metric) for layer, name in layers.items()}
+        return self.measured.of(need, self.metric)
+
+    def spelled_out(self, needs: Sequence[str]) -> tuple[str, ...]:
+        """Return needs with every sweep replaced by its layers, each need once."""
+        names = (
+            name
+            for need in needs
+            for name in (self._layers(need).values() if is_sweep(need) else (need,))
+        )
+        return tuple(dict.fromkeys(names))
+
+    def _layers(self, pattern: str) -> dict[int, str]:
+        layers = self.measured.layers_of(pattern)
+        if not layers:
+            raise MissingResource(
+                f"no measurable rows of {pattern!r} for {self.measured.model} on "
+                f"{self.measured.dataset}; without --kv-no-measure they are measured."
+            )
+        return layers

@@ -1,0 +1,152 @@
+"""Estimands of context switches have the sign and the shares that claims rest on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from claims.harness.estimands import context_switch
+from claims.harness.estimands.context_switch import (
+    becomes_the_new_answer,
+    changed,
+    detected_within,
+    gap_shrinks,
+    looks_more,
+    more_tokens_close_more,
+    same_answers,
+    share_that_adapts,
+    unchanged,
+)
+from invariants.support.comparing import must_see
+from invariants.support.estimand_rows import switch_rows
+from kvcore.analysis import IntervalSettings
+
+PAIRS, TOKENS = 40, 30
+SETTINGS = IntervalSettings(resamples=300)
+
+
+def divergences(mean: Any, seed: int) -> Any:
+    """Return positive numbers around a mean of every token, (pairs, tokens)."""
+    rng = np.random.default_rng(seed)
+    return np.broadcast_to(mean, (PAIRS, TOKENS)) * rng.uniform(0.8, 1.2, (PAIRS, TOKENS))
+
+
+def test_identical_pairs_are_a_control_of_their_own() -> None:
+    """Identical pairs counted among the changed ones, or clusters that belong to other rows."""
+    rows = switch_rows("a", divergences(1, 0), divergences(1, 1))
+    rows.frame.loc[["p1", "p3"], "identical"] = 1
+    assert unchanged(rows).clusters == tuple(unchanged(rows).frame.index) == ("p1", "p3")
+    assert changed(rows).clusters == tuple(changed(rows).frame.index)
+    assert len(changed(rows).frame) == PAIRS - 2
+
+
+def check_detection() -> None:
+    late = np.where(np.arange(TOKENS) < 3, 0.1, 10)
+    rows = switch_rows("a", divergences(1, 0), divergences(late, 1))
+    control = switch_rows("b", divergences(1, 2), divergences(1, 3))
+    soon, after = (detected_within(n, rows, control).compute(SETTINGS) for n in (3, 4))
+    assert (soon.estimate.value, after.estimate.value) == (0, 1)
+    assert after.details["median tokens to detection"] == 4
+    assert after.details["never detected"] == "0"
+    none = detected_within(TOKENS, control, rows).compute(SETTINGS)
+    assert (none.estimate.value, none.details["never detected"]) == (0, str(PAIRS))
+
+
+def test_a_detection_needs_more_than_the_controls_and_no_more_tokens_than_said() -> None:
+    """The oracle's divergence for ignore's, or the control's for the rows'; the twin does that."""
+    check_detection()
+
+    def other_column(patch: pytest.MonkeyPatch) -> None:
+        right = context_switch.lists
+        patch.setattr(context_switch, "lists", lambda rows, _column: right(rows, "kl_oracle"))
+
+    must_see(other_column, check_detection)
+
+
+def test_sequences_that_come_nearer_to_the_oracle_adapt() -> None:
+    """The two references exchanged, or sequences that never adapt left out of the share."""
+    near, far = divergences(0.1, 0), divergences(1, 1)
+    half = np.arange(PAIRS)[:, None] < PAIRS // 2
+    rows = switch_rows("a", np.where(half, near, far), np.where(half, far, near))
+    outcome = share_that_adapts(rows, {"never": switch_rows("never", far, near)}).compute(SETTINGS)
+    assert (outcome.estimate.value, outcome.estimate.n) == (0.5, PAIRS)
+    assert [curve["label"] for curve in outcome.plot["curves"]] == ["a", "never"]
+    assert outcome.plot["curves"][0]["y"][-1] == 0.5
+    assert outcome.plot["curves"][1]["y"][-1] == 1.0
+
+
+def test_a_gap_that_closes_is_positive() -> None:
+    """The last tokens less the first, or another span."""
+    closing = divergences(np.linspace(2, 0.5, TOKENS), 0)
+    for gaps, sign in ((closing, 1), (closing[:, ::-1], -1)):
+        outcome = gap_shrinks(switch_rows("a", gaps, divergences(1, 1))).compute(SETTINGS)
+        assert sign * outcome.estimate.value > 1
+        assert outcome.details["mean gap, tokens 1 to 5"] == pytest.approx(gaps[:, :5].mean())
+        assert outcome.details["mean gap, tokens 21 to inf"] == pytest.approx(gaps[:, 20:].mean())
+
+
+def test_a_gap_that_more_tokens_close_has_a_negative_slope() -> None:
+    """A slope of the wrong sign, or not over the logarithm of the tokens."""
+    gaps = {m: divergences(3 - 0.5 * np.log2(m), m) for m in (4, 8, 16)}
+    partials = {m: switch_rows(f"partial({m})", x, divergences(1, 1)) for m, x in gaps.items()}
+    estimate = more_tokens_close_more(partials).compute(SETTINGS).estimate
+    by_pair = np.polyfit([2, 3, 4], [x.mean(axis=1) for x in gaps.values()], 1)[0]
+    assert estimate.value == pytest.approx(by_pair.mean() / by_pair.std(ddof=1))
+    assert estimate.ci_high < 0
+
+
+def test_more_attention_on_the_injected_span_is_positive() -> None:
+    """The control less the rows, or spans of the cache in another order than stored."""
+
+    def attending(name: str, share: float, seed: int) -> Any:
+        injected = divergences(share, seed)
+        return switch_rows(
+            name,
+            divergences(1, 2),
+            divergences(1, 3),
+            share_bos=list(1 - injected),
+            share_injected=list(injected),
+            layer_share_injected=list(injected[:, :4]),
+        )
+
+    more, less = attending("a", 0.5, 0), attending("b", 0.2, 1)
+    outcome = looks_more(more, less).compute(SETTINGS)
+    assert outcome.estimate.ci_low > 0
+    assert looks_more(less, more).compute(SETTINGS).estimate.ci_high < 0
+    stack, layers = outcome.plot["figures"]
+    assert [part["label"] for part in stack["parts"]] == ["bos", "injected"]
+    assert np.mean(stack["parts"][1]["y"]) == pytest.approx(0.5, abs=0.05)
+    assert [curve["label"] for curve in layers["curves"]] == ["a", "b"]
+    assert layers["curves"][0]["x"] == [1, 2, 3, 4]
+
+
+def test_answers_are_compared_pair_by_pair() -> None:
+    """The first way less the second, or right answers counted as stale ones."""
+    rng = np.random.default_rng(0)
+    first = (np.arange(PAIRS) < 10).astype(float)
+    second = (np.arange(PAIRS) < 30).astype(float)
+    towards = list(rng.uniform(0.1, 1, (PAIRS, 8)))
+    a, b = (
+        switch_rows(
+            name,
+            divergences(1, 2)[:, :8],
+            divergences(1, 3)[:, :8],
+            correct=right,
+            stale=1 - right,
+            towards_oracle=towards,
+        )
+        for name, right in (("a", first), ("b", second))
+    )
+    change = same_answers(a, b).compute(SETTINGS)
+    assert (change.estimate.value, change.estimate.unit) == (0.5, "proportion difference")
+    assert change.details == {"right answers, a": 0.25, "right answers, b": 0.75}
+    new = becomes_the_new_answer(b, a).compute(SETTINGS)
+    assert (new.estimate.value, new.estimate.unit) == (0.5, "proportion difference")
+    assert new.details == {
+        "new answers": 0.75,
+        "new answers without a switch": 0.25,
+        "old answers": 0.25,
+        "median tokens to correction": 1.0,
+    }

@@ -1,0 +1,89 @@
+"""Estimands of hidden states have the sign and the layers that claims rest on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from claims.harness.estimands import hidden_states
+from claims.harness.estimands.hidden_states import (
+    differences_of_surprise_and_steps,
+    gap_at_the_end,
+    gap_over_depth,
+    per_layer,
+    smoother,
+    steps_and_token_nlls,
+    surprise_and_steps,
+)
+from invariants.support.comparing import must_see
+from invariants.support.estimand_rows import step_rows
+from kvcore.analysis import IntervalSettings
+
+
+def check_smoother() -> None:
+    rough, smooth = step_rows("human", 5.0, seed=1), step_rows("greedy", 4.0, seed=2)
+    assert smoother(rough, smooth, "step").compute(IntervalSettings()).estimate.ci_low > 0
+    assert smoother(smooth, rough, "step").compute(IntervalSettings()).estimate.ci_high < 0
+
+
+def test_larger_steps_of_the_first_source_are_positive() -> None:
+    """Second less first, where every claim on steps is first less second; the twin turns it."""
+    check_smoother()
+
+    def turned(patch: pytest.MonkeyPatch) -> None:
+        right = hidden_states.per_layer
+        patch.setattr(hidden_states, "per_layer", lambda rows, metric: -right(rows, metric))
+
+    must_see(turned, check_smoother)
+
+
+def test_a_gap_that_grows_has_a_positive_slope() -> None:
+    """A slope of the wrong sign, one of a constant gap, or another layer taken for the last."""
+    flat, growing = step_rows("a", 4.0, seed=3), step_rows("b", 4.0, slope=0.2, seed=4)
+    assert gap_over_depth(growing, flat, "step").compute(IntervalSettings()).estimate.ci_low > 0
+    same = (
+        gap_over_depth(step_rows("c", 5.0, seed=5), flat, "step")
+        .compute(IntervalSettings())
+        .estimate
+    )
+    assert same.ci_low < 0 < same.ci_high
+    end = gap_at_the_end(growing, flat, "step").compute(IntervalSettings())
+    assert end.details["mean difference"] == pytest.approx(0.2 * 9, abs=0.3)
+
+
+def test_the_slope_is_least_squares() -> None:
+    """A slope over other layers than the first four fifths.
+
+    1. the mean slope; 2. `numpy.polyfit` of the mean gap.
+    """
+    a, b = step_rows("a", 4.0, slope=0.3, seed=6), step_rows("b", 4.0, seed=7)
+    gap = (per_layer(a, "step") - per_layer(b, "step")).mean(axis=0)[:8]
+    slope = gap_over_depth(a, b, "step").compute(IntervalSettings()).details["mean slope per layer"]
+    assert slope == pytest.approx(np.polyfit(np.arange(8), gap, 1)[0], abs=1e-12)
+
+
+def test_surprise_and_steps_are_correlated_text_by_text() -> None:
+    """Texts mixed up, or two sources of one text resampled as two."""
+    coupled = step_rows("human", 4.0, couple=1.0, seed=8)
+    alone = step_rows("greedy", 4.0, seed=9)
+    assert surprise_and_steps("step", coupled).compute(IntervalSettings()).estimate.value > 0.8
+    free = surprise_and_steps("step", alone).compute(IntervalSettings()).estimate
+    assert free.ci_low < 0 < free.ci_high
+    pooled = surprise_and_steps("step", coupled, alone).compute(IntervalSettings()).estimate
+    assert (pooled.n, pooled.clusters) == (80, 40)
+    differences = differences_of_surprise_and_steps("step", coupled, alone).compute(
+        IntervalSettings()
+    )
+    assert differences.estimate.ci_low > 0
+
+
+def test_steps_that_follow_token_nlls_are_seen() -> None:
+    """Tokens and steps shifted against each other, or steps missing from the table."""
+    outcome = steps_and_token_nlls(step_rows("human", 4.0, seed=10)).compute(IntervalSettings())
+    correlation = outcome.details["mean rank correlation"]
+    assert isinstance(correlation, float)
+    assert correlation > 0.9
+    table, trace = outcome.plot["figures"]
+    counts = {row[0]: int(row[1].replace(",", "")) for row in table["rows"]}
+    assert counts["word"] + counts["space"] + counts["number"] == 40 * 29
+    assert len(trace["tokens"]) == len(trace["y"]) == 29

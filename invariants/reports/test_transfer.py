@@ -1,0 +1,103 @@
+"""The page on what transfers says what was judged: every claim once, every verdict counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from invariants.support import invented
+from invariants.support.comparing import must_see, replaced
+from kvcore.verdict import Cell, Judgement, Published
+from reports.markdown import transfer
+
+ANY = invented.judgements()[0]
+VERDICTS = ("supported", "refuted", "inconclusive")
+
+
+def judged() -> list[Judgement]:
+    """Return every pair of verdicts on two models, and a claim that only one was asked."""
+    everywhere = [
+        _judgement(f"claim-{a}-{b}", model, metric, verdict)
+        for a, b in product(VERDICTS, VERDICTS)
+        for model, verdict in (("m2", a), ("m1", b))
+        for metric in ("nll", "nll_tail")
+    ]
+    return [*everywhere, _judgement("claim-lone", "m2", "nll", "refuted")]
+
+
+def _judgement(claim: str, model: str, metric: str, verdict: str) -> Judgement:
+    return dataclasses.replace(
+        ANY,
+        claim=dataclasses.replace(ANY.claim, id=claim, family="topic"),
+        cell=Cell(model, "data", metric, "float32"),
+        published=None,
+        verdict=verdict if metric == "nll" else "inconclusive",
+    )
+
+
+def check_page() -> None:
+    text = transfer.transfer(judged())
+    assert "| topic | 3 / 4 / 3 | 3 / 3 / 3 |" in text
+    assert "| **all** | 3 / 4 / 3 | 3 / 3 / 3 |" in text
+    for a, b in product(VERDICTS, VERDICTS):
+        line = next(x for x in text.splitlines() if x.startswith(f"- **m2 {a}, m1 {b}**"))
+        assert line.endswith(f"(1): claim-{a}-{b}.")
+    assert "- **m2 refuted, m1 not judged** (1): claim-lone." in text
+    assert text.count("claim-") == 10
+
+
+def test_page() -> None:
+    """Catches a claim that is missing, counted twice or listed under another outcome."""
+    check_page()
+
+
+def test_twin_page() -> None:
+    """The last metric of a claim in place of the first is seen."""
+    last = replaced(transfer, "first_metric", lambda real, some: real(list(some)[::-1]))
+    must_see(last, check_page)
+
+
+def check_tables() -> None:
+    text = transfer.verdicts(judged())
+    assert text.count("(n = ") == len(judged())
+    assert "| m2 | data |" in text
+    counts = next(x for x in text.splitlines() if x.startswith("| m2 "))
+    assert counts.endswith("| 3 | 4 | 12 |")
+
+
+def test_tables() -> None:
+    """Catches an estimate that is missing and a verdict that is not counted."""
+    check_tables()
+
+
+def test_twin_tables() -> None:
+    """A second metric that is left out is seen."""
+    must_see(replaced(transfer, "on_model", lambda real, *given: real(*given)[:1]), check_tables)
+
+
+def test_written_from_the_last_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a missing run that is no clear error, and files that are not those of the run."""
+    assert transfer.main(tmp_path) == 1
+    assert "run `make reference` first" in capsys.readouterr().err
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text(
+        json.dumps({"judgements": [j.to_dict() for j in judged()]})
+    )
+    assert transfer.main(tmp_path) == 0
+    written = [Judgement.from_dict(j.to_dict() | {"plot": {"kind": "none"}}) for j in judged()]
+    assert (tmp_path / "transfer.md").read_text() == transfer.transfer(written)
+    assert (tmp_path / "verdicts.md").read_text() == transfer.verdicts(written)
+
+
+def test_a_bar_in_a_statement_stays_in_its_cell() -> None:
+    """Catches a statement or a published text that adds a column to its table."""
+    claim = dataclasses.replace(ANY.claim, statement="a | b")
+    published = Published(0.1, 9, "nll", text="c | d")
+    text = transfer.verdicts([dataclasses.replace(ANY, claim=claim, published=published)])
+    (line,) = (x for x in text.splitlines() if "a " in x and " b" in x and x.startswith("| a"))
+    assert line.startswith("| a \\| b |")
+    assert line.endswith("| c \\| d |")

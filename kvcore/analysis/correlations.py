@@ -1,0 +1,93 @@
+"""Correlations of two measurements of the same samples."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats as sps
+
+from kvcore.analysis import moments
+from kvcore.analysis.estimate import Estimate
+from kvcore.analysis.interval import (
+    DEFAULT_INTERVAL,
+    Interval,
+    IntervalSettings,
+    as_estimate,
+    bootstrap_intervals,
+)
+from kvcore.analysis.samples import Clusters, FloatArray, aligned_columns, complete_rows
+from kvcore.errors import unknown
+
+
+def correlation(
+    x: ArrayLike,
+    y: ArrayLike,
+    clusters: Clusters = None,
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+    *,
+    kind: Literal["pearson", "spearman"] = "pearson",
+) -> Estimate:
+    """Correlate two measurements of the same samples.
+
+    Spearman's is Pearson's of the ranks; the ranks are taken once, over all samples. Where either
+    side is constant the correlation is undefined: value NaN, interval [-1, 1].
+
+    Parameters
+    ----------
+    x, y : array, (n,)
+        Pairs with a NaN are left out.
+    clusters : sequence, (n,), optional
+        Label of the unit each sample is resampled with; None means every sample is its own.
+    interval : IntervalSettings
+        Level, seed and number of resamples.
+    kind : str
+        ``"pearson"`` or ``"spearman"``.
+    """
+    if kind not in ("pearson", "spearman"):
+        raise unknown("correlation", kind, ("pearson", "spearman"))
+    rows = complete_rows(clusters, x=x, y=y)
+    if rows.n < 2 or (np.ptp(rows.columns, axis=1) == 0).any():
+        nothing = Interval(-1.0, 1.0, "none: fewer than 2 samples or no variance")
+        return as_estimate(math.nan, nothing, rows, interval, "r")
+    ranked = sps.rankdata(rows.columns, axis=1) if kind == "spearman" else rows.columns
+    u, v = (moments.Standardization.of(column).apply(column) for column in ranked)
+    sums = rows.sums(u, v, u * u, v * v, u * v)
+    ci = bootstrap_intervals(rows, sums, _pearson, interval, bounds=(-1.0, 1.0))[0]
+    named = Interval(ci.low, ci.high, f"{kind.capitalize()}, {ci.method}")
+    return as_estimate(_scipy_correlation(rows.columns, kind), named, rows, interval, "r")
+
+
+def _scipy_correlation(columns: FloatArray, kind: str) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sps.NearConstantInputWarning)
+        return float((sps.spearmanr if kind == "spearman" else sps.pearsonr)(*columns).statistic)
+
+
+def _pearson(n: FloatArray, *parts: FloatArray, axis: int) -> FloatArray:
+    """Pearson's r from counts, sums, sums of squares and sum of products; 0 without variance."""
+    n = n.sum(axis)
+    sx, sy, sxx, syy, sxy = (part.sum(axis) for part in parts)
+    spread = np.sqrt(moments.variance(n, sx, sxx) * moments.variance(n, sy, syy)) * (n - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = np.where(spread > 0, (sxy - sx * sy / n) / spread, 0.0)
+    return np.stack([np.clip(r, -1.0, 1.0)])
+
+
+def oldham(
+    baseline: ArrayLike,
+    condition: ArrayLike,
+    clusters: Clusters = None,
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+) -> Estimate:
+    """Correlate benefit with hardness free of arithmetic coupling, by Oldham's method.
+
+    Benefit (baseline - condition) against the mean of the two: 0 where the condition changes
+    nothing but noise, whereas benefit against the baseline alone is then positive by construction.
+    Equal to comparing the variances of the two conditions.
+    """
+    first, second = aligned_columns(baseline=baseline, condition=condition)
+    return correlation(first - second, (first + second) / 2, clusters, interval)

@@ -1,0 +1,100 @@
+"""A number with its confidence interval, and both as strict JSON can hold them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from kvcore.errors import KvError
+
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""The strings that stand for numbers which JSON lacks."""
+
+
+def to_plain(value: Any) -> Any:
+    """Turn numbers, arrays, tuples and mappings into what strict JSON can hold.
+
+    NaN and the infinities become the reserved strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``;
+    `from_plain` turns them back.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return to_plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value
+
+
+def from_plain(value: Any) -> Any:
+    """Undo `to_plain`; lists stay lists."""
+    if isinstance(value, Mapping):
+        return {key: from_plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [from_plain(item) for item in value]
+    return NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number measured on samples, with its confidence interval.
+
+    Parameters
+    ----------
+    value, ci_low, ci_high : float
+        Point estimate and interval, in ``unit``. An interval that the data cannot bound is
+        infinite (or the whole range of the statistic), never NaN unless passed so.
+    confidence : float
+        Level of the interval, in (0, 1).
+    method : str
+        How the interval was computed, degenerate cases included.
+    n, clusters : int
+        Samples used and independent units resampled, ``clusters <= n``.
+    unit : str
+        ``"d"``, ``"nats/token"``, ``"r"``, ``"proportion"``, ``"d difference"``, ``"d of groups"``
+        or a ranking metric, ``"AUC"``, ``"MRR"``, ..., ``"AUC difference"``, ....
+    sd : float or None
+        What turns nats per token into ``unit`` (nats / sd); None where nothing does.
+
+    Raises
+    ------
+    KvError
+        An interval whose ends are exchanged.
+    """
+
+    value: float
+    ci_low: float
+    ci_high: float
+    confidence: float
+    method: str
+    n: int
+    clusters: int
+    unit: str
+    sd: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.ci_low > self.ci_high:
+            raise KvError(
+                f"ci_low must not exceed ci_high; got {self.ci_low} and {self.ci_high}, swap them."
+            )
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval, in the estimate's unit."""
+        return (self.ci_high - self.ci_low) / 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as strict JSON can hold them."""
+        plain: dict[str, Any] = to_plain(asdict(self))
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Estimate:
+        """Rebuild an estimate from `to_dict`."""
+        return cls(**from_plain({field.name: data[field.name] for field in fields(cls)}))

@@ -1,0 +1,218 @@
+"""When a model follows a new context: first tokens, censored where there is none.
+
+A latency counts tokens behind the switch, the first one 1. Where what is looked for never happens
+within the tokens that were followed, it is censored: it takes longer than the last token at which
+it could have been seen, and the sequence still counts.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats as sps
+
+from kvcore.analysis.interval import check_confidence
+from kvcore.analysis.samples import FloatArray
+from kvcore.errors import KvError
+from kvcore.io import digest
+
+RUN = 5
+"""Tokens for which the new context must stay the nearer one."""
+QUANTILE = 0.95
+"""Of control sequences' maxima: what no more than one in twenty exceeds."""
+SPANS = ((1, 5), (6, 20), (21, math.inf))
+"""First and last token, from 1, of the spans that `gaps` averages over."""
+STABLE_VARIANCE, WINDOW = 0.1, 5
+"""Variance of KL to oracle (nats squared) that counts as stable, over this many tokens."""
+FOLDS = 5
+ROUNDING = 1e-9  # of a product of shares: a half may come out as 0.5000000000000001
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Tokens until something happens, or how many passed without it.
+
+    Parameters
+    ----------
+    tokens : int
+        1 or more where it happened; else the last at which it could have been seen: of the tokens
+        followed the last one, and where several in a row are needed the last such row's first.
+    happened : bool
+    """
+
+    tokens: int
+    happened: bool
+
+
+def detection(kl_ignore: ArrayLike, threshold: float) -> Latency:
+    """First token whose divergence from going on as before exceeds a threshold, in nats."""
+    above = np.flatnonzero(_numbers("kl_ignore", kl_ignore) > threshold)
+    return first_latency(above, np.size(kl_ignore))
+
+
+def adaptation(kl_oracle: ArrayLike, kl_ignore: ArrayLike, run: int = RUN) -> Latency:
+    """First token of the first run in which the new context is the nearer one.
+
+    Parameters
+    ----------
+    kl_oracle, kl_ignore : array, (n,)
+        Divergence from having had the new context all along, and from not having it, in nats.
+    run : int
+        Tokens for which KL to the oracle must stay below KL to ignore, from 1.
+    """
+    oracle, ignore = _numbers("kl_oracle", kl_oracle), _numbers("kl_ignore", kl_ignore)
+    if run < 1:
+        raise KvError(f"run must be 1 or more tokens; got run={run}.")
+    if oracle.size != ignore.size:
+        raise KvError(
+            "kl_oracle and kl_ignore must be one number each per token; "
+            f"got {oracle.size} and {ignore.size} divergences."
+        )
+    nearer = oracle < ignore
+    starts = [i for i in range(nearer.size - run + 1) if nearer[i : i + run].all()]
+    return first_latency(np.array(starts, dtype=np.int64), _windows(nearer.size, run))
+
+
+def correction(towards_oracle: ArrayLike, attribution: Sequence[str]) -> Latency:
+    """First token of a free generation that is the new context's choice alone.
+
+    Parameters
+    ----------
+    towards_oracle : array, (n,)
+        log P(token | oracle) - log P(token | ignore), nats.
+    attribution : sequence of str
+        Whose choice each token is: ``"injected"``, ``"original"``, ``"mixed"`` or ``"neither"``.
+    """
+    towards = _numbers("towards_oracle", towards_oracle)
+    chosen = np.array([name == "injected" for name in attribution], dtype=bool)
+    return first_latency(np.flatnonzero(chosen & (towards > 0)), towards.size)
+
+
+def stabilisation(
+    kl_oracle: ArrayLike, variance: float = STABLE_VARIANCE, window: int = WINDOW
+) -> Latency:
+    """First token from which the variance over so many tokens stays below a threshold.
+
+    Nats squared, ddof 0; the window begins at the token.
+    """
+    x = _numbers("kl_oracle", kl_oracle)
+    if x.size < window:
+        return Latency(0, False)
+    low = np.lib.stride_tricks.sliding_window_view(x, window).var(axis=1) < variance
+    stays = np.logical_and.accumulate(low[::-1])[::-1]
+    return first_latency(np.flatnonzero(stays), _windows(x.size, window))
+
+
+def gaps(kl_oracle: ArrayLike) -> tuple[float, ...]:
+    """Mean divergence from the oracle in each of `SPANS`, nats; NaN where no token lies in it."""
+    x = _numbers("kl_oracle", kl_oracle)
+    token = np.arange(1, x.size + 1)
+    parts = (x[(token >= low) & (token <= high)] for low, high in SPANS)
+    return tuple(float(part.mean()) if part.size else math.nan for part in parts)
+
+
+def threshold(controls: Sequence[ArrayLike], quantile: float = QUANTILE) -> float:
+    """Return the quantile, over control sequences, of each sequence's largest divergence.
+
+    The maximum, not each token: of the tokens of 64-token controls 5 % exceed a per-token
+    percentile, so that nearly all controls would "detect" something.
+    """
+    maxima = [float(np.max(_numbers("control", x))) for x in controls if np.size(x)]
+    if not maxima:
+        raise KvError("controls must hold a sequence; got no control sequence, measure one first.")
+    return float(np.quantile(maxima, quantile))
+
+
+def cross_fitted(
+    ids: Sequence[str], controls: Sequence[ArrayLike], folds: int = FOLDS
+) -> FloatArray:
+    """Return each sequence's threshold, taken from the controls of the other folds alone.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Names of the control sequences; the fold hangs on the name, so that what is judged and
+        its own control never share one with the threshold.
+    controls : sequence of array
+        Divergences from ignore of each control sequence.
+
+    Returns
+    -------
+    (len(ids),) float64
+    """
+    fold = [int(digest("fold", name)[:8], 16) % folds for name in ids]
+    if len(set(fold)) < 2:
+        raise KvError(f"controls must lie in two folds or more; got {len(ids)} in one, pass more.")
+    by_fold = {
+        f: threshold([c for c, g in zip(controls, fold, strict=True) if g != f]) for f in set(fold)
+    }
+    return np.array([by_fold[f] for f in fold])
+
+
+@dataclass(frozen=True)
+class Survival:
+    """Kaplan-Meier estimate of how many have not got there yet.
+
+    Parameters
+    ----------
+    tokens : (n,) float64
+        Where the curve steps down.
+    share, low, high : (n,) float64
+        Share still waiting behind each step, with its interval.
+    median : float
+        Tokens until half have got there; infinite where fewer ever do.
+    """
+
+    tokens: FloatArray
+    share: FloatArray
+    low: FloatArray
+    high: FloatArray
+    median: float
+
+
+def survival(latencies: Sequence[Latency], confidence: float = 0.95) -> Survival:
+    """Estimate the share that has not got there after so many tokens, censored ones included.
+
+    By `scipy.stats.ecdf`; the interval is the log-log one, NaN where it is undefined.
+    """
+    check_confidence(confidence)
+    if not latencies:
+        raise KvError("latencies must hold one per sequence; got no latencies.")
+    data = sps.CensoredData.right_censored(
+        [x.tokens for x in latencies], [not x.happened for x in latencies]
+    )
+    curve = sps.ecdf(data).sf
+    share = np.asarray(curve.probabilities, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # undefined where none or all are left
+        interval = curve.confidence_interval(confidence, method="log-log")
+    below = np.flatnonzero(share <= 0.5 + ROUNDING)
+    return Survival(
+        tokens=np.asarray(curve.quantiles, dtype=np.float64),
+        share=share,
+        low=np.asarray(interval.low.probabilities, dtype=np.float64),
+        high=np.asarray(interval.high.probabilities, dtype=np.float64),
+        median=float(curve.quantiles[below[0]]) if below.size else math.inf,
+    )
+
+
+def _windows(followed: int, length: int) -> int:
+    """Return how many windows of so many tokens begin among those followed."""
+    return max(followed - length + 1, 0)
+
+
+def first_latency(indices: NDArray[np.int64], followed: int) -> Latency:
+    """Return the first of the tokens, numbered from 0, or that none of those followed was it."""
+    return Latency(int(indices[0]) + 1, True) if indices.size else Latency(int(followed), False)
+
+
+def _numbers(name: str, values: ArrayLike) -> FloatArray:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or np.isnan(x).any():
+        raise KvError(f"{name} must be one number per token, none of them NaN.")
+    return x

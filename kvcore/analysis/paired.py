@@ -1,0 +1,293 @@
+"""Paired comparisons: what a condition does to a baseline on the same samples."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats as sps
+
+from kvcore.analysis.estimate import Estimate, from_plain, to_plain
+from kvcore.analysis.interval import (
+    DEFAULT_INTERVAL,
+    UNBOUNDED,
+    Interval,
+    IntervalSettings,
+    as_estimate,
+    bootstrap_intervals,
+    resampled,
+)
+from kvcore.analysis.moments import Standardization
+from kvcore.analysis.proportions import clustered_proportion
+from kvcore.analysis.samples import Clusters, CompleteRows, FloatArray, complete_rows, finite_vector
+from kvcore.errors import KvError
+
+_ESTIMATES = ("d", "mean", "win_rate")
+WIDTH_INTERVAL = IntervalSettings(resamples=1000)
+"""How `interval_widths` bootstraps where nothing else is asked for: it draws many samples."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairedEffect:
+    """What a condition does to a baseline, sample by sample; positive means it helps.
+
+    ``d``, ``mean`` (nats/token) and ``win_rate`` carry intervals that respect the clusters;
+    ``t``, ``p_t`` and ``p_wilcoxon`` are the plain paired tests, which do not. ``win_rate``
+    leaves exact ties out, as the sign test does. ``differences`` holds the complete pairs,
+    baseline - condition; ``excluded`` counts the pairs with a NaN.
+    """
+
+    d: Estimate
+    mean: Estimate
+    win_rate: Estimate
+    median: float
+    t: float
+    p_t: float
+    p_wilcoxon: float
+    differences: FloatArray
+    excluded: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as strict JSON can hold them."""
+        plain: dict[str, Any] = to_plain({f.name: getattr(self, f.name) for f in fields(self)})
+        return plain | {name: getattr(self, name).to_dict() for name in _ESTIMATES}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PairedEffect:
+        """Rebuild a paired effect from `to_dict`."""
+        plain = from_plain({f.name: data[f.name] for f in fields(cls)})
+        plain |= {name: Estimate.from_dict(data[name]) for name in _ESTIMATES}
+        plain["differences"] = np.asarray(plain["differences"], dtype=np.float64)
+        return cls(**plain)
+
+
+def paired_effect(
+    baseline: ArrayLike,
+    condition: ArrayLike,
+    clusters: Clusters = None,
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+) -> PairedEffect:
+    """Compare two conditions measured on the same samples.
+
+    Parameters
+    ----------
+    baseline, condition : array, (n,)
+        NLL in nats per token, sample by sample. A pair with a NaN is excluded and counted.
+    clusters : sequence, (n,), optional
+        Label of the unit each sample is resampled with; None means every sample is its own.
+    interval : IntervalSettings
+        Level, seed and number of resamples.
+
+    Returns
+    -------
+    PairedEffect
+        Benefit = baseline - condition: positive means the condition helps.
+
+    Raises
+    ------
+    KvError
+        Lengths or indexes that differ, infinite values, missing cluster labels.
+
+    Notes
+    -----
+    Fewer than about 20 clusters make any bootstrap interval too narrow.
+    """
+    rows = complete_rows(clusters, baseline=baseline, condition=condition)
+    differences = rows.columns[0] - rows.columns[1]
+    d, mean = _effect(CompleteRows(differences[None], rows.labels), interval)
+    t, p_t, p_wilcoxon = _tests(differences)
+    return PairedEffect(
+        d=d,
+        mean=mean,
+        win_rate=win_rate(differences, rows.labels, interval.confidence),
+        median=float(np.median(differences)) if rows.n else math.nan,
+        t=t,
+        p_t=p_t,
+        p_wilcoxon=p_wilcoxon,
+        differences=differences,
+        excluded=int(np.asarray(baseline).size) - rows.n,
+    )
+
+
+def effect_size(
+    differences: ArrayLike, clusters: Clusters = None, interval: IntervalSettings = DEFAULT_INTERVAL
+) -> Estimate:
+    """Cohen's d (mean / SD, ddof 1) of paired differences, passed as baseline - condition."""
+    return _effect(complete_rows(clusters, differences=differences), interval)[0]
+
+
+def mean_difference(
+    differences: ArrayLike, clusters: Clusters = None, interval: IntervalSettings = DEFAULT_INTERVAL
+) -> Estimate:
+    """Mean of paired differences in nats per token, passed as baseline - condition."""
+    return _effect(complete_rows(clusters, differences=differences), interval)[1]
+
+
+def win_rate(differences: FloatArray, labels: NDArray[np.intp], confidence: float) -> Estimate:
+    """Share of positive differences among those that are not 0, with its clustered interval."""
+    decided = differences != 0
+    return clustered_proportion(differences[decided] > 0, labels[decided], confidence=confidence)
+
+
+def _effect(rows: CompleteRows, settings: IntervalSettings) -> tuple[Estimate, Estimate]:
+    """d and mean of one column of differences, from the same resamples."""
+    x = rows.columns[0]
+    if rows.n < 2:
+        alone = Interval(*UNBOUNDED, f"none: {rows.n} sample(s), 2 needed")
+        mean = float(x[0]) if rows.n else math.nan
+        return (
+            as_estimate(math.nan, alone, rows, settings, "d"),
+            as_estimate(mean, alone, rows, settings, "nats/token"),
+        )
+    if np.ptp(x) == 0:
+        return constant_effect(rows, settings)
+    scale = Standardization.of(x)
+
+    def statistic(
+        n: FloatArray, s: FloatArray, ss: FloatArray, nonzero: FloatArray, axis: int
+    ) -> FloatArray:
+        n, s, ss = n.sum(axis), s.sum(axis), ss.sum(axis)
+        # Where few samples differ at all, resamples may hold none of them: no difference, not
+        # one divided by the rounding of its own SD.
+        d = np.where(nonzero.sum(axis) == 0, 0.0, scale.effect(n, s, ss))
+        return np.stack([d, scale.mean + scale.sd * s / n])
+
+    z = scale.apply(x)
+    d, mean_ci = bootstrap_intervals(rows, rows.sums(z, z * z, x != 0), statistic, settings)
+    return (
+        as_estimate(scale.mean / scale.sd, d, rows, settings, "d", scale.sd),
+        as_estimate(scale.mean, mean_ci, rows, settings, "nats/token", scale.sd),
+    )
+
+
+def constant_effect(rows: CompleteRows, settings: IntervalSettings) -> tuple[Estimate, Estimate]:
+    """All differences equal: the mean is that number; d is 0 for 0 and undefined for the rest."""
+    value = float(rows.columns[0, 0])
+    exact = Interval(value, value, "exact: all differences are equal")
+    mean = as_estimate(value, exact, rows, settings, "nats/token", 0.0)
+    if value == 0:
+        zero = Interval(0.0, 0.0, exact.method)
+        return as_estimate(0.0, zero, rows, settings, "d", 0.0), mean
+    unbounded = Interval(*UNBOUNDED, "none: all differences are equal and not 0")
+    return as_estimate(math.copysign(math.inf, value), unbounded, rows, settings, "d", 0.0), mean
+
+
+def _tests(differences: FloatArray) -> tuple[float, float, float]:
+    """Paired t, its p and Wilcoxon's p; identical conditions give 0, 1, 1 and n < 2 NaN."""
+    if differences.size < 2:
+        return math.nan, math.nan, math.nan
+    if not differences.any():
+        return 0.0, 1.0, 1.0
+    with warnings.catch_warnings():
+        # SciPy warns on nearly constant differences and on exact p values with ties.
+        warnings.simplefilter("ignore")
+        t = sps.ttest_rel(differences, np.zeros_like(differences))
+        wilcoxon = sps.wilcoxon(differences)
+    return float(t.statistic), float(t.pvalue), float(wilcoxon.pvalue)
+
+
+def effect_difference(
+    diff_a: ArrayLike,
+    diff_b: ArrayLike,
+    clusters: Clusters = None,
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+) -> Estimate:
+    """Cohen's d of one set of paired differences minus that of another, over the same samples.
+
+    Both d come from the same resamples, so what the two share cancels. ``sd`` of the result is
+    ``1 / (1/sd_a + 1/sd_b)``: an error of e nats in both means moves the result by e / sd at most.
+    """
+    rows = complete_rows(clusters, diff_a=diff_a, diff_b=diff_b)
+    unit = "d difference"
+    if rows.n >= 2 and np.array_equal(*rows.columns):
+        same = Interval(0.0, 0.0, "exact: both sets of differences are identical")
+        sd = float(np.std(rows.columns[0], ddof=1)) / 2
+        return as_estimate(0.0, same, rows, interval, unit, sd)
+    if rows.n < 2 or (np.ptp(rows.columns, axis=1) == 0).any():
+        nothing = Interval(*UNBOUNDED, "none: fewer than 2 samples or no variance")
+        return as_estimate(math.nan, nothing, rows, interval, unit)
+    a, b = (Standardization.of(column) for column in rows.columns)
+
+    def statistic(n: FloatArray, *parts: FloatArray, axis: int) -> FloatArray:
+        n = n.sum(axis)
+        sa, saa, sb, sbb = (part.sum(axis) for part in parts)
+        return np.stack([a.effect(n, sa, saa) - b.effect(n, sb, sbb)])
+
+    za, zb = a.apply(rows.columns[0]), b.apply(rows.columns[1])
+    sums = rows.sums(za, za * za, zb, zb * zb)
+    ci = bootstrap_intervals(rows, sums, statistic, interval)[0]
+    sd = 1 / (1 / a.sd + 1 / b.sd)
+    return as_estimate(a.mean / a.sd - b.mean / b.sd, ci, rows, interval, unit, sd)
+
+
+def ratio_of_means(
+    values: ArrayLike,
+    null: ArrayLike,
+    clusters: Clusters = None,
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+) -> Estimate:
+    """How many times as large a mean is as that of a null, on the same samples.
+
+    Parameters
+    ----------
+    values, null : array, (n,)
+        Both of every sample, 0 or more; pairs with a NaN are left out.
+    clusters, interval
+        As `paired_effect` takes them; both means are taken over the same resample.
+
+    Returns
+    -------
+    Estimate
+        Unit ``"ratio"``; NaN where the null's mean is 0.
+    """
+    rows = complete_rows(clusters, values=values, null=null)
+    sums = rows.sums(*rows.columns)[1:]
+
+    def ratio(counts: FloatArray) -> FloatArray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((counts @ sums[0]) / (counts @ sums[1]))
+
+    return resampled(ratio, rows.labels, interval, unit="ratio", bounds=(0.0, math.inf))
+
+
+def interval_widths(
+    values: ArrayLike, sizes: Sequence[int], draws: int, interval: IntervalSettings = WIDTH_INTERVAL
+) -> FloatArray:
+    """Widths of the mean's interval for samples of several sizes, drawn without replacement.
+
+    Parameters
+    ----------
+    values : array, (n,)
+        Without NaN; at least as many as the largest size.
+    sizes : sequence of int
+        2 or more each.
+    draws : int
+        How often each size is drawn.
+    interval : IntervalSettings
+        Its seed draws the samples, too.
+
+    Returns
+    -------
+    (draws, len(sizes)) float64
+    """
+    x = finite_vector("values", values)
+    if np.isnan(x).any() or min(sizes) < 2 or max(sizes) > x.size:
+        raise KvError(
+            f"sizes must be from 2 to the number of values, which are without NaN; got sizes "
+            f"{min(sizes)} to {max(sizes)} of {x.size} values, {int(np.isnan(x).sum())} NaN."
+        )
+    rng = np.random.default_rng(interval.seed)
+    return np.array(
+        [
+            [
+                2 * mean_difference(rng.choice(x, n, replace=False), interval=interval).half_width
+                for n in sizes
+            ]
+            for _ in range(draws)
+        ]
+    )

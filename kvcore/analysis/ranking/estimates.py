@@ -1,0 +1,194 @@
+"""Ranking metrics, their differences and their slopes, with intervals that resample queries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from kvcore.analysis.estimate import Estimate
+from kvcore.analysis.interval import DEFAULT_INTERVAL, IntervalSettings, resampled
+from kvcore.analysis.least_squares import slope_weights
+from kvcore.analysis.proportions import proportion
+from kvcore.analysis.ranking.metrics import (
+    METRIC_KINDS,
+    K,
+    Metric,
+    by_query,
+    gap_metric,
+    metric_kind,
+)
+from kvcore.analysis.ranking.tables import RankedLists, ranked_lists
+from kvcore.analysis.samples import FloatArray
+from kvcore.errors import KvError
+
+
+def estimate(
+    scored: pd.DataFrame,
+    metric: str = "auc",
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+    *,
+    k: int = K,
+) -> Estimate:
+    """Compute one of `METRICS` with an interval that resamples queries.
+
+    Returns
+    -------
+    Estimate
+        ``n`` passages, ``clusters`` queries. Fewer than two queries bound nothing: the interval is
+        the metric's whole range. BCa; percentile where that is undefined, as where every
+        query ranks alike; Clopper-Pearson over queries for ``"hit"`` without ties.
+
+    Raises
+    ------
+    KvError
+        As `kvcore.analysis.ranking.value` does.
+    """
+    kind, lists = metric_kind(metric, k), ranked_lists(scored)
+    if metric == "hit":
+        hits = by_query(lists, lists.columns[0], k)["hit"]
+        if hits.isin((0, 1)).all():
+            return proportion(int(hits.sum()), lists.queries, interval.confidence)
+    computed = kind.make(lists, lists.columns[0], k) if lists.queries else _no_query
+    sd = _sd(lists) if metric == "d" else None
+    return resampled(computed, lists.ids, interval, unit=kind.unit, bounds=kind.bounds, sd=sd)
+
+
+def difference(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    metric: str = "auc",
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+    *,
+    k: int = K,
+) -> Estimate:
+    """Subtract a metric of the second score from that of the first, on the same lists.
+
+    Queries are resampled, both scores together, so that what the scores share cancels.
+
+    Parameters
+    ----------
+    first, second : DataFrame
+        The same candidates, in any order.
+    metric : str
+        One of `METRICS`.
+    interval : IntervalSettings
+        Level, seed and number of resamples.
+    k : int
+        Ranks that count, for ``"mrr"`` and ``"hit"``.
+
+    Returns
+    -------
+    Estimate
+        Positive where the first score ranks better. Identical scores give exactly 0.
+
+    Raises
+    ------
+    KvError
+        As `kvcore.analysis.ranking.value` does, and where the tables hold different candidates.
+    """
+    kind, lists = metric_kind(metric, k), ranked_lists(first, second)
+    computed: Metric = _no_query
+    if lists.queries:
+        computed = minus(*(kind.make(lists, x, k) for x in lists.columns))
+    width = kind.bounds[1] - kind.bounds[0]
+    unit = f"{kind.unit} difference"
+    change = resampled(computed, lists.ids, interval, unit=unit, bounds=(-width, width))
+    if lists.queries > 1 and np.array_equal(*lists.columns):
+        return replace(change, method="exact: both scores are identical")
+    return change
+
+
+def trend(
+    tables: Mapping[float, pd.DataFrame],
+    metric: str = "auc",
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+    *,
+    k: int = K,
+) -> Estimate:
+    """Least-squares slope of a metric over a number that the scores hang on.
+
+    Parameters
+    ----------
+    tables : mapping of float to DataFrame
+        The same candidates, scored at each of two or more values of that number.
+    metric, interval, k
+        As `difference` takes them.
+
+    Returns
+    -------
+    Estimate
+        The metric's change per unit of that number; queries are resampled, all scores together.
+
+    Raises
+    ------
+    KvError
+        As `difference` does, and for fewer than two values.
+    """
+    if len(tables) < 2:
+        raise KvError(f"tables must be scores at two values or more; got {len(tables)}.")
+    kind, lists = metric_kind(metric, k), ranked_lists(*tables.values())
+    weights = slope_weights(list(tables))
+    points = [kind.make(lists, column, k) for column in lists.columns] if lists.queries else []
+
+    def slope(counts: FloatArray) -> FloatArray:
+        return np.asarray(sum(w * point(counts) for w, point in zip(weights, points, strict=True)))
+
+    unit = f"{kind.unit} slope"
+    return resampled(slope if points else _no_query, lists.ids, interval, unit=unit)
+
+
+def benefit_gap(
+    baseline: pd.DataFrame,
+    condition: pd.DataFrame,
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+    *,
+    standardized: bool = False,
+) -> Estimate:
+    """How much more a condition helps relevant passages than irrelevant ones.
+
+    Parameters
+    ----------
+    baseline, condition : DataFrame
+        Scores that are -NLL or PMI, so that benefit = score(condition) - score(baseline).
+    interval : IntervalSettings
+        Level, seed and number of resamples (over queries).
+    standardized : bool
+        In SDs of the benefit (pooled within the two groups, ddof 1), not in nats per token.
+
+    Returns
+    -------
+    Estimate
+        Mean benefit of relevant minus mean benefit of irrelevant passages; about 0 where the
+        condition cannot rank because it lowers the NLL of both alike.
+    """
+    lists = ranked_lists(baseline, condition)
+    benefit = replace(lists, columns=np.diff(lists.columns, axis=0))
+    unit = METRIC_KINDS["d" if standardized else "gap"].unit
+    computed: Metric = _no_query
+    if lists.queries:
+        computed = gap_metric(benefit, benefit.columns[0], standardized)
+    sd = _sd(benefit) if standardized else None
+    return resampled(computed, lists.ids, interval, unit=unit, sd=sd)
+
+
+def _no_query(counts: FloatArray) -> FloatArray:
+    """Stand for the metric of no query."""
+    return np.full(counts.shape[:-1], np.nan)
+
+
+def minus(first: Metric, second: Metric) -> Metric:
+    """Subtract one metric from another, on the same counts."""
+    return lambda counts: first(counts) - second(counts)
+
+
+def _sd(lists: RankedLists) -> float | None:
+    """What turns nats into d of groups: an error of e in both means moves it by e / sd at most."""
+    if lists.columns.size < 3:
+        return None
+    relevant, irrelevant = lists.split(lists.columns[0])
+    squares = sum(float(np.sum((x - x.mean()) ** 2)) for x in (relevant, irrelevant))
+    return math.sqrt(squares / (lists.columns.size - 2)) / 2

@@ -1,0 +1,1 @@
+"""What is measured: samples, texts, context pairs and ranking lists, by name or from a file."""

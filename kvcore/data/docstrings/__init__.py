@@ -1,0 +1,1 @@
+"""The default corpus: what the docstrings of installed packages say, as questions and answers."""

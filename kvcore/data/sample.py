@@ -1,0 +1,116 @@
+"""Samples, corpora of them, and a choice among them that never depends on their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kvcore.errors import KvError
+from kvcore.io import digest
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question, the passage that may answer it, and the answer that is scored.
+
+    Parameters
+    ----------
+    query, passage, answer : str
+        Plain text. An empty passage or answer is allowed here and dropped where files are read.
+    id : str, optional
+        Unique within a corpus; by default derived from the content.
+    cluster : str, optional
+        What the intervals resample; by default the sample itself.
+    texts : tuple of (str, str)
+        Further texts by name that some conditions read as a prefix, such as ``past_query``.
+    padding : tuple of str
+        Unrelated passages that follow the passage up to `length` tokens.
+    length : int, optional
+        Tokens that the document has once it is padded; by default it is not padded.
+    """
+
+    query: str
+    passage: str
+    answer: str
+    id: str = None  # type: ignore[assignment]  # None is only the way to ask for the default
+    cluster: str = None  # type: ignore[assignment]
+    texts: tuple[tuple[str, str], ...] = ()
+    padding: tuple[str, ...] = ()
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        """Set the default id and cluster."""
+        if self.id is None:
+            object.__setattr__(self, "id", f"s-{self.content_hash[:16]}")
+        if self.cluster is None:
+            object.__setattr__(self, "cluster", self.id)
+
+    @property
+    def content_hash(self) -> str:
+        """Return 32 hex digits that change with query, passage, answer and padding."""
+        padded = () if self.length is None else ("padding", str(self.length), *self.padding)
+        return digest(self.query, self.passage, self.answer, *padded)[:32]
+
+    def hash_with(self, names: Sequence[str]) -> str:
+        """Return 32 hex digits that also change with the named further texts."""
+        parts = [part for text in self.texts if text[0] in names for part in text]
+        return digest(self.content_hash, *parts)[:32] if parts else self.content_hash
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Samples, where they come from and what was left out.
+
+    Parameters
+    ----------
+    name : str
+        ``"docstrings"``, ``"ms_marco"`` or the stem of a file.
+    samples : tuple of Sample
+        Never empty; ids are unique.
+    dropped : mapping of str to int
+        How many rows or docstrings were left out, by reason.
+    revision : str
+        Hub revision, digest of package versions, or SHA-256 of the file.
+    cluster_unit : str
+        What ``Sample.cluster`` stands for: ``"module"``, ``"query"`` or ``"sample"``.
+    note : str
+        One line on what it is.
+    others : mapping of str to tuple of str
+        For each sample's id, passages of the same query that do not answer it, where the data
+        names them.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    dropped: Mapping[str, int]
+    revision: str
+    cluster_unit: str
+    note: str
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def choose_samples(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample, ...]:
+    """Choose n samples by (seed, id) alone: order never matters, a larger n is a superset.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+        With unique ids.
+    n : int or None
+        How many; all of them where None or larger than there are.
+    seed : int
+        Another seed chooses others.
+
+    Returns
+    -------
+    tuple of Sample
+        Sorted by the hash of (seed, id).
+
+    Raises
+    ------
+    KvError
+        Where n is negative.
+    """
+    if n is not None and n < 0:
+        raise KvError(f"choose_samples: n must be 0 or more, or None for all samples; got {n}.")
+    return tuple(sorted(samples, key=lambda sample: (digest(str(seed), sample.id), sample.id))[:n])

@@ -1,0 +1,289 @@
+"""Paragraphs that people wrote, each cut behind its first sentence: a prompt and its continuation.
+
+One rule cuts them all: the first sentence ends with the first full stop, question mark or
+exclamation mark (and the quotation marks and brackets that follow at once) before white space
+and a capital letter or a digit, which quotation marks and brackets may open. An abbreviation or
+an initial ends none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from kvcore.data.docstrings import prose
+from kvcore.data.files import FileRow, is_path, read_rows
+from kvcore.data.hub import HubDataset, HubRow, local_files, rows_of
+from kvcore.errors import KvError, unknown
+from kvcore.io import digest
+
+WORDS = (60, 90)
+"""Words of a paragraph of 80 to 120 tokens: a tokenizer makes about 4 tokens of 3 words."""
+
+SENTENCE_END = re.compile(r"[.!?][\"')\]\u201d\u2019]*(?=\s+[\"'(\[`\u201c\u2018]*[A-Z0-9])")
+GRAMMAR = re.compile(r"::|>>>|->|\.\.\.|https?:")
+GLUED = re.compile(r"[a-z)\"]{2}\.[A-Z][a-z]* [a-z]")  # two paragraphs of a note in one
+HEADING = re.compile(r"=(?: =)* .+ =(?: =)*")
+_WORD = re.compile(r"\S*\w\S*")
+_TWO_BLANKS = re.compile(r"(?<=[.!?)\"\u201d\u2019])  (?=\S)")  # between sentences
+_CLOSED = re.compile(r"[.!?][\"')\]\u201d\u2019]*$")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph in two parts; one behind the other they are the paragraph itself.
+
+    Parameters
+    ----------
+    id : str
+        Unique within a corpus.
+    prompt : str
+        The first sentence.
+    continuation : str
+        All that follows, the white space between them first.
+    """
+
+    id: str
+    prompt: str
+    continuation: str
+
+    @property
+    def content_hash(self) -> str:
+        """Return 32 hex digits that change with either part."""
+        return digest(self.prompt, self.continuation)[:32]
+
+
+@dataclass(frozen=True)
+class TextCorpus:
+    """Texts, where they come from and what was left out.
+
+    Parameters
+    ----------
+    texts : tuple of Text
+        Never empty; ids are unique, and so are the paragraphs.
+    revision : str
+        Hash of all paragraphs read, hub revision, or SHA-256 of the file.
+    name, dropped, note
+        As in `Corpus`.
+    """
+
+    name: str
+    texts: tuple[Text, ...]
+    dropped: Mapping[str, int]
+    revision: str
+    note: str
+
+
+class Dropped(NamedTuple):
+    """A block of a source that is no paragraph, with the reason."""
+
+    reason: str
+
+
+def _no_sample(_row: HubRow) -> str:
+    """Return why a row makes no sample: it is a paragraph without a question."""
+    return "a paragraph, no sample"
+
+
+WIKITEXT = HubDataset(
+    "wikitext2",
+    "Salesforce/wikitext",
+    "b08601e04326c79dfdd32d625aee71d232d685c3",
+    ("wikitext-2-raw-v1/test-00000-of-00001.parquet",),
+    {"text": "text"},
+    _no_sample,
+    "paragraph",
+    "WikiText-2 raw test split, paragraphs with their ' @-@ ' and ' , ' as they are",
+)
+
+TEXTS: Mapping[str, str] = {
+    "pydoc": "paragraphs of Python's own language reference: no network needed (default)",
+    WIKITEXT.name: f"{WIKITEXT.note}; from the hub, {WIKITEXT.repository}",
+}
+
+
+def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
+    """Load texts by name, or from a JSON Lines or Parquet file.
+
+    Parameters
+    ----------
+    name_or_path : str
+        A key of ``TEXTS``, or a path that ends in ``.jsonl`` or ``.parquet``. A file has a column
+        text, a paragraph a row, and optionally id. The named corpora keep paragraphs of 60 to 90
+        words; a file's are of any length.
+
+    Raises
+    ------
+    KvError
+        One line: an unknown name (with the nearest one), a bad file, or no text left.
+    MissingResource
+        Where the data is not on this machine; names the command that fetches it.
+
+    Notes
+    -----
+    Deterministic, in the order of the source. A paragraph is left out where it has no second
+    sentence or does not end with one, and where it was there before.
+    """
+    if name_or_path == "pydoc":
+        return _from_pydoc()
+    if name_or_path == WIKITEXT.name:
+        return from_hub(WIKITEXT, local_files(WIKITEXT))
+    if is_path(name_or_path):
+        return _from_file(Path(name_or_path).expanduser())
+    raise unknown("texts", name_or_path, (*TEXTS, "a path to a .jsonl or .parquet file"))
+
+
+# --- one rule for all --------------------------------------------------------------------------
+
+
+def split_first_sentence(paragraph: str) -> tuple[str, str] | None:
+    """Cut a paragraph behind its first sentence, or return None where there is no second one.
+
+    Examples
+    --------
+    >>> split_first_sentence("It rained, i.e. E. Brown got wet. He left.")
+    ('It rained, i.e. E. Brown got wet.', ' He left.')
+    """
+    for end in (match.end() for match in SENTENCE_END.finditer(paragraph)):
+        if not prose.ABBREVIATION.search(paragraph[:end]):
+            return paragraph[:end], paragraph[end:]
+    return None
+
+
+def n_words(text: str) -> int:
+    """Count what stands between white space and has a letter or a digit."""
+    return len(_WORD.findall(text))
+
+
+def unique_texts(
+    source: str, paragraphs: Iterable[tuple[str | None, str | Dropped]]
+) -> tuple[tuple[Text, ...], dict[str, int]]:
+    """Turn paragraphs, each with an id or None, into texts and counts of what was dropped.
+
+    Raises
+    ------
+    KvError
+        Where two paragraphs have one id, or no text is left.
+    """
+    texts: dict[str, Text] = {}
+    seen: set[str] = set()
+    dropped: Counter[str] = Counter()
+    for id, paragraph in paragraphs:
+        text = _text_or_reason(id, paragraph, seen)
+        if isinstance(text, str):
+            dropped[text] += 1
+        elif text.id in texts:
+            raise KvError(f"{source}: two texts have the id {text.id!r}; give each one of its own.")
+        else:
+            seen.add(str(paragraph))
+            texts[text.id] = text
+    counts = dict(sorted(dropped.items()))
+    if not texts:
+        raise KvError(f"{source}: no text left; dropped: {counts or 'nothing, there was none'}.")
+    return tuple(texts.values()), counts
+
+
+def _text_or_reason(id: str | None, paragraph: str | Dropped, seen: set[str]) -> Text | str:
+    if isinstance(paragraph, Dropped):
+        return paragraph.reason
+    reason = drop_reason(paragraph, seen)
+    parts = None if reason else split_first_sentence(paragraph)
+    if parts is None:
+        return reason or "no second sentence"
+    return Text(f"t-{digest(paragraph)[:16]}" if id is None else id, *parts)
+
+
+def drop_reason(paragraph: str, seen: set[str]) -> str | None:
+    """Say why a paragraph is no text, or None."""
+    if not paragraph:
+        return "empty"
+    if not _CLOSED.search(paragraph):
+        return "does not end with a sentence"
+    return "repeated" if paragraph in seen else None
+
+
+def of_length(paragraph: str) -> str | Dropped:
+    """Return a paragraph of the right length as it is."""
+    fits = WORDS[0] <= n_words(paragraph) <= WORDS[1]
+    return paragraph if fits else Dropped(f"not {WORDS[0]} to {WORDS[1]} words")
+
+
+# --- Python's language reference ---------------------------------------------------------------
+
+
+def _from_pydoc() -> TextCorpus:
+    from pydoc_data.topics import topics
+
+    texts, dropped = unique_texts("pydoc", _pydoc_paragraphs(topics))
+    revision = digest(*(part for topic in sorted(topics) for part in (topic, topics[topic])))
+    return TextCorpus("pydoc", texts, dropped, revision, TEXTS["pydoc"])
+
+
+def _pydoc_paragraphs(topics: Mapping[str, str]) -> Iterator[tuple[str | None, str | Dropped]]:
+    for topic in sorted(topics):
+        for paragraph in topic_paragraphs(topics[topic]):
+            id = f"{topic}-{digest(paragraph)[:8]}" if isinstance(paragraph, str) else None
+            yield id, paragraph
+
+
+def topic_paragraphs(text: str) -> Iterator[str | Dropped]:
+    """Yield a topic's paragraphs, line breaks and markup undone, or why a block is none."""
+    for block in prose.blocks_of(text):
+        paragraph = of_length(prose.plain(" ".join(block.lines)))
+        if isinstance(paragraph, Dropped):
+            yield paragraph
+        elif not is_running_text(block) or GRAMMAR.search(paragraph):
+            yield Dropped("list, table, code or grammar")
+        elif GLUED.search(paragraph):
+            yield Dropped("sentences run together")
+        else:
+            yield Dropped("begins in mid-sentence") if paragraph[0].islower() else paragraph
+
+
+def is_running_text(block: prose.Block) -> bool:
+    """Tell whether a block is running text, which has two blanks between sentences here."""
+    lines = tuple(_TWO_BLANKS.sub(" ", line) for line in block.lines)
+    return prose.is_prose(block._replace(lines=lines))
+
+
+# --- the hub -----------------------------------------------------------------------------------
+
+
+def from_hub(data: HubDataset, paths: Iterable[Path]) -> TextCorpus:
+    """Make the corpus from files that have the hub's schema, wherever they lie.
+
+    A row is a heading between equals signs, an empty line or a paragraph. The split is tokenized
+    in its own way (`` @-@ `` for a hyphen, white space before commas); that stays as it is.
+
+    Raises
+    ------
+    KvError
+        Where a file is not what the dataset's card says, or no text is left.
+    """
+    lines = (row["text"].strip() for path in paths for row in rows_of(data, path))
+    texts, dropped = unique_texts(data.name, ((None, _wiki_paragraph(line)) for line in lines))
+    return TextCorpus(data.name, texts, dropped, data.revision, TEXTS.get(data.name, data.note))
+
+
+def _wiki_paragraph(line: str) -> str | Dropped:
+    if HEADING.fullmatch(line):
+        return Dropped("heading")
+    return of_length(line) if line else ""
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def _from_file(path: Path) -> TextCorpus:
+    rows, revision = read_rows(path)
+    texts, dropped = unique_texts(str(path), map(_file_paragraph, rows))
+    return TextCorpus(path.stem, texts, dropped, revision, f"texts of {path.name}")
+
+
+def _file_paragraph(row: FileRow) -> tuple[str | None, str]:
+    row.require(("text",), ("id",))
+    return row.name("id"), row.text("text").strip()

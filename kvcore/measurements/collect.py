@@ -1,0 +1,353 @@
+"""The rows of one cell, a model on a dataset: measured where they are missing, or as stored."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from kvcore.errors import MissingResource, StoreWarning
+from kvcore.measurements.base import MeasurementKind, MeasurePlan, MeasureRequest
+from kvcore.measurements.needs import ONE_BASE
+from kvcore.store import adoption
+from kvcore.store.adoption import Adoption
+from kvcore.store.agreement import tolerance
+from kvcore.store.fill import measure_missing
+from kvcore.store.keys import row_keys
+from kvcore.store.schema import CODE, KEY, RowSchema
+from kvcore.store.shards import Store
+
+if TYPE_CHECKING:
+    from kvcore.models.lm import LM
+
+_RECORDED = ("torch", "transformers", "numpy", "bitsandbytes")
+
+
+@dataclass(frozen=True, eq=False)
+class CollectedRows:
+    """Every row of one cell, and where they come from.
+
+    Attributes
+    ----------
+    rows : DataFrame
+        The schema's columns; ``need`` as claims spell it, ``place``, and ``sample``, the id that
+        rows share which stand side by side. Each key once.
+    revision : str
+        Of the model, or ``"as stored"``.
+    facts : mapping
+        What the report says of model, data and rows.
+    lacking : mapping of str to str
+        Why the data cannot serve some needs.
+    two_bases : bool
+        Whether the model has two rope bases.
+    sentencepiece : bool
+        Whether its vocabulary marks words as SentencePiece does.
+    """
+
+    rows: pd.DataFrame
+    revision: str
+    facts: Mapping[str, Any]
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    two_bases: bool = False
+    sentencepiece: bool = False
+
+
+def collect_rows(
+    kind: MeasurementKind, request: MeasureRequest, store: Path, *, progress: str | None
+) -> CollectedRows:
+    """Return a cell's rows, measuring what the store lacks.
+
+    Parameters
+    ----------
+    store : Path
+        The store's root.
+    progress : str or None
+        Label of the progress bar on stderr, None for no bar.
+
+    Raises
+    ------
+    MissingResource
+        If the data or the model is not on this machine, or the data gives nothing to measure.
+
+    Warns
+    -----
+    StoreWarning
+        Where rows that other code measured do not agree with what this code measures.
+    """
+    from kvcore.models.files import rope_bases
+
+    plan = kind.plan(request)
+    if plan.keys.empty:
+        raise _nothing_to_measure(request, plan)
+    folder = kind.store(store)
+
+    def measure(keys: pd.DataFrame) -> None:
+        measure_missing(
+            folder,
+            keys,
+            plan.measure,
+            code=kind.code,
+            meta=lambda: provenance(request.load()),
+            shard_samples=plan.shard_samples,
+            progress=progress,
+        )
+
+    adoptions = _adopt(kind, folder, plan.keys, measure)
+    stored = _accepted(kind, folder, plan.keys, adoptions)
+    measure(_without(plan.keys, stored[stored[CODE] != kind.code]))
+    rows = _each_key_once(_accepted(kind, folder, plan.keys, adoptions))
+    rows = kind.arrange(rows, Path(request.dataset).stem, request.seed)
+    if rows.empty:
+        raise _nothing_to_measure(request, plan)
+    facts = {
+        **_counts(kind, rows, request.files.name, request.dataset, request.files.revision),
+        **plan.facts,
+        **_adopted_facts(kind, rows, adoptions),
+    }
+    two_bases = rope_bases(request.files) > 1
+    return _collected(rows, request.files.revision, facts, plan.lacking, two_bases)
+
+
+def stored_rows(
+    kind: MeasurementKind, *, model: str, dtype: str, dataset: str, seed: int, store: Path
+) -> CollectedRows:
+    """Return a cell's rows from the store alone: the most that one model and tokenizer measured.
+
+    Nothing is measured and no model is loaded. Rows by several hashes of the code are joined where
+    they agree on what both measured; the facts say which hashes, and whether the code at hand has
+    adopted them.
+
+    Parameters
+    ----------
+    dataset : str
+        Name or path, without the kind's prefix.
+    store : Path
+        The store's root.
+
+    Raises
+    ------
+    MissingResource
+        If nothing is stored for the cell.
+    """
+    folder = kind.store(store)
+    seeds = [seed + offset for offset in range(kind.seeds)]
+    rows = folder.read(model=model, dtype=dtype, seed=seeds)
+    rows = kind.arrange(_by_its_method(kind, rows), Path(dataset).stem, seed)
+    if rows.empty:
+        raise MissingResource(
+            f"no stored rows for {model} ({dtype}) on {dataset} in {store.name}: measure them "
+            "(without --kv-no-measure)."
+        )
+    rows = _largest_set(rows)
+    by_code = rows[CODE].value_counts().to_dict()
+    rows, joined = join_code_versions(rows, kind.schema)
+    facts = {
+        **_counts(kind, rows, model, dataset, "as stored"),
+        "read from": "store alone",
+        "versions of the code": joined,
+        "rows by code": _described_codes(kind, by_code, adoption.load(folder)),
+    }
+    two_bases = any(name.startswith(ONE_BASE) for name in rows["condition"])
+    return _collected(rows, "as stored", facts, {}, two_bases)
+
+
+def join_code_versions(rows: pd.DataFrame, schema: RowSchema) -> tuple[pd.DataFrame, str]:
+    """Join what several versions of the code measured, where they agree on what both measured.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of one model and tokenizer.
+
+    Returns
+    -------
+    DataFrame
+        Each key once, from the version with the most rows where it has it.
+    str
+        In words, for the report: how many rows were compared and how far they lie apart, or how
+        many were left out because they disagree or nothing was measured twice.
+    """
+    key, score = list(KEY), schema.score
+    versions = rows[CODE].value_counts(sort=True).index
+    joined, said = rows[rows[CODE] == versions[0]], ["1"]
+    for code in versions[1:]:
+        other = rows[rows[CODE] == code]
+        both = joined.merge(other, on=key, suffixes=("", "_other"))
+        both = both[(both["status"] == "ok") & (both["status_other"] == "ok")]
+        apart = (both[score] - both[f"{score}_other"]).abs() / both[score].clip(lower=1)
+        if both.empty or apart.max() > tolerance(str(rows["dtype"].iloc[0])):
+            why = "none measured twice" if both.empty else f"they differ by {apart.max():.1e} nats"
+            said.append(f"{len(other)} rows of {code} left out: {why}")
+            continue
+        new = _without(other, joined)
+        said.append(
+            f"{len(new)} rows of {code}, {len(both)} measured twice, at most "
+            f"{apart.max():.1e} apart"
+        )
+        joined = pd.concat([joined, new], ignore_index=True)
+    return joined.reset_index(drop=True), "; ".join(said)
+
+
+def provenance(lm: LM) -> dict[str, str]:
+    """Return what is recorded with every shard: library versions, device, attention backend."""
+    versions = {name: importlib.metadata.version(name) for name in _RECORDED}
+    return versions | {
+        "device": str(lm.device),
+        "machine": platform.machine(),
+        "attention": str(lm.config._attn_implementation),
+        "python": platform.python_version(),
+    }
+
+
+# --- rows that other code measured ---------------------------------------------------------------
+
+
+def _adopt(
+    kind: MeasurementKind,
+    folder: Store,
+    keys: pd.DataFrame,
+    measure: Callable[[pd.DataFrame], None],
+) -> tuple[Adoption, ...]:
+    """Measure some of the rows of other code again and adopt those that agree."""
+    adoptions = adoption.load(folder)
+    stored = _stored(folder, keys)
+    accepted = adoption.is_accepted(stored, adoptions, kind.code)
+    pending = _without(stored[~accepted], stored[accepted])
+    if pending.empty:
+        return adoptions
+    sampled = adoption.rows_to_compare(stored[~accepted], pending)
+    again = keys.merge(sampled[list(KEY)].drop_duplicates(), on=list(KEY))
+    measure(again)
+    measured = _stored(folder, again)
+    measured = measured[measured[CODE] == kind.code]
+    comparison = adoption.compare(sampled, measured, kind.schema, kind.code)
+    for adopted in comparison.adoptions:
+        adoption.save(folder, adopted)
+    if comparison.rejected:
+        groups = ", ".join(f"{n} of code {code}" for code, n in comparison.rejected.items())
+        warnings.warn(
+            f"store {folder.root}: {kind.name} rows measured again differ from those stored "
+            f"(conditions: {groups}; first: {comparison.example}); these are measured anew.",
+            StoreWarning,
+            stacklevel=4,
+        )
+    return (*adoptions, *comparison.adoptions)
+
+
+def _stored(folder: Store, keys: pd.DataFrame) -> pd.DataFrame:
+    """Return the stored rows of some keys, by whatever code."""
+    filters = {name: keys[name].unique().tolist() for name in ("model", "dataset", "seed")}
+    rows, wanted = folder.read(**filters), set(row_keys(keys))
+    own = np.fromiter((key in wanted for key in row_keys(rows)), dtype=bool, count=len(rows))
+    return rows[own].reset_index(drop=True)
+
+
+def _accepted(
+    kind: MeasurementKind, folder: Store, keys: pd.DataFrame, adoptions: tuple[Adoption, ...]
+) -> pd.DataFrame:
+    stored = _stored(folder, keys)
+    return stored[adoption.is_accepted(stored, adoptions, kind.code)]
+
+
+def _without(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose key is not among others'."""
+    other_keys = others[list(KEY)].drop_duplicates()
+    marked = rows.merge(other_keys, on=list(KEY), how="left", indicator="_in")
+    return marked[marked["_in"] == "left_only"].drop(columns="_in")
+
+
+def _each_key_once(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return accepted rows, each key once, from the code that measured most of them."""
+    counts = rows[CODE].map(rows[CODE].value_counts())
+    order = counts.sort_values(ascending=False, kind="stable").index
+    return rows.loc[order].drop_duplicates(list(KEY)).sort_index()
+
+
+def _by_its_method(kind: MeasurementKind, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that the kind's version measured, under conditions as they are defined."""
+    methods = {name: kind.method(name) for name in rows["condition"].unique()}
+    return rows[rows["method"] == rows["condition"].map(methods)]
+
+
+def _largest_set(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the most rows that one model id and tokenizer measured."""
+    same = ["model_id", "tokenizer"]
+    largest = rows.groupby(same).size().idxmax()
+    return rows[(rows[same] == list(largest)).all(axis=1)].reset_index(drop=True)
+
+
+# --- what the report says ------------------------------------------------------------------------
+
+
+def _counts(
+    kind: MeasurementKind, rows: pd.DataFrame, model: str, dataset: str, revision: str
+) -> dict[str, Any]:
+    dropped = rows.loc[rows["status"] != "ok", "status"].value_counts().to_dict()
+    return {
+        "model": model,
+        "dataset": dataset,
+        "revision": revision,
+        "dtype": str(rows["dtype"].iloc[0]),
+        kind.counted: int(rows.loc[rows["place"] == "samples", "sample"].nunique()),
+        "not measurable": dropped or "none",
+    }
+
+
+def _adopted_facts(
+    kind: MeasurementKind, rows: pd.DataFrame, adoptions: tuple[Adoption, ...]
+) -> dict[str, str]:
+    by_code = rows[CODE].value_counts().to_dict()
+    if set(by_code) == {kind.code}:
+        return {}
+    return {"rows by code": _described_codes(kind, by_code, adoptions)}
+
+
+def _described_codes(
+    kind: MeasurementKind, by_code: Mapping[str, int], adoptions: tuple[Adoption, ...]
+) -> str:
+    """Say how many rows each hash has, and what the code at hand knows of it."""
+    described = []
+    for code, count in by_code.items():
+        own = [a for a in adoptions if a.old == code and a.new == kind.code]
+        others = [a for a in adoptions if a.old == code and a.new != kind.code]
+        if code == kind.code:
+            status = "this code"
+        elif own:
+            status = f"adopted: {_evidence(own)}"
+        elif others:
+            status = f"not compared with this code; adopted by {others[-1].new}: "
+            status += _evidence([a for a in others if a.new == others[-1].new])
+        else:
+            status = "not compared with this code"
+        described.append(f"{count} rows of {code} ({status})")
+    return "; ".join(described)
+
+
+def _evidence(adoptions: Sequence[Adoption]) -> str:
+    compared, largest = sum(a.compared for a in adoptions), max(a.largest for a in adoptions)
+    return f"{compared} measured again, at most {largest:.1e} apart"
+
+
+def _collected(
+    rows: pd.DataFrame,
+    revision: str,
+    facts: Mapping[str, Any],
+    lacking: Mapping[str, str],
+    two_bases: bool,
+) -> CollectedRows:
+    sentencepiece = str(rows["tokenizer"].iloc[0]).startswith("sentencepiece")
+    return CollectedRows(rows, revision, facts, lacking, two_bases, sentencepiece)
+
+
+def _nothing_to_measure(request: MeasureRequest, plan: MeasurePlan) -> MissingResource:
+    reasons = "; ".join(dict.fromkeys(plan.lacking.values()))
+    return MissingResource(
+        f"{request.dataset} gives {request.files.name} nothing to measure: {reasons}"
+    )

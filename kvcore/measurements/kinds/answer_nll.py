@@ -1,0 +1,213 @@
+"""Negative log-likelihood of a sample's answer under a cache condition."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kvcore import tokenization
+from kvcore.conditions.parse import condition
+from kvcore.conditions.registry import recipe_of_defined
+from kvcore.data.datasets import DATASETS, load_corpus
+from kvcore.data.sample import Sample
+from kvcore.errors import unknown
+from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
+from kvcore.measurements.needs import (
+    EVERY_LAYER,
+    ONE_BASE,
+    Need,
+    NeededSamples,
+    base_of,
+    choose_samples,
+    dataset_of,
+    is_sweep,
+    place_of,
+    plain,
+)
+from kvcore.measurements.registry import register
+from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
+
+SHARD_ROWS = 1000  # about what may be lost when a run is killed
+SEEDS = 3  # the run's own, and those of the needs ``@seed1`` and ``@seed2``
+SCHEMA = RowSchema(
+    {
+        "nll": NUMBER,
+        "nll_tail": NUMBER,
+        "token_nlls": NUMBERS,
+        **dict.fromkeys(
+            ("n_answer_tokens", "doc_len", "prefix_len", "cache_len", "clean_boundary"), COUNT
+        ),
+    },
+    "nll",
+)
+
+
+def plan(request: MeasureRequest) -> MeasurePlan:
+    """Plan every sample of every need; ``one_base`` only where the model has two rope bases."""
+    from kvcore.measurements.surrogate_store import with_surrogates
+    from kvcore.models.files import depth, rope_bases
+
+    corpus = load_corpus(request.dataset)
+    two_bases = rope_bases(request.files) > 1
+    needed = choose_samples(
+        [need for need in request.needs if two_bases or not need.startswith(ONE_BASE)],
+        corpus,
+        limit=request.limit,
+        seed=request.seed,
+        depth=depth(request.files),
+        write_surrogates=lambda samples, styles: with_surrogates(
+            request.files, request.load, samples, styles, request.store
+        ),
+    )
+    keys, samples = _keys(request, Path(corpus.name).stem, needed)
+    return MeasurePlan(
+        keys,
+        functools.partial(_measure, request, samples),
+        {
+            "samples available": len(corpus.samples),
+            "corpus": corpus.note,
+            "corpus revision": corpus.revision,
+            "clusters are": corpus.cluster_unit,
+            "left out of the corpus": dict(corpus.dropped),
+        },
+        needed.lacking,
+        max(10, min(50, SHARD_ROWS // max(1, len(needed.samples)))),
+    )
+
+
+def check_need(spelled: str) -> None:
+    """Raise KvError for a need of no known condition or target."""
+    need = Need.read(spelled)
+    name = need.condition.replace(EVERY_LAYER, "0") if is_sweep(spelled) else need.condition
+    condition(name)
+    template_of(need.target)
+
+
+def explain(request: MeasureRequest) -> tuple[Mapping[str, Any], ...]:
+    """Explain the conditions of some needs on one sample of the data."""
+    from kvcore.measurements.explain import expositions
+
+    corpus = load_corpus(request.dataset)
+    names = [name.replace(EVERY_LAYER, "0") for name in plain(request.needs)]
+    return expositions(request.load(), corpus, names, request.seed)
+
+
+def row_specs(samples: Mapping[Need, Sequence[Sample]]) -> list[RowSpec]:
+    """List the rows of some needs, whatever their place."""
+    rows = []
+    for need, chosen in samples.items():
+        template = template_of(need.target)
+        rows += [
+            RowSpec(s.id, s.hash_with(need.texts), need.condition, template, _characters(s))
+            for s in chosen
+        ]
+    return rows
+
+
+@functools.cache
+def template_of(target: str = "answer") -> str:
+    """Return a target's name and the hash of its two texts."""
+    if target not in tokenization.TARGETS:
+        raise unknown("target", target, tokenization.TARGETS)
+    texts = tokenization.TARGETS[target]
+    spelled = f"{texts.prompt}\x1f{texts.answer}"
+    return f"{target}:{hashlib.sha256(spelled.encode()).hexdigest()[:12]}"
+
+
+def target_of(template: str) -> str:
+    """Return the target's name in a stored template."""
+    return template.split(":")[0]
+
+
+def arrange(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
+    """Add place, need and the id that samples of one origin share; leave out other datasets."""
+    rows = rows[rows["template"].isin([template_of(target) for target in tokenization.TARGETS])]
+    places = [
+        place_of(dataset, stored, row_seed - seed)
+        for stored, row_seed in zip(rows["dataset"], rows["seed"], strict=True)
+    ]
+    rows = rows.assign(place=pd.Series(places, index=rows.index, dtype=object))
+    rows = rows[rows["place"].notna()].reset_index(drop=True)
+    needs = [
+        str(Need(name, place, target_of(template)))
+        for name, place, template in zip(
+            rows["condition"], rows["place"], rows["template"], strict=True
+        )
+    ]
+    base = [base_of(*ids) for ids in zip(rows["sample_id"], rows["place"], strict=True)]
+    return rows.assign(need=pd.Series(needs, dtype=object), sample=pd.Series(base, dtype=object))
+
+
+def _keys(
+    request: MeasureRequest, dataset: str, needed: NeededSamples
+) -> tuple[pd.DataFrame, dict[str, tuple[Sample, ...]]]:
+    """Return the keys of all rows, and the samples by the dataset's name in the keys."""
+    tables = []
+    samples: dict[str, tuple[Sample, ...]] = {}
+    for place in dict.fromkeys(need.place for need in needed.samples):
+        own = {need: chosen for need, chosen in needed.samples.items() if need.place == place}
+        name, seed = dataset_of(dataset, place), request.seed + Need("bare", place).seed
+        tables.append(KIND.keys(request.files, name, seed, row_specs(own)))
+        new = dict.fromkeys(sample for chosen in own.values() for sample in chosen)
+        samples[name] = (*samples.get(name, ()), *new)
+    if not tables:
+        return KIND.keys(request.files, dataset, request.seed, ()), samples
+    return pd.concat(tables, ignore_index=True), samples
+
+
+def _measure(
+    request: MeasureRequest, samples: Mapping[str, Sequence[Sample]], todo: pd.DataFrame
+) -> pd.DataFrame:
+    """Score rows of one dataset and seed."""
+    from kvcore.measurements.answer_nll import score_pairs
+
+    by_id = {clean(s.id): s for s in samples[todo["dataset"].iloc[0]]}
+    pairs = [
+        (by_id[name], target_of(template), [condition(c) for c in part["condition"]])
+        for (name, template), part in todo.groupby(["sample_id", "template"], sort=True)
+    ]
+    scored = score_pairs(
+        request.load(), pairs, seed=int(todo["seed"].iloc[0]), batch_tokens=request.batch_tokens
+    )
+    ids = [clean(i) for i in scored["sample_id"]]
+    return scored.assign(
+        sample_id=ids,
+        template=[template_of(target) for target in scored["target"]],
+        cluster=[clean(by_id[i].cluster) for i in ids],
+    )
+
+
+def _characters(sample: Sample) -> int:
+    """Return the characters that the model reads, about; padding has 4 of them to a token."""
+    return len(sample.passage) if sample.length is None else 4 * sample.length
+
+
+KIND = register(
+    MeasurementKind(
+        name="answer_nll",
+        version=1,
+        schema=SCHEMA,
+        folder="",
+        sources=(
+            *ENGINE,
+            "measurements/answer_nll.py",
+            "measurements/frames.py",
+            "measurements/token_nlls.py",
+            "measurements/kinds/answer_nll.py",
+        ),
+        plan=plan,
+        dataset="docstrings",
+        datasets=lambda: tuple(DATASETS),
+        published=(("mistral-7b", "ms_marco"),),
+        seeds=SEEDS,
+        arrange=arrange,
+        recipe_of=recipe_of_defined,
+        check_need=check_need,
+        explain=explain,
+    )
+)

@@ -1,0 +1,239 @@
+"""What follows when the context is switched in mid-answer, token by token and in free generation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from kvcore.conditions.switching import SPANS, Switch, switch_method
+from kvcore.data.context_pairs.assignment import injection_fraction
+from kvcore.data.context_pairs.load import PAIRS, load_pairs
+from kvcore.data.context_pairs.pair import Pair, numbers_in
+from kvcore.data.context_pairs.solutions import worked_solutions
+from kvcore.io import digest
+from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
+from kvcore.measurements.registry import register
+from kvcore.store.schema import COUNT, NUMBER, NUMBERS, TEXTS, RowSchema, clean
+
+if TYPE_CHECKING:
+    from kvcore.models.lm import LM
+
+STEPS = 64  # tokens followed behind the switch, at most
+NEW_TOKENS = 96  # written in free generation behind the switch, at most
+SHARD_PAIRS = 20
+FREE = "free:"  # before the name of a way to switch: the model goes on by itself
+PER_TOKEN = ("kl_oracle", "kl_ignore", "logratio_oracle", "logratio_ignore", "hidden_similarity")
+SHARES = tuple(f"{what}_{span}" for what in ("share", "layer_share") for span in SPANS)
+SCHEMA = RowSchema(
+    {
+        "score": NUMBER,
+        "step": COUNT,
+        "identical": COUNT,
+        "correct": COUNT,
+        "stale": COUNT,
+        **dict.fromkeys(PER_TOKEN, NUMBERS),
+        "towards_oracle": NUMBERS,
+        **dict.fromkeys(SHARES, NUMBERS),
+        "attribution": TEXTS,
+        "tokens": TEXTS,
+    },
+    "score",
+)
+QUESTION, SOLUTION = "Problem: {}\nSolution:", " {}"
+UNKNOWN = dict.fromkeys(("step", "identical", "correct", "stale"), -1)
+
+
+def plan(request: MeasureRequest) -> MeasurePlan:
+    """Plan every pair of problems by every way to switch."""
+    corpus = load_pairs(request.dataset, request.limit, request.seed)
+    rule = digest(QUESTION, SOLUTION, str(STEPS), str(NEW_TOKENS))[:12]
+    rows = [
+        RowSpec(
+            pair.id,
+            digest(pair.question, pair.alt_problem, *worked_solutions(pair))[:32],
+            way,
+            f"switch:{rule}",
+            len(pair.question + pair.alt_problem),
+        )
+        for pair in corpus.pairs
+        for way in request.needs
+    ]
+    return MeasurePlan(
+        KIND.keys(request.files, corpus.name, request.seed, rows),
+        functools.partial(_measure, request, corpus.pairs),
+        {
+            "pairs": len(corpus.pairs),
+            "corpus": corpus.note,
+            "corpus revision": corpus.revision,
+            "left out of the corpus": dict(corpus.dropped),
+        },
+        shard_samples=SHARD_PAIRS,
+    )
+
+
+def switch_of(pair: Pair, seed: int) -> Switch:
+    """Spell a pair out as a context that is switched while its own solution is read.
+
+    The stream is the solution of the original problem throughout, also behind the switch: were
+    it the changed problem's, it would tell every way what the new context is.
+    """
+    return Switch(
+        clean(pair.id),
+        QUESTION.format(pair.question),
+        QUESTION.format(pair.alt_problem),
+        SOLUTION.format(worked_solutions(pair)[0]),
+        injection_fraction(pair, seed),
+    )
+
+
+def answers(text: str, answer: str) -> bool:
+    """Whether a written solution ends in an answer: its last number, or its last sentence."""
+    answer_numbers, text_numbers = numbers_in(answer), numbers_in(text)
+    if answer_numbers:
+        return bool(text_numbers) and text_numbers[-1] == answer_numbers[-1]
+    return answer.casefold() in text.casefold().rsplit("answer", 1)[-1]
+
+
+def _measure(request: MeasureRequest, pairs: Sequence[Pair], todo: pd.DataFrame) -> pd.DataFrame:
+    """Follow and free pairs by the ways asked for; pairs with the same ways go together."""
+    by_id = {clean(pair.id): pair for pair in pairs}
+    seed = int(todo["seed"].iloc[0])
+    pairs_of: dict[tuple[str, ...], list[Pair]] = {}
+    for name, part in todo.groupby("sample_id", sort=True):
+        pairs_of.setdefault(tuple(part["condition"]), []).append(by_id[str(name)])
+    rows = [
+        row
+        for ways, asked in pairs_of.items()
+        for row in measure_pairs(request.load(), asked, ways, seed, request.batch_tokens)
+    ]
+    table = pd.DataFrame(rows).assign(template=todo["template"].iloc[0])
+    return table.reindex(columns=["sample_id", "condition", "template", *SCHEMA.values])
+
+
+def measure_pairs(
+    lm: LM, pairs: Sequence[Pair], ways: Sequence[str], seed: int, batch_tokens: int | None
+) -> list[dict[str, Any]]:
+    """Follow and free every pair by the ways asked for; unusable pairs keep their reason."""
+    from kvcore.measurements import context_switch
+
+    usable: dict[str, tuple[Pair, Switch]] = {}
+    rows: list[dict[str, Any]] = []
+    methods = tuple(dict.fromkeys(way.removeprefix(FREE) for way in ways))
+    for pair in pairs:
+        switch = switch_of(pair, seed)
+        reason = context_switch.refusal(
+            lm, switch, methods, steps=STEPS, max_new_tokens=NEW_TOKENS, seed=seed
+        )
+        if reason:
+            rows += [_unusable(switch.id, way, reason) for way in ways]
+        else:
+            usable[switch.id] = (pair, switch)
+    switches = [switch for _, switch in usable.values()]
+    followed = [way for way in ways if not way.startswith(FREE)]
+    free = [way.removeprefix(FREE) for way in ways if way.startswith(FREE)]
+    if switches and followed:
+        table = context_switch.follow(
+            lm,
+            switches,
+            followed,
+            steps=STEPS,
+            attention=True,
+            seed=seed,
+            batch_tokens=batch_tokens,
+        )
+        rows += [followed_row(lm, row) for row in table.to_dict("records")]
+    if switches and free:
+        table = context_switch.generate_after_switch(
+            lm,
+            switches,
+            free,
+            max_new_tokens=NEW_TOKENS,
+            seed=seed,
+            stop=line_ends(lm),
+            batch_tokens=batch_tokens,
+        )
+        rows += [free_row(lm, row, usable[row["switch_id"]][0]) for row in table.to_dict("records")]
+    return rows
+
+
+def _unusable(switch_id: str, way: str, reason: str) -> dict[str, Any]:
+    return {
+        "sample_id": switch_id,
+        "condition": way,
+        "status": reason,
+        "cluster": switch_id,
+        **UNKNOWN,
+    }
+
+
+def followed_row(lm: LM, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored row of a switch that was followed token by token."""
+    return {
+        "sample_id": row["switch_id"],
+        "condition": row["condition"],
+        "status": "ok",
+        "cluster": row["switch_id"],
+        **UNKNOWN,
+        "score": max(row["kl_ignore"]),
+        "step": row["step"],
+        "identical": int(row["identical"]),
+        "tokens": [str(lm.tokenizer.decode([i])) for i in row["tokens"]],
+        **{name: row[name] for name in (*PER_TOKEN, "attribution", *SHARES)},
+    }
+
+
+def free_row(lm: LM, row: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
+    """Return the stored row of a switch behind which the model went on by itself."""
+    new, old = (answers(row["text"], answer) for answer in (pair.alt_answer, pair.answer))
+    return {
+        "sample_id": row["switch_id"],
+        "condition": f"{FREE}{row['condition']}",
+        "status": "ok",
+        "cluster": row["switch_id"],
+        "score": float(new),
+        "step": row["step"],
+        "identical": int(row["identical"]),
+        "correct": int(new),
+        "stale": int(old),
+        "towards_oracle": row["towards_oracle"],
+        "attribution": row["attribution"],
+        "tokens": [str(lm.tokenizer.decode([i])) for i in row["ids"]],
+    }
+
+
+def line_ends(lm: LM) -> frozenset[int]:
+    """Return the tokens that end a written solution."""
+    from kvcore.measurements.generation import end_ids, newline_ids
+
+    return end_ids(lm) | newline_ids(lm)
+
+
+def check_method(name: str) -> None:
+    """Raise KvError for a name that is no way to switch."""
+    switch_method(name.removeprefix(FREE))
+
+
+KIND = register(
+    MeasurementKind(
+        name="context_switch",
+        version=1,
+        schema=SCHEMA,
+        folder="_adaptation",
+        sources=(
+            *ENGINE,
+            "measurements/context_switch",
+            "measurements/generation.py",
+            "measurements/kinds/context_switch.py",
+        ),
+        plan=plan,
+        dataset="word_problems",
+        datasets=lambda: tuple(PAIRS),
+        published=(("qwen2.5-math-7b", "mawps"), ("qwen2.5-math-7b", "fairytaleqa")),
+        prefix="pairs:",
+        counted="pairs",
+        check_need=check_method,
+    )
+)

@@ -1,0 +1,124 @@
+"""Divergence of the next-token distributions under two cache conditions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from kvcore.conditions.parse import condition
+from kvcore.conditions.registry import recipe_of_defined
+from kvcore.data.datasets import DATASETS, load_corpus
+from kvcore.data.sample import Sample, choose_samples
+from kvcore.errors import KvError
+from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
+from kvcore.measurements.kinds.answer_nll import template_of
+from kvcore.measurements.registry import register
+from kvcore.store.schema import NUMBER, RowSchema, clean
+
+SCHEMA = RowSchema(
+    dict.fromkeys(("js", "kl", "kl_back", "kept_first", "kept_second"), NUMBER), "js"
+)
+AGAINST = "~"  # between the names of two conditions: ``bare~random``
+
+
+def plan(request: MeasureRequest) -> MeasurePlan:
+    """Plan every sample with every pair of conditions."""
+    corpus = load_corpus(request.dataset)
+    samples = choose_samples(corpus.samples, request.limit, request.seed)
+    rows = [
+        RowSpec(s.id, s.content_hash, pair, template_of(), len(s.passage))
+        for s in samples
+        for pair in request.needs
+    ]
+    return MeasurePlan(
+        KIND.keys(request.files, Path(corpus.name).stem, request.seed, rows),
+        functools.partial(_measure, request, samples),
+        {
+            "samples available": len(corpus.samples),
+            "corpus": corpus.note,
+            "corpus revision": corpus.revision,
+            "clusters are": corpus.cluster_unit,
+        },
+    )
+
+
+def split(pair: str) -> tuple[str, str]:
+    """Return the two conditions of a pair as claims spell it, ``bare~random``.
+
+    Raises
+    ------
+    KvError
+        Where nothing separates two conditions.
+    """
+    first, separator, second = pair.partition(AGAINST)
+    if not separator:
+        raise KvError(f"pair {pair!r}: write two conditions with {AGAINST!r} between them.")
+    return first, second
+
+
+def check_pair(pair: str) -> None:
+    """Raise KvError for a pair of which one is no condition."""
+    for name in split(pair):
+        condition(name)
+
+
+def recipe_of(pair: str) -> str:
+    """Return what a pair's two conditions are made of where a user defined one, else ""."""
+    recipes = [recipe_of_defined(name) for name in split(pair)]
+    return "\x1f".join(recipes) if any(recipes) else ""
+
+
+def _measure(
+    request: MeasureRequest, samples: Sequence[Sample], todo: pd.DataFrame
+) -> pd.DataFrame:
+    """Compare the pairs of rows of one seed; samples with the same pairs go together."""
+    from kvcore.measurements.divergence import between
+
+    by_id = {clean(sample.id): sample for sample in samples}
+    names_of: dict[tuple[str, ...], list[str]] = {}
+    for name, part in todo.groupby("sample_id", sort=True):
+        names_of.setdefault(tuple(part["condition"]), []).append(str(name))
+    tables = []
+    for pairs, names in names_of.items():
+        table = between(
+            request.load(),
+            [by_id[name] for name in names],
+            [split(pair) for pair in pairs],
+            seed=int(todo["seed"].iloc[0]),
+            batch_tokens=request.batch_tokens,
+        )
+        row_names = [name for name in names for _ in pairs]
+        tables.append(
+            table.assign(
+                sample_id=row_names,
+                condition=[*pairs] * len(names),
+                template=template_of(),
+                cluster=[clean(by_id[name].cluster) for name in row_names],
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+KIND = register(
+    MeasurementKind(
+        name="divergence",
+        version=1,
+        schema=SCHEMA,
+        folder="_divergence",
+        sources=(
+            *ENGINE,
+            "measurements/answer_nll.py",
+            "measurements/divergence.py",
+            "measurements/kinds/divergence.py",
+        ),
+        plan=plan,
+        dataset="docstrings",
+        datasets=lambda: tuple(DATASETS),
+        published=(("mistral-7b", "ms_marco"),),
+        recipe_of=recipe_of,
+        check_need=check_pair,
+    )
+)

@@ -1,0 +1,153 @@
+"""How smoothly hidden states move over a text, layer by layer, by the source that wrote it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from kvcore.data.texts import TEXTS, Text, load_texts
+from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
+from kvcore.measurements.registry import register
+from kvcore.measurements.text_sources import check_source
+from kvcore.store import schema
+from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
+
+if TYPE_CHECKING:
+    from kvcore.measurements.hidden_states import TokenText
+    from kvcore.models.lm import LM
+
+STATS = ("smoothness", "norm", "norm_variance", "relative_step", "cosine")
+TRACED = 0.8  # share of the depth at which single steps are kept: where the gap was largest
+SCHEMA = RowSchema(
+    {
+        "ce": NUMBER,
+        "ce_continuation": NUMBER,
+        "n_tokens": COUNT,
+        "n_continuation": COUNT,
+        **dict.fromkeys(STATS, NUMBERS),
+        "tokens": schema.TEXTS,
+        "token_kinds": schema.TEXTS,
+        "token_steps": NUMBERS,
+        "token_nlls": NUMBERS,
+    },
+    "ce",
+)
+
+
+def plan(request: MeasureRequest) -> MeasurePlan:
+    """Plan every text by every source."""
+    from kvcore.measurements.continuations import LEAST_TOKENS, NEW_TOKENS
+
+    corpus = load_texts(request.dataset)
+    texts = corpus.texts[: request.limit]
+    rule = hashlib.sha256(f"{NEW_TOKENS} {LEAST_TOKENS}".encode()).hexdigest()[:12]
+    rows = [
+        RowSpec(
+            text.id,
+            text.content_hash,
+            source,
+            f"continuation:{rule}",
+            len(text.prompt + text.continuation),
+        )
+        for text in texts
+        for source in request.needs
+    ]
+    return MeasurePlan(
+        KIND.keys(request.files, corpus.name, request.seed, rows),
+        functools.partial(_measure, request, texts),
+        {
+            "texts available": len(corpus.texts),
+            "corpus": corpus.note,
+            "corpus revision": corpus.revision,
+            "left out of the corpus": dict(corpus.dropped),
+        },
+    )
+
+
+def _measure(request: MeasureRequest, texts: Sequence[Text], todo: pd.DataFrame) -> pd.DataFrame:
+    """Measure texts by the sources asked for; what a model is to write is written first."""
+    from kvcore.measurements.continuations import load_continuations
+
+    lm, by_id = request.load(), {clean(text.id): text for text in texts}
+    continuations = load_continuations(
+        lm,
+        [by_id[name] for name in dict.fromkeys(todo["sample_id"])],
+        list(dict.fromkeys(todo["condition"])),
+        seed=int(todo["seed"].iloc[0]),
+        root=request.store,
+        batch_tokens=request.batch_tokens,
+    )
+    usable = {(text.id, text.source): text for text in continuations.texts}
+    measured = measure_texts(lm, list(usable.values()), request.batch_tokens)
+    rows = []
+    for name, source, template in zip(
+        todo["sample_id"], todo["condition"], todo["template"], strict=True
+    ):
+        text_id = by_id[name].id
+        values = measured.get((text_id, source)) or {
+            "status": continuations.unusable.get(text_id, "no text")
+        }
+        place = {"sample_id": name, "condition": source, "template": template, "cluster": name}
+        rows.append(values | place)
+    columns = ["sample_id", "condition", "template", *SCHEMA.values]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def measure_texts(
+    lm: LM, texts: Sequence[TokenText], batch_tokens: int | None
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Measure texts: the schema's values by the text's id and source."""
+    from kvcore.engine import hooks
+    from kvcore.measurements import hidden_states
+
+    layer = max(0, round(TRACED * len(hooks.layers_of(lm))) - 1)
+    layers = hidden_states.dynamics(lm, texts, batch_tokens=batch_tokens)
+    steps = hidden_states.trace(lm, texts, layer, batch_tokens=batch_tokens)
+    traced = {place: part for place, part in steps.groupby(["id", "source"], sort=False)}
+    measured: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in layers.to_dict("records"):
+        place = (row.pop("id"), row.pop("source"))
+        if place in traced:
+            part = traced[place]
+            row |= {
+                "tokens": part["token"].tolist(),
+                "token_kinds": part["kind"].tolist(),
+                "token_steps": part["step"].tolist(),
+                "token_nlls": part["nll"].tolist(),
+            }
+        measured[place] = row
+    return measured
+
+
+KIND = register(
+    MeasurementKind(
+        name="hidden_states",
+        version=1,
+        schema=SCHEMA,
+        folder="_dynamics",
+        sources=(
+            *ENGINE,
+            "measurements/capture.py",
+            "measurements/continuations.py",
+            "measurements/frames.py",
+            "measurements/generation.py",
+            "measurements/hidden_states.py",
+            "measurements/stream_stats.py",
+            "measurements/text_sources.py",
+            "measurements/token_kinds.py",
+            "measurements/token_nlls.py",
+            "measurements/kinds/hidden_states.py",
+        ),
+        plan=plan,
+        dataset="pydoc",
+        datasets=lambda: tuple(TEXTS),
+        published=(("gemma2-2b", "wikitext2"), ("gemma2-2b-it", "wikitext2")),
+        prefix="texts:",
+        counted="texts",
+        check_need=check_source,
+    )
+)

@@ -1,0 +1,238 @@
+"""What a claim needs measured, as it is spelled, and the samples that it takes.
+
+``bare`` is a condition on the cell's samples; ``bare@512`` on documents padded to 512 tokens,
+``bare@lists`` on lists of passages to rank, ``bare@masked`` on the same lists with names masked,
+``bare@seed1`` on samples and random prefixes of the next seed. ``.qdoc`` behind the place is the
+target: ``bare@lists.qdoc``, ``bare@samples.answer_plain``. ``*`` stands for every layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from kvcore.conditions.parse import condition
+from kvcore.data import sample as samples_module
+from kvcore.data.padding import lengthened
+from kvcore.data.ranking_lists import ranking_lists
+from kvcore.data.sample import Corpus, Sample
+from kvcore.errors import KvError
+
+CONTROLS = ("bare_again", "rope_roundtrip(random)")
+CONTROL_SAMPLES = 64  # their differences are all rounding: more samples would not sharpen it
+# Long documents, lists and choices take fewer samples: a list is ten passages.
+SHARES = {"padded": 6, "lists": 6, "choices": 3}
+EVERY_LAYER = "*"
+ONE_BASE = "one_base"
+_NEED = re.compile(
+    r"(?P<condition>.+?)(?:@(?P<place>\d+|lists|masked|samples|seed\d)(?:\.(?P<target>\w+))?)?",
+    re.DOTALL,
+)
+_SEED = re.compile(r"seed(\d)")
+WriteSurrogates = Callable[[Sequence[Sample], Sequence[str]], tuple[Sample, ...]]
+
+
+@dataclass(frozen=True)
+class Need:
+    """One condition on one set of samples, scored by one target."""
+
+    condition: str
+    place: str = "samples"
+    target: str = "answer"
+
+    @classmethod
+    def read(cls, spelled: str) -> Need:
+        """Read a need as claims spell it."""
+        parts = _NEED.fullmatch(spelled)
+        if parts is None:
+            raise KvError(f"need {spelled!r}: write a condition, or condition@place.target.")
+        return cls(parts["condition"], parts["place"] or "samples", parts["target"] or "answer")
+
+    def __str__(self) -> str:
+        target = "" if self.target == "answer" else f".{self.target}"
+        place = "" if self.place == "samples" and not target else f"@{self.place}"
+        return f"{self.condition}{place}{target}"
+
+    @property
+    def seed(self) -> int:
+        """How much is added to the run's seed."""
+        offset = _SEED.fullmatch(self.place)
+        return int(offset[1]) if offset else 0
+
+    @property
+    def share(self) -> str:
+        """Which share of its place's samples must do, "" for all of them."""
+        return "choices" if self.place == "samples" and self.target != "answer" else ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of the texts that its condition takes from every sample."""
+        prefixes = condition(self.condition).prefixes()
+        return tuple(prefix.text for prefix in prefixes if prefix.kind == "own")
+
+
+def dataset_of(dataset: str, place: str) -> str:
+    """Return the dataset's name in the rows' keys: padded documents are another dataset."""
+    return dataset if place == "samples" or _SEED.fullmatch(place) else f"{dataset}@{place}"
+
+
+def place_of(dataset: str, stored: str, offset: int) -> str | None:
+    """Return the place of stored rows from their dataset and the seed's offset, None for others."""
+    if stored == dataset:
+        return f"seed{offset}" if offset else "samples"
+    ours = stored.startswith(f"{dataset}@") and not offset
+    return stored.removeprefix(f"{dataset}@") if ours else None
+
+
+def base_of(sample_id: str, place: str) -> str:
+    """Return the id that a padded or masked sample shares with the one it is made from."""
+    return sample_id.removesuffix(f"@{place}").removesuffix("#masked" if place == "masked" else "")
+
+
+def plain(needs: Iterable[str]) -> tuple[str, ...]:
+    """Return the conditions of some needs, each once."""
+    return tuple(dict.fromkeys(Need.read(need).condition for need in needs))
+
+
+def is_sweep(need: str) -> bool:
+    """Whether a need, or its condition, stands for one of every layer."""
+    return EVERY_LAYER in need and "literal" not in need
+
+
+def expanded(need: Need, depth: int) -> list[Need]:
+    """Return a need for every layer where its condition says so."""
+    if not is_sweep(need.condition):
+        return [need]
+    return [
+        replace(need, condition=need.condition.replace(EVERY_LAYER, str(layer)))
+        for layer in range(depth)
+    ]
+
+
+@dataclass(frozen=True)
+class NeededSamples:
+    """The samples of every need, and the needs that this data cannot serve.
+
+    Attributes
+    ----------
+    samples : mapping of Need to samples
+    lacking : mapping of str to str
+        Reasons, by the need as it is spelled.
+    """
+
+    samples: Mapping[Need, tuple[Sample, ...]]
+    lacking: Mapping[str, str] = field(default_factory=dict)
+
+
+def choose_samples(
+    spelled: Iterable[str],
+    corpus: Corpus,
+    *,
+    limit: int,
+    seed: int,
+    depth: int,
+    write_surrogates: WriteSurrogates,
+) -> NeededSamples:
+    """Choose the samples of every need, and those of the controls where ``bare`` is needed.
+
+    Parameters
+    ----------
+    spelled : iterable of str
+        Needs as claims spell them.
+    limit : int
+        Samples of the cell; places that cost more take a share of them (`SHARES`).
+    depth : int
+        Layers of the model, for sweeps over every layer.
+    write_surrogates : callable
+        Takes samples and styles and gives the samples their surrogate queries; called only where
+        a condition needs some.
+    """
+    every = [need for text in spelled for need in expanded(Need.read(text), depth)]
+    needs = list(dict.fromkeys(every))
+    pools, reasons = _pools(needs, corpus, limit, seed)
+    chosen: dict[Need, tuple[Sample, ...]] = {}
+    lacking: dict[str, str] = {}
+    for need in needs:
+        reason = reasons.get(need.place) or _missing_text(need, corpus, pools[need.place])
+        if reason:
+            lacking[str(need)] = reason
+        else:
+            chosen[need] = _share_of(need, pools[need.place])
+    chosen = _with_surrogates(chosen, pools.get("samples", ()), write_surrogates)
+    bare = chosen.get(Need("bare"), ())
+    controls = {Need(name): bare[:CONTROL_SAMPLES] for name in CONTROLS if bare}
+    return NeededSamples(chosen | controls, lacking)
+
+
+def _pools(
+    needs: Iterable[Need], corpus: Corpus, limit: int, seed: int
+) -> tuple[dict[str, tuple[Sample, ...]], dict[str, str]]:
+    """Return the samples of every place, and why the corpus has none for some."""
+    pools: dict[str, tuple[Sample, ...]] = {}
+    reasons: dict[str, str] = {}
+    for need in {need.place: need for need in needs}.values():
+        if need.place not in ("lists", "masked"):
+            pools[need.place] = _pool(need, corpus, limit, seed)
+            continue
+        try:
+            ranked = ranking_lists(
+                corpus, _count(limit, "lists"), seed, masked=need.place == "masked"
+            )
+        except KvError as error:
+            reasons[need.place] = str(error)
+        else:
+            pools[need.place] = tuple(candidate.sample for candidate in ranked)
+    return pools, reasons
+
+
+def _pool(need: Need, corpus: Corpus, limit: int, seed: int) -> tuple[Sample, ...]:
+    """Return the samples of a place other than lists."""
+    if need.place == "samples":
+        return samples_module.choose_samples(corpus.samples, limit, seed)
+    if need.seed:
+        return samples_module.choose_samples(
+            corpus.samples, _count(limit, "choices"), seed + need.seed
+        )
+    some = samples_module.choose_samples(corpus.samples, _count(limit, "padded"), seed)
+    return lengthened(some, corpus.samples, int(need.place), seed)
+
+
+def _count(limit: int, share: str) -> int:
+    return max(2, limit // SHARES[share])
+
+
+def _missing_text(need: Need, corpus: Corpus, pool: Sequence[Sample]) -> str:
+    """Return why the samples lack a text that a need's condition takes from them, "" if not."""
+    lacks = "past_query" in need.texts and not any(
+        dict(sample.texts).get("past_query") for sample in pool
+    )
+    return f"{corpus.name} brings no past queries of its passages" if lacks else ""
+
+
+def _share_of(need: Need, pool: tuple[Sample, ...]) -> tuple[Sample, ...]:
+    return pool[: _count(len(pool), need.share)] if need.share else pool
+
+
+def _with_surrogates(
+    chosen: dict[Need, tuple[Sample, ...]],
+    pool: tuple[Sample, ...],
+    write_surrogates: WriteSurrogates,
+) -> dict[Need, tuple[Sample, ...]]:
+    """Give the cell's samples the surrogate queries that some need takes from them."""
+    styles = sorted(
+        {
+            text.removeprefix("surrogate(").removesuffix(")")
+            for need in chosen
+            if need.place == "samples"
+            for text in need.texts
+            if text.startswith("surrogate(")
+        }
+    )
+    if not styles:
+        return chosen
+    written = {sample.id: sample for sample in write_surrogates(pool, styles)}
+    return {
+        need: tuple(written[s.id] for s in samples) if need.place == "samples" else samples
+        for need, samples in chosen.items()
+    }

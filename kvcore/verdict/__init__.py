@@ -1,0 +1,42 @@
+"""Estimates against predictions: what is supported, what is refuted, what it would take to know."""
+
+from kvcore.verdict.judging import MIN_UNITS, Verdict, familywise, judge, required_n
+from kvcore.verdict.prediction import (
+    SMALLEST_D,
+    Prediction,
+    Region,
+    at_least,
+    at_most,
+    differs,
+    does_not_help,
+    helps,
+    hurts,
+    negligible,
+)
+from kvcore.verdict.published import Published, consistent
+from kvcore.verdict.records import Cell, Claim, Judgement, check_slug, slugify
+
+__all__ = [
+    "MIN_UNITS",
+    "SMALLEST_D",
+    "Cell",
+    "Claim",
+    "Judgement",
+    "Prediction",
+    "Published",
+    "Region",
+    "Verdict",
+    "at_least",
+    "at_most",
+    "check_slug",
+    "consistent",
+    "differs",
+    "does_not_help",
+    "familywise",
+    "helps",
+    "hurts",
+    "judge",
+    "negligible",
+    "required_n",
+    "slugify",
+]

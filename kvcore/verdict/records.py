@@ -1,0 +1,196 @@
+"""What is judged and how it came out: claims, cells and judgements, and their names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args
+
+from kvcore.analysis import Estimate, from_plain, to_plain
+from kvcore.errors import KvError
+from kvcore.verdict.judging import MIN_UNITS, Verdict
+from kvcore.verdict.prediction import Prediction
+from kvcore.verdict.published import Published
+
+_SLUG = re.compile(r"[a-z0-9.-]+")
+
+
+def check_slug(what: str, text: str) -> str:
+    """Return a name that can stand in a test id; raise KvError for anything else."""
+    if not _SLUG.fullmatch(text):
+        raise KvError(f"{what} must be a slug (a-z, 0-9, '.', '-'); got {text!r}.")
+    return text
+
+
+def slugify(text: str) -> str:
+    """Spell a name (a hub id, ``ms_marco``, ``nll_tail``) with a-z, 0-9, '.' and '-' only."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") or "-"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement with a prediction; its version rises when its meaning changes.
+
+    ``id`` and ``family`` are slugs; ``statement`` is in plain words; ``min_n`` is the fewest
+    samples whose refutation may enter the ledger.
+    """
+
+    id: str
+    version: int
+    statement: str
+    source: str
+    family: str
+    prediction: Prediction
+    min_n: int
+
+    def __post_init__(self) -> None:
+        check_slug("claim id", self.id)
+        check_slug("claim family", self.family)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as strict JSON can hold them."""
+        plain: dict[str, Any] = to_plain(asdict(self))
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Claim:
+        """Rebuild a claim from `to_dict`."""
+        plain = {field.name: data[field.name] for field in fields(cls)}
+        return cls(**plain | {"prediction": Prediction.from_dict(data["prediction"])})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where a claim is judged: model, dataset, metric (``nll`` or ``nll_tail``) and dtype."""
+
+    model: str
+    dataset: str
+    metric: str
+    dtype: str
+
+    @property
+    def slug(self) -> str:
+        """Test id of the cell, e.g. ``smollm2-135m-docstrings-nll-tail``; leaves the dtype out."""
+        return "-".join(slugify(part) for part in (self.model, self.dataset, self.metric))
+
+    def __str__(self) -> str:
+        return f"{self.model} × {self.dataset} ({self.metric})"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One claim judged in one cell: all that a report needs.
+
+    Parameters
+    ----------
+    claim, cell, estimate, verdict
+        What was judged, where, on what, and how it came out.
+    floor, floor_nats : float, float or None
+        Noise floor in the estimate's unit and in nats per token.
+    required_n : int or None
+        Samples that would settle it; None where no n would.
+    published, consistent
+        Published value, and whether ours agrees with it; None where that has no answer.
+    conditions : tuple of str
+        Conditions compared, as they are spelled.
+    seed, store, rows_hash, model_revision
+        Where the numbers come from.
+    ledger : str
+        ``""`` or what the ledger knows, e.g. ``"known refuted (published)"``.
+    outcome : str
+        passed, failed, skipped or xfailed.
+    details : mapping of str to float or str
+        Secondary numbers. The strings that `to_plain` reserves come back as numbers.
+    plot : mapping
+        What the claim's own figure shows; plain lists.
+    """
+
+    claim: Claim
+    cell: Cell
+    estimate: Estimate
+    verdict: Verdict
+    floor: float
+    floor_nats: float | None
+    required_n: int | None
+    published: Published | None
+    consistent: bool | None
+    conditions: tuple[str, ...]
+    seed: int
+    store: str
+    rows_hash: str
+    model_revision: str
+    ledger: str
+    outcome: str
+    details: Mapping[str, float | str]
+    plot: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.verdict not in get_args(Verdict):
+            allowed = ", ".join(get_args(Verdict))
+            raise KvError(f"verdict must be one of {allowed}; got {self.verdict!r}.")
+
+    def sentence(self) -> str:
+        """Say in one line what came out, on what, and what the claim needs."""
+        e = self.estimate
+        clusters = f" in {e.clusters} clusters" if e.clusters < e.n else ""
+        said = (
+            f"{self.claim.id} {self.verdict} on {self.cell}: {_measured(e)} "
+            f"({e.confidence * 100:.6g} %, n = {e.n}{clusters}); "
+            f"the claim needs {self.claim.prediction.needs}"
+        )
+        if self.floor > 0:
+            said += f"; noise floor {_short(self.floor)}"
+        if self.verdict == "inconclusive":
+            said += f"; {_what_it_takes(self)}"
+        return said
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as strict JSON can hold them."""
+        plain: dict[str, Any] = to_plain({f.name: getattr(self, f.name) for f in fields(self)})
+        return plain | {
+            "claim": self.claim.to_dict(),
+            "cell": asdict(self.cell),
+            "estimate": self.estimate.to_dict(),
+            "published": self.published and to_plain(asdict(self.published)),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Judgement:
+        """Rebuild a judgement from `to_dict`."""
+        plain = {field.name: data[field.name] for field in fields(cls)}
+        for name in ("floor", "floor_nats", "details", "plot"):
+            plain[name] = from_plain(plain[name])
+        published = data["published"]
+        return cls(
+            **plain
+            | {
+                "claim": Claim.from_dict(data["claim"]),
+                "cell": Cell(**data["cell"]),
+                "estimate": Estimate.from_dict(data["estimate"]),
+                "published": published
+                and Published(**published | {"value": from_plain(published["value"])}),
+                "conditions": tuple(data["conditions"]),
+            }
+        )
+
+
+def _measured(estimate: Estimate) -> str:
+    value, low, high = map(_short, (estimate.value, estimate.ci_low, estimate.ci_high))
+    if estimate.unit == "nats/token":
+        return f"benefit {value} nats/token [{low}, {high}]"
+    return f"{estimate.unit} {value} [{low}, {high}]"
+
+
+def _short(x: float) -> str:
+    """Three decimals, or two significant figures where three decimals would show 0."""
+    return f"{x:.3f}" if x == 0 or abs(x) >= 0.0005 or math.isnan(x) else f"{x:.1e}"
+
+
+def _what_it_takes(judgement: Judgement) -> str:
+    if judgement.estimate.clusters < MIN_UNITS:
+        return f"no verdict below {MIN_UNITS} independent units"
+    if judgement.required_n is None:
+        return "no n is known to settle it"
+    return f"about {judgement.required_n} samples would settle it at 80 % power"

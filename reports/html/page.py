@@ -1,0 +1,231 @@
+"""The page a reader opens: HTML fragments made from judgements, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from kvcore.errors import KvError
+from kvcore.verdict import Judgement
+from reports import words
+from reports.grouping import Groups, by_claim
+from reports.html import matrix, pictures
+from reports.html.templates import FOLDER, render
+from reports.plots.forest import forest
+from reports.plots.masks import mask_svg
+from reports.plots.specification_curve import specification_curve
+from reports.specifications import by_value, hangs_on, specifications
+
+Explanation = Mapping[str, Any]
+"""``condition``, ``text``, ``masks`` (each with ``title``, ``mask``: queries × slots, 0 / 1, and
+``slots``: a name a column) and optionally ``model``."""
+
+TITLE = "Claims about primed KV caches"
+MAX_CHARACTERS = 2_300_000
+"""Of the report proper; with the table of tests a page has to stay below 3 MB."""
+_TEXT_CHARACTERS = 3_000  # about one judgement, without its pictures
+_SECTION_TITLES = {
+    "forest": "All estimates",
+    "matrix": "Verdicts",
+    "choices": "Choices",
+    "claims": "Claims",
+    "conditions": "Conditions",
+    "provenance": "Provenance",
+}
+
+
+def page(
+    judgements: Sequence[Judgement],
+    explanations: Sequence[Explanation],
+    provenance: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> str:
+    """Return the whole report as one HTML fragment, pictures inside.
+
+    Parameters
+    ----------
+    judgements : sequence of Judgement
+        In the order in which they are to be read; may be empty.
+    explanations : sequence of mappings
+        Conditions on a real sample: see `Explanation`.
+    provenance : mapping
+        ``command`` (str), ``configuration`` (mapping) and ``cells`` (sequence of mappings, one
+        for each model and dataset); each of them optional.
+    environment : mapping
+        Versions, platform and commit, as `reports.results.environment` returns them.
+
+    Returns
+    -------
+    str
+        Every text from outside is inert, escaped and isolated; `document` adds the style.
+    """
+    groups = by_claim(judgements)
+    sections = {
+        "forest": _forests(judgements),
+        "matrix": matrix.section(judgements, groups) if judgements else "",
+        "choices": choices(groups),
+        "claims": "",
+        "conditions": _conditions(explanations),
+        "provenance": _provenance(judgements, provenance, environment),
+    }
+    left = MAX_CHARACTERS - _TEXT_CHARACTERS * len(judgements)
+    sections["claims"] = _claims(groups, left - sum(map(len, sections.values())))
+    return render(
+        "page.html",
+        sections=sections,
+        titles=_SECTION_TITLES,
+        counts=words.counts(judgements),
+        claims=len(groups),
+        verdicts=len(judgements),
+        models=len({j.cell.model for j in judgements}),
+        datasets=len({j.cell.dataset for j in judgements}),
+    )
+
+
+def document(html: str) -> str:
+    """Return a page by pytest-html with what its head lacks: language, viewport, our style.
+
+    Raises
+    ------
+    KvError
+        The text has no head, so it is no page by pytest-html.
+    """
+    parts = re.split(r"<[/]?head>", html, maxsplit=2)
+    if len(parts) != 3:
+        raise KvError(
+            "the page by pytest-html must have one head; got none, so this version of "
+            "pytest-html writes another page: install the version of constraints.txt."
+        )
+    _, head, rest = map(Markup, parts)
+    style = Markup((FOLDER / "report.css").read_text(encoding="utf-8"))
+    return render("document.html", head=head, rest=rest, style=style)
+
+
+def _forests(judgements: Sequence[Judgement]) -> str:
+    units: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        units.setdefault(judgement.estimate.unit, []).append(judgement)
+    return render(
+        "forest.html",
+        forests=[
+            (unit, forest(group), forest(group, narrow=True)) for unit, group in units.items()
+        ],
+    )
+
+
+def choices(groups: Groups) -> str:
+    """Return the part of the page on choices, or "" where nothing was measured in two ways."""
+    cards = [
+        _card(index, group) for index, group in enumerate(groups) if len(specifications(group)) > 1
+    ]
+    return render("choices.html", cards=cards) if cards else ""
+
+
+def _card(index: int, group: Sequence[Judgement]) -> dict[str, Any]:
+    ways = by_value(specifications(group))
+    return {
+        "index": index,
+        "claim": group[0].claim,
+        "unit": group[0].estimate.unit,
+        "verdicts": [way.verdict for way in ways],
+        "low": ways[0].value,
+        "high": ways[-1].value,
+        "curve": specification_curve(group),
+        "hangs_on": hangs_on(ways),
+    }
+
+
+# --- one block a claim -------------------------------------------------------------------------
+
+
+def _claims(groups: Groups, characters: int) -> str:
+    drawings = _drawings(groups, characters)
+    claims = [
+        _claim(group, [drawings.get((index, at), "") for at in range(len(group))])
+        for index, group in enumerate(groups)
+    ]
+    left_out = sum(map(len, groups)) - len(drawings)
+    return render("claims.html", claims=claims, pictures_left_out=left_out)
+
+
+def _drawings(groups: Groups, characters: int) -> dict[tuple[int, int], str]:
+    """Draw the first cell of every claim, then the second, ... as long as characters are left.
+
+    Returns (number of the claim, number of the cell) to what is shown there, which may be "".
+    """
+    places = sorted(
+        ((index, at) for index, group in enumerate(groups) for at in range(len(group))),
+        key=lambda place: place[1],
+    )
+    drawings: dict[tuple[int, int], str] = {}
+    for index, at in places:
+        drawing = pictures.picture(groups[index][at])
+        characters -= len(drawing)
+        if characters < 0:
+            break
+        drawings[index, at] = drawing
+    return drawings
+
+
+def _claim(group: Sequence[Judgement], drawings: Sequence[str]) -> dict[str, Any]:
+    drawn = [(j, drawing) for j, drawing in zip(group, drawings, strict=True) if drawing]
+    captions = dict.fromkeys(caption for j, _ in drawn for caption in pictures.captions(j))
+    return {
+        "claim": group[0].claim,
+        "judgements": group,
+        "pictures": [
+            {"width": pictures.width(j), "cell": words.cell_words(j), "drawing": drawing}
+            for j, drawing in drawn
+        ],
+        "captions": " ".join(captions),
+        "details_head": ["", *map(words.cell_words, group)],
+        "details": _details(group),
+    }
+
+
+def _details(group: Sequence[Judgement]) -> list[list[object]]:
+    """Return the secondary numbers of every cell: a row a number, a column a cell."""
+    names = dict.fromkeys(name for j in group for name in j.details)
+    numbers: list[list[object]] = [[name, *(j.details.get(name) for j in group)] for name in names]
+    return [
+        *numbers,
+        ["interval", *(j.estimate.method for j in group)],
+        ["conditions", *(", ".join(j.conditions) for j in group)],
+        ["seed", *(str(j.seed) for j in group)],
+        ["test outcome", *(j.outcome for j in group)],
+    ]
+
+
+# --- conditions and provenance -----------------------------------------------------------------
+
+
+def _conditions(explanations: Sequence[Explanation]) -> str:
+    if not explanations:
+        return ""
+    return render(
+        "conditions.html",
+        explanations=[
+            {
+                "condition": each["condition"],
+                "model": each.get("model"),
+                "text": each["text"],
+                "masks": [
+                    (panel["title"], mask_svg(panel["mask"], panel["slots"], panel["title"]))
+                    for panel in each.get("masks", ())
+                ],
+            }
+            for each in explanations
+        ],
+    )
+
+
+def _provenance(
+    judgements: Sequence[Judgement], provenance: Mapping[str, Any], environment: Mapping[str, Any]
+) -> str:
+    facts = [*provenance.get("cells", ()), provenance.get("configuration", {}), environment]
+    return render(
+        "provenance.html", judgements=judgements, facts=facts, command=provenance.get("command")
+    )

@@ -1,0 +1,191 @@
+"""Plots of curves: an effect over a number, many curves over layers, survival, ROC.
+
+Each takes (figure, data, colour of the verdict) and returns whether there was anything to draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
+
+from reports.plots.plot_helpers import (
+    LINE_HEIGHT,
+    RASTER_FROM,
+    SMALL,
+    Data,
+    FloatArray,
+    Size,
+    draw_zero,
+    few_ticks,
+    legend,
+    numbers,
+)
+from reports.plots.svg import DASHES, INK, LINES, MUTED, wrapped
+from reports.text import number, one_line
+
+_MARKED_UP_TO = 40  # points of a curve whose points are marked
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Points of one curve, (n,) each; low and high are NaN where there is no interval."""
+
+    label: str
+    x: FloatArray
+    y: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+def _curve(curve: Data) -> _Curve:
+    columns = [numbers(curve["x"]), numbers(curve["y"])]
+    columns += [
+        numbers(curve[name]) if curve.get(name) is not None else np.full(len(columns[0]), math.nan)
+        for name in ("low", "high")
+    ]
+    table = np.array(columns)
+    x, y, low, high = table[:, np.isfinite(table[:2]).all(axis=0)]
+    return _Curve(str(curve.get("label", "")), x, y, low, high)
+
+
+def _curves(curves: Iterable[Data]) -> list[_Curve]:
+    return [drawn for drawn in map(_curve, curves) if drawn.x.size]
+
+
+def _draw_lines(
+    axes: Axes, curves: Sequence[_Curve], colour: str, *, steps: bool = False, marked: bool = True
+) -> list[Artist]:
+    """Draw curves with their bands; a single one has the verdict's colour."""
+    handles: list[Artist] = []
+    for index, curve in enumerate(curves):
+        ink = colour if len(curves) == 1 else LINES[index % len(LINES)]
+        known = np.isfinite(curve.low) & np.isfinite(curve.high)
+        if known.any():
+            axes.fill_between(
+                curve.x[known],
+                curve.low[known],
+                curve.high[known],
+                color=ink,
+                alpha=0.16,
+                linewidth=0,
+                step="post" if steps else None,
+                rasterized=known.sum() > RASTER_FROM,
+            )
+        handles += axes.plot(
+            curve.x,
+            curve.y,
+            color=ink,
+            linestyle=DASHES[index % len(DASHES)],
+            linewidth=1.6,
+            drawstyle="steps-post" if steps else "default",
+            markersize=3.2,
+            marker="o" if marked and curve.x.size <= _MARKED_UP_TO else "",
+        )
+    return handles
+
+
+def draw_curve(figure: Figure, data: Data, colour: str) -> bool:
+    """Draw one effect over some number, with its interval; on a scale of powers of 2 by ``log``."""
+    curves = _curves([{**data, "y": data["d"], "label": ""}])
+    if not curves:
+        return False
+    axes = figure.add_subplot()
+    _draw_lines(axes, curves, colour)
+    if "y_label" not in data:  # an effect is read against none; an AUC is not
+        axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+    draw_zero(axes)
+    if data.get("log"):
+        _powers_of_two(axes, curves[0].x)
+    else:
+        few_ticks(axes, whole=_whole(curves))
+    axes.set_xlabel(wrapped(data.get("x_label", "")))
+    axes.set_ylabel(wrapped(data.get("y_label", "d of the benefit")))
+    return True
+
+
+def _whole(curves: Sequence[_Curve]) -> bool:
+    return all(bool((curve.x % 1 == 0).all()) for curve in curves)
+
+
+def _powers_of_two(axes: Axes, x: FloatArray) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(x, [f"{value:,.0f}" for value in x])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_layers(figure: Figure, data: Data, colour: str) -> bool:
+    """Draw several curves over the same numbers, each with its band where it has one."""
+    curves = _curves(data["curves"])
+    if not curves:
+        return False
+    axes = figure.add_subplot()
+    handles = _draw_lines(axes, curves, colour)
+    draw_zero(axes)
+    _name(figure, axes, data["x_label"], data["y_label"], curves, handles)
+    return True
+
+
+def draw_survival(figure: Figure, data: Data, colour: str) -> bool:
+    """Draw steps: the share that is still left after each x."""
+    curves = _curves(data["curves"])
+    if not curves:
+        return False
+    axes = figure.add_subplot()
+    handles = _draw_lines(axes, curves, colour, steps=True, marked=False)
+    axes.set_ylim(0, 1.03)
+    _name(figure, axes, data["x_label"], data.get("y_label", "share left"), curves, handles)
+    return True
+
+
+def _name(
+    figure: Figure,
+    axes: Axes,
+    x_label: str,
+    y_label: str,
+    curves: Sequence[_Curve],
+    handles: Sequence[Artist],
+) -> None:
+    few_ticks(axes, whole=_whole(curves))
+    axes.set_xlabel(wrapped(x_label))
+    axes.set_ylabel(wrapped(y_label))
+    legend(figure, handles, [curve.label for curve in curves])
+
+
+def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
+    """Draw ROC curves over the diagonal, which is chance; the legend gives each area."""
+    curves = _curves(
+        {
+            "label": f"AUC {number(c['auc'])}, {one_line(c['label'], 30)}",
+            "x": c["fpr"],
+            "y": c["tpr"],
+        }
+        for c in data["curves"]
+    )
+    if not curves:
+        return False
+    axes = figure.add_subplot()
+    handles: list[Artist] = list(
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.5)))
+    )
+    handles += _draw_lines(axes, curves, colour, marked=False)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_box_aspect(1)
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    few_ticks(axes)
+    legend(figure, handles, ["AUC 0.500, chance", *(curve.label for curve in curves)])
+    return True
+
+
+def size_roc(data: Data) -> Size:
+    """Return the size of a square with its legend, in which chance stands too."""
+    return SMALL[0], SMALL[0] + LINE_HEIGHT * (len(data["curves"]) + 1)
