@@ -43,8 +43,13 @@ def _report(lm: LM, part: str, report: dict[str, Any], options: argparse.Namespa
     """Write one part's figures and return its exit status."""
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{part}-{lm.name.strip('/').replace('/', '-')}.json"
-    whole = {"model": lm.name, "dataset": options.dataset, "seed": options.seed, **report,
-             "environment": _environment()}
+    whole = {
+        "model": lm.name,
+        "dataset": options.dataset,
+        "seed": options.seed,
+        **report,
+        "environment": _environment(),
+    }
     path.write_text(json.dumps(whole, indent=2) + "\n")
     print(f"written to {path}")
     return int(not report.get("numbers_agree", True))
@@ -56,9 +61,11 @@ def _measurable(lm: LM, corpus: Corpus, count: int, seed: int) -> list[Sample]:
 
 PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
     "speed": lambda lm, corpus, options: speed.measure(
-        lm, _measurable(lm, corpus, options.samples, options.seed), options),
+        lm, _measurable(lm, corpus, options.samples, options.seed), options
+    ),
     "hybrids": lambda lm, corpus, options: hybrids.measure(
-        lm, _measurable(lm, corpus, options.hybrid_samples, options.seed), options),
+        lm, _measurable(lm, corpus, options.hybrid_samples, options.seed), options
+    ),
     "ranking": ranking.measure,
     "capture": lambda lm, _corpus, options: capture.measure(lm, options),
     "following": lambda lm, _corpus, options: following.measure(lm, options),
@@ -67,8 +74,10 @@ PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
 
 def _environment() -> dict[str, str]:
     return {
-        "python": platform.python_version(), "torch": torch.__version__,
-        "transformers": transformers.__version__, "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
     }
 
@@ -79,22 +88,36 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m", help="registry name, hub id or folder")
     parser.add_argument("--dataset", default="docstrings", help="dataset name or file")
     parser.add_argument("--samples", type=_count, default=24, help="samples per round of speed")
-    parser.add_argument("--hybrid-samples", type=_count, default=12,
-                        help="samples per round of hybrids")
-    parser.add_argument("--rounds", type=_count, default=3,
-                        help="interleaved rounds of each part but ranking")
-    parser.add_argument("--queries", type=int, default=2,
-                        help="queries of ranking, each a round; one takes about five minutes")
+    parser.add_argument(
+        "--hybrid-samples", type=_count, default=12, help="samples per round of hybrids"
+    )
+    parser.add_argument(
+        "--rounds", type=_count, default=3, help="interleaved rounds of each part but ranking"
+    )
+    parser.add_argument(
+        "--queries",
+        type=int,
+        default=2,
+        help="queries of ranking, each a round; one takes about five minutes",
+    )
     parser.add_argument("--passages", type=int, default=10, help="passages per query of ranking")
-    parser.add_argument("--full", action="store_true",
-                        help=f"also rank {ranking.FULL} queries and follow {following.FULL} pairs "
-                        "for the peak memory: an hour")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help=f"also rank {ranking.FULL} queries and follow {following.FULL} pairs "
+        "for the peak memory: an hour",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of samples and random prefixes")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out"),
-                        help="folder for one JSON file per part")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/out"), help="folder for one JSON file per part"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
-    for internal, kind in (("--peak-of", str), ("--samples-file", Path), ("--batch-size", int),
-                           ("--scores-file", Path)):
+    for internal, kind in (
+        ("--peak-of", str),
+        ("--samples-file", Path),
+        ("--batch-size", int),
+        ("--scores-file", Path),
+    ):
         parser.add_argument(internal, type=kind, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

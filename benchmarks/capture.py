@@ -16,10 +16,12 @@ from kvcore.measurements import continuations, hidden_states
 from kvcore.measurements.hidden_states import TokenText
 from kvcore.models.lm import LM
 
-PLAIN, RESIDUAL, ALL = "texts read, CE alone", "all layers' stream beside it", (
-    "attention and MLP too")
-WATCHED: dict[str, tuple[str, ...]] = {PLAIN: (), RESIDUAL: ("residual",),
-                                       ALL: hooks.PARTS}
+PLAIN, RESIDUAL, ALL = (
+    "texts read, CE alone",
+    "all layers' stream beside it",
+    ("attention and MLP too"),
+)
+WATCHED: dict[str, tuple[str, ...]] = {PLAIN: (), RESIDUAL: ("residual",), ALL: hooks.PARTS}
 TEXTS = 48
 MOST, MOST_MIB, TOLERANCE = 1.3, 200.0, 1e-6
 """Most times a plain pass that capture may take, MiB more that it may hold, nats off in CE."""
@@ -30,19 +32,27 @@ CHILD = "capture:"
 def texts(lm: LM, count: int) -> list[TokenText]:
     """Return the first human texts, read again and again where more are wanted than there are."""
     known = continuations.load_continuations(lm, load_texts("pydoc").texts, ("human",)).texts
-    return [TokenText(f"{n}", one.source, one.prompt, one.continuation)
-            for n, one in ((n, known[n % len(known)]) for n in range(count))]
+    return [
+        TokenText(f"{n}", one.source, one.prompt, one.continuation)
+        for n, one in ((n, known[n % len(known)]) for n in range(count))
+    ]
 
 
 def contender(lm: LM, given: Sequence[TokenText], parts: Sequence[str]) -> Contender:
     """Prepare the reading of all texts in batches; the CE of each is what is returned."""
+
     def run() -> Sums:
         found: Sums = {}
         for batch in hidden_states._batches(lm, range(len(given)), given, None):
             group = [given[n] for n in batch]
-            rows = (hidden_states._measure(lm, group, parts) if parts else
-                    [{"ce": sum(nlls) / len(nlls)} for nlls in hidden_states._read(
-                        lm, group, (), lambda *_: None)])
+            rows = (
+                hidden_states._measure(lm, group, parts)
+                if parts
+                else [
+                    {"ce": sum(nlls) / len(nlls)}
+                    for nlls in hidden_states._read(lm, group, (), lambda *_: None)
+                ]
+            )
             found |= {(given[n].id,): float(row["ce"]) for n, row in zip(batch, rows, strict=True)}
         return found
 
@@ -57,26 +67,51 @@ def measure(lm: LM, options: argparse.Namespace) -> dict[str, Any]:
     done, results = timing.rounds(contenders, options.rounds)
     beside = {name: timing.median_ratio(done, name, PLAIN) for name in (RESIDUAL, ALL)}
     apart = max(sharing.largest_difference(results[PLAIN], results[name]) for name in beside)
-    expected = [Expected(f"{RESIDUAL} / {PLAIN}", beside[RESIDUAL], at_most=MOST),
-                Expected("largest difference of CE, nats", apart, at_most=TOLERANCE)]
+    expected = [
+        Expected(f"{RESIDUAL} / {PLAIN}", beside[RESIDUAL], at_most=MOST),
+        Expected("largest difference of CE, nats", apart, at_most=TOLERANCE),
+    ]
     peaks: dict[str, float] = {}
     if not options.no_memory:
         for size in (TEXTS, 4 * TEXTS):
             for name in (PLAIN, RESIDUAL):
-                peaks[f"{name}, {size} texts"] = memory.in_child([
-                    sys.executable, "-m", "benchmarks", "--model", options.model, "--queries",
-                    str(size), "--peak-of", CHILD + name])
-            expected.append(Expected(
-                f"MiB more with capture, {size} texts",
-                peaks[f"{RESIDUAL}, {size} texts"] - peaks[f"{PLAIN}, {size} texts"],
-                at_most=MOST_MIB))
+                peaks[f"{name}, {size} texts"] = memory.in_child(
+                    [
+                        sys.executable,
+                        "-m",
+                        "benchmarks",
+                        "--model",
+                        options.model,
+                        "--queries",
+                        str(size),
+                        "--peak-of",
+                        CHILD + name,
+                    ]
+                )
+            expected.append(
+                Expected(
+                    f"MiB more with capture, {size} texts",
+                    peaks[f"{RESIDUAL}, {size} texts"] - peaks[f"{PLAIN}, {size} texts"],
+                    at_most=MOST_MIB,
+                )
+            )
     seconds = sharing.seconds_of(done, list(contenders))
-    sharing.show(f"capture: {lm.name}, {TEXTS} texts, {options.rounds} interleaved rounds",
-                 seconds, expected, lambda name: (
-                     f"{beside[name]:8.2f} × {PLAIN}" if name in beside else ""))
-    return {"texts": TEXTS, "rounds": options.rounds, "matmul_gflops": sharing.matrix_rate(done),
-            "seconds": seconds, "times_plain": beside, "peak_mib": peaks,
-            "expected": sharing.as_data(expected), "numbers_agree": expected[1].holds}
+    sharing.show(
+        f"capture: {lm.name}, {TEXTS} texts, {options.rounds} interleaved rounds",
+        seconds,
+        expected,
+        lambda name: f"{beside[name]:8.2f} × {PLAIN}" if name in beside else "",
+    )
+    return {
+        "texts": TEXTS,
+        "rounds": options.rounds,
+        "matmul_gflops": sharing.matrix_rate(done),
+        "seconds": seconds,
+        "times_plain": beside,
+        "peak_mib": peaks,
+        "expected": sharing.as_data(expected),
+        "numbers_agree": expected[1].holds,
+    }
 
 
 def child(lm: LM, options: argparse.Namespace) -> int:

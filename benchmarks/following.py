@@ -40,11 +40,15 @@ def given(count: int, seed: int) -> list[Switch]:
 
 def followed(lm: LM, some: Sequence[Switch], *, attention: bool) -> Contender:
     """Prepare following all ways; what is returned is the mean share on what was injected."""
+
     def run() -> Sums:
         table = context_switch.follow(lm, some, steps=STEPS, attention=attention)
-        return {(row.switch_id, row.condition): float(np.mean(row.share_injected))
-                if attention else float(np.mean(row.logp))
-                for row in table.itertuples(index=False)}
+        return {
+            (row.switch_id, row.condition): float(np.mean(row.share_injected))
+            if attention
+            else float(np.mean(row.logp))
+            for row in table.itertuples(index=False)
+        }
 
     return run
 
@@ -73,16 +77,20 @@ def one_by_one(lm: LM, some: Sequence[Switch], *, eager: bool) -> Contender:
     return run
 
 
-def _pass(lm: LM, ids: Sequence[int], rows: Sequence[int], holds: Sequence[int], *, eager: bool
-          ) -> float:
+def _pass(
+    lm: LM, ids: Sequence[int], rows: Sequence[int], holds: Sequence[int], *, eager: bool
+) -> float:
     with torch.inference_mode():
         out = lm.model(torch.tensor([list(ids)]), use_cache=False, output_attentions=eager)
         logps = out.logits[0, list(rows)].float().log_softmax(-1)
     if not eager:
         return float(logps.mean())
     where = torch.tensor(list(holds)) == switching.INJECTED
-    return float(np.mean([float(layer[0, :, list(rows)][..., where].sum(-1).mean())
-                          for layer in out.attentions]))
+    return float(
+        np.mean(
+            [float(layer[0, :, list(rows)][..., where].sum(-1).mean()) for layer in out.attentions]
+        )
+    )
 
 
 def measure(lm: LM, options: argparse.Namespace) -> dict[str, Any]:
@@ -91,39 +99,73 @@ def measure(lm: LM, options: argparse.Namespace) -> dict[str, Any]:
     eager = loading.load(options.model, device="cpu", dtype="float32")
     eager.model.set_attn_implementation("eager")
     contenders = {
-        PLAIN: followed(lm, some, attention=False), TRACKED: followed(lm, some, attention=True),
-        SINGLY: one_by_one(lm, some, eager=False), EAGER: one_by_one(eager, some, eager=True)}
+        PLAIN: followed(lm, some, attention=False),
+        TRACKED: followed(lm, some, attention=True),
+        SINGLY: one_by_one(lm, some, eager=False),
+        EAGER: one_by_one(eager, some, eager=True),
+    }
     followed(lm, some[:1], attention=True)()
     done, results = timing.rounds(contenders, options.rounds)
     tracked = timing.median_ratio(done, TRACKED, PLAIN)
     matrices = timing.median_ratio(done, EAGER, SINGLY)
     apart = max(abs(share - results[TRACKED][key]) for key, share in results[EAGER].items())
-    expected = [Expected(f"{TRACKED} / {PLAIN}", tracked, at_most=MOST),
-                Expected("largest difference of a share from eager attention's", apart,
-                         at_most=TOLERANCE)]
+    expected = [
+        Expected(f"{TRACKED} / {PLAIN}", tracked, at_most=MOST),
+        Expected("largest difference of a share from eager attention's", apart, at_most=TOLERANCE),
+    ]
     sizes: list[dict[str, Any]] = []
     if not options.no_memory:
         sizes = [_sized(options, n) for n in ((*SIZES, FULL) if options.full else SIZES)]
-        expected.append(Expected(f"peak memory at {sizes[-1]['pairs']} pairs, MiB",
-                                 sizes[-1]["peak_mib"], at_most=MOST_MIB))
+        expected.append(
+            Expected(
+                f"peak memory at {sizes[-1]['pairs']} pairs, MiB",
+                sizes[-1]["peak_mib"],
+                at_most=MOST_MIB,
+            )
+        )
     seconds = sharing.seconds_of(done, list(contenders))
-    sharing.show(f"following: {lm.name}, {PAIRS} pairs × {len(switching.METHODS)} ways × {STEPS} "
-                 f"tokens, {options.rounds} interleaved rounds", seconds, expected)
+    sharing.show(
+        f"following: {lm.name}, {PAIRS} pairs × {len(switching.METHODS)} ways × {STEPS} "
+        f"tokens, {options.rounds} interleaved rounds",
+        seconds,
+        expected,
+    )
     print(f"  {EAGER} / {SINGLY}: {matrices:.2f}")
     for one in sizes:
-        print(f"  {one['pairs']:>4} pairs: {one['seconds']:8.1f} s   peak "
-              f"{one['peak_mib']:6.0f} MiB")
-    return {"pairs": PAIRS, "ways": switching.METHODS, "steps": STEPS, "rounds": options.rounds,
-            "matmul_gflops": sharing.matrix_rate(done), "seconds": seconds,
-            f"{EAGER} / {SINGLY}": matrices, "by_size": sizes,
-            "expected": sharing.as_data(expected), "numbers_agree": expected[1].holds}
+        print(
+            f"  {one['pairs']:>4} pairs: {one['seconds']:8.1f} s   peak {one['peak_mib']:6.0f} MiB"
+        )
+    return {
+        "pairs": PAIRS,
+        "ways": switching.METHODS,
+        "steps": STEPS,
+        "rounds": options.rounds,
+        "matmul_gflops": sharing.matrix_rate(done),
+        "seconds": seconds,
+        f"{EAGER} / {SINGLY}": matrices,
+        "by_size": sizes,
+        "expected": sharing.as_data(expected),
+        "numbers_agree": expected[1].holds,
+    }
 
 
 def _sized(options: argparse.Namespace, pairs: int) -> dict[str, Any]:
     start = time.perf_counter()
-    peak = memory.in_child([
-        sys.executable, "-m", "benchmarks", "--model", options.model, "--seed", str(options.seed),
-        "--queries", str(pairs), "--peak-of", CHILD])
+    peak = memory.in_child(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "--model",
+            options.model,
+            "--seed",
+            str(options.seed),
+            "--queries",
+            str(pairs),
+            "--peak-of",
+            CHILD,
+        ]
+    )
     return {"pairs": pairs, "peak_mib": peak, "seconds": time.perf_counter() - start}
 
 

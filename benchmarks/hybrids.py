@@ -48,22 +48,33 @@ def measure(lm: LM, samples: Sequence[Sample], options: argparse.Namespace) -> d
     contenders[ONE]()
     done, results = timing.rounds(contenders, options.rounds)
     beside = {name: timing.median_ratio(done, name, ONE) for name in contenders if name != ONE}
-    apart = max(sharing.largest_difference(results[TOGETHER], results[name])
-                for name in (APART, SINGLY))
-    expected = [Expected(f"{TOGETHER} / {ONE}", beside[TOGETHER], at_most=MOST),
-                Expected("largest difference together - apart, nats", apart, at_most=TOLERANCE)]
+    apart = max(
+        sharing.largest_difference(results[TOGETHER], results[name]) for name in (APART, SINGLY)
+    )
+    expected = [
+        Expected(f"{TOGETHER} / {ONE}", beside[TOGETHER], at_most=MOST),
+        Expected("largest difference together - apart, nats", apart, at_most=TOLERANCE),
+    ]
     shared, unshared = sharing.tokens_run(lm, nine)
     tokens = sharing.tokens_run(lm, plain)[0]
     seconds = sharing.seconds_of(done, list(contenders))
     title = f"hybrids: {lm.name}, {len(samples)} samples, {options.rounds} interleaved rounds"
-    sharing.show(title, seconds, expected, lambda name: (
-        f"{beside[name]:8.2f} × {ONE}" if name in beside else ""))
+    sharing.show(
+        title,
+        seconds,
+        expected,
+        lambda name: f"{beside[name]:8.2f} × {ONE}" if name in beside else "",
+    )
     print(f"  by their tokens alone: {shared / tokens:.2f} together, {unshared / tokens:.2f} apart")
     return {
-        "samples": len(samples), "rounds": options.rounds, "conditions": nine.conditions,
-        "matmul_gflops": sharing.matrix_rate(done), "seconds": seconds,
+        "samples": len(samples),
+        "rounds": options.rounds,
+        "conditions": nine.conditions,
+        "matmul_gflops": sharing.matrix_rate(done),
+        "seconds": seconds,
         "times_one_plain_condition": beside,
         f"{SINGLY} / {ONE_SINGLY}": timing.median_ratio(done, SINGLY, ONE_SINGLY),
         "by_tokens": {"together": shared / tokens, "apart": unshared / tokens},
-        "expected": sharing.as_data(expected), "numbers_agree": expected[-1].holds,
+        "expected": sharing.as_data(expected),
+        "numbers_agree": expected[-1].holds,
     }

@@ -16,21 +16,35 @@ LOADED = "model only"
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peak_mib(model: str, names: Sequence[str], samples: Sequence[Sample], *, seed: int,
-             batch_size: int) -> dict[str, float]:
+def peak_mib(
+    model: str, names: Sequence[str], samples: Sequence[Sample], *, seed: int, batch_size: int
+) -> dict[str, float]:
     """Return each contender's peak resident memory in MiB, and that of only loading the model."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "samples.json"
         path.write_text(json.dumps([[s.query, s.passage, s.answer, s.id] for s in samples]))
-        shared = [sys.executable, "-m", "benchmarks", "--model", model, "--seed", str(seed),
-                  "--batch-size", str(batch_size), "--samples-file", str(path), "--peak-of"]
+        shared = [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "--model",
+            model,
+            "--seed",
+            str(seed),
+            "--batch-size",
+            str(batch_size),
+            "--samples-file",
+            str(path),
+            "--peak-of",
+        ]
         return {name: in_child([*shared, name]) for name in (LOADED, *names)}
 
 
 def read_samples(path: Path) -> list[Sample]:
     """Read the samples that `peak_mib` hands to its child processes."""
-    return [Sample(query=q, passage=p, answer=a, id=i) for q, p, a, i in json.loads(
-        path.read_text())]
+    return [
+        Sample(query=q, passage=p, answer=a, id=i) for q, p, a, i in json.loads(path.read_text())
+    ]
 
 
 def forget_peak() -> None:

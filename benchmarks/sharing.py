@@ -30,13 +30,19 @@ class Asked:
 
     def by_condition(self) -> list[Asked]:
         """Return one list of samples for each condition and target."""
-        return [replace(self, conditions=(c,), targets=(t,))
-                for t in self.targets for c in self.conditions]
+        return [
+            replace(self, conditions=(c,), targets=(t,))
+            for t in self.targets
+            for c in self.conditions
+        ]
 
     def one_by_one(self) -> list[Asked]:
         """Return every score on its own."""
-        return [replace(one, samples=(sample,))
-                for sample in self.samples for one in self.by_condition()]
+        return [
+            replace(one, samples=(sample,))
+            for sample in self.samples
+            for one in self.by_condition()
+        ]
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,17 @@ class Expected:
     @property
     def holds(self) -> bool:
         """Whether the figure keeps its bound."""
-        return ((self.at_least is None or self.measured >= self.at_least)
-                and (self.at_most is None or self.measured <= self.at_most))
+        return (self.at_least is None or self.measured >= self.at_least) and (
+            self.at_most is None or self.measured <= self.at_most
+        )
 
     def __str__(self) -> str:
         """Say what was measured, what was expected and whether it holds."""
-        bound = (f"at least {self.at_least:g}" if self.at_least is not None
-                 else f"at most {self.at_most:g}")
+        bound = (
+            f"at least {self.at_least:g}"
+            if self.at_least is not None
+            else f"at most {self.at_most:g}"
+        )
         told = "holds" if self.holds else "DOES NOT HOLD"
         return f"{self.name}: {self.measured:.3g}, expected {bound}: {told}"
 
@@ -83,8 +93,10 @@ def largest_difference(one: Mapping[Any, float], other: Mapping[Any, float]) -> 
         If one of them has scored what the other has not, or nothing is scored.
     """
     if one.keys() != other.keys() or not one:
-        raise KvError(f"benchmarks: {len(one)} scores against {len(other)}, and not of the same "
-                      "samples; take other samples (--seed).")
+        raise KvError(
+            f"benchmarks: {len(one)} scores against {len(other)}, and not of the same "
+            "samples; take other samples (--seed)."
+        )
     return max(abs(one[key] - other[key]) for key in one)
 
 
@@ -118,8 +130,12 @@ def matrix_rate(done: Sequence[timing.Round]) -> float:
     return statistics.median(x for r in done for x in r.rates.values()) / 1e9
 
 
-def show(title: str, seconds: Mapping[str, Sequence[float]], expected: Sequence[Expected],
-         further: Callable[[str], str] = lambda _: "") -> None:
+def show(
+    title: str,
+    seconds: Mapping[str, Sequence[float]],
+    expected: Sequence[Expected],
+    further: Callable[[str], str] = lambda _: "",
+) -> None:
     """Print a part's figures, one contender a line."""
     print(title)
     for name, taken in seconds.items():
@@ -134,7 +150,10 @@ def as_data(expected: Sequence[Expected]) -> list[dict[str, Any]]:
 
 
 def _scores(lm: LM, asked: Asked, route: Route) -> Sums:
-    rows = answer_nll.score(lm, asked.samples, asked.conditions, targets=asked.targets,
-                        seed=asked.seed, route=route)
-    return {(row.sample_id, row.condition, row.target): float(row.nll)
-            for row in rows[rows.status == "ok"].itertuples(index=False)}
+    rows = answer_nll.score(
+        lm, asked.samples, asked.conditions, targets=asked.targets, seed=asked.seed, route=route
+    )
+    return {
+        (row.sample_id, row.condition, row.target): float(row.nll)
+        for row in rows[rows.status == "ok"].itertuples(index=False)
+    }

@@ -33,21 +33,29 @@ def measure(lm: LM, samples: Sequence[Sample], options: argparse.Namespace) -> d
         for name in built
     }
     report = {
-        "samples": len(samples), "rounds": options.rounds,
+        "samples": len(samples),
+        "rounds": options.rounds,
         "matmul_gflops": statistics.median(x for r in done for x in r.rates.values()) / 1e9,
-        "speed": speed, "ratios": _ratios(done, built),
+        "speed": speed,
+        "ratios": _ratios(done, built),
         "largest_difference_nats": _differences(results, primed, visible),
         "lm_eval_batch_size": batch_size,
     }
     if not options.no_memory:
         report["peak_mib"] = memory.peak_mib(
-            options.model, list(built), samples, seed=options.seed, batch_size=batch_size)
+            options.model, list(built), samples, seed=options.seed, batch_size=batch_size
+        )
     _show(report)
     return report
 
 
-def _contenders(lm: LM, samples: Sequence[Sample], primed: Sequence[contenders.Request],
-                visible: Sequence[contenders.Request], seed: int) -> tuple[dict[str, contenders.Contender], int]:
+def _contenders(
+    lm: LM,
+    samples: Sequence[Sample],
+    primed: Sequence[contenders.Request],
+    visible: Sequence[contenders.Request],
+    seed: int,
+) -> tuple[dict[str, contenders.Contender], int]:
     """Build the contenders, warmed up, lm-eval at the fastest of its batch sizes (0: absent)."""
     built = {
         NOTEBOOK: contenders.notebook(lm, primed),
@@ -65,12 +73,15 @@ def _contenders(lm: LM, samples: Sequence[Sample], primed: Sequence[contenders.R
     return built | {HARNESS: sizes[best]}, best
 
 
-def _speed(done: Sequence[timing.Round], name: str, samples: int, operations: int
-           ) -> dict[str, Any]:
+def _speed(
+    done: Sequence[timing.Round], name: str, samples: int, operations: int
+) -> dict[str, Any]:
     seconds = [r.seconds[name] for r in done]
     return {
-        "seconds": seconds, "samples_per_s": samples / statistics.median(seconds),
-        "operations": operations, "share_of_matmul": timing.median_share(done, name, operations),
+        "seconds": seconds,
+        "samples_per_s": samples / statistics.median(seconds),
+        "operations": operations,
+        "share_of_matmul": timing.median_share(done, name, operations),
     }
 
 
@@ -81,18 +92,23 @@ def _ratios(done: Sequence[timing.Round], contenders: Mapping[str, Any]) -> dict
     return ratios
 
 
-def _differences(results: Mapping[str, contenders.Sums], primed: Sequence[contenders.Request],
-                 visible: Sequence[contenders.Request]) -> dict[str, float]:
+def _differences(
+    results: Mapping[str, contenders.Sums],
+    primed: Sequence[contenders.Request],
+    visible: Sequence[contenders.Request],
+) -> dict[str, float]:
     """Return the largest differences in nats per answer token."""
     lengths: dict[contenders.Key, int] = {r.key: len(r.answer) for r in primed}
     found = {
         "engine - notebook": timing.largest_difference(results[ENGINE], results[NOTEBOOK], lengths),
         "engine - one pass": timing.largest_difference(
-            results[ENGINE], results["one pass"], lengths),
+            results[ENGINE], results["one pass"], lengths
+        ),
     }
     if HARNESS in results:
         found["engine - lm-eval"] = timing.largest_difference(
-            results[ENGINE_FULL], results[HARNESS], {r.key: len(r.answer) for r in visible})
+            results[ENGINE_FULL], results[HARNESS], {r.key: len(r.answer) for r in visible}
+        )
     return found
 
 
@@ -102,8 +118,10 @@ def _show(report: Mapping[str, Any]) -> None:
     peaks = report.get("peak_mib", {})
     for name, figures in report["speed"].items():
         peak = f"   peak {peaks[name]:.0f} MiB" if name in peaks else ""
-        print(f"{name:<28}{figures['samples_per_s']:7.2f} samples/s   "
-              f"{figures['share_of_matmul']:6.1%} of the matrix rate{peak}")
+        print(
+            f"{name:<28}{figures['samples_per_s']:7.2f} samples/s   "
+            f"{figures['share_of_matmul']:6.1%} of the matrix rate{peak}"
+        )
     if peaks:
         print(f"{memory.LOADED:<28}{'':46}peak {peaks[memory.LOADED]:.0f} MiB")
     for name, ratio in report["ratios"].items():
@@ -121,7 +139,8 @@ def child(lm: LM, options: argparse.Namespace) -> int:
         ENGINE: lambda: contenders.engine(lm, samples, contenders.PRIMED, options.seed),
         ENGINE_FULL: lambda: contenders.engine(lm, samples, contenders.VISIBLE, options.seed),
         HARNESS: lambda: contenders.harness(
-            lm, _asked(lm, samples, contenders.VISIBLE, options), options.batch_size),
+            lm, _asked(lm, samples, contenders.VISIBLE, options), options.batch_size
+        ),
     }
     contender = build[options.peak_of]()
     memory.forget_peak()
@@ -130,6 +149,7 @@ def child(lm: LM, options: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(lm: LM, samples: Sequence[Sample], names: Sequence[str],
-           options: argparse.Namespace) -> list[contenders.Request]:
+def _asked(
+    lm: LM, samples: Sequence[Sample], names: Sequence[str], options: argparse.Namespace
+) -> list[contenders.Request]:
     return contenders.requests(lm, samples, names, options.seed)

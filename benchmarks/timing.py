@@ -19,8 +19,9 @@ class Round:
     rates: Mapping[str, float]
 
 
-def rounds(contenders: Mapping[str, Contender], count: int, first: int = 0
-           ) -> tuple[list[Round], dict[str, Sums]]:
+def rounds(
+    contenders: Mapping[str, Contender], count: int, first: int = 0
+) -> tuple[list[Round], dict[str, Sums]]:
     """Run all contenders `count` times, starting each round with another one.
 
     Parameters

@@ -54,7 +54,7 @@ from invariants.support.strategies import few
 from kvcore import loading, tokenization
 from kvcore.conditions import parse, registry
 from kvcore.conditions.recipes import Condition
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, forward, prepared
 from kvcore.measurements import answer_nll
 from kvcore.models import tiny_configs

@@ -36,7 +36,7 @@ from invariants.support.strategies import few
 from kvcore import loading
 from kvcore.cache import kv_cache, masks, rope
 from kvcore.conditions.parse import condition
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, prepared
 from kvcore.models import tiny_configs
 from kvcore.models.lm import LM

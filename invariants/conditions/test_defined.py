@@ -22,7 +22,7 @@ from kvcore.conditions.recipes import (
     Mix,
 )
 from kvcore.conditions.registry import BARE, QUERY, primed, truncation
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll, answer_nll_rows

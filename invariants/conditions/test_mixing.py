@@ -31,7 +31,7 @@ from kvcore.conditions.recipes import (
     Recipe,
 )
 from kvcore.conditions.registry import BARE, QUERY, primed, truncation
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.models.lm import LM
 
 

@@ -21,8 +21,8 @@ from invariants.support.plain_routes import Case
 from invariants.support.samples import LONG
 from invariants.support.strategies import few
 from kvcore import tokenization
-from kvcore.corpora import padding
-from kvcore.corpora.sample import Sample
+from kvcore.data import padding
+from kvcore.data.sample import Sample
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM
 

@@ -60,7 +60,7 @@ from kvcore.conditions.recipes import (
     Recipe,
 )
 from kvcore.conditions.registry import BARE, QUERY, primed, truncation
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import prepared
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll

@@ -18,7 +18,7 @@ from invariants.support.plain_routes import EXPECTED, Case
 from invariants.support.samples import LONG, SHORT
 from invariants.support.strategies import once
 from kvcore import tokenization
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM
 
@@ -83,8 +83,8 @@ def ask_the_answer_always(patch: pytest.MonkeyPatch) -> None:
 
 
 def answer_in_reverse(patch: pytest.MonkeyPatch) -> None:
-    right = answer_nll._answer_nlls
-    patch.setattr(answer_nll, "_answer_nlls", lambda *given_: right(*given_)[::-1])
+    right = answer_nll.answer_nlls
+    patch.setattr(answer_nll, "answer_nlls", lambda *given_: right(*given_)[::-1])
 
 
 @pytest.mark.parametrize("fault", [ask_the_answer_always, answer_in_reverse])

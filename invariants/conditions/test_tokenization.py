@@ -18,7 +18,7 @@ from invariants.support.samples import TINY
 from invariants.support.strategies import several
 from kvcore import loading, tokenization
 from kvcore.conditions import parse
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, prepared
 from kvcore.models import tiny_configs
 from kvcore.models.lm import LM

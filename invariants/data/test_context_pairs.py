@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from invariants.support.children import child
 from invariants.support.comparing import must_see
-from invariants.support.patching import Fault, each, patched
 from invariants.support.own_files import jsonl
+from invariants.support.patching import Fault, each, patched
 from invariants.support.problem_pairs import ADDED, CONTROL, GOOD, MULTI, STORY, row_of
 from invariants.support.published_pairs import (
     CAKE,

@@ -16,12 +16,21 @@ from hypothesis import strategies as st
 
 from invariants.oracle import switched
 from invariants.support.comparing import Fault, must_see, replaced
-from invariants.support.switches import GIVEN, LISTS, SAME, WAYS, cells, noise_of, plain_of
+from invariants.support.switches import (
+    GIVEN,
+    LISTS,
+    SAME,
+    WAYS,
+    cells,
+    noise_of,
+    plain_of,
+)
 from kvcore import loading
 from kvcore.conditions import switching
 from kvcore.engine import attention_shares
 from kvcore.errors import NotExact
-from kvcore.measurements import context_switch, switch_passes
+from kvcore.measurements import context_switch
+from kvcore.measurements.context_switch import passes
 from kvcore.models.lm import LM
 
 TOLERANCE = 1e-5
@@ -60,14 +69,14 @@ def test_shares(lm: LM) -> None:
 
 FAULTS = {
     "own-slot-counts-as-injected": replaced(
-        switch_passes,
-        "_slots",
+        passes,
+        "slot_spans",
         lambda real, *a: [
             [switching.INJECTED if x == switching.GENERATED else x for x in row] for row in real(*a)
         ],
     ),
     "spans-a-slot-late": replaced(
-        switch_passes, "_slots", lambda real, *a: [[row[0], *row[:-1]] for row in real(*a)]
+        passes, "slot_spans", lambda real, *a: [[row[0], *row[:-1]] for row in real(*a)]
     ),
     "scores-unscaled": replaced(
         attention_shares, "shares", lambda real, *a: real(*a[:5], 1.0, *a[6:])

@@ -19,7 +19,7 @@ from invariants.support.faults import see_padding
 from invariants.support.plain_routes import ALL, both_routes
 from invariants.support.samples import LONG, TINY
 from invariants.support.strategies import few
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import limits
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM

@@ -17,7 +17,7 @@ from invariants.support.samples import LONG, SHORT
 from invariants.support.strategies import once
 from kvcore.cache.batch import CacheBatch
 from kvcore.cache.kv_cache import KVCache
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import forward, hooks, shared_layers
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM

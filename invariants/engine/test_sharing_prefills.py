@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +23,8 @@ from invariants.support.plain_routes import Case
 from invariants.support.samples import LONG, SHORT, words
 from invariants.support.strategies import few
 from kvcore import loading
-from kvcore.corpora.sample import Sample
-from kvcore.engine import build, forward, rope_probe
+from kvcore.data.sample import Sample
+from kvcore.engine import build, forward, limits, rope_probe
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM
 
@@ -80,10 +80,10 @@ def prefill_again(patch: pytest.MonkeyPatch) -> None:
 
 def keep_jobs_apart(patch: pytest.MonkeyPatch) -> None:
     """Let every score have a group of its own."""
-    right = answer_nll._document_groups
+    right = answer_nll.document_groups
     patch.setattr(
         answer_nll,
-        "_document_groups",
+        "document_groups",
         lambda *given_: ([job] for part in right(*given_) for job in part),
     )
 
@@ -126,14 +126,16 @@ def test_running_out_of_memory_loses_no_row(
 def give_up_at_once(patch: pytest.MonkeyPatch) -> None:
     """Count a part that does not fit as lost."""
 
-    def broken(lm: LM, part: Sequence[answer_nll.ScoreJob], scorer: Any) -> dict[Any, Any]:
+    def broken(
+        _lm: LM, items: Sequence[Any], run: Any, give_up: Callable[[Any], Any], *, what: str
+    ) -> list[Any]:
         try:
-            return dict(scorer(lm, part))
+            return list(run(items))
         except torch.OutOfMemoryError:
-            warnings.warn("going on with nothing", RuntimeWarning, stacklevel=2)
-            return {job.row: answer_nll._row_of(job, "out of memory") for job in part}
+            warnings.warn(f"going on with no {what}", RuntimeWarning, stacklevel=2)
+            return [give_up(item) for item in items]
 
-    patch.setattr(answer_nll, "_score_or_halve", broken)
+    patch.setattr(limits, "run_or_halve", broken)
 
 
 @pytest.mark.parametrize("route", ["auto", "cache"])

@@ -1,6 +1,6 @@
 """Switches at their edges: texts that spell BOS, noise, stops, few steps, logits in parts.
 
-Beside `test_switches`, which holds the numbers themselves against plain passes.
+Beside `test_context_switch`, which holds the numbers themselves against plain passes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import pytest
 import torch
 from hypothesis import given
 
-from invariants.measurements.test_context_switch import GIVEN, LISTS, WAYS, cells, reference
+from invariants.oracle.switched import next_token_logps
 from invariants.support.comparing import SCORE_TOLERANCE, Fault, must_see, replaced, wrong_rows
 from invariants.support.strategies import texts
+from invariants.support.switches import GIVEN, LISTS, WAYS, cells
 from kvcore import loading, tokenization
 from kvcore.cache import kv_cache
 from kvcore.conditions import switching
 from kvcore.conditions.switching import Switch, TokenizedSwitch
 from kvcore.engine import forward, limits, rope_probe
 from kvcore.errors import KvError
-from kvcore.measurements import context_switch, switch_generation, switch_passes
+from kvcore.measurements import context_switch
+from kvcore.measurements.context_switch import cases, free, passes
 from kvcore.models import tiny_configs
 from kvcore.models.lm import LM
 
@@ -49,8 +51,10 @@ def ids_of_passes(lm: LM, switch: Switch) -> list[tuple[bool, list[int]]]:
     seen: list[tuple[bool, list[int]]] = []
 
     def watching(real: Any, lm: LM, asked: forward.ForwardInput, *rest: Any) -> Any:
-        seen.extend((asked.past is not None, ids[held].tolist())
-                    for ids, held in zip(asked.ids, asked.real, strict=True))
+        seen.extend(
+            (asked.past is not None, ids[held].tolist())
+            for ids, held in zip(asked.ids, asked.real, strict=True)
+        )
         return real(lm, asked, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -58,7 +62,7 @@ def ids_of_passes(lm: LM, switch: Switch) -> list[tuple[bool, list[int]]]:
             replaced(forward, name, watching)(patch)
         context_switch.follow(lm, [switch], WAYS)
         # Not the oracle's way: the text before the switch it writes itself, and BOS may be in it.
-        switch_generation.generate_after_switch(lm, [switch], FREED[1:], max_new_tokens=1, stop=())
+        context_switch.generate_after_switch(lm, [switch], FREED[1:], max_new_tokens=1, stop=())
     return seen
 
 
@@ -84,8 +88,11 @@ def special(_real: object, tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-TWO_BOS = replaced(switching, "reprefill", lambda real, context, kind, before, bos: real(
-    (bos, *context), kind, before, bos))
+TWO_BOS = replaced(
+    switching,
+    "reprefill",
+    lambda real, context, kind, before, bos: real((bos, *context), kind, before, bos),
+)
 
 
 def test_twin_one_bos(llama: LM) -> None:
@@ -108,7 +115,7 @@ def check_again(lm: LM) -> None:
         step = len(switch.stream) - len(found[switch.id, "repetition"].tokens)
         before, after = (tuple(map(int, x)) for x in (switch.stream[:step], switch.stream[step:]))
         context = tuple(map(int, switch.original))
-        wanted = reference(lm, context, (*before, *context), after)
+        wanted = next_token_logps(lm.model, lm.bos_id, context, (*before, *context), after)
         row = found[switch.id, "repetition"]
         off = np.abs(np.array(row.logp) - wanted[range(len(after)), list(after)].numpy()).max()
         assert off <= 2 * SCORE_TOLERANCE, f"{switch.id}: off by {off:.1e}"
@@ -119,14 +126,15 @@ def test_again(name: str) -> None:
     check_again(loading.load(name, device="cpu"))
 
 
-def over_the_first(_real: object, lm: LM, held: kv_cache.KVCache, read: list[switching.Ids]
-                   ) -> forward.ForwardInput:
+def over_the_first(
+    _real: object, lm: LM, held: kv_cache.KVCache, read: list[switching.Ids]
+) -> forward.ForwardInput:
     """Read what is injected again at the positions of the first time."""
     return forward.pad_ids(lm, read, [1] * held.batch, held)
 
 
 def test_twin_again(llama: LM) -> None:
-    must_see(replaced(switch_passes, "append_input", over_the_first), check_again, llama)
+    must_see(replaced(passes, "append_input", over_the_first), check_again, llama)
 
 
 # --- noise --------------------------------------------------------------------------------------
@@ -152,21 +160,25 @@ def test_noise(lm: LM) -> None:
     check_noise(lm)
 
 
-def shared(real: Callable[..., switching.Ids], tokenizer: Any, length: int, _name: str, seed: int
-           ) -> switching.Ids:
+def shared(
+    real: Callable[..., switching.Ids], tokenizer: Any, length: int, _name: str, seed: int
+) -> switching.Ids:
     """Draw every switch's noise alike."""
     return real(tokenizer, length, "all", seed)
 
 
-def by_length(real: Callable[..., switching.Ids], tokenizer: Any, one: TokenizedSwitch, seed: int
-              ) -> switching.Ids:
+def by_length(
+    real: Callable[..., switching.Ids], tokenizer: Any, one: TokenizedSwitch, seed: int
+) -> switching.Ids:
     """Draw as many tokens as the original context has."""
     return real(tokenizer, dataclasses.replace(one, new=one.original), seed)
 
 
-@pytest.mark.parametrize("fault", [
-    replaced(tokenization, "random_prefix", shared), replaced(switching, "noise_ids", by_length)],
-    ids=["one-for-all", "as-long-as-the-old"])
+@pytest.mark.parametrize(
+    "fault",
+    [replaced(tokenization, "random_prefix", shared), replaced(switching, "noise_ids", by_length)],
+    ids=["one-for-all", "as-long-as-the-old"],
+)
 def test_twin_noise(llama: LM, fault: Fault) -> None:
     must_see(fault, check_noise, llama)
 
@@ -198,14 +210,15 @@ def test_steps(lm: LM) -> None:
     check_steps(lm)
 
 
-def the_last(real: Callable[..., Any], lm: LM, one: TokenizedSwitch, ways: Any, steps: int, seed: int
-             ) -> Any:
+def the_last(
+    real: Callable[..., Any], lm: LM, one: TokenizedSwitch, ways: Any, steps: int, seed: int
+) -> Any:
     """Follow the last tokens rather than the first."""
     return real(lm, dataclasses.replace(one, after=one.after[-steps:]), ways, steps, seed)
 
 
 def test_twin_steps(llama: LM) -> None:
-    must_see(replaced(context_switch, "_case", the_last), check_steps, llama)
+    must_see(replaced(cases, "build_case", the_last), check_steps, llama)
 
 
 def check_parts(lm: LM) -> None:
@@ -213,7 +226,7 @@ def check_parts(lm: LM) -> None:
     whole = context_switch.follow(lm, GIVEN, WAYS)
     for tokens_at_once in (1, 3):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(switch_passes.LOGITS, "cpu", tokens_at_once * 384 * len(WAYS))
+            patch.setitem(passes.LOGITS_AT_ONCE, "cpu", tokens_at_once * 384 * len(WAYS))
             same_numbers(context_switch.follow(lm, GIVEN, WAYS), whole, 99)
 
 
@@ -221,14 +234,18 @@ def test_parts(lm: LM) -> None:
     check_parts(lm)
 
 
-def always_the_first(real: Callable[..., Any], logits: torch.Tensor, case: switch_passes.Case,
-                     followed: switching.Ids) -> Any:
+def always_the_first(
+    real: Callable[..., Any],
+    logits: torch.Tensor,
+    case: cases.SwitchCase,
+    followed: switching.Ids,
+) -> Any:
     """Score every part against the first tokens."""
     return real(logits, case, case.followed[: len(followed)])
 
 
 def test_twin_parts(llama: LM) -> None:
-    must_see(replaced(switch_passes, "_numbers", always_the_first), check_parts, llama)
+    must_see(replaced(passes, "token_numbers", always_the_first), check_parts, llama)
 
 
 # --- free texts that end ------------------------------------------------------------------------
@@ -237,9 +254,11 @@ def test_twin_parts(llama: LM) -> None:
 def check_stops(lm: LM) -> None:
     """A stop ends its own text there, as its last token, and no other one; what is due is read."""
     some = (GIVEN[0], GIVEN[1], GIVEN[4])
-    whole = cells(switch_generation.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=()))
+    whole = cells(context_switch.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=()))
     stop = {whole["longer", "gradual(4,2)"].ids[4], whole["shorter", "injection"].ids[6]}
-    found = cells(switch_generation.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=stop))
+    found = cells(
+        context_switch.generate_after_switch(lm, some, FREED, max_new_tokens=9, stop=stop)
+    )
     lengths = set()
     for key, row in found.items():
         ids = whole[key].ids
@@ -254,9 +273,18 @@ def test_stops(lm: LM) -> None:
     check_stops(lm)
 
 
-@pytest.mark.parametrize("fault", [
-    wrong_rows, lambda patch: patch.setattr(switch_generation._AnswerState, "ended", property(
-        lambda page: len(page.ids) == page._job.most))], ids=["wrong-rows", "stops-unheard"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        wrong_rows,
+        lambda patch: patch.setattr(
+            free.AnswerState,
+            "ended",
+            property(lambda answer: len(answer.ids) == answer.max_new_tokens),
+        ),
+    ],
+    ids=["wrong-rows", "stops-unheard"],
+)
 def test_twin_stops(llama: LM, fault: Fault) -> None:
     must_see(fault, check_stops, llama)
 
@@ -268,8 +296,10 @@ def check_company(lm: LM) -> None:
     """What a way's slots are called hangs on no other way, on an identical pair either."""
     ways = ("ignore", "flush", "partial(0)", "injection")
     found = cells(context_switch.follow(lm, GIVEN, ways, attention=True))
-    others = [context_switch.follow(lm, GIVEN, ways[::-1], attention=True),
-              *(context_switch.follow(lm, GIVEN, [name], attention=True) for name in ways)]
+    others = [
+        context_switch.follow(lm, GIVEN, ways[::-1], attention=True),
+        *(context_switch.follow(lm, GIVEN, [name], attention=True) for name in ways),
+    ]
     for key, row in ((key, row) for table in others for key, row in cells(table).items()):
         for span in switching.SPANS:
             column = f"share_{span}"
@@ -281,20 +311,22 @@ def test_company(lm: LM) -> None:
     check_company(lm)
 
 
-def named_apart(real: Callable[..., Any], lm: LM, one: TokenizedSwitch, ways: Any, *rest: Any) -> Any:
+def named_apart(
+    real: Callable[..., Any], lm: LM, one: TokenizedSwitch, ways: Any, *rest: Any
+) -> Any:
     """Let the first way's slots be called what its contexts are called."""
     case, places = real(lm, one, ways, *rest)
     if not one.identical or ways[0].kind != "ignore":
         return case, places
-    first = case.scripts[places[0]]
+    first = case.plans[places[0]]
     holds = tuple(switching.ORIGINAL if x == switching.INJECTED else x for x in first.slot_spans)
-    scripts = list(case.scripts)
-    scripts[places[0]] = dataclasses.replace(first, slot_spans=holds)
-    return dataclasses.replace(case, scripts=tuple(scripts)), places
+    plans = list(case.plans)
+    plans[places[0]] = dataclasses.replace(first, slot_spans=holds)
+    return dataclasses.replace(case, plans=tuple(plans)), places
 
 
 def test_twin_company(llama: LM) -> None:
-    must_see(replaced(context_switch, "_case", named_apart), check_company, llama)
+    must_see(replaced(cases, "build_case", named_apart), check_company, llama)
 
 
 def check_lengths(lm: LM) -> None:
@@ -304,11 +336,15 @@ def check_lengths(lm: LM) -> None:
     said = []
     for most in (14, 15):
         try:
-            switch_generation.generate_after_switch(lm, [long], ["ignore"], max_new_tokens=most, stop=())
+            context_switch.generate_after_switch(
+                lm, [long], ["ignore"], max_new_tokens=most, stop=()
+            )
             said.append("")
         except KvError as reason:
             said.append(str(reason))
-        assert said[-1] == context_switch.refusal(lm, long, ["ignore"], steps=1, max_new_tokens=most)
+        assert said[-1] == context_switch.refusal(
+            lm, long, ["ignore"], steps=1, max_new_tokens=most
+        )
     assert not said[0]
     assert "is exact for" in said[1]
 
@@ -318,6 +354,8 @@ def test_lengths() -> None:
 
 
 def test_twin_lengths() -> None:
-    must_see(lambda patch: patch.setattr(
-        switch_generation._Job, "length", property(lambda job: job.slots)), check_lengths,
-        loading.load("tiny-longrope", device="cpu"))
+    must_see(
+        lambda patch: patch.setattr(cases.AnswerJob, "length", property(lambda job: job.slots)),
+        check_lengths,
+        loading.load("tiny-longrope", device="cpu"),
+    )

@@ -29,6 +29,7 @@ Fault = Callable[[pytest.MonkeyPatch], None]
 
 def patched(module: Any, name: str, value: object) -> Fault:
     """Return the fault that replaces one name of a module."""
+
     def fault(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, name, value)
 
@@ -40,8 +41,14 @@ def patched(module: Any, name: str, value: object) -> Fault:
 
 LENGTHS = (30, 110, 24)  # words: the middle one is cut, at 90 tokens
 WORD = "the sample mean is a sum of entries along an axis and nothing else"
-SOME = tuple(Text(f"x{n}", f"The {WORD.split()[n]} is read.", " " + " ".join(
-    (WORD.split() * 9)[n : n + length]) + ".") for n, length in enumerate(LENGTHS))
+SOME = tuple(
+    Text(
+        f"x{n}",
+        f"The {WORD.split()[n]} is read.",
+        " " + " ".join((WORD.split() * 9)[n : n + length]) + ".",
+    )
+    for n, length in enumerate(LENGTHS)
+)
 ALL = ("human", "greedy", "temperature(0.7)", "temperature(2)", "shuffled")
 
 
@@ -66,9 +73,14 @@ def check_sources(lm: LM) -> None:
         assert len(human.continuation) == min(90, len(whole) - len(human.prompt))
         assert {t.prompt for t in by.values() if t.id == text.id} == {human.prompt}
         assert {len(t.continuation) for t in by.values() if t.id == text.id} == {
-            len(human.continuation)}
-        assert greedy.continuation == generation.generate(
-            lm, [human.prompt], max_new_tokens=len(human.continuation), stop=(), never=special)[0]
+            len(human.continuation)
+        }
+        assert (
+            greedy.continuation
+            == generation.generate(
+                lm, [human.prompt], max_new_tokens=len(human.continuation), stop=(), never=special
+            )[0]
+        )
         assert Counter(shuffled.continuation) == Counter(human.continuation)
         assert shuffled.continuation != human.continuation
         assert len({greedy.continuation, cool.continuation, hot.continuation}) == 3
@@ -80,7 +92,10 @@ def check_order(lm: LM) -> None:
     """Neither order, nor batches, nor what else is asked for counts; the seed does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(continuations, "NEW_TOKENS", 24)  # enough to tell texts apart
-        found = {(t.id, t.source): t for t in continuations.load_continuations(lm, SOME, ALL, seed=3).texts}
+        found = {
+            (t.id, t.source): t
+            for t in continuations.load_continuations(lm, SOME, ALL, seed=3).texts
+        }
         for some, asked in ((SOME[::-1], ALL[::-1]), (SOME[2:], ALL[2:])):
             again = continuations.load_continuations(lm, some, asked, seed=3, batch_tokens=60).texts
             assert len(again) == len(some) * len(asked)
@@ -101,33 +116,46 @@ def test_order(lm: LM) -> None:
 def specials_too(patch: pytest.MonkeyPatch) -> None:
     """Let the model write anything, and want nothing but its end-of-text token."""
     generate = generation.generate
-    patch.setattr(generation, "generate", lambda lm, prompts, **asked: [
-        (*ids[:-1], lm.tokenizer.eos_token_id) for ids in generate(
-            lm, prompts, **{**asked, "never": ()})])
+    patch.setattr(
+        generation,
+        "generate",
+        lambda lm, prompts, **asked: [
+            (*ids[:-1], lm.tokenizer.eos_token_id)
+            for ids in generate(lm, prompts, **{**asked, "never": ()})
+        ],
+    )
 
 
 def uncut(patch: pytest.MonkeyPatch) -> None:
     """Leave what the model wrote as long as it is."""
-    by = continuations._by
+    by = continuations.continuation_by
 
     def broken(source: str, human: Any, written: Any, seed: int) -> Any:
         made = by(source, human, written, seed)
-        return made if source not in written else dataclasses.replace(
-            made, continuation=written[source][human.id])
+        return (
+            made
+            if source not in written
+            else dataclasses.replace(made, continuation=written[source][human.id])
+        )
 
-    patch.setattr(continuations, "_by", broken)
+    patch.setattr(continuations, "continuation_by", broken)
 
 
 def redrawn(patch: pytest.MonkeyPatch) -> None:
     """Draw tokens with replacement rather than put them in another order."""
-    by = continuations._by
+    by = continuations.continuation_by
 
     def broken(source: str, human: Any, written: Any, seed: int) -> Any:
         made = by(source, human, written, seed)
-        return made if source != "shuffled" else dataclasses.replace(
-            made, continuation=(made.continuation[0], *made.continuation[:-1]))
+        return (
+            made
+            if source != "shuffled"
+            else dataclasses.replace(
+                made, continuation=(made.continuation[0], *made.continuation[:-1])
+            )
+        )
 
-    patch.setattr(continuations, "_by", broken)
+    patch.setattr(continuations, "continuation_by", broken)
 
 
 def alone_tokenized(patch: pytest.MonkeyPatch) -> None:
@@ -141,9 +169,11 @@ def alone_tokenized(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(continuations, "tokenize_text", broken)
 
 
-@pytest.mark.parametrize("fault", [specials_too, uncut, redrawn, alone_tokenized,
-                                   patched(continuations, "NEW_TOKENS", 80)],
-                         ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "fault",
+    [specials_too, uncut, redrawn, alone_tokenized, patched(continuations, "NEW_TOKENS", 80)],
+    ids=lambda fault: fault.__name__,
+)
 def test_twin_sources(llama: LM, fault: Fault) -> None:
     must_see(fault, check_sources, llama)
 
@@ -154,8 +184,9 @@ def by_turn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(continuations, "seed_of", lambda *_given: next(turns))
 
 
-@pytest.mark.parametrize("fault", [
-    by_turn, patched(continuations, "seed_of", lambda _seed, name, _source: len(name))])
+@pytest.mark.parametrize(
+    "fault", [by_turn, patched(continuations, "seed_of", lambda _seed, name, _source: len(name))]
+)
 def test_twin_order(llama: LM, fault: Fault) -> None:
     must_see(fault, check_order, llama)
 
@@ -163,27 +194,46 @@ def test_twin_order(llama: LM, fault: Fault) -> None:
 def test_what_cannot_be_compared(llama: LM) -> None:
     """Each with its reason, and the others are compared all the same."""
     prompt, going_on = SOME[0].prompt, SOME[0].continuation
-    at = next(n for n in range(1, len(prompt)) if tokenization.encode(
-        llama.tokenizer, prompt)[: len(tokenization.encode(llama.tokenizer, prompt[:n]))]
-        != tokenization.encode(llama.tokenizer, prompt[:n]))
-    found = continuations.load_continuations(llama, [
-        Text("merged", prompt[:at], prompt[at:] + going_on), Text("short", prompt, " It is."),
-        Text("odd", prompt, f" \udc80{going_on}"), Text("long", prompt * 500, going_on), SOME[1],
-    ], ("human",))
+    at = next(
+        n
+        for n in range(1, len(prompt))
+        if tokenization.encode(llama.tokenizer, prompt)[
+            : len(tokenization.encode(llama.tokenizer, prompt[:n]))
+        ]
+        != tokenization.encode(llama.tokenizer, prompt[:n])
+    )
+    found = continuations.load_continuations(
+        llama,
+        [
+            Text("merged", prompt[:at], prompt[at:] + going_on),
+            Text("short", prompt, " It is."),
+            Text("odd", prompt, f" \udc80{going_on}"),
+            Text("long", prompt * 500, going_on),
+            SOME[1],
+        ],
+        ("human",),
+    )
     assert found.unusable == {
         "merged": "prompt and continuation merge into one token",
         "short": "fewer than 20 tokens in the continuation",
         "odd": "not valid Unicode (lone surrogate)",
-        "long": "longer than the 2048 positions the model is exact for"}
+        "long": "longer than the 2048 positions the model is exact for",
+    }
     assert found.dropped == {reason: 1 for reason in sorted(found.unusable.values())}
     assert [text.id for text in found.texts] == ["x1"]
     assert continuations.load_continuations(llama, []).texts == ()
 
 
-@pytest.mark.parametrize(("asked", "said"), [
-    ("gredy", "did you mean 'greedy'"), ("temperature(0)", "unknown source"),
-    ("temperature(0.0)", "unknown source"), ("temperature(-1)", "unknown source"),
-    ("temperature(hot)", "unknown source")])
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("gredy", "did you mean 'greedy'"),
+        ("temperature(0)", "unknown source"),
+        ("temperature(0.0)", "unknown source"),
+        ("temperature(-1)", "unknown source"),
+        ("temperature(hot)", "unknown source"),
+    ],
+)
 def test_unknown_sources(llama: LM, asked: str, said: str) -> None:
     with pytest.raises(KvError, match=re.escape(said)) as error:
         continuations.load_continuations(llama, SOME, ["human", asked])
@@ -212,8 +262,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def written(lm: LM, root: Path, some: Sequence[Text] = SOME, source: str = "temperature(0.7)",
-            seed: int = 0) -> continuations.ContinuationSet:
+def written(
+    lm: LM, root: Path, some: Sequence[Text] = SOME, source: str = "temperature(0.7)", seed: int = 0
+) -> continuations.ContinuationSet:
     return continuations.load_continuations(lm, some, [source], root=root, seed=seed)
 
 
@@ -233,8 +284,9 @@ def test_kept(llama: LM, tmp_path: Path, asked: list[int]) -> None:
     check_kept(llama, tmp_path, asked)
 
 
-def test_twin_kept(llama: LM, tmp_path: Path, asked: list[int],
-                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twin_kept(
+    llama: LM, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(artifacts, "read", lambda *_given: {})
     with pytest.raises((AssertionError, KeyError)):
         check_kept(llama, tmp_path, asked)
@@ -249,12 +301,17 @@ def check_keys(lm: LM, root: Path, asked: list[int]) -> None:
         return dataclasses.replace(lm, files=dataclasses.replace(lm.files, **other))
 
     runs: list[Callable[[], object]] = [
-        *(lambda other=other: written(files(**other), root)  # type: ignore[misc]
-          for other in ({"model_id": "x"}, {"dtype": "x"}, {"tokenizer_id": "x"})),
-        lambda: written(lm, root, source="temperature(0.8)"), lambda: written(lm, root, seed=1),
+        *(
+            lambda other=other: written(files(**other), root)  # type: ignore[misc]
+            for other in ({"model_id": "x"}, {"dtype": "x"}, {"tokenizer_id": "x"})
+        ),
+        lambda: written(lm, root, source="temperature(0.8)"),
+        lambda: written(lm, root, seed=1),
         lambda: written(lm, root, [dataclasses.replace(t, id=f"{t.id}x") for t in SOME]),
-        lambda: written(lm, root, [dataclasses.replace(t, prompt=f"So {t.prompt}") for t in SOME])]
+        lambda: written(lm, root, [dataclasses.replace(t, prompt=f"So {t.prompt}") for t in SOME]),
+    ]
     for name, value in (("code", lambda: "x"), ("NEW_TOKENS", 70)):
+
         def run(name: str = name, value: object = value) -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(continuations, name, value)
@@ -275,15 +332,16 @@ def test_keys(llama: LM, tmp_path: Path, asked: list[int]) -> None:
 
 
 @pytest.mark.parametrize("left_out", range(len(continuations.KEY)), ids=continuations.KEY)
-def test_twin_keys(left_out: int, llama: LM, tmp_path: Path, asked: list[int],
-                   monkeypatch: pytest.MonkeyPatch) -> None:
-    key = continuations._key
+def test_twin_keys(
+    left_out: int, llama: LM, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = continuations.continuation_key
 
     def broken(*given: Any) -> tuple[str, ...]:
         parts = key(*given)
-        return (*parts[:left_out], "", *parts[left_out + 1:])
+        return (*parts[:left_out], "", *parts[left_out + 1 :])
 
-    monkeypatch.setattr(continuations, "_key", broken)
+    monkeypatch.setattr(continuations, "continuation_key", broken)
     with pytest.raises(AssertionError):
         check_keys(llama, tmp_path, asked)
 

@@ -16,21 +16,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import distance
 
-import kvcore
 from invariants.support.comparing import SCORE_TOLERANCE, must_see
 from kvcore import loading
 from kvcore.conditions.parse import condition
 from kvcore.data.sample import Sample
+from kvcore.engine.prepared import prepare_one
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll, divergence
-from kvcore.measurements.divergence import Distribution, between, js, kl, next_token, of_logits
+from kvcore.measurements.divergence import (
+    Distribution,
+    between,
+    js,
+    kl,
+    next_token_distributions,
+    of_logits,
+)
 from kvcore.models.lm import LM
 
 ROUNDING = 1e-12
 VIEWS = ("bare", "random", "full_context(oracle)", "values_only(static_fact)", "bare_again")
 SAMPLES = tuple(
-    Sample(f"what does f{i} do", "the mean of the sum is a number " * (2 + 3 * i), "a sum",
-           id=f"s{i}") for i in range(4))
+    Sample(
+        f"what does f{i} do", "the mean of the sum is a number " * (2 + 3 * i), "a sum", id=f"s{i}"
+    )
+    for i in range(4)
+)
 VOCABULARY = 40
 
 
@@ -56,7 +66,7 @@ def test_a_distribution_sums_to_one_with_its_tail(row: torch.Tensor, k: int) -> 
     assert view.masses().sum() == pytest.approx(1, abs=ROUNDING)
     exact = whole(row)
     assert np.allclose(np.exp(view.log_probs), exact[view.ids], rtol=1e-10, atol=1e-300)
-    assert view.log_probs.min() >= np.log(np.sort(exact)[::-1][: k][-1]) - 1e-9
+    assert view.log_probs.min() >= np.log(np.sort(exact)[::-1][:k][-1]) - 1e-9
 
 
 def check_divergences(first: torch.Tensor, second: torch.Tensor, k: int) -> None:
@@ -110,16 +120,16 @@ def test_a_distribution_does_not_diverge_from_itself(row: torch.Tensor, k: int) 
 def test_faults_of_the_divergences_are_seen() -> None:
     """A tail left out, and Kullback-Leibler in place of Jensen-Shannon."""
     generator = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(1, VOCABULARY, generator=generator).double() * 3
-                     for _ in range(2))
+    first, second = (torch.randn(1, VOCABULARY, generator=generator).double() * 3 for _ in range(2))
 
     def no_tail(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(Distribution, "masses", lambda self: np.exp(self.log_probs))
 
     def unsymmetric(patch: pytest.MonkeyPatch) -> None:
         right = divergence.kl
-        patch.setitem(check_divergences.__globals__, "js",
-                      lambda p, q, unit="nats": right(p, q, unit))
+        patch.setitem(
+            check_divergences.__globals__, "js", lambda p, q, unit="nats": right(p, q, unit)
+        )
 
     must_see(unsymmetric, check_divergences, first, second, 10)
     must_see(no_tail, check_mass, first)
@@ -135,14 +145,14 @@ def check_mass(row: torch.Tensor) -> None:
 def check_first_token(lm: LM) -> None:
     """The first answer token's probability is that of its score."""
     rows = answer_nll.score(lm, SAMPLES, VIEWS).set_index(["sample_id", "condition"])
-    found = next_token(lm, SAMPLES, VIEWS, k=10**6)
-    for sample, views in zip(SAMPLES, found, strict=True):
-        for name, view in views.items():
-            assert isinstance(view, Distribution)
-            ready = kvcore.scoring.prepare_one(lm, sample, condition(name))
-            (place,) = np.flatnonzero(view.ids == ready.tokens.answer[0])
-            nll = rows.loc[(sample.id, name), "token_nlls"][0]
-            assert -view.log_probs[place] == pytest.approx(nll, abs=SCORE_TOLERANCE), name
+    views = next_token_distributions(lm, SAMPLES, map(condition, VIEWS), k=10**6)
+    assert len(views) == len(SAMPLES) * len(VIEWS)
+    for (number, name), view in views.items():
+        assert isinstance(view, Distribution)
+        ready = prepare_one(lm, SAMPLES[number], condition(name))
+        (place,) = np.flatnonzero(view.ids == ready.tokens.answer[0])
+        nll = rows.loc[(SAMPLES[number].id, name), "token_nlls"][0]
+        assert -view.log_probs[place] == pytest.approx(nll, abs=SCORE_TOLERANCE), name
 
 
 def test_the_first_tokens_probability_is_that_of_its_score(lm: LM) -> None:
@@ -151,8 +161,7 @@ def test_the_first_tokens_probability_is_that_of_its_score(lm: LM) -> None:
 
     def one_off(patch: pytest.MonkeyPatch) -> None:
         right = divergence.of_logits
-        patch.setattr(divergence, "of_logits",
-                      lambda logits, k: right(logits.roll(1, dims=-1), k))
+        patch.setattr(divergence, "of_logits", lambda logits, k: right(logits.roll(1, dims=-1), k))
 
     must_see(one_off, check_first_token, lm)
 
@@ -201,4 +210,6 @@ def test_bad_requests_are_one_line(lm: LM) -> None:
     with pytest.raises(KvError, match="unit"):
         between(lm, SAMPLES, [("bare", "bare")], unit="bytes")  # type: ignore[arg-type]
     with pytest.raises(KvError, match="k=0"):
-        next_token(lm, SAMPLES, ["bare"], k=0)
+        between(lm, SAMPLES, [("bare", "bare")], k=0)
+    with pytest.raises(KvError, match="k=0 must be 1 or more"):
+        of_logits(torch.zeros(1, 3), k=0)

@@ -24,7 +24,7 @@ from kvcore.conditions.recipes import (
     Mix,
 )
 from kvcore.conditions.registry import QUERY, truncation
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, one_pass, prepared, rope_probe
 from kvcore.measurements import answer_nll, explain
 from kvcore.models.lm import LM
@@ -93,10 +93,10 @@ def test_explanations_are_drawn_from_what_the_model_receives(model: str, name: s
 
 def draw_causal_masks(patch: pytest.MonkeyPatch) -> None:
     """Draw each pass as if nothing were blind in it."""
-    right = explain._panels
+    right = explain.mask_panels
     patch.setattr(
         explain,
-        "_panels",
+        "mask_panels",
         lambda lm, title, step, slots: right(lm, title, replace(step, blocked=None), slots),
     )
 
@@ -113,8 +113,8 @@ def list_hidden_copies(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_a_span(patch: pytest.MonkeyPatch) -> None:
-    right = explain._spans
-    patch.setattr(explain, "_spans", lambda *given_: right(*given_)[:-1])
+    right = explain.slot_spans
+    patch.setattr(explain, "slot_spans", lambda *given_: right(*given_)[:-1])
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_twin_labels(llama: LM) -> None:
     """Would catch a check blind to a label a token off."""
 
     def label_one_off(patch: pytest.MonkeyPatch) -> None:
-        right = explain._label
+        right = explain.slot_label
         labels = {"n": 0}
 
         def broken(role: int, after_: bool) -> str:
             labels["n"] += 1
             return "after" if labels["n"] % 7 == 3 else right(role, after_)
 
-        patch.setattr(explain, "_label", broken)
+        patch.setattr(explain, "slot_label", broken)
 
     must_see(label_one_off, check_labels, llama, LONG, "oracle")
 

@@ -25,7 +25,7 @@ import torch
 from scipy import stats as scipy_stats
 
 from invariants.support.comparing import wrong_rows
-from kvcore import loading, tokenization, written
+from kvcore import loading, tokenization
 from kvcore.cache import masks
 from kvcore.conditions.parse import condition
 from kvcore.conditions.registry import STYLES
@@ -35,7 +35,7 @@ from kvcore.measurements import generation, surrogate_queries, surrogate_store
 from kvcore.models.files import locate
 from kvcore.models.lm import LM
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WINDOWED = "tiny-mistral"
 NEW = 12  # tokens: more than a window of 8
 DRAWS = 4000
@@ -48,9 +48,15 @@ def some_ids(length: int, seed: int) -> Text:
 
 
 PROMPTS = tuple(some_ids(length, length) for length in (20, 0, 5, 13, 1))
-SAMPLES = tuple(Sample(f"what is {word}", f"The {word} is the sum of the {word}s along an axis.",
-                       f"a {word}", id=word)
-                for word in ("mean", "key", "value", "prefix", "document", "sample"))
+SAMPLES = tuple(
+    Sample(
+        f"what is {word}",
+        f"The {word} is the sum of the {word}s along an axis.",
+        f"a {word}",
+        id=word,
+    )
+    for word in ("mean", "key", "value", "prefix", "document", "sample")
+)
 
 
 def plain_logits(lm: LM, read: Sequence[int]) -> torch.Tensor:
@@ -60,8 +66,14 @@ def plain_logits(lm: LM, read: Sequence[int]) -> torch.Tensor:
     return logits.double()
 
 
-def plain_greedy(lm: LM, prompt: Sequence[int], n: int, stop: frozenset[int] = frozenset(),
-                 least: int = 0, never: frozenset[int] = frozenset()) -> Text:
+def plain_greedy(
+    lm: LM,
+    prompt: Sequence[int],
+    n: int,
+    stop: frozenset[int] = frozenset(),
+    least: int = 0,
+    never: frozenset[int] = frozenset(),
+) -> Text:
     """Write greedily, reading everything anew for every token."""
     read = [lm.bos_id, *prompt]
     for step in range(n):
@@ -70,7 +82,7 @@ def plain_greedy(lm: LM, prompt: Sequence[int], n: int, stop: frozenset[int] = f
         read.append(int(logits.argmax()))
         if read[-1] in stop:
             break
-    return tuple(read[1 + len(prompt):])
+    return tuple(read[1 + len(prompt) :])
 
 
 # --- greedy -------------------------------------------------------------------------------------
@@ -85,17 +97,20 @@ def stops_for(lm: LM) -> frozenset[int]:
 def check_greedy_is_plain(lm: LM) -> None:
     """A batch's greedy texts are those of one full forward per token, rows leaving on the way."""
     assert generation.generate(lm, PROMPTS, max_new_tokens=NEW, stop=()) == [
-        plain_greedy(lm, prompt, NEW) for prompt in PROMPTS]
+        plain_greedy(lm, prompt, NEW) for prompt in PROMPTS
+    ]
     stop = stops_for(lm)
     assert generation.generate(lm, PROMPTS, max_new_tokens=NEW, stop=stop) == [
-        plain_greedy(lm, prompt, NEW, stop) for prompt in PROMPTS]
+        plain_greedy(lm, prompt, NEW, stop) for prompt in PROMPTS
+    ]
 
 
 def check_batch_is_alone(lm: LM) -> None:
     """Neither the other rows nor the batch's size change a text."""
     whole = generation.generate(lm, PROMPTS, max_new_tokens=NEW, stop=())
-    alone = [generation.generate(lm, [prompt], max_new_tokens=NEW, stop=())[0]
-             for prompt in PROMPTS]
+    alone = [
+        generation.generate(lm, [prompt], max_new_tokens=NEW, stop=())[0] for prompt in PROMPTS
+    ]
     cut = generation.generate(lm, PROMPTS, max_new_tokens=NEW, stop=(), batch_tokens=40)
     assert whole == alone == cut
     assert generation.generate(lm, PROMPTS[::-1], max_new_tokens=NEW, stop=()) == whole[::-1]
@@ -111,26 +126,26 @@ def test_batch_is_alone(lm: LM) -> None:
 
 def no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let padding be attended to."""
-    start = generation._start
+    start = generation.start_batch
 
     def broken(lm: LM, read: Sequence[Text]) -> Any:
         live = start(lm, read)
         return dataclasses.replace(live, real=torch.ones_like(live.real))
 
-    monkeypatch.setattr(generation, "_start", broken)
+    monkeypatch.setattr(generation, "start_batch", broken)
 
 
 def frozen_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every new token the position of the one before."""
-    grown = generation.LiveBatch.grown
+    extended = generation.LiveBatch.extended
 
     def broken(self: Any, chosen: Sequence[int], going: Sequence[int]) -> Any:
-        live = grown(self, chosen, going)
+        live = extended(self, chosen, going)
         at = live.positions.clone()
         at[:, -1] = at[:, -2]
         return dataclasses.replace(live, positions=at)
 
-    monkeypatch.setattr(generation.LiveBatch, "grown", broken)
+    monkeypatch.setattr(generation.LiveBatch, "extended", broken)
 
 
 def no_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,11 +154,18 @@ def no_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masks, "visible", lambda q, k, real, _window: visible(q, k, real, None))
 
 
-@pytest.mark.parametrize(("model", "breakage"), [
-    ("tiny-llama", no_padding), ("tiny-llama", frozen_positions), (WINDOWED, no_window),
-    ("tiny-llama", wrong_rows)])
-def test_twin_greedy_is_plain(model: str, breakage: Callable[[pytest.MonkeyPatch], None],
-                              monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("model", "breakage"),
+    [
+        ("tiny-llama", no_padding),
+        ("tiny-llama", frozen_positions),
+        (WINDOWED, no_window),
+        ("tiny-llama", wrong_rows),
+    ],
+)
+def test_twin_greedy_is_plain(
+    model: str, breakage: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm = loading.load(model, device="cpu")
     breakage(monkeypatch)
     with pytest.raises(AssertionError):
@@ -165,8 +187,9 @@ def check_ends(lm: LM) -> None:
     stop, never = frozenset({full[0]}), frozenset({full[1]})
 
     def write(least: int, stop: frozenset[int] | None, never: frozenset[int]) -> Text:
-        return generation.generate(lm, PROMPTS[:1], max_new_tokens=NEW, stop=stop, never=never,
-                                   min_new_tokens=least)[0]
+        return generation.generate(
+            lm, PROMPTS[:1], max_new_tokens=NEW, stop=stop, never=never, min_new_tokens=least
+        )[0]
 
     assert write(0, stop, frozenset()) == full[:1]
     for least in (0, 1, 4, NEW):
@@ -183,7 +206,7 @@ def test_ends(lm: LM) -> None:
 
 
 def test_twin_ends_bans(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation.Rule, "banned", lambda _self, _step: [])
+    monkeypatch.setattr(generation.DecodingRule, "banned", lambda _self, _step: [])
     with pytest.raises(AssertionError):
         check_ends(llama)
 
@@ -191,22 +214,28 @@ def test_twin_ends_bans(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_twin_ends_defaults(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     end = generation.end_ids(llama)
     known = iter([frozenset[int]()])  # what generate asks for; the check itself still knows
-    monkeypatch.setattr(generation, "end_ids", lambda _lm: end if (
-        sys._getframe(1).f_code.co_name == "check_ends") else next(known))
+    monkeypatch.setattr(
+        generation,
+        "end_ids",
+        lambda _lm: end if (sys._getframe(1).f_code.co_name == "check_ends") else next(known),
+    )
     with pytest.raises(AssertionError):
         check_ends(llama)
 
 
-@pytest.mark.parametrize(("asked", "said"), [
-    ({"max_new_tokens": 0}, "pass 0 <= min <= max"),
-    ({"max_new_tokens": 3, "min_new_tokens": 4}, "pass 0 <= min <= max"),
-    ({"max_new_tokens": 3, "temperature": -1.0}, "positive number"),
-    ({"max_new_tokens": 3, "temperature": 1.0}, "needs one seed"),
-    ({"max_new_tokens": 3, "temperature": 1.0, "seeds": [1]}, "needs one seed"),
-    ({"max_new_tokens": 3, "stop": [384]}, "holds the id 384"),
-    ({"max_new_tokens": 3, "never": range(384)}, "no token to choose"),
-    ({"max_new_tokens": 2040}, "reach past the 2048 positions"),
-])
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be 1 or more"),
+        ({"max_new_tokens": 3, "min_new_tokens": 4}, "min_new_tokens=4 must be in 0..3"),
+        ({"max_new_tokens": 3, "temperature": -1.0}, "positive number"),
+        ({"max_new_tokens": 3, "temperature": 1.0}, "needs one seed"),
+        ({"max_new_tokens": 3, "temperature": 1.0, "seeds": [1]}, "needs one seed"),
+        ({"max_new_tokens": 3, "stop": [384]}, "holds the id 384"),
+        ({"max_new_tokens": 3, "never": range(384)}, "no token to choose"),
+        ({"max_new_tokens": 2040}, "reach past the 2048 positions"),
+    ],
+)
 def test_one_clear_line(llama: LM, asked: dict[str, Any], said: str) -> None:
     with pytest.raises(KvError, match=said) as error:
         generation.generate(llama, PROMPTS, **asked)
@@ -225,11 +254,13 @@ def test_unknown_id_and_style(llama: LM, tmp_path: Path) -> None:
 # --- sampling -----------------------------------------------------------------------------------
 
 
-def sampled(lm: LM, prompts: Sequence[Text], seeds: Sequence[int], n: int = NEW,
-            temperature: float = 0.8) -> list[Text]:
+def sampled(
+    lm: LM, prompts: Sequence[Text], seeds: Sequence[int], n: int = NEW, temperature: float = 0.8
+) -> list[Text]:
     """Sample texts that no stop token ends."""
-    return generation.generate(lm, prompts, max_new_tokens=n, temperature=temperature, seeds=seeds,
-                               stop=())
+    return generation.generate(
+        lm, prompts, max_new_tokens=n, temperature=temperature, seeds=seeds, stop=()
+    )
 
 
 def check_seed_decides(lm: LM) -> None:
@@ -281,23 +312,32 @@ def test_frequencies(llama: LM, temperature: float) -> None:
 
 def test_twin_seed_decides(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(  # one generator for the whole batch
-        generation, "_noise", lambda count, rule, seeds: np.random.default_rng(
-            seeds[0]).random((count, rule.max_new_tokens)))
+        generation,
+        "uniform_numbers",
+        lambda count, rule, seeds: np.random.default_rng(seeds[0]).random(
+            (count, rule.max_new_tokens)
+        ),
+    )
     with pytest.raises(AssertionError):
         check_seed_decides(llama)
 
 
 def test_twin_frequencies_of_noise(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = generation._noise
-    monkeypatch.setattr(generation, "_noise", lambda *given: noise(*given) ** 1.5)
+    noise = generation.uniform_numbers
+    monkeypatch.setattr(generation, "uniform_numbers", lambda *given: noise(*given) ** 1.5)
     with pytest.raises(AssertionError):
         check_frequencies(llama, 0.5)
 
 
 def test_twin_frequencies_of_temperature(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     choose = generation.choose_tokens
-    monkeypatch.setattr(generation, "choose_tokens", lambda lm, logits, rule, *more: choose(
-        lm, logits, dataclasses.replace(rule, temperature=0.9 * rule.temperature), *more))
+    monkeypatch.setattr(
+        generation,
+        "choose_tokens",
+        lambda lm, logits, rule, *more: choose(
+            lm, logits, dataclasses.replace(rule, temperature=0.9 * rule.temperature), *more
+        ),
+    )
     with pytest.raises(AssertionError):
         check_frequencies(llama, 0.5)
 
@@ -315,8 +355,11 @@ def check_surrogates(lm: LM) -> None:
         found = surrogate_queries.surrogates(lm, samples, style)
         for sample, text in zip(samples, found, strict=True):
             passage = tokenization.encode(lm.tokenizer, f" {sample.passage.strip()}")[:256]
-            prompt = (*tokenization.encode(lm.tokenizer, before), *passage,
-                      *tokenization.encode(lm.tokenizer, behind))
+            prompt = (
+                *tokenization.encode(lm.tokenizer, before),
+                *passage,
+                *tokenization.encode(lm.tokenizer, behind),
+            )
             ids = plain_greedy(lm, prompt, 24, newlines | {1}, 3, frozenset({0}))
             said = str(lm.tokenizer.decode([i for i in ids if i != 1]))
             assert text == surrogate_queries.cleaned(said)
@@ -331,9 +374,12 @@ def test_surrogates(llama: LM) -> None:
 
 
 def test_twin_surrogates_of_another_passage(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = surrogate_queries._prompt
-    monkeypatch.setattr(surrogate_queries, "_prompt", lambda lm, passage, style: prompt(
-        lm, passage[::-1], style))
+    prompt = surrogate_queries.surrogate_prompt
+    monkeypatch.setattr(
+        surrogate_queries,
+        "surrogate_prompt",
+        lambda lm, passage, style: prompt(lm, passage[::-1], style),
+    )
     with pytest.raises(AssertionError):
         check_surrogates(llama)
 
@@ -344,14 +390,20 @@ def test_twin_surrogates_of_the_whole_passage(llama: LM, monkeypatch: pytest.Mon
         check_surrogates(llama)
 
 
-@pytest.mark.parametrize(("said", "kept"), [
-    (' "How long?"\nText: more', "How long?"),
-    ("\n\n- yeast, sugar,\n", "yeast, sugar"),
-    ("**dough**\u2028rising", "dough"),
-    ("a\ufffd\x07b", "a b"),
-    (" ".join(str(n) + "x" for n in range(30)), " ".join(str(n) + "x" for n in range(16))),
-    ("", ""), (" \n ", ""), ("1 + 1 = 2", ""), ('""', ""),
-])
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (' "How long?"\nText: more', "How long?"),
+        ("\n\n- yeast, sugar,\n", "yeast, sugar"),
+        ("**dough**\u2028rising", "dough"),
+        ("a\ufffd\x07b", "a b"),
+        (" ".join(str(n) + "x" for n in range(30)), " ".join(str(n) + "x" for n in range(16))),
+        ("", ""),
+        (" \n ", ""),
+        ("1 + 1 = 2", ""),
+        ('""', ""),
+    ],
+)
 def test_cleaned(said: str, kept: str) -> None:
     assert surrogate_queries.cleaned(said) == kept
 
@@ -361,7 +413,7 @@ def test_nothing_usable(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = [Sample("q", text, "a", id=text) for text in ("\udc80", " ")]
     assert surrogate_queries.surrogates(llama, odd, "need") == ["", ""]
     assert surrogate_queries.surrogates(llama, [], "need") == []
-    example = surrogate_queries._EXAMPLES[0][1]["need"]
+    example = surrogate_queries.EXAMPLES[0][1]["need"]
     monkeypatch.setattr(surrogate_queries, "cleaned", lambda _text: example)
     assert surrogate_queries.surrogates(llama, SAMPLES[:1], "need") == [""]
 
@@ -386,8 +438,11 @@ def counted(monkeypatch: pytest.MonkeyPatch, llama: LM) -> Counted:
 
     def counting(lm: LM, samples: Sequence[Sample], style: str) -> list[str]:
         seen.asked.append(tuple(s.id for s in samples))
-        return surrogates(lm, samples, style) if seen.truly else [
-            f"{style} of {s.passage}" for s in samples]
+        return (
+            surrogates(lm, samples, style)
+            if seen.truly
+            else [f"{style} of {s.passage}" for s in samples]
+        )
 
     def load(*_name: Any, **_options: Any) -> LM:
         seen.loads += 1
@@ -399,11 +454,17 @@ def counted(monkeypatch: pytest.MonkeyPatch, llama: LM) -> Counted:
     return seen
 
 
-def write(root: Path, samples: Sequence[Sample] = SAMPLES, styles: Sequence[str] = ("keyword",),
-          **other: Any) -> tuple[Sample, ...]:
+def write(
+    root: Path,
+    samples: Sequence[Sample] = SAMPLES,
+    styles: Sequence[str] = ("keyword",),
+    **other: Any,
+) -> tuple[Sample, ...]:
     """Run the production code with tiny-llama."""
     files = dataclasses.replace(locate("tiny-llama"), **other)
-    return surrogate_store.with_surrogates(files, lambda: loading.load("tiny-llama"), samples, styles, root)
+    return surrogate_store.with_surrogates(
+        files, lambda: loading.load("tiny-llama"), samples, styles, root
+    )
 
 
 def test_texts_are_attached(llama: LM, counted: Counted, tmp_path: Path) -> None:
@@ -421,19 +482,22 @@ def check_attached(lm: LM, root: Path) -> None:
         texts = surrogate_queries.surrogates(lm, SAMPLES, style)
         for sample, text in zip(samples, texts, strict=True):
             assert dict(sample.texts).get(f"surrogate({style})", "") == text
-            (prefix,) = (p for p in condition(f"llm_surrogate({style})").prefixes()
-                         if p.kind == "own")
+            (prefix,) = (
+                p for p in condition(f"llm_surrogate({style})").prefixes() if p.kind == "own"
+            )
             read = tokenization.tokenize(lm.tokenizer, sample)
             with contextlib.nullcontext() if text else pytest.raises(tokenization.Unusable):
-                assert tokenization.prefix_ids(lm.tokenizer, read, prefix, 0) == tokenization.encode(
-                    lm.tokenizer, f"{text}\n")
+                assert tokenization.prefix_ids(
+                    lm.tokenizer, read, prefix, 0
+                ) == tokenization.encode(lm.tokenizer, f"{text}\n")
     assert [dataclasses.replace(s, texts=()) for s in samples] == list(SAMPLES)
     assert all(dict(s.texts)["past_query"] == "before" for s in samples)
 
 
-def test_twin_texts_are_attached(llama: LM, counted: Counted, tmp_path: Path,
-                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(written, "replace", lambda sample, **_changes: sample)
+def test_twin_texts_are_attached(
+    llama: LM, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surrogate_store, "replace", lambda sample, **_changes: sample)
     with pytest.raises(AssertionError):
         check_attached(llama, tmp_path)
     assert counted.loads == 1
@@ -464,11 +528,13 @@ def test_missing_only(counted: Counted, tmp_path: Path) -> None:
     assert len(pd.read_parquet(tmp_path)) == 1  # the store beside it stays readable as a folder
 
 
-def test_twin_missing_only(counted: Counted, tmp_path: Path,
-                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twin_missing_only(
+    counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     present, calls = surrogate_store._present, iter(range(1000))
-    monkeypatch.setattr(surrogate_store, "_present", lambda *given: (
-        present(*given) if next(calls) % 3 == 2 else {}))
+    monkeypatch.setattr(
+        surrogate_store, "_present", lambda *given: present(*given) if next(calls) % 3 == 2 else {}
+    )
     with pytest.raises(AssertionError):
         check_missing_only(counted, tmp_path)
 
@@ -481,7 +547,8 @@ def check_keys(seen: Counted, root: Path, monkeypatch: pytest.MonkeyPatch) -> No
         *(lambda other=other: write(root, **other) for other in changed),
         lambda: write(root, styles=("need",)),
         lambda: write(root, [dataclasses.replace(s, id=f"{s.id}s") for s in SAMPLES]),
-        lambda: write(root, [dataclasses.replace(s, passage="A new one.") for s in SAMPLES])]
+        lambda: write(root, [dataclasses.replace(s, passage="A new one.") for s in SAMPLES]),
+    ]
     for number, run in enumerate(runs, 2):
         run()
         assert len(seen.asked) == 3 * number
@@ -496,13 +563,14 @@ def test_keys(counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("left_out", range(len(surrogate_store.KEY)), ids=surrogate_store.KEY)
-def test_twin_keys(left_out: int, counted: Counted, tmp_path: Path,
-                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twin_keys(
+    left_out: int, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = surrogate_store._key
 
     def broken(*given: Any) -> tuple[str, ...]:
         parts = key(*given)
-        return (*parts[:left_out], "", *parts[left_out + 1:])
+        return (*parts[:left_out], "", *parts[left_out + 1 :])
 
     monkeypatch.setattr(surrogate_store, "_key", broken)
     with pytest.raises(AssertionError):
@@ -513,9 +581,9 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import kvcore
-from kvcore import generation, written
 from kvcore.data.sample import Sample
-from kvcore.models import locate
+from kvcore.measurements import surrogate_queries, surrogate_store
+from kvcore.models.files import locate
 
 def third_time_dies(function):
     calls = []
@@ -529,13 +597,13 @@ def third_time_dies(function):
 folder, moment, samples = sys.argv[1:]
 if moment == "writing":
     load = lambda: kvcore.load("tiny-llama", device="cpu")
-    generation.surrogates = third_time_dies(generation.surrogates)
+    surrogate_queries.surrogates = third_time_dies(surrogate_queries.surrogates)
 else:
     load = lambda: None
-    generation.surrogates = lambda lm, samples, style: [f"{style} of {s.passage}" for s in samples]
+    surrogate_queries.surrogates = lambda lm, samples, style: [f"{style} of {s.passage}" for s in samples]
     os.replace = third_time_dies(os.replace)
-written.FILE_SAMPLES = 2
-written.written(locate("tiny-llama"), load, [Sample(*parts) for parts in json.loads(samples)],
+surrogate_store.FILE_SAMPLES = 2
+surrogate_store.with_surrogates(locate("tiny-llama"), load, [Sample(*parts) for parts in json.loads(samples)],
                 ["keyword"], Path(folder))
 """
 
@@ -544,8 +612,13 @@ written.written(locate("tiny-llama"), load, [Sample(*parts) for parts in json.lo
 def test_killed_and_resumed(moment: str, counted: Counted, tmp_path: Path) -> None:
     """A killed process costs the file at work; resumed texts are those of an undisturbed run."""
     samples = json.dumps([(s.query, s.passage, s.answer, s.id) for s in SAMPLES])
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a"), moment, samples],
-                          cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "a"), moment, samples],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     counted.truly = moment == "writing"
     resumed = write(tmp_path / "a")
@@ -572,8 +645,11 @@ def test_damage(counted: Counted, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("counted")
 def test_twin_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surrogate_store, "_rows", lambda path: [
-        json.loads(line) for line in path.read_bytes().splitlines()])
+    monkeypatch.setattr(
+        surrogate_store,
+        "_rows",
+        lambda path: [json.loads(line) for line in path.read_bytes().splitlines()],
+    )
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         check_damage(tmp_path)
 
@@ -590,8 +666,14 @@ def check_written_once(llama: LM, root: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(surrogate_queries, "surrogates", slow)
     got: list[tuple[Sample, ...]] = []
     files = locate("tiny-llama")
-    threads = [threading.Thread(target=lambda: got.append(surrogate_store.with_surrogates(
-        files, lambda: llama, SAMPLES, ["need"], root))) for _ in range(2)]
+    threads = [
+        threading.Thread(
+            target=lambda: got.append(
+                surrogate_store.with_surrogates(files, lambda: llama, SAMPLES, ["need"], root)
+            )
+        )
+        for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

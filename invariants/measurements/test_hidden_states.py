@@ -29,8 +29,9 @@ from kvcore import loading
 from kvcore.engine import forward, hooks
 from kvcore.engine.hooks import PARTS
 from kvcore.errors import KvError, NotExact
-from kvcore.measurements import capture, hidden_states, token_kinds
-from kvcore.measurements.hidden_states import STATS, TokenText, dynamics
+from kvcore.measurements import capture, hidden_states, stream_stats, token_kinds, token_nlls
+from kvcore.measurements.hidden_states import TokenText, dynamics
+from kvcore.measurements.stream_stats import STATS
 from kvcore.models.lm import LM
 
 TOLERANCE = 1e-5  # relative, and absolute for cosines: float32 through three layers leaves 2e-6
@@ -44,8 +45,10 @@ def some_ids(length: int, seed: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.random.default_rng(seed).integers(3, 384, length))
 
 
-TEXTS = tuple(TokenText(f"t{n}", "human", some_ids(prompt, n), some_ids(continuation, 50 + n))
-              for n, (prompt, continuation) in enumerate([(5, 20), (0, 2), (11, 3), (3, 9)]))
+TEXTS = tuple(
+    TokenText(f"t{n}", "human", some_ids(prompt, n), some_ids(continuation, 50 + n))
+    for n, (prompt, continuation) in enumerate([(5, 20), (0, 2), (11, 3), (3, 9)])
+)
 
 
 # --- a route of our own ------------------------------------------------------------------------
@@ -56,8 +59,9 @@ def raw_states(name: str, read: Sequence[int]) -> States:
     model: Any = loading.load(name, device="cpu").model
     model.get_decoder().norm = torch.nn.Identity()
     with torch.inference_mode():
-        states = model(torch.tensor([list(read)]), output_hidden_states=True,
-                       use_cache=False).hidden_states
+        states = model(
+            torch.tensor([list(read)]), output_hidden_states=True, use_cache=False
+        ).hidden_states
     found: States = torch.cat(list(states)).double().numpy()
     return found
 
@@ -68,13 +72,17 @@ def by_hand(states: States) -> dict[str, float]:
     steps = [after - before for before, after in pairwise(states)]
     lengths = [math.sqrt(sum(x * x for x in step)) for step in steps]
     mean = sum(norms) / len(norms)
-    cosines = [float(a @ b) / (m * n) for a, b, m, n in zip(
-        steps, steps[1:], lengths, lengths[1:], strict=False)]
+    cosines = [
+        float(a @ b) / (m * n)
+        for a, b, m, n in zip(steps, steps[1:], lengths, lengths[1:], strict=False)
+    ]
     return {
-        "smoothness": sum(lengths) / len(lengths), "norm": mean,
+        "smoothness": sum(lengths) / len(lengths),
+        "norm": mean,
         "norm_variance": sum((x - mean) ** 2 for x in norms) / len(norms),
         "relative_step": sum(x / y for x, y in zip(lengths, norms, strict=False)) / len(lengths),
-        "cosine": sum(cosines) / len(cosines) if cosines else math.nan}
+        "cosine": sum(cosines) / len(cosines) if cosines else math.nan,
+    }
 
 
 def plain_nlls(lm: LM, text: TokenText) -> list[float]:
@@ -83,7 +91,8 @@ def plain_nlls(lm: LM, text: TokenText) -> list[float]:
     with torch.inference_mode():
         logits = lm.model(read, use_cache=False).logits[0, :-1].double()
     nlls: list[float] = torch.nn.functional.cross_entropy(
-        logits, read[0, 1:], reduction="none").tolist()
+        logits, read[0, 1:], reduction="none"
+    ).tolist()
     return nlls
 
 
@@ -122,7 +131,7 @@ def check_stats(lm: LM) -> None:
     found = dynamics(lm, TEXTS)
     for text, row in zip(TEXTS, found.to_dict("records"), strict=True):
         states = raw_states(lm.name, (lm.bos_id, *text.ids))
-        own = states[1:, 1 + len(text.prompt):]
+        own = states[1:, 1 + len(text.prompt) :]
         assert len(row["norm"]) == len(own) == lm.config.num_hidden_layers
         assert (row["n_tokens"], row["n_continuation"]) == (len(text.ids), len(text.continuation))
         for layer, states_here in enumerate(own):
@@ -134,7 +143,7 @@ def check_entropy(lm: LM) -> None:
     """Cross-entropies are those of one plain forward per text, of all tokens but BOS."""
     for text, row in zip(TEXTS, dynamics(lm, TEXTS).to_dict("records"), strict=True):
         nlls = plain_nlls(lm, text)
-        own = nlls[len(text.prompt):]
+        own = nlls[len(text.prompt) :]
         assert (len(nlls), len(own)) == (len(text.ids), len(text.continuation))
         assert_near(row["ce"], sum(nlls) / len(nlls), f"ce of {text.id}")
         assert_near(row["ce_continuation"], sum(own) / len(own), f"ce_continuation of {text.id}")
@@ -150,39 +159,65 @@ def test_entropy(lm: LM) -> None:
 
 def one_more_token(patch: pytest.MonkeyPatch) -> None:
     """Count the prompt's last token, too."""
-    patch.setattr(hidden_states, "_inside", lambda group: [
-        [len(t.prompt) <= i < 1 + len(t.ids) for i in range(1 + max(len(t.ids) for t in group))]
-        for t in group])
+    patch.setattr(
+        hidden_states,
+        "continuation_slots",
+        lambda group: [
+            [len(t.prompt) <= i < 1 + len(t.ids) for i in range(1 + max(len(t.ids) for t in group))]
+            for t in group
+        ],
+    )
 
 
 def padding_counts(patch: pytest.MonkeyPatch) -> None:
     """Count padding as if it were the continuation."""
-    patch.setattr(hidden_states, "_inside", lambda group: [
-        [len(t.prompt) < i for i in range(1 + max(len(t.ids) for t in group))] for t in group])
+    patch.setattr(
+        hidden_states,
+        "continuation_slots",
+        lambda group: [
+            [len(t.prompt) < i for i in range(1 + max(len(t.ids) for t in group))] for t in group
+        ],
+    )
 
 
 def final_norm(patch: pytest.MonkeyPatch) -> None:
     """See each layer's successor, and the final norm's output for the last layer's."""
     layers_of = hooks.layers_of
-    patch.setattr(hooks, "layers_of", lambda lm: [
-        *list(layers_of(lm))[1:], lm.model.get_decoder().norm])
+    patch.setattr(
+        hooks, "layers_of", lambda lm: [*list(layers_of(lm))[1:], lm.model.get_decoder().norm]
+    )
 
 
 def changed(**changes: Callable[[torch.Tensor], torch.Tensor]) -> Fault:
     """Change parts of the series before they are reduced."""
+
     def fault(patch: pytest.MonkeyPatch) -> None:
-        series = hidden_states.series
-        patch.setattr(hidden_states, "series", lambda stream: (found := series(stream))._replace(
-            **{name: change(getattr(found, name)) for name, change in changes.items()}))
+        series = stream_stats.series
+        patch.setattr(
+            stream_stats,
+            "series",
+            lambda stream: (found := series(stream))._replace(
+                **{name: change(getattr(found, name)) for name, change in changes.items()}
+            ),
+        )
 
     fault.__name__ = "_".join(changes)
     return fault
 
 
-@pytest.mark.parametrize("fault", [
-    one_more_token, padding_counts, final_norm, changed(norm=lambda x: x**2),
-    changed(step=lambda x: x**2), changed(relative_step=lambda x: x * 1.0001),
-    changed(cosine=lambda x: x.abs())], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        one_more_token,
+        padding_counts,
+        final_norm,
+        changed(norm=lambda x: x**2),
+        changed(step=lambda x: x**2),
+        changed(relative_step=lambda x: x * 1.0001),
+        changed(cosine=lambda x: x.abs()),
+    ],
+    ids=lambda fault: fault.__name__,
+)
 def test_twin_stats(llama: LM, fault: Fault) -> None:
     must_see(fault, check_stats, llama)
 
@@ -190,16 +225,22 @@ def test_twin_stats(llama: LM, fault: Fault) -> None:
 def next_column(patch: pytest.MonkeyPatch) -> None:
     """Predict each token from itself."""
     logits = forward.logits
-    patch.setattr(forward, "logits", lambda lm, passed, wanted: logits(
-        lm, passed, (wanted[0], [i + 1 for i in wanted[1]])))
+    patch.setattr(
+        forward,
+        "logits",
+        lambda lm, passed, wanted: logits(lm, passed, (wanted[0], [i + 1 for i in wanted[1]])),
+    )
 
 
 def first_chunk_again(patch: pytest.MonkeyPatch) -> None:
     """Score every chunk against the targets of the first."""
     split = torch.Tensor.split
-    patch.setattr(hidden_states, "CHUNK", 2)
-    patch.setattr(torch.Tensor, "split", lambda x, n: [
-        part if x.dim() > 1 else split(x, n)[0][: len(part)] for part in split(x, n)])
+    patch.setattr(token_nlls, "LOGITS_AT_ONCE", 2 * 384)
+    patch.setattr(
+        torch.Tensor,
+        "split",
+        lambda x, n: [part if x.dim() > 1 else split(x, n)[0][: len(part)] for part in split(x, n)],
+    )
 
 
 @pytest.mark.parametrize("fault", [next_column, first_chunk_again])
@@ -231,14 +272,15 @@ def test_twin_composition(llama: LM) -> None:
 def stream_of(seed: int, tokens: int, scale: float = 1.0) -> torch.Tensor:
     """Draw hidden states, (2, tokens, 5)."""
     return scale * torch.from_numpy(
-        np.random.default_rng(seed).normal(size=(2, tokens, 5)).astype(np.float32))
+        np.random.default_rng(seed).normal(size=(2, tokens, 5)).astype(np.float32)
+    )
 
 
 def check_constant(tokens: int) -> None:
     """A stream that stands still has no steps, no variance and no turns."""
     stream = stream_of(tokens, 1).repeat(1, tokens, 1)
     everything = torch.ones(2, tokens, dtype=torch.bool)
-    found = dict(zip(STATS, hidden_states.reduced(stream, everything).T.tolist(), strict=True))
+    found = dict(zip(STATS, stream_stats.reduced(stream, everything).T.tolist(), strict=True))
     assert found["smoothness"] == found["relative_step"] == [0.0, 0.0]
     assert max(found["norm_variance"]) <= 1e-12
     assert all(math.isnan(x) for x in found["cosine"])
@@ -253,8 +295,8 @@ def test_constant(tokens: int) -> None:
 def check_scaling(seed: int, tokens: int, scale: float) -> None:
     """A stream so many times as long has steps and norms so many times as long, no other turns."""
     everything = torch.ones(2, tokens, dtype=torch.bool)
-    once = hidden_states.reduced(stream_of(seed, tokens), everything)
-    scaled = hidden_states.reduced(stream_of(seed, tokens, scale), everything)
+    once = stream_stats.reduced(stream_of(seed, tokens), everything)
+    scaled = stream_stats.reduced(stream_of(seed, tokens, scale), everything)
     wanted = once * torch.tensor([scale, scale, scale**2, 1.0, 1.0], dtype=torch.float64)
     # The variance is a difference of numbers as large as the norm's square.
     slack = 1e-5 * wanted.abs() + 1e-5 * torch.tensor([0, 0, scale**2, 0, 1.0]).double()
@@ -270,7 +312,7 @@ def check_gaps(seed: int) -> None:
     """Steps and turns across a token that does not count do not count either."""
     stream = stream_of(seed, 9)
     inside = torch.tensor([[1, 1, 1, 0, 1, 1, 1, 0, 0], [0] * 9]).bool()
-    found = hidden_states.reduced(stream, inside)
+    found = stream_stats.reduced(stream, inside)
     wanted = [by_hand(stream[0, part].double().numpy()) for part in (slice(0, 3), slice(4, 7))]
     for name, value in zip(STATS, found[0].tolist(), strict=True):
         if name != "norm_variance":
@@ -285,16 +327,20 @@ def test_gaps(seed: int) -> None:
 
 def all_count(patch: pytest.MonkeyPatch) -> None:
     """Take the mean of everything."""
-    patch.setattr(hidden_states, "_mean", lambda values, _counted: values.mean(dim=1))
+    patch.setattr(stream_stats, "mean_of", lambda values, _counted: values.mean(dim=1))
 
 
-@pytest.mark.parametrize(("fault", "check", "given_"), [
-    (changed(step=lambda x: x + 1e-6), check_constant, (5,)),
-    (changed(norm=lambda x: x + torch.arange(x.shape[1])), check_constant, (5,)),
-    (changed(step=lambda x: x**2), check_scaling, (1, 5, 3.0)),
-    (changed(relative_step=lambda x: x + x**2), check_gaps, (1,)),
-    (all_count, check_gaps, (1,)),
-], ids=["moves", "varies", "squares", "bends", "everything"])
+@pytest.mark.parametrize(
+    ("fault", "check", "given_"),
+    [
+        (changed(step=lambda x: x + 1e-6), check_constant, (5,)),
+        (changed(norm=lambda x: x + torch.arange(x.shape[1])), check_constant, (5,)),
+        (changed(step=lambda x: x**2), check_scaling, (1, 5, 3.0)),
+        (changed(relative_step=lambda x: x + x**2), check_gaps, (1,)),
+        (all_count, check_gaps, (1,)),
+    ],
+    ids=["moves", "varies", "squares", "bends", "everything"],
+)
 def test_twin_stream(fault: Fault, check: Callable[..., None], given_: tuple[Any, ...]) -> None:
     must_see(fault, check, *given_)
 
@@ -310,12 +356,12 @@ def check_logits(lm: LM) -> None:
     """Watching and reducing every part changes not a bit of the logits."""
     passed = forward.pad_ids(lm, [(lm.bos_id, *t.ids) for t in TEXTS], [0] * len(TEXTS))
     wanted = ([0, 0, 1, 2, 3], [0, 25, 1, 9, 12])
-    inside = torch.tensor(hidden_states._inside(TEXTS))
+    inside = torch.tensor(hidden_states.continuation_slots(TEXTS))
     seen: list[tuple[str, int]] = []
 
     def reduce(part: str, layer: int, stream: torch.Tensor) -> None:
         seen.append((part, layer))
-        hidden_states.reduced(stream, inside)
+        stream_stats.reduced(stream, inside)
 
     with hooks.watching(lm, PARTS, reduce):
         watched = forward.logits(lm, passed, wanted)
@@ -330,9 +376,10 @@ def test_logits(lm: LM) -> None:
 
 def in_place(patch: pytest.MonkeyPatch) -> None:
     """Reduce in the stream's own memory."""
-    reduced = hidden_states.reduced
-    patch.setattr(hidden_states, "reduced", lambda stream, inside: reduced(
-        stream.mul_(1.01), inside))
+    reduced = stream_stats.reduced
+    patch.setattr(
+        stream_stats, "reduced", lambda stream, inside: reduced(stream.mul_(1.01), inside)
+    )
 
 
 def test_twin_logits(llama: LM) -> None:
@@ -350,14 +397,15 @@ def check_hooks_gone(name: str) -> None:
         raise ZeroDivisionError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hidden_states, "reduced", fail)
+        patch.setattr(stream_stats, "reduced", fail)
         with pytest.raises(ZeroDivisionError):
             dynamics(lm, TEXTS)
     assert hooks_on(lm) == 0
     with pytest.MonkeyPatch.context() as patch:
         module = hooks.module_of
-        patch.setattr(hooks, "module_of", lambda layer, part: (
-            fail() if part == "mlp" else module(layer, part)))
+        patch.setattr(
+            hooks, "module_of", lambda layer, part: fail() if part == "mlp" else module(layer, part)
+        )
         with pytest.raises(ZeroDivisionError), hooks.watching(lm, PARTS, fail):
             pytest.fail("hooks were set")
     assert hooks_on(lm) == 0
@@ -384,12 +432,12 @@ def kept_on(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_removed(patch: pytest.MonkeyPatch) -> None:
-    """Remove no hook but the one that picks what the LM head sees."""
+    """Remove no hook that watches a layer; the one before the LM head would break the next pass."""
     handle = torch.utils.hooks.RemovableHandle
     remove = handle.remove
 
     def broken(self: Any) -> None:
-        if self.hooks_dict_ref()[self.id].__name__ == "pick":
+        if self.hooks_dict_ref()[self.id].__name__ != "show":
             remove(self)
 
     patch.setattr(handle, "remove", broken)
@@ -432,10 +480,13 @@ def test_memory(llama: LM) -> None:
 
 def hoards(patch: pytest.MonkeyPatch) -> None:
     """Keep what was reduced."""
-    reduced = hidden_states.reduced
+    reduced = stream_stats.reduced
     held: list[torch.Tensor] = []
-    patch.setattr(hidden_states, "reduced", lambda stream, inside: (
-        held.append(stream), reduced(stream, inside))[1])
+    patch.setattr(
+        stream_stats,
+        "reduced",
+        lambda stream, inside: (held.append(stream), reduced(stream, inside))[1],
+    )
 
 
 def test_twin_memory(llama: LM) -> None:
@@ -450,10 +501,16 @@ def middles(lm: LM, read: Sequence[int]) -> list[torch.Tensor]:
     held: list[torch.Tensor] = []
     handles = []
     for layer in hooks.layers_of(lm):
-        name = ("pre_feedforward_layernorm" if hasattr(layer, "pre_feedforward_layernorm")
-                else "post_attention_layernorm")
-        handles.append(getattr(layer, name).register_forward_pre_hook(
-            lambda _module, inputs: held.append(inputs[0][0].double())))
+        name = (
+            "pre_feedforward_layernorm"
+            if hasattr(layer, "pre_feedforward_layernorm")
+            else "post_attention_layernorm"
+        )
+        handles.append(
+            getattr(layer, name).register_forward_pre_hook(
+                lambda _module, inputs: held.append(inputs[0][0].double())
+            )
+        )
     with torch.inference_mode():
         lm.model(torch.tensor([list(read)]), use_cache=False)
     for handle in handles:
@@ -472,8 +529,11 @@ def check_raw(lm: LM, folder: Path) -> None:
         before, after = wanted[layer], wanted[layer + 1]
         assert found[f"residual.{layer}"].dtype == torch.float32
         size = float(after.abs().max())
-        for part, value in (("residual", after), ("attention", middle - before),
-                            ("mlp", after - middle)):
+        for part, value in (
+            ("residual", after),
+            ("attention", middle - before),
+            ("mlp", after - middle),
+        ):
             off = float((found[f"{part}.{layer}"].double() - value).abs().max())
             assert off <= TOLERANCE * size, f"{part}, layer {layer}: off by {off:.1e}"
 
@@ -500,8 +560,13 @@ def test_a_part_that_does_not_add_up_is_refused(monkeypatch: pytest.MonkeyPatch)
     """Gemma's norm behind attention left out: refused by name, before anything is measured."""
     lm = loading.load("tiny-gemma3", device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(hooks, "module_of", lambda layer, part: {
-            "residual": layer, "attention": layer.self_attn, "mlp": layer.mlp}[part])
+        patch.setattr(
+            hooks,
+            "module_of",
+            lambda layer, part: {"residual": layer, "attention": layer.self_attn, "mlp": layer.mlp}[
+                part
+            ],
+        )
         with pytest.raises(NotExact, match="tiny-gemma3: layer 1 is not the sum"):
             dynamics(lm, TEXTS, parts=["attention"])
         assert set(dynamics(lm, TEXTS).status) == {"ok"}
@@ -515,7 +580,7 @@ def check_part_stats(lm: LM, folder: Path) -> None:
     raw = load_file(capture.capture_to(lm, text.ids, folder / "a.safetensors", parts=PARTS))
     for part in PARTS:
         for layer in range(lm.config.num_hidden_layers):
-            own = raw[f"{part}.{layer}"][1 + len(text.prompt):].double().numpy()
+            own = raw[f"{part}.{layer}"][1 + len(text.prompt) :].double().numpy()
             for name, value in by_hand(own).items():
                 column = name if part == "residual" else f"{part}_{name}"
                 assert_near(row[column][layer], value, f"{column}, layer {layer}")
@@ -527,9 +592,14 @@ def test_part_stats(llama: LM, tmp_path: Path) -> None:
 
 def test_twin_part_stats(llama: LM, tmp_path: Path) -> None:
     def one_name(patch: pytest.MonkeyPatch) -> None:
-        measured = hidden_states._measured_row
-        patch.setattr(hidden_states, "_measured_row", lambda text, nlls, stats: measured(
-            text, nlls, {part: stats["residual"] for part in stats}))
+        measured = hidden_states.measured_row
+        patch.setattr(
+            hidden_states,
+            "measured_row",
+            lambda text, nlls, stats: measured(
+                text, nlls, {part: stats["residual"] for part in stats}
+            ),
+        )
 
     must_see(one_name, check_part_stats, llama, tmp_path)
 
@@ -541,18 +611,21 @@ def check_trace(lm: LM) -> None:
         assert list(found.columns) == list(hidden_states.TRACE)
         for text in TEXTS:
             rows = found[found.id == text.id].reset_index(drop=True)
-            states = raw_states(lm.name, (lm.bos_id, *text.ids))[1:][layer][1 + len(text.prompt):]
+            states = raw_states(lm.name, (lm.bos_id, *text.ids))[1:][layer][1 + len(text.prompt) :]
             assert rows.token_id.tolist() == list(text.continuation)
             assert rows.position.tolist() == list(range(len(states)))
-            assert np.allclose(rows.nll, plain_nlls(lm, text)[len(text.prompt):], rtol=1e-5)
+            assert np.allclose(rows.nll, plain_nlls(lm, text)[len(text.prompt) :], rtol=1e-5)
             norms = np.linalg.norm(states, axis=1)
             steps = np.diff(states, axis=0)
             lengths = np.linalg.norm(steps, axis=1)
             cosines = (steps[1:] * steps[:-1]).sum(axis=1) / (lengths[1:] * lengths[:-1])
             nan = [math.nan]
-            for name, values in (("norm", norms), ("step", [*nan, *lengths]),
-                                 ("relative_step", [*nan, *lengths / norms[:-1]]),
-                                 ("cosine", [*nan, *nan, *cosines])):
+            for name, values in (
+                ("norm", norms),
+                ("step", [*nan, *lengths]),
+                ("relative_step", [*nan, *lengths / norms[:-1]]),
+                ("cosine", [*nan, *nan, *cosines]),
+            ):
                 assert np.allclose(rows[name], values, rtol=1e-5, atol=1e-5, equal_nan=True), name
 
 
@@ -561,9 +634,15 @@ def test_trace(name: str) -> None:
     check_trace(loading.load(name, device="cpu"))
 
 
-@pytest.mark.parametrize("fault", [
-    changed(step=lambda x: x.roll(1, dims=1)), changed(cosine=lambda x: x.roll(1, dims=1)),
-    final_norm], ids=["steps-late", "turns-late", "next-layer"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        changed(step=lambda x: x.roll(1, dims=1)),
+        changed(cosine=lambda x: x.roll(1, dims=1)),
+        final_norm,
+    ],
+    ids=["steps-late", "turns-late", "next-layer"],
+)
 def test_twin_trace(llama: LM, fault: Fault) -> None:
     must_see(fault, check_trace, llama)
 
@@ -578,8 +657,15 @@ def test_kinds(name: str) -> None:
     assert "".join(spelled).lstrip() == "the mean, 12 (x)\n"
     for text, kind in zip(spelled, kinds, strict=True):
         core = text.strip()
-        wanted = ({"space"} if not core else {"punctuation"} if core in (",", "(", ")")
-                  else {"number"} if core.isdigit() else {"word", "inside"})
+        wanted = (
+            {"space"}
+            if not core
+            else {"punctuation"}
+            if core in (",", "(", ")")
+            else {"number"}
+            if core.isdigit()
+            else {"word", "inside"}
+        )
         assert kind in wanted, (text, kind)
     assert kinds.count("word") == 3
     assert token_kinds.kinds_of(lm, [lm.bos_id, *ids])[0] == "other"
@@ -594,8 +680,10 @@ def test_unusable_texts_have_a_status(llama: LM) -> None:
     long = TokenText("long", "human", some_ids(4, 1), some_ids(2044, 2))
     found = dynamics(llama, [short, TEXTS[0], long])
     assert found.status.tolist() == [
-        "fewer than 2 tokens in the continuation", "ok",
-        "longer than the 2048 positions the model is exact for"]
+        "fewer than 2 tokens in the continuation",
+        "ok",
+        "longer than the 2048 positions the model is exact for",
+    ]
     assert found.ce.isna().tolist() == [True, False, True]
     assert [len(x) for x in found.norm] == [0, 3, 0]
     assert set(hidden_states.trace(llama, [short, TEXTS[0], long], 0).id) == {"t0"}
@@ -613,14 +701,14 @@ def test_numbers_that_are_not_finite_have_a_status() -> None:
 
 def test_out_of_memory_halves_the_batch(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = dynamics(llama, TEXTS)
-    measure = hidden_states._measure
+    measure = hidden_states.measure_batch
 
     def tight(lm: LM, group: Sequence[TokenText], parts: Sequence[str]) -> list[dict[str, Any]]:
         if len(group) > 1 or group[0].id == "t1":
             raise torch.OutOfMemoryError("out of memory")
         return measure(lm, group, parts)
 
-    monkeypatch.setattr(hidden_states, "_measure", tight)
+    monkeypatch.setattr(hidden_states, "measure_batch", tight)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = dynamics(llama, TEXTS)
@@ -636,11 +724,16 @@ def test_one_clear_line(llama: LM, tmp_path: Path) -> None:
     asked: list[tuple[str, Callable[[], object]]] = [
         ("did you mean 'attention'", lambda: dynamics(llama, TEXTS, parts=["atention"])),
         ("text 'odd' holds the id 384", lambda: dynamics(llama, [odd])),
-        ("layer 3; tiny-llama has 3, pass -3..2", lambda: hidden_states.trace(llama, TEXTS, 3)),
-        ("cannot be written", lambda: capture.capture_to(
-            llama, (5,), tmp_path / "none" / "a.safetensors")),
-        ("exact for 2048 with BOS", lambda: capture.capture_to(
-            llama, some_ids(2048, 1), tmp_path / "a.safetensors"))]
+        ("layer=3 must be in -3..2 for tiny-llama", lambda: hidden_states.trace(llama, TEXTS, 3)),
+        (
+            "cannot be written",
+            lambda: capture.capture_to(llama, (5,), tmp_path / "none" / "a.safetensors"),
+        ),
+        (
+            "exact for 2048 with BOS",
+            lambda: capture.capture_to(llama, some_ids(2048, 1), tmp_path / "a.safetensors"),
+        ),
+    ]
     for said, ask in asked:
         with pytest.raises(KvError, match=said) as error:
             ask()

@@ -19,8 +19,7 @@ from kvcore.data.context_pairs.load import PairCorpus, load_pairs
 from kvcore.data.sample import Corpus, Sample
 from kvcore.data.texts import Text, TextCorpus
 from kvcore.errors import KvError
-from kvcore.measurements import context_switch, divergence, hidden_states
-from kvcore.measurements import switch_generation
+from kvcore.measurements import context_switch, divergence, hidden_states, switch_generation
 from kvcore.measurements.base import MeasurePlan, MeasureRequest
 from kvcore.measurements.collect import collect_rows
 from kvcore.measurements.continuations import load_continuations

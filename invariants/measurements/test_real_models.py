@@ -21,8 +21,11 @@ from kvcore.engine.prepared import prepare_one
 from kvcore.measurements import answer_nll
 from kvcore.models.registry import REGISTRY, installed
 
-INSTALLED = [name for name, entry in REGISTRY.items()
-             if entry.source.startswith("wheel:") and installed(name)]
+INSTALLED = [
+    name
+    for name, entry in REGISTRY.items()
+    if entry.source.startswith("wheel:") and installed(name)
+]
 # float32 over up to 30 layers and 300 tokens: 1e-5 seen at most, ten times that allowed
 TOLERANCE = 1e-4
 
@@ -42,8 +45,12 @@ def chosen() -> tuple[Sample, ...]:
 @pytest.fixture(scope="module")
 def scored(lm: Any) -> pd.DataFrame:
     """The engine's scores by both of its routes, each with unlike samples in one batch."""
-    return pd.concat([answer_nll.score(lm, chosen(), CONDITIONS, seed=1, route=route)
-                      for route in ("auto", "cache")])
+    return pd.concat(
+        [
+            answer_nll.score(lm, chosen(), CONDITIONS, seed=1, route=route)
+            for route in ("auto", "cache")
+        ]
+    )
 
 
 def worst_difference(lm: Any, scored: pd.DataFrame, plainly: Callable[..., list[float]]) -> float:
@@ -53,8 +60,14 @@ def worst_difference(lm: Any, scored: pd.DataFrame, plainly: Callable[..., list[
         one = prepare_one(lm, sample, condition(name), seed=1)
         prefix = one.prefixes[condition(name).prefixes()[0]]
         read = one.tokens
-        wanted = plainly(lm.model, lm.bos_id, list(prefix), list(read.document),
-                         list(read.prompt), list(read.answer))
+        wanted = plainly(
+            lm.model,
+            lm.bos_id,
+            list(prefix),
+            list(read.document),
+            list(read.prompt),
+            list(read.answer),
+        )
         found = scored[(scored.sample_id == sample.id) & (scored.condition == name)].nll
         worst = max(worst, float((found - np.mean(wanted)).abs().max()))
     return worst
@@ -81,8 +94,16 @@ def test_primed_values_equal_the_plain_route(lm: Any) -> None:
     one = prepare_one(lm, sample, given, seed=1)
     read = one.tokens
     wanted = plain.mixed_nlls(
-        lm.model, lm.bos_id, one.prefixes[QUERY], read.document, read.prompt, read.answer,
-        layers=range(lm.config.num_hidden_layers // 2), tokens=len(read.document), weight=1.0)
+        lm.model,
+        lm.bos_id,
+        one.prefixes[QUERY],
+        read.document,
+        read.prompt,
+        read.answer,
+        layers=range(lm.config.num_hidden_layers // 2),
+        tokens=len(read.document),
+        weight=1.0,
+    )
     found = answer_nll.score(lm, [sample], [given, "bare"], seed=1).nll
     assert abs(found[0] - float(np.mean(wanted))) <= TOLERANCE
     assert abs(found[0] - found[1]) > TOLERANCE, "the values changed nothing"
@@ -91,6 +112,6 @@ def test_primed_values_equal_the_plain_route(lm: Any) -> None:
 def test_twin_a_key_left_unturned_is_seen(lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rotating nothing is far outside the tolerance on a trained model."""
     rope_probe.rope_plan(lm)
-    monkeypatch.setattr("kvcore.rope.rotate", lambda keys, *_: keys)
+    monkeypatch.setattr("kvcore.cache.rope.rotate", lambda keys, *_: keys)
     broken = answer_nll.score(lm, chosen(), CONDITIONS, seed=1, route="cache")
     assert worst_difference(lm, broken, plain.one_pass_nlls) > TOLERANCE

@@ -16,7 +16,7 @@ from invariants.support.quantized import check_nf4
 from kvcore import loading, tokenization
 from kvcore.cache import rope
 from kvcore.conditions import parse, registry
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, rope_probe
 from kvcore.errors import KvError, MissingResource, NotExact
 from kvcore.measurements import answer_nll, answer_nll_rows, explain
@@ -160,13 +160,13 @@ def test_values_that_move_with_position_are_refused(monkeypatch: pytest.MonkeyPa
 def test_logits_that_are_not_finite_drop_the_sample_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a NaN that spoils the other scores, or is not counted."""
     lm = loading.load("tiny-llama", device="cpu")
-    right = answer_nll._answer_nlls
+    right = answer_nll.answer_nlls
 
     def broken(lm_: Any, given: Any, group: Any, starts: Any) -> list[list[float]]:
         first, *rest = right(lm_, given, group, starts)
         return [[float("nan")] * len(first), *rest]
 
-    monkeypatch.setattr(answer_nll, "_answer_nlls", broken)
+    monkeypatch.setattr(answer_nll, "answer_nlls", broken)
     scored = answer_nll.score(lm, [SAMPLE], ["bare", "random"])
     assert sorted(scored["status"]) == ["ok", "the model's logits are not finite"]
 
@@ -176,14 +176,14 @@ def test_out_of_memory_halves_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     lm = loading.load("tiny-llama", device="cpu")
     samples = [Sample(f"what is {i}", f"It is number {i} of them.", "it") for i in range(4)]
     whole = answer_nll.score(lm, samples, ["bare"])
-    right = answer_nll._score_in_one_pass
+    right = answer_nll.score_in_one_pass
 
     def small(lm_: Any, part: Any) -> Any:
         if len(part) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return right(lm_, part)
 
-    monkeypatch.setattr(answer_nll, "_score_in_one_pass", small)
+    monkeypatch.setattr(answer_nll, "score_in_one_pass", small)
     with pytest.warns(RuntimeWarning, match="out of memory with"):
         halved = answer_nll.score(lm, samples, ["bare"])
     assert halved["nll"].to_numpy() == pytest.approx(whole["nll"].to_numpy(), abs=1e-5)
@@ -244,8 +244,8 @@ def test_the_instrument_imports_neither_pytest_nor_hypothesis() -> None:
 def test_judging_imports_no_torch() -> None:
     """Would catch rows that can be judged only where a model could be loaded."""
     found = imported_by(
-        "import kvcore, kvcore.stats, kvcore.verdict, kvcore.store, reports.page, "
-        "claims.judging, claims.harness"
+        "import kvcore, kvcore.analysis, kvcore.verdict, kvcore.store, reports.html.page, "
+        "claims.harness.judging, claims.harness.hooks"
     )
     assert not {"torch", "transformers"} & found
 

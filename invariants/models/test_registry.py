@@ -24,7 +24,7 @@ from invariants.support.quantized import check_nf4
 from kvcore import loading
 from kvcore.cache import masks, rope
 from kvcore.conditions.parse import condition
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import rope_probe
 from kvcore.engine.prepared import prepare_one
 from kvcore.measurements import answer_nll

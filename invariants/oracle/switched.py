@@ -185,3 +185,19 @@ def _shares(
             for layer in attentions
         ]
     )
+
+
+def next_token_logps(
+    model: Any, bos: int, context: Ids, before: Ids, ids: Sequence[int]
+) -> torch.Tensor:
+    """Return log-probabilities over the vocabulary at each of some ids, by one plain forward.
+
+    Returns
+    -------
+    (len(ids), vocab) float64
+        Behind BOS, the context, what stands before and the ids before each.
+    """
+    sequence = [bos, *context, *before, *ids]
+    with torch.inference_mode():
+        logits: torch.Tensor = model(torch.tensor([sequence]), use_cache=False).logits[0]
+    return logits[-len(ids) - 1 : -1].double().log_softmax(-1)

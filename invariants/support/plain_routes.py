@@ -25,7 +25,7 @@ from kvcore.conditions.recipes import (
     Condition,
     Recipe,
 )
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import build, forward, prepared
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM

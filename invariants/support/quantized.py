@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from bitsandbytes import functional
 
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM
 

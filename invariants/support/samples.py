@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 
 TEXTS = (("past_query", "the mean of what"), ("surrogate(need)", "i need the mean"))
 LONG = Sample(

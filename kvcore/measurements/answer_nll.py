@@ -1,43 +1,41 @@
-"""The batched engine: samples and conditions in, answers' NLLs out.
+"""NLLs of answers: samples and conditions in, a score for each out.
 
 Two routes lead to a score. Where several conditions or targets need the same prefill, it is run
 once, caches are built from it, and answers are read on top of them. Where nothing is shared, one
 masked pass reads everything: a second BOS, which sees only itself, stands where the truncated
 document begins, and the query sees that one (attention is relative, so the two routes agree).
 Batches, sorted by length, never change a number beyond rounding; the LM head sees scored tokens
-only. Answers on top of caches that differ in few layers run once below those (`kvcore.branching`).
+only. Answers on top of caches that differ in few layers run once below those
+(`kvcore.engine.shared_layers`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
-import torch
 
 from kvcore.cache import batch as cache_batch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.parse import condition
 from kvcore.conditions.recipes import Condition, Recipe
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.engine import batching, build, forward, limits, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
-from kvcore.engine.limits import BATCH_TOKENS, PASS_COST
 from kvcore.engine.prepared import COPIES, PreparedSample
+from kvcore.measurements.frames import frame_of
+from kvcore.measurements.token_nlls import token_nlls
 from kvcore.models.lm import LM
 
+TEXT_COLUMNS = ("sample_id", "condition", "target", "status")
 COLUMNS = (
-    "sample_id",
-    "condition",
-    "target",
-    "status",
+    *TEXT_COLUMNS,
     "nll",
     "nll_tail",
     "token_nlls",
@@ -47,18 +45,34 @@ COLUMNS = (
     "cache_len",
     "clean_boundary",
 )
-LOGITS_AT_ONCE = 2**21  # turned into NLLs at a time: 8 MB, which the heap serves again and again
 MAX_CONDITIONS_IN_MEMORY = 16  # conditions whose caches are held at the same time
 Route = Literal["auto", "cache"]
+Request = tuple[Sample, str, Sequence[Condition]]
+"""A sample, a target's name and the conditions under which it is scored."""
+Row = dict[str, Any]
+Place = tuple[int, str]
+"""Where a row goes: the number of its request and the name of its condition."""
 
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """One score that is wanted: where its row goes, and what it takes."""
+    """One score to be measured, and where its row goes."""
 
-    row: tuple[int, str]
+    place: Place
     sample: PreparedSample
     condition: Condition
+
+
+@dataclass(frozen=True)
+class ScoreBatch:
+    """Jobs that are scored at once, on top of caches or in one masked pass without any."""
+
+    jobs: list[ScoreJob]
+    on_caches: bool
+
+
+Order = Callable[[ScoreJob], Any]
+"""What jobs are sorted by."""
 
 
 def score(
@@ -85,7 +99,7 @@ def score(
     batch_tokens : int, optional
         Most tokens in one forward pass; changes speed, never a number beyond rounding.
     targets : iterable of str
-        What is asked and scored, keys of `kvcore.tokens.TARGETS`.
+        What is asked and scored, keys of `kvcore.tokenization.TARGETS`.
     route : {"auto", "cache"}
         ``"cache"`` always builds caches, also where one masked pass would do.
 
@@ -109,11 +123,11 @@ def score(
     Exact: batching, padding, order and route change a score by rounding only, below 1e-5 nats in
     float32. Log-softmax in float32, sums in float64.
     """
-    chosen = tuple(dict.fromkeys(condition(c) for c in conditions))
-    asked = tuple(targets)
+    distinct = tuple(dict.fromkeys(condition(c) for c in conditions))
+    target_names = tuple(targets)
     return score_pairs(
         lm,
-        [(sample, target, chosen) for sample in samples for target in asked],
+        [(sample, target, distinct) for sample in samples for target in target_names],
         seed=seed,
         batch_tokens=batch_tokens,
         route=route,
@@ -122,263 +136,290 @@ def score(
 
 def score_pairs(
     lm: LM,
-    asked: Sequence[tuple[Sample, str, Sequence[Condition]]],
+    requests: Sequence[Request],
     *,
     seed: int = 0,
     batch_tokens: int | None = None,
     route: Route = "auto",
 ) -> pd.DataFrame:
-    """Score samples and targets that need not share their conditions; see `score`."""
-    kind = lm.device.type
-    budget = batch_tokens or BATCH_TOKENS.get(kind, 4096)
-    cost = PASS_COST.get(kind, 256)
-    prepared.check_conditions(lm, dict.fromkeys(c for _, _, some in asked for c in some))
-    rows: dict[tuple[int, str], dict[str, Any]] = {}
-    jobs: list[ScoreJob] = []
-    for number, (sample, target, some) in enumerate(asked):
-        for given, ready in prepared.prepare_sample(lm, sample, target, some, seed):
-            if isinstance(ready, str):
-                rows[number, given.name] = _row(sample.id, given.name, target, ready)
-            else:
-                jobs.append(ScoreJob((number, given.name), ready, given))
-    for part, scorer in _plan(jobs, budget, cost, route):
-        rows |= _score_or_halve(lm, part, scorer)
-    ordered = [rows[n, c.name] for n, (_, _, some) in enumerate(asked) for c in some]
-    frame = {name: [row[name] for row in ordered] for name in COLUMNS}
-    texts = {name: pd.Series(frame.pop(name), dtype=object) for name in COLUMNS[:4]}
-    return pd.DataFrame(texts | frame)  # object: an id may hold what pandas' strings refuse
+    """Score samples and targets that need not share their conditions; see `score`.
 
-
-Scorer = Callable[["LM", Sequence[ScoreJob]], dict[tuple[int, str], dict[str, Any]]]
-
-
-def _plan(
-    jobs: Sequence[ScoreJob], budget: int, cost: int, route: Route
-) -> Iterator[tuple[list[ScoreJob], Scorer]]:
-    """Divide the work into parts that run at once, each with the function that scores it.
-
-    Regrouped conditions come in half-size parts in shuffled order, so that they meet other
-    batch partners and other padding.
+    Parameters
+    ----------
+    requests : sequence of (sample, target, conditions)
     """
+    # 1. Refuse by name, before anything is run, what the model cannot do exactly.
+    prepared.check_conditions(lm, dict.fromkeys(c for *_, some in requests for c in some))
 
-    def through_caches(lm: LM, part: Sequence[ScoreJob]) -> dict[tuple[int, str], dict[str, Any]]:
-        return _score_group(lm, part, budget, cost)
+    # 2. Tokenize: a job for each score, or at once the row that says why there is none.
+    jobs, rows = _prepare_jobs(lm, requests, seed)
 
-    for again in (False, True):
-        pool = [job for job in jobs if job.condition.aa_control == again]
-        limit = max(1, budget // 2) if again else budget
-        shared = _shared(pool) if route == "auto" else {job.row for job in pool}
-        alone = [job for job in pool if job.row not in shared]
-        alone.sort(
-            key=_shuffled
-            if again
-            else lambda job: len(one_pass.one_pass(job.sample, job.condition, 0).ids)
-        )
-        lengths = [len(one_pass.one_pass(job.sample, job.condition, 0).ids) for job in alone]
-        for start, stop in batching.cut_into_passes(lengths, limit, cost):
-            yield alone[start:stop], _score_in_one_pass
-        together = [job for job in pool if job.row in shared]
-        for part in _document_groups(together, limit, cost, _shuffled if again else _by_length):
-            yield part, through_caches
+    # 3. Divide the jobs into batches, the A/A control's apart from all others.
+    budget, cost = limits.pass_limits(lm, batch_tokens)
+    ordinary = [job for job in jobs if not job.condition.aa_control]
+    control = [job for job in jobs if job.condition.aa_control]
+    batches = [
+        *score_batches(ordinary, budget, cost, route, _by_one_pass_length, _by_document),
+        # Half the size and another order: other neighbours and other padding than the rest has.
+        *score_batches(control, max(1, budget // 2), cost, route, _shuffled, _shuffled),
+    ]
+
+    # 4. Score batch by batch; what does not fit in memory, in halves.
+    on_caches = partial(score_on_caches, lm, budget=budget, cost=cost)
+    in_one_pass = partial(score_in_one_pass, lm)
+    give_up = partial(unscored_row, status="out of memory")
+    for batch in batches:
+        scorer = on_caches if batch.on_caches else in_one_pass
+        scored = limits.run_or_halve(lm, batch.jobs, scorer, give_up, what="scores")
+        rows |= dict(zip((job.place for job in batch.jobs), scored, strict=True))
+
+    # 5. Arrange the rows in the order of the requests.
+    ordered = [rows[n, c.name] for n, (*_, some) in enumerate(requests) for c in some]
+    return frame_of(ordered, COLUMNS, TEXT_COLUMNS)
 
 
-def _shared(jobs: Sequence[ScoreJob]) -> set[tuple[int, str]]:
-    """Return the rows of the jobs that build caches: prefills shared, or no single pass to do."""
-    leaves = {
-        job.row: [
-            (leaf.isolated, job.sample.prefill_spec(leaf)) for leaf in job.condition.prefills()
-        ]
+def _prepare_jobs(
+    lm: LM, requests: Sequence[Request], seed: int
+) -> tuple[list[ScoreJob], dict[Place, Row]]:
+    """Return the scores that can be measured, and the rows of those that cannot."""
+    jobs: list[ScoreJob] = []
+    rows: dict[Place, Row] = {}
+    for number, (sample, target, conditions) in enumerate(requests):
+        for each, ready in prepared.prepare_sample(lm, sample, target, conditions, seed):
+            place = number, each.name
+            if isinstance(ready, str):
+                rows[place] = _unscored(sample.id, each.name, target, ready)
+            else:
+                jobs.append(ScoreJob(place, ready, each))
+    return jobs, rows
+
+
+# --- batches -----------------------------------------------------------------------------------
+
+
+def score_batches(
+    jobs: Sequence[ScoreJob],
+    budget: int,
+    cost: int,
+    route: Route,
+    pass_order: Order,
+    document_order: Order,
+) -> Iterator[ScoreBatch]:
+    """Divide jobs into batches: those that share no prefill run in one pass, the others on caches.
+
+    Parameters
+    ----------
+    budget, cost : int
+        As `kvcore.engine.batching.cut_into_passes` takes them.
+    pass_order, document_order : callable
+        What the jobs of the one and of the other are sorted by.
+    """
+    shared = _places_on_caches(jobs) if route == "auto" else {job.place for job in jobs}
+    alone = sorted((job for job in jobs if job.place not in shared), key=pass_order)
+    widths = [_by_one_pass_length(job) for job in alone]
+    for start, stop in batching.cut_into_passes(widths, budget, cost):
+        yield ScoreBatch(alone[start:stop], on_caches=False)
+    together = [job for job in jobs if job.place in shared]
+    for group in document_groups(together, budget, cost, document_order):
+        yield ScoreBatch(group, on_caches=True)
+
+
+def _places_on_caches(jobs: Sequence[ScoreJob]) -> set[Place]:
+    """Return the jobs that caches are built for: prefills are shared, or one pass cannot do it."""
+    prefills = {
+        job.place: {(p.isolated, job.sample.prefill_spec(p)) for p in job.condition.prefills()}
         for job in jobs
     }
-    uses = Counter(leaf for found in leaves.values() for leaf in set(found))
+    uses = Counter(prefill for of_job in prefills.values() for prefill in of_job)
     return {
-        job.row
+        job.place
         for job in jobs
         if not one_pass.fits_one_pass(job.condition.recipe)
-        or any(uses[leaf] > 1 for leaf in leaves[job.row])
+        or any(uses[prefill] > 1 for prefill in prefills[job.place])
     }
 
 
-def _by_length(job: ScoreJob) -> tuple[Any, ...]:
-    one = job.sample.tokens
-    return len(one.document), one.document, one.sample_id
+def document_groups(
+    jobs: Sequence[ScoreJob], budget: int, cost: int, order: Order
+) -> Iterator[list[ScoreJob]]:
+    """Group jobs so that no prefill exceeds the budget; jobs with equal prefills stay together.
+
+    Parameters
+    ----------
+    order : callable
+        What the jobs are sorted by before they are grouped.
+    """
+    # 1. The jobs of each document, whose prefills are equal.
+    keys = _prefill_keys(jobs)
+    by_document: dict[object, list[ScoreJob]] = {}
+    for job in sorted(jobs, key=order):
+        by_document.setdefault(keys[id(job.sample)], []).append(job)
+    # 2. Documents under the same conditions side by side: what is built is built for all of them.
+    alike: dict[tuple[str, ...], list[list[ScoreJob]]] = {}
+    for of_document in by_document.values():
+        names = sorted({job.condition.name for job in of_document})
+        alike.setdefault(tuple(names), []).append(of_document)
+    # 3. Cut by the longest prefill of each document.
+    for documents in alike.values():
+        widths = [max(map(_longest_prefill, of_document)) for of_document in documents]
+        for start, stop in batching.cut_into_passes(widths, budget, cost):
+            yield [job for of_document in documents[start:stop] for job in of_document]
+
+
+def _longest_prefill(job: ScoreJob) -> int:
+    return max(1 + len(job.sample.prefill_spec(p)) for p in job.condition.prefills())
+
+
+def _prefill_keys(jobs: Sequence[ScoreJob]) -> dict[int, object]:
+    """Return what the prefills of each prepared sample are made from, by the sample's `id`."""
+    samples = {id(job.sample): job.sample for job in jobs}
+    return {number: sample.prefill_key() for number, sample in samples.items()}
+
+
+def _by_one_pass_length(job: ScoreJob) -> int:
+    return len(one_pass.one_pass(job.sample, job.condition, 0).ids)
+
+
+def _by_document(job: ScoreJob) -> tuple[Any, ...]:
+    tokens = job.sample.tokens
+    return len(tokens.document), tokens.document, tokens.sample_id
 
 
 def _shuffled(job: ScoreJob) -> tuple[Any, ...]:
     name = job.sample.tokens.sample_id.encode("utf-8", "replace")
-    return hashlib.sha256(name).digest(), job.row
+    return hashlib.sha256(name).digest(), job.place
 
 
-def _document_groups(
-    jobs: Sequence[ScoreJob], budget: int, cost: int, key: Callable[[ScoreJob], tuple[Any, ...]]
-) -> Iterator[list[ScoreJob]]:
-    """Group jobs so that no prefill exceeds the budget; jobs with equal prefills stay together."""
-    same: dict[tuple[str, ...], dict[tuple[Any, ...], list[ScoreJob]]] = {}
-    names: dict[tuple[Any, ...], set[str]] = {}
-    units = {
-        id(one): one.prefill_key() for one in {id(job.sample): job.sample for job in jobs}.values()
-    }
-    for job in jobs:
-        names.setdefault(units[id(job.sample)], set()).add(job.condition.name)
-    for job in sorted(jobs, key=key):
-        unit = units[id(job.sample)]
-        same.setdefault(tuple(sorted(names[unit])), {}).setdefault(unit, []).append(job)
-    for found in same.values():
-        parts = list(found.values())
-        widths = [
-            max(
-                1 + len(job.sample.prefill_spec(leaf))
-                for job in part
-                for leaf in job.condition.prefills()
-            )
-            for part in parts
-        ]
-        for start, stop in batching.cut_into_passes(widths, budget, cost):
-            yield [job for part in parts[start:stop] for job in part]
+# --- scores ------------------------------------------------------------------------------------
 
 
-def _score_or_halve(
-    lm: LM, part: Sequence[ScoreJob], scorer: Scorer
-) -> dict[tuple[int, str], dict[str, Any]]:
-    """Score a part; where memory runs out, score its halves, and say so."""
-    try:
-        return scorer(lm, part)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not limits.is_out_of_memory(error):
-            raise
-    if len(part) == 1:
-        return {part[0].row: _row_of(part[0], "out of memory")}
-    middle = len(part) // 2
-    warnings.warn(
-        f"out of memory with {len(part)} scores at once: going on with {middle}; "
-        "a smaller --kv-batch-tokens avoids this.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    if lm.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return _score_or_halve(lm, part[:middle], scorer) | _score_or_halve(lm, part[middle:], scorer)
+def score_in_one_pass(lm: LM, jobs: Sequence[ScoreJob]) -> list[Row]:
+    """Score jobs that share no prefill, each as one sequence without any cache."""
+    sequences = [one_pass.one_pass(job.sample, job.condition, lm.bos_id) for job in jobs]
+    starts = [len(s.ids) - _query_length(job) for s, job in zip(sequences, jobs, strict=True)]
+    samples = [job.sample for job in jobs]
+    nlls = answer_nlls(lm, forward.pad_sequences(lm, sequences), samples, starts)
+    return [_scored_row(job, of_job) for job, of_job in zip(jobs, nlls, strict=True)]
 
 
-def _score_in_one_pass(lm: LM, part: Sequence[ScoreJob]) -> dict[tuple[int, str], dict[str, Any]]:
-    readings = [one_pass.one_pass(job.sample, job.condition, lm.bos_id) for job in part]
-    starts = [
-        len(r.ids) - len(job.sample.query_ids()) for r, job in zip(readings, part, strict=True)
-    ]
-    asked = [job.sample for job in part]
-    nlls = _answer_nlls(lm, forward.pad_sequences(lm, readings), asked, starts)
-    return {job.row: _scored_row(job, found) for job, found in zip(part, nlls, strict=True)}
-
-
-def _score_group(
-    lm: LM, jobs: Sequence[ScoreJob], budget: int, cost: int
-) -> dict[tuple[int, str], dict[str, Any]]:
+def score_on_caches(lm: LM, jobs: Sequence[ScoreJob], *, budget: int, cost: int) -> list[Row]:
     """Score jobs that share prefills: each prefill once, then short passes on top of caches."""
-    units = {
-        job.sample.prefill_key(): job.sample
-        for job in sorted(jobs, key=lambda job: len(job.sample.query_ids()))
-    }
-    place = {unit: i for i, unit in enumerate(units)}  # like questions side by side: no copies
-    group = list(units.values())
-    by_condition = {
-        c: [job for job in jobs if job.condition == c]
-        for c in dict.fromkeys(job.condition for job in jobs)
-    }
-    leaves: dict[Recipe, KVCache] = {}
-    for leaf in dict.fromkeys(leaf for c in by_condition for leaf in c.prefills()):
-        build.build(lm, leaf, leaves, group)
-    rows: dict[tuple[int, str], dict[str, Any]] = {}
-    chosen = list(by_condition)
-    for start in range(0, len(chosen), MAX_CONDITIONS_IN_MEMORY):
-        made = dict(leaves)
-        caches = {
-            c: build.build(lm, c.recipe, made, group)
-            for c in chosen[start : start + MAX_CONDITIONS_IN_MEMORY]
-        }
-        work = sorted(
-            ((job, place[job.sample.prefill_key()]) for c in caches for job in by_condition[c]),
-            key=lambda item: (len(item[0].sample.query_ids()), item[0].condition.name, item[1]),
+    # 1. Give each document a row, the same in every cache; like questions lie side by side.
+    keys = _prefill_keys(jobs)
+    documents: dict[object, PreparedSample] = {}
+    for job in sorted(jobs, key=_query_length):
+        documents.setdefault(keys[id(job.sample)], job.sample)
+    samples = list(documents.values())
+    rows = {key: row for row, key in enumerate(documents)}
+    row_of = {job.place: rows[keys[id(job.sample)]] for job in jobs}
+
+    # 2. Run each prefill once.
+    conditions = list(dict.fromkeys(job.condition for job in jobs))
+    prefills: dict[Recipe, KVCache] = {}
+    for prefill in dict.fromkeys(p for each in conditions for p in each.prefills()):
+        build.build(lm, prefill, prefills, samples)
+
+    nlls: dict[Place, list[float]] = {}
+    for start in range(0, len(conditions), MAX_CONDITIONS_IN_MEMORY):
+        # 3. Build the caches of a few conditions; what they have in common, once.
+        built = dict(prefills)
+        some = conditions[start : start + MAX_CONDITIONS_IN_MEMORY]
+        caches = {each: build.build(lm, each.recipe, built, samples) for each in some}
+
+        # 4. Read their questions and answers on top, those of like length in one pass.
+        queries = sorted(
+            (job for job in jobs if job.condition in caches),
+            key=lambda job: (_query_length(job), job.condition.name, row_of[job.place]),
         )
-        for a, b in batching.cut_into_passes(
-            [len(job.sample.query_ids()) for job, _ in work], budget, cost
-        ):
-            part = sorted(
-                work[a:b], key=lambda item: (item[0].condition.name, item[0].sample.target, item[1])
-            )  # neighbours need no copies
-            cache = cache_batch.concatenate(
-                (caches[c], [which for _, which in items])
-                for c, items in groupby(part, key=lambda item: item[0].condition)
-            )
-            asked = [job.sample for job, _ in part]
-            nlls = _answer_nlls(lm, build.query_input(lm, cache, asked), asked, [0] * len(asked))
-            rows |= {
-                job.row: _scored_row(job, found) for (job, _), found in zip(part, nlls, strict=True)
-            }
-    return rows
+        for a, b in batching.cut_into_passes(list(map(_query_length, queries)), budget, cost):
+            nlls |= _read_queries(lm, queries[a:b], row_of, caches)
+    return [_scored_row(job, nlls[job.place]) for job in jobs]
 
 
-def _answer_nlls(
-    lm: LM, given: ForwardInput, group: Sequence[PreparedSample], starts: Sequence[int]
+def _read_queries(
+    lm: LM,
+    jobs: Sequence[ScoreJob],
+    row_of: Mapping[Place, int],
+    caches: Mapping[Condition, KVCache],
+) -> dict[Place, list[float]]:
+    """Return the answers' NLLs of one pass on top of several conditions' caches."""
+    # By condition, then row: rows that are neighbours in a cache need no copy of it.
+    by_condition: dict[Condition, list[ScoreJob]] = {}
+    for job in sorted(
+        jobs, key=lambda job: (job.condition.name, job.sample.target, row_of[job.place])
+    ):
+        by_condition.setdefault(job.condition, []).append(job)
+    cache = cache_batch.concatenate(
+        (caches[each], [row_of[job.place] for job in own]) for each, own in by_condition.items()
+    )
+    ordered = [job for own in by_condition.values() for job in own]
+    samples = [job.sample for job in ordered]
+    nlls = answer_nlls(lm, build.query_input(lm, cache, samples), samples, [0] * len(samples))
+    return dict(zip((job.place for job in ordered), nlls, strict=True))
+
+
+def _query_length(job: ScoreJob) -> int:
+    return len(job.sample.query_ids())
+
+
+def answer_nlls(
+    lm: LM, forward_input: ForwardInput, samples: Sequence[PreparedSample], starts: Sequence[int]
 ) -> list[list[float]]:
-    """Return each answer's per-token NLLs in nats; questions start at the given columns."""
-    rows = [r for r, one in enumerate(group) for _ in one.tokens.answer]
+    """Run one pass and return the NLL of each answer token, in nats.
+
+    Parameters
+    ----------
+    forward_input : ForwardInput
+        One row per sample.
+    starts : sequence of int
+        The column at which each row's question begins.
+    """
+    answers = [sample.tokens.answer for sample in samples]
+    rows = [row for row, answer in enumerate(answers) for _ in answer]
     columns = [
-        start + len(one.tokens.prompt) - 1 + i
-        for one, start in zip(group, starts, strict=True)
-        for i in range(len(one.tokens.answer))
+        start + len(sample.tokens.prompt) - 1 + i
+        for sample, start in zip(samples, starts, strict=True)
+        for i in range(len(sample.tokens.answer))
     ]
-    targets = torch.tensor([t for one in group for t in one.tokens.answer], device=lm.device)
-    logits = forward.logits(lm, given, (rows, columns), share_layers=True)
-    at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    ends = iter(
-        [
-            nll
-            for some, aims in zip(logits.split(at_once), targets.split(at_once), strict=True)
-            for nll in torch.nn.functional.cross_entropy(
-                some.float(), aims, reduction="none"
-            ).tolist()
-        ]
+    return token_nlls(
+        forward.logits(lm, forward_input, (rows, columns), share_layers=True), answers
     )
-    return [[next(ends) for _ in one.tokens.answer] for one in group]
 
 
-def _scored_row(job: ScoreJob, nlls: Sequence[float]) -> dict[str, Any]:
+# --- rows --------------------------------------------------------------------------------------
+
+
+def mean_nlls(nlls: Sequence[float]) -> tuple[float, float]:
+    """Return the mean NLL of an answer's tokens, and of all but the first (NaN for one token)."""
+    tail = nlls[1:]
+    return math.fsum(nlls) / len(nlls), math.fsum(tail) / len(tail) if tail else math.nan
+
+
+def _scored_row(job: ScoreJob, nlls: Sequence[float]) -> Row:
     if not all(math.isfinite(x) for x in nlls):
-        return _row_of(job, "the model's logits are not finite")
-    one, tail = job.sample, nlls[1:]
-    roles = one.roles(job.condition.recipe)
-    read = max(
-        sum(role >= COPIES for _, role in one.prefill_spec(leaf))
-        for leaf in job.condition.prefills()
-    )
-    return _row_of(job, "ok") | {
-        "nll": math.fsum(nlls) / len(nlls),
-        "nll_tail": math.fsum(tail) / len(tail) if tail else math.nan,
+        return unscored_row(job, "the model's logits are not finite")
+    sample, recipe = job.sample, job.condition.recipe
+    nll, nll_tail = mean_nlls(nlls)
+    return unscored_row(job, "ok") | {
+        "nll": nll,
+        "nll_tail": nll_tail,
         "token_nlls": list(nlls),
         "n_answer_tokens": len(nlls),
-        "doc_len": len(one.tokens.document),
-        "prefix_len": read,
-        "cache_len": len(roles) - len(one.hidden_slots(job.condition.recipe)),
-        "clean_boundary": int(one.tokens.clean_boundary),
+        "doc_len": len(sample.tokens.document),
+        "prefix_len": max(
+            sum(role >= COPIES for _, role in sample.prefill_spec(p))
+            for p in job.condition.prefills()
+        ),
+        "cache_len": len(sample.roles(recipe)) - len(sample.hidden_slots(recipe)),
+        "clean_boundary": int(sample.tokens.clean_boundary),
     }
 
 
-def _row_of(job: ScoreJob, status: str) -> dict[str, Any]:
-    return _row(job.sample.tokens.sample_id, job.condition.name, job.sample.target, status)
+def unscored_row(job: ScoreJob, status: str) -> Row:
+    """Return the row of a job that could not be scored."""
+    return _unscored(job.sample.tokens.sample_id, job.condition.name, job.sample.target, status)
 
 
-def _row(sample_id: str | None, name: str, target: str, status: str) -> dict[str, Any]:
-    return {
-        "sample_id": sample_id,
-        "condition": name,
-        "target": target,
-        "status": status,
-        "nll": math.nan,
-        "nll_tail": math.nan,
-        "token_nlls": [],
-        "n_answer_tokens": 0,
-        "doc_len": 0,
-        "prefix_len": 0,
-        "cache_len": 0,
-        "clean_boundary": -1,
-    }
+def _unscored(sample_id: str | None, name: str, target: str, status: str) -> Row:
+    numbers: tuple[Any, ...] = (math.nan, math.nan, [], 0, 0, 0, 0, -1)
+    return dict(zip(COLUMNS, (sample_id, name, target, status, *numbers), strict=True))

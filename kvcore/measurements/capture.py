@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import torch
 from safetensors.torch import save
 
 from kvcore.engine import forward, hooks, limits
+from kvcore.engine.forward import NO_TOKENS
 from kvcore.errors import KvError
+from kvcore.io import write_atomically
 from kvcore.measurements import hidden_states
 from kvcore.measurements.hidden_states import TokenText
 from kvcore.models.lm import LM
@@ -43,32 +44,30 @@ def capture_to(
         As `dynamics`; also where the file cannot be written.
     """
     text = TokenText(str(path), "", (), tuple(int(i) for i in ids))
-    chosen = hidden_states.check_parts(lm, parts)
+    distinct = hidden_states.check_parts(lm, parts)
     hidden_states.check_ids(lm, [text])
-    if len(text.ids) + 1 > limits.exact_positions(lm):
+    limit = limits.exact_positions(lm)
+    if len(text.ids) + 1 > limit:
         raise KvError(
-            f"capture_to: {len(text.ids)} tokens; {lm.name} is exact for "
-            f"{limits.exact_positions(lm)} with BOS."
+            f"ids: {len(text.ids)} tokens must be {limit - 1} or fewer; {lm.name} is exact for "
+            f"{limit} with BOS."
         )
-    held: dict[str, torch.Tensor] = {"ids": torch.tensor([lm.bos_id, *text.ids])}
+    sequence = [lm.bos_id, *text.ids]
+    tensors = {"ids": torch.tensor(sequence)}
 
-    def keep(part: str, layer: int, stream: torch.Tensor) -> None:
-        held[f"{part}.{layer}"] = stream[0].cpu().clone()
+    def store(part: str, layer: int, stream: torch.Tensor) -> None:
+        tensors[f"{part}.{layer}"] = stream[0].cpu().clone()
 
-    given = forward.pad_ids(lm, [[lm.bos_id, *text.ids]], [0])
-    with hooks.watching(lm, chosen, keep):
-        forward.logits(lm, given, ((), ()))
+    with hooks.watching(lm, distinct, store):
+        forward.logits(lm, forward.pad_ids(lm, [sequence], [0]), NO_TOKENS)
     about = {
         "model": lm.name,
         "fingerprint": lm.fingerprint,
         "dtype": lm.dtype,
         "final_norm": "not applied",
     }
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
-        temporary.write_bytes(save(held, about))
-        os.replace(temporary, path)
+        write_atomically(path, save(tensors, about))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise KvError(f"{path}: cannot be written ({error.strerror}); check the folder.") from None
     return path

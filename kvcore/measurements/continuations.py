@@ -46,8 +46,14 @@ KEY = (
     "prompt_hash",
 )
 METHOD = "continuations/1"  # its version: raised by hand when texts are meant to change
-CODE_SOURCES = (*ENGINE, "measurements/continuations.py", "measurements/generation.py", "measurements/text_sources.py")
+CODE_SOURCES = (
+    *ENGINE,
+    "measurements/continuations.py",
+    "measurements/generation.py",
+    "measurements/text_sources.py",
+)
 CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids", {"method": METHOD})
+Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -96,13 +102,13 @@ def load_continuations(
         Together with a text's id it decides what is sampled and how tokens are shuffled.
     root : Path, optional
         The store's folder: what the model wrote is read from it, and what it writes is added.
-        Without it nothing is kept.
+        Without it nothing is stored.
     batch_tokens : int, optional
-        As `kvcore.generation.generate` takes it.
+        As `generation.generate` takes it.
 
     Returns
     -------
-    Compared
+    ContinuationSet
         Prompt ids are those that the text as a whole begins with.
 
     Raises
@@ -115,12 +121,12 @@ def load_continuations(
     Neither the order of the texts nor what else is asked for changes a continuation, but for
     logits that lie closer than rounding (see `generate`).
     """
-    asked = tuple(dict.fromkeys(sources))
-    for source in asked:
+    distinct = tuple(dict.fromkeys(sources))
+    for source in distinct:
         check_source(source)
     twice = [name for name, n in Counter(text.id for text in texts).items() if n > 1]
     if twice:
-        raise KvError(f"compared: two texts have the id {twice[0]!r}; give each one of its own.")
+        raise KvError(f"two texts have the id {twice[0]!r}; give each its own.")
     human: dict[str, TokenText] = {}
     unusable: dict[str, str] = {}
     for text in texts:
@@ -128,13 +134,17 @@ def load_continuations(
             human[text.id] = tokenize_text(lm, text)
         except Unusable as reason:
             unusable[text.id] = str(reason)
-    written = {
+    by_model = {
         source: _by_model(lm, list(human.values()), source, seed, root, batch_tokens)
-        for source in asked
+        for source in distinct
         if source not in ("human", "shuffled")
     }
     return ContinuationSet(
-        tuple(_by(source, text, written, seed) for text in human.values() for source in asked),
+        tuple(
+            continuation_by(source, text, by_model, seed)
+            for text in human.values()
+            for source in distinct
+        ),
         unusable,
     )
 
@@ -166,16 +176,22 @@ def seed_of(seed: int, name: str, source: str) -> int:
     return int(digest(str(seed), name, source)[:16], 16)
 
 
-def _by(
-    source: str, human: TokenText, written: Mapping[str, Mapping[str, tuple[int, ...]]], seed: int
+def continuation_by(
+    source: str, human: TokenText, by_model: Mapping[str, Mapping[str, Ids]], seed: int
 ) -> TokenText:
-    """Return the text as one source continues it, as long as the human's."""
+    """Return the text as one source continues it, as long as the human's.
+
+    Parameters
+    ----------
+    by_model : mapping
+        What the model wrote, by source and the text's id.
+    """
     ids = human.continuation
     if source == "shuffled":
         rng = np.random.Generator(np.random.PCG64(seed_of(seed, human.id, source)))
         ids = tuple(ids[i] for i in rng.permutation(len(ids)))
     elif source != "human":
-        ids = written[source][human.id][: len(ids)]
+        ids = by_model[source][human.id][: len(ids)]
     return replace(human, source=source, continuation=ids)
 
 
@@ -186,7 +202,7 @@ def _by_model(
     seed: int,
     root: Path | None,
     batch_tokens: int | None,
-) -> dict[str, tuple[int, ...]]:
+) -> dict[str, Ids]:
     """Return the model's continuation of each text, `NEW_TOKENS` long, by its id."""
 
     def write(indices: Sequence[int]) -> list[tuple[int, ...]]:
@@ -209,7 +225,7 @@ def _by_model(
 
 def _write(
     lm: LM, texts: Sequence[TokenText], source: str, seed: int, batch_tokens: int | None
-) -> list[tuple[int, ...]]:
+) -> list[Ids]:
     return generation.generate(
         lm,
         [text.prompt for text in texts],

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import special
 
+from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.parse import condition
-from kvcore.conditions.recipes import Condition
+from kvcore.conditions.recipes import Condition, Recipe
 from kvcore.data.sample import Sample
-from kvcore.engine import build, forward, limits, prepared
+from kvcore.engine import batching, build, forward, limits, prepared
 from kvcore.engine.prepared import PreparedSample
 from kvcore.errors import KvError, unknown
 from kvcore.models.lm import LM
@@ -43,6 +45,8 @@ COLUMNS = (
 )
 Unit = Literal["nats", "bits"]
 FloatArray = NDArray[np.float64]
+View = tuple[int, str]
+"""The number of a sample and the name of a condition."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +93,19 @@ def of_logits(logits: torch.Tensor, k: int = TOP) -> list[Distribution]:
         For k below 1.
     """
     if k < 1:
-        raise KvError(f"divergence: k={k}; pass 1 or more tokens to keep.")
-    made = []
+        raise _bad_k(k)
+    views = []
     for row in logits:
         log_probs = torch.log_softmax(row.double(), dim=-1)
         order = torch.sort(log_probs, descending=True, stable=True).indices
         ids, others = order[:k].sort().values, order[k:]
         rest = float(torch.logsumexp(log_probs[others], 0)) if len(others) else -math.inf
-        made.append(Distribution(ids.cpu().numpy(), log_probs[ids].cpu().numpy(), rest))
-    return made
+        views.append(Distribution(ids.cpu().numpy(), log_probs[ids].cpu().numpy(), rest))
+    return views
+
+
+def _bad_k(k: int) -> KvError:
+    return KvError(f"k={k} must be 1 or more: it is how many tokens are kept.")
 
 
 def shared(p: Distribution, q: Distribution) -> tuple[FloatArray, FloatArray]:
@@ -122,8 +130,8 @@ def js(p: Distribution, q: Distribution, unit: Unit = "nats") -> float:
     """
     a, b = shared(p, q)
     middle = (a + b) / 2
-    found = float(np.sum(special.rel_entr(a, middle)) + np.sum(special.rel_entr(b, middle))) / 2
-    return min(max(found, 0.0), math.log(2)) / _scale(unit)
+    both = float(np.sum(special.rel_entr(a, middle)) + np.sum(special.rel_entr(b, middle)))
+    return min(max(both / 2, 0.0), math.log(2)) / _scale(unit)
 
 
 def kl(p: Distribution, q: Distribution, unit: Unit = "nats") -> float:
@@ -198,33 +206,36 @@ def between(
     Exact: batching changes a divergence by rounding only. The logits' own rounding (about 1e-6
     in float32) leaves about 1e-12 nats.
     """
-    listed = [(condition(a), condition(b)) for a, b in pairs]
-    chosen = list(samples)
-    if other is not None:
-        _check_same_vocabulary(lm, other)
+    if k < 1:
+        raise _bad_k(k)
+    views = [(condition(a), condition(b)) for a, b in pairs]
+    listed = list(samples)
+    read = partial(next_token_distributions, k=k, seed=seed, batch_tokens=batch_tokens)
     if other is None:  # each view is read once, so that none diverges from itself
-        firsts = seconds = _views(
-            lm, chosen, [c for pair in listed for c in pair], k, seed, batch_tokens
-        )
+        both = [view for pair in views for view in pair]
+        firsts = seconds = read(lm, listed, both)
     else:
-        firsts = _views(lm, chosen, [a for a, _ in listed], k, seed, batch_tokens)
-        seconds = _views(other, chosen, [b for _, b in listed], k, seed, batch_tokens)
-    rows = []
-    for number, sample in enumerate(chosen):
-        for a, b in listed:
-            p, q = firsts[number, a.name], seconds[number, b.name]
-            rows.append(
-                {"sample_id": sample.id, "first": a.name, "second": b.name, **_compared(p, q, unit)}
-            )
+        _check_same_vocabulary(lm, other)
+        firsts = read(lm, listed, [first for first, _ in views])
+        seconds = read(other, listed, [second for _, second in views])
+    rows = [
+        {
+            "sample_id": sample.id,
+            "first": first.name,
+            "second": second.name,
+            **_numbers(firsts[number, first.name], seconds[number, second.name], unit),
+        }
+        for number, sample in enumerate(listed)
+        for first, second in views
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _compared(p: Distribution | str, q: Distribution | str, unit: Unit) -> dict[str, Any]:
-    for view in (p, q):
-        if isinstance(view, str):
-            return {"status": view} | dict.fromkeys(COLUMNS[4:], math.nan)
-    assert isinstance(p, Distribution)
-    assert isinstance(q, Distribution)
+def _numbers(p: Distribution | str, q: Distribution | str, unit: Unit) -> dict[str, Any]:
+    """Return what a row says of two views, or why one of them could not be measured."""
+    if isinstance(p, str) or isinstance(q, str):
+        reason = p if isinstance(p, str) else q
+        return {"status": reason} | dict.fromkeys(COLUMNS[4:], math.nan)
     return {
         "status": "ok",
         "js": js(p, q, unit),
@@ -235,97 +246,83 @@ def _compared(p: Distribution | str, q: Distribution | str, unit: Unit) -> dict[
     }
 
 
-def next_token(
+def next_token_distributions(
     lm: LM,
     samples: Sequence[Sample],
-    conditions: Iterable[str | Condition],
+    conditions: Iterable[Condition],
     *,
     k: int = TOP,
     seed: int = 0,
     batch_tokens: int | None = None,
-) -> list[dict[str, Distribution | str]]:
-    """Return each sample's next-token distribution behind the question, by condition's name.
+) -> dict[View, Distribution | str]:
+    """Return the distribution of the first token behind each sample's question.
 
-    Where a sample cannot be measured the reason stands in the distribution's place. Cost: the
-    prefills of `kvcore.score`, and one short pass per condition.
+    Returns
+    -------
+    dict
+        By the sample's number and the condition's name; where a sample cannot be measured, the
+        reason in the distribution's place.
     """
-    chosen = [condition(c) for c in conditions]
-    found = _views(lm, samples, chosen, k, seed, batch_tokens)
-    return [{c.name: found[number, c.name] for c in chosen} for number in range(len(samples))]
-
-
-def _views(
-    lm: LM,
-    samples: Sequence[Sample],
-    chosen: Iterable[Condition],
-    k: int,
-    seed: int,
-    batch_tokens: int | None,
-) -> dict[tuple[int, str], Distribution | str]:
-    """Return every distribution by (number of the sample, name of the condition)."""
-    conditions = list(dict.fromkeys(chosen))
-    prepared.check_conditions(lm, conditions)
-    budget = batch_tokens or limits.BATCH_TOKENS.get(lm.device.type, 4096)
-    found: dict[tuple[int, str], Distribution | str] = {}
-    ready: dict[int, PreparedSample] = {}
+    # 1. Refuse what the model cannot do exactly, and tokenize.
+    distinct = list(dict.fromkeys(conditions))
+    prepared.check_conditions(lm, distinct)
+    views: dict[View, Distribution | str] = {}
+    samples_read: dict[int, PreparedSample] = {}
     usable: dict[int, list[Condition]] = {}
     for number, sample in enumerate(samples):
-        for given, one in prepared.prepare_sample(lm, sample, "answer", conditions, seed):
-            if isinstance(one, str):
-                found[number, given.name] = one
+        for each, ready in prepared.prepare_sample(lm, sample, "answer", distinct, seed):
+            if isinstance(ready, str):
+                views[number, each.name] = ready
             else:
-                ready[number] = one
-                usable.setdefault(number, []).append(given)
-    for again in (False, True):  # the A/A control meets other batch partners
-        some = {n: [c for c in given if c.aa_control == again] for n, given in usable.items()}
-        for part in _batches(ready, some, budget // 2 if again else budget, again):
-            found |= _read(lm, {n: ready[n] for n in part}, some[part[0]], k)
-    return found
+                samples_read[number] = ready
+                usable.setdefault(number, []).append(each)
+
+    # 2. Read batch by batch; the A/A control in batches half as large, with other neighbours.
+    budget, _ = limits.pass_limits(lm, batch_tokens)
+    for control in (False, True):
+        own = {n: [c for c in some if c.aa_control == control] for n, some in usable.items()}
+        most = budget // 2 if control else budget
+        for batch in _batches(samples_read, own, most, shuffled=control):
+            views |= _read(lm, {n: samples_read[n] for n in batch}, own[batch[0]], k)
+    return views
 
 
 def _batches(
-    ready: dict[int, PreparedSample],
-    usable: dict[int, list[Condition]],
+    samples: Mapping[int, PreparedSample],
+    conditions: Mapping[int, Sequence[Condition]],
     budget: int,
+    *,
     shuffled: bool,
 ) -> Iterator[list[int]]:
-    """Cut samples with the same conditions into batches of about the same length."""
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for number, given in usable.items():
-        if given:
-            groups.setdefault(tuple(c.name for c in given), []).append(number)
-    for numbers in groups.values():
-        sizes = {n: max(ready[n].length(c) for c in usable[n]) for n in numbers}
-        part: list[int] = []
-        for number in sorted(numbers, key=lambda n: _place(ready[n], sizes[n], shuffled)):
-            if part and (len(part) + 1) * max(sizes[n] for n in (*part, number)) > budget:
-                yield part
-                part = []
-            part.append(number)
-        yield part
-
-
-def _place(one: PreparedSample, size: int, shuffled: bool) -> tuple[Any, ...]:
-    name = one.tokens.sample_id.encode("utf-8", "replace")
-    return (hashlib.sha256(name).digest(),) if shuffled else (size, name)
+    """Cut samples under the same conditions into batches of about the same length."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for number, own in conditions.items():
+        if own:
+            alike.setdefault(tuple(c.name for c in own), []).append(number)
+    for numbers in alike.values():
+        sizes = {n: max(samples[n].length(c) for c in conditions[n]) for n in numbers}
+        names = {n: samples[n].tokens.sample_id.encode("utf-8", "replace") for n in numbers}
+        keys = {n: hashlib.sha256(names[n]).digest() if shuffled else names[n] for n in numbers}
+        ordered = sorted(numbers, key=lambda n: (0 if shuffled else sizes[n], keys[n]))
+        for start, stop in batching.cut_by_budget([sizes[n] for n in ordered], budget):
+            yield ordered[start:stop]
 
 
 def _read(
-    lm: LM, group: dict[int, PreparedSample], conditions: Sequence[Condition], k: int
-) -> dict[tuple[int, str], Distribution | str]:
-    """Build the caches of a group and read the question on top of each."""
-    ones = list(group.values())
-    columns = [len(one.tokens.prompt) - 1 for one in ones]
-    made: dict[Any, Any] = {}
-    found: dict[tuple[int, str], Distribution | str] = {}
-    for given in conditions:
-        cache = build.build(lm, given.recipe, made, ones)
-        asked = build.query_input(lm, cache, ones)
-        logits = forward.logits(lm, asked, (range(len(ones)), columns))
-        for number, view in zip(group, of_logits(logits, k), strict=True):
+    lm: LM, samples: Mapping[int, PreparedSample], conditions: Sequence[Condition], k: int
+) -> dict[View, Distribution | str]:
+    """Build the caches of a batch and read the question on top of each."""
+    group = list(samples.values())
+    at = (range(len(group)), [len(sample.tokens.prompt) - 1 for sample in group])
+    built: dict[Recipe, KVCache] = {}
+    views: dict[View, Distribution | str] = {}
+    for each in conditions:
+        cache = build.build(lm, each.recipe, built, group)
+        logits = forward.logits(lm, build.query_input(lm, cache, group), at)
+        for number, view in zip(samples, of_logits(logits, k), strict=True):
             finite = bool(np.isfinite(view.log_probs).any())
-            found[number, given.name] = view if finite else "the model's logits are not finite"
-    return found
+            views[number, each.name] = view if finite else "the model's logits are not finite"
+    return views
 
 
 def _check_same_vocabulary(lm: LM, other: LM) -> None:
@@ -333,6 +330,6 @@ def _check_same_vocabulary(lm: LM, other: LM) -> None:
         lm.config.vocab_size != other.config.vocab_size
     ):
         raise KvError(
-            f"divergence: {lm.name} and {other.name} have other vocabularies; compare "
-            "models with one tokenizer."
+            f"{lm.name} and {other.name} have other vocabularies; compare models with one "
+            "tokenizer."
         )

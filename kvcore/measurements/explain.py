@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from kvcore.cache import masks
 from kvcore.cache.kv_cache import KVCache
-from kvcore.conditions.parse import condition
+from kvcore.conditions import parse
 from kvcore.conditions.recipes import (
     Condition,
     Document,
@@ -65,14 +63,14 @@ class Explanation:
     panels: tuple[Panel, ...]
 
 
-def explain(lm: LM, sample: Sample, given: str | Condition, seed: int = 0) -> str:
+def explain(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0) -> str:
     """Explain a condition on one sample: what is cached, what the query sees, what it tests.
 
     Parameters
     ----------
     lm : LM
     sample : Sample
-    given : str or Condition
+    condition : str or Condition
     seed : int
         Of the random prefix.
 
@@ -86,38 +84,45 @@ def explain(lm: LM, sample: Sample, given: str | Condition, seed: int = 0) -> st
     Unusable
         If the sample cannot be measured under this condition.
     """
-    return exposition(lm, sample, given, seed).text
+    return exposition(lm, sample, condition, seed).text
 
 
-def exposition(lm: LM, sample: Sample, given: str | Condition, seed: int = 0) -> Explanation:
+def exposition(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0) -> Explanation:
     """Explain a condition on one sample, with its masks; see `explain`."""
-    chosen = condition(given)
-    one = prepared.prepare_one(lm, sample, chosen, seed)
-    prefills = {leaf: build.prefill_input(lm, leaf, [one]) for leaf in chosen.prefills()}
-    made: dict[Recipe, KVCache] = {
-        leaf: forward.prefill(lm, read) for leaf, read in prefills.items()
-    }
-    cache = build.build(lm, chosen.recipe, made, [one])
-    asked = build.query_input(lm, cache, [one])
-    labels = {leaf: _labels(leaf, one) for leaf in prefills}
-    whole = (*_labels(chosen.recipe, one), *_query_slots(one))
-    panels = (
-        *(
-            panel
-            for leaf, read in prefills.items()
-            for panel in _panels(lm, f"prefill of {_parts(leaf)}", read, labels[leaf])
-        ),
-        *_panels(lm, "query and answer, on top of the cache", asked, whole),
-        *_in_one_pass(lm, chosen, one),
-    )
-    read_first = [
-        line
-        for leaf, read in prefills.items()
-        for line in ("", f"prefill {_parts(leaf)}", *_tokens(lm, read, labels[leaf]))
+    # 1. Run the very passes that a score takes.
+    parsed = parse.condition(condition)
+    ready = prepared.prepare_one(lm, sample, parsed, seed)
+    prefills = {p: build.prefill_input(lm, p, [ready]) for p in parsed.prefills()}
+    caches: dict[Recipe, KVCache] = {p: forward.prefill(lm, step) for p, step in prefills.items()}
+    cache = build.build(lm, parsed.recipe, caches, [ready])
+    query = build.query_input(lm, cache, [ready])
+
+    # 2. Name every slot.
+    labels = {p: _slot_labels(p, ready) for p in prefills}
+    all_labels = (*_slot_labels(parsed.recipe, ready), *_query_labels(ready))
+
+    # 3. Draw one panel a mask, and write everything down.
+    panels = [
+        panel
+        for p, step in prefills.items()
+        for panel in mask_panels(lm, f"prefill of {_spell_prefill(p)}", step, labels[p])
     ]
-    return Explanation(
-        chosen.name, _text(lm, chosen, read_first, cache, asked, whole, panels), panels
-    )
+    panels += mask_panels(lm, "query and answer, on top of the cache", query, all_labels)
+    panels += _one_pass_panels(lm, parsed, ready)
+    lines = [
+        f"{parsed.name}: {parsed.tests}",
+        *(line for p, step in prefills.items() for line in _prefill_lines(lm, p, step, labels[p])),
+        *_step_lines(parsed.recipe),
+        "",
+        _visible_line(cache, all_labels),
+        "",
+        "query and answer (scored: each answer token, from the token before it)",
+        *_token_lines(lm, query, all_labels[cache.slots :]),
+        "",
+        "masks (rows attend to columns; first and last tokens of each part)",
+        *(line for panel in panels for line in (panel.title, *_picture(panel))),
+    ]
+    return Explanation(parsed.name, "\n".join(lines), tuple(panels))
 
 
 def expositions(
@@ -169,76 +174,128 @@ def _with_placeholders(sample: Sample) -> Sample:
     return replace(sample, texts=(*sample.texts, *missing))
 
 
-def _in_one_pass(lm: LM, chosen: Condition, one: PreparedSample) -> list[Panel]:
+# --- masks ---------------------------------------------------------------------------------------
+
+
+def mask_panels(lm: LM, title: str, step: ForwardInput, slots: tuple[str, ...]) -> list[Panel]:
+    """Return a pass's masks, one panel per kind of layer whose mask differs from those before."""
+    built = masks.for_model(lm, step.positions, step.key_positions(), step.key_real(), step.blocked)
+    by_kind = built if isinstance(built, dict) else {masks.layer_kinds(lm)[0]: built}
+    panels: dict[tuple[tuple[int, ...], ...], Panel] = {}
+    for kind in sorted(by_kind):  # full before sliding
+        mask = by_kind[kind][0, 0]
+        allowed = mask == 0 if mask.dtype.is_floating_point else mask
+        rows = tuple(map(tuple, allowed.int().tolist()))
+        sliding = kind == masks.SLIDING
+        note = f" (layers that see {lm.config.sliding_window} positions back)" if sliding else ""
+        panels.setdefault(rows, Panel(title + note, slots, rows))
+    return list(panels.values())
+
+
+def _one_pass_panels(lm: LM, condition: Condition, sample: PreparedSample) -> list[Panel]:
     """Return the pass that stands for a truncated cache where no other condition shares it."""
-    if not isinstance(chosen.recipe, Reposition) or not one_pass.fits_one_pass(chosen.recipe):
+    recipe = condition.recipe
+    if not isinstance(recipe, Reposition) or not one_pass.fits_one_pass(recipe):
         return []
-    reading = one_pass.one_pass(one, chosen, lm.bos_id)
-    (leaf,) = chosen.prefills()
-    labels = [*_labels(leaf, one), *_query_slots(one)]
-    if len(labels) < len(reading.ids):
+    sequence = one_pass.one_pass(sample, condition, lm.bos_id)
+    (prefill,) = condition.prefills()
+    labels = [*_slot_labels(prefill, sample), *_query_labels(sample)]
+    if len(labels) < len(sequence.ids):
         labels.insert(1 + sum(label.startswith("prefix") for label in labels), "BOS")
     title = "the same in one pass, where nothing else shares the prefill"
-    return _panels(lm, title, forward.pad_sequences(lm, [reading]), tuple(labels))
+    return mask_panels(lm, title, forward.pad_sequences(lm, [sequence]), tuple(labels))
 
 
-def _text(
-    lm: LM,
-    chosen: Condition,
-    read_first: Sequence[str],
-    cache: KVCache,
-    asked: ForwardInput,
-    whole: Sequence[str],
-    panels: Sequence[Panel],
-) -> str:
-    lines = [f"{chosen.name}: {chosen.tests}", *read_first]
-    steps = _steps(chosen.recipe)
-    lines += ["", *(f"then: {step}" for step in steps)] if steps else []
-    kept = whole[: cache.slots]
-    seen = cache.real[0].tolist()
-    visible = [name for name, real in zip(kept, seen, strict=True) if real]
-    lines += [
-        "",
-        f"what the query sees: {len(visible)} slots, "
-        + ", ".join(
-            f"{name} at {where}"
-            for name, where in _spans(visible, cache.positions[0][cache.real[0]])
-        ),
+def _picture(panel: Panel) -> list[str]:
+    """Draw a mask with the first and the last two tokens of each part."""
+    columns: set[int] = set()
+    for _, start, stop in _stretches(panel.slots):
+        columns |= {start, min(start + 1, stop - 1), max(stop - 2, start), stop - 1}
+    offset = len(panel.slots) - len(panel.mask)
+    return [
+        f"  {panel.slots[row]:<8}"
+        + "".join("█" if panel.mask[row - offset][column] else "·" for column in sorted(columns))
+        for row in sorted(columns)
+        if row >= offset
     ]
-    lines += [
-        "",
-        "query and answer (scored: each answer token, from the token before it)",
-        *_tokens(lm, asked, whole[cache.slots :]),
-        "",
-        "masks (rows attend to columns; first and last tokens of each part)",
+
+
+# --- lines of text -------------------------------------------------------------------------------
+
+
+def _prefill_lines(lm: LM, prefill: Prefill, step: ForwardInput, slots: Sequence[str]) -> list[str]:
+    return ["", f"prefill {_spell_prefill(prefill)}", *_token_lines(lm, step, slots)]
+
+
+def _step_lines(recipe: Recipe) -> list[str]:
+    steps = [f"then: {step}" for step in _steps(recipe)]
+    return ["", *steps] if steps else []
+
+
+def _visible_line(cache: KVCache, slots: Sequence[str]) -> str:
+    """Say which slots of the cache the query sees, and at which positions."""
+    real = cache.real[0]
+    own = zip(slots[: cache.slots], real.tolist(), strict=True)
+    visible = [name for name, seen in own if seen]
+    spans = slot_spans(visible, cache.positions[0][real].tolist())
+    return f"what the query sees: {len(visible)} slots, {', '.join(spans)}"
+
+
+def slot_spans(slots: Sequence[str], positions: Sequence[int]) -> list[str]:
+    """Say of each run of slots with one label at which positions it stands."""
+    return [
+        f"{name} at positions {positions[start]}..{positions[stop - 1]}"
+        for name, start, stop in _stretches(slots)
     ]
-    for panel in panels:
-        lines += [panel.title, *_picture(panel)]
-    return "\n".join(lines)
 
 
-def _parts(leaf: Prefill) -> str:
+def _token_lines(lm: LM, step: ForwardInput, slots: Sequence[str]) -> list[str]:
+    """List the tokens of one pass by part: how many, at which positions, which ones."""
+    lines = []
+    for name, start, stop in _stretches(slots):
+        ids = step.ids[0, start:stop].tolist()
+        positions = step.positions[0, start:stop].tolist()
+        shown = ids if len(ids) <= 2 * SHOWN else [*ids[:SHOWN], None, *ids[-SHOWN:]]
+        words = " ".join("…" if i is None else repr(lm.tokenizer.decode([i])) for i in shown)
+        place = f"positions {positions[0]}..{positions[-1]}"
+        lines.append(f"  {name:<8}{len(ids):>4} tokens, {place}: {words}")
+    return lines
+
+
+def _stretches(slots: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return the runs of slots with one label: label, start, stop."""
+    starts = [i for i in range(len(slots)) if i == 0 or slots[i] != slots[i - 1]]
+    return [(slots[a], a, b) for a, b in zip(starts, [*starts[1:], len(slots)], strict=True)]
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def _spell_prefill(prefill: Prefill) -> str:
     """Write a prefill's parts down, such as ``[BOS][prefix][doc]``."""
-    named = ["[BOS]"]
-    for part in leaf.parts:
+    words = ["[BOS]"]
+    for part in prefill.parts:
         if isinstance(part, Document):
-            named.append(f"[beacon + {part.every} doc]..." if part.every else "[doc]")
+            words.append(f"[beacon + {part.every} doc]..." if part.every else "[doc]")
         elif part.kind != "none":
-            place = "after" if "[doc]" in named else "prefix"
-            named.append(f"[{place}]" + (f" x {part.times}" if part.times > 1 else ""))
-    return "".join(named)
+            place = "after" if "[doc]" in words else "prefix"
+            words.append(f"[{place}]" + (f" x {part.times}" if part.times > 1 else ""))
+    return "".join(words)
 
 
-def _labels(recipe: Recipe, one: PreparedSample) -> tuple[str, ...]:
+def _slot_labels(recipe: Recipe, sample: PreparedSample) -> tuple[str, ...]:
     """Say what each slot of a recipe's cache holds."""
     if isinstance(recipe, Mean):
         return ("mean",)
-    roles = one.roles(recipe)
+    roles = sample.roles(recipe)
     document = [i for i, role in enumerate(roles) if role == prepared.DOCUMENT]
-    return tuple(_label(role, bool(document) and i > document[-1]) for i, role in enumerate(roles))
+    return tuple(
+        slot_label(role, bool(document) and i > document[-1]) for i, role in enumerate(roles)
+    )
 
 
-def _label(role: int, after: bool) -> str:
+def slot_label(role: int, after: bool) -> str:
+    """Name what a slot holds; `after` says that it stands behind the document."""
     if role < prepared.COPIES:
         return {prepared.BOS: "BOS", prepared.DOCUMENT: "doc"}[role]
     if after:
@@ -246,8 +303,9 @@ def _label(role: int, after: bool) -> str:
     return "prefix" if role == prepared.COPIES else f"prefix {role - prepared.COPIES + 1}"
 
 
-def _query_slots(one: PreparedSample) -> tuple[str, ...]:
-    return ("prompt",) * len(one.tokens.prompt) + ("answer",) * (len(one.tokens.answer) - 1)
+def _query_labels(sample: PreparedSample) -> tuple[str, ...]:
+    tokens = sample.tokens
+    return ("prompt",) * len(tokens.prompt) + ("answer",) * (len(tokens.answer) - 1)
 
 
 def _steps(recipe: Recipe) -> list[str]:
@@ -282,67 +340,3 @@ def _mixing(mix: Mix) -> str:
     return f"keep the first cache's keys; give the document {how}" + (
         f", in {' and '.join(where)} only" if where else ""
     )
-
-
-def _panels(lm: LM, title: str, given: ForwardInput, slots: tuple[str, ...]) -> list[Panel]:
-    """Return one panel per kind of layer whose mask differs from the kinds before it."""
-    built = masks.for_model(
-        lm, given.positions, given.key_positions(), given.key_real(), given.blocked
-    )
-    named = built if isinstance(built, dict) else {masks.layer_kinds(lm)[0]: built}
-    panels: dict[tuple[tuple[int, ...], ...], Panel] = {}
-    for kind in sorted(named):  # full before sliding
-        mask = named[kind][0, 0]
-        allowed = mask if mask.dtype.is_floating_point is False else mask == 0
-        rows = tuple(tuple(row) for row in allowed.int().tolist())
-        note = (
-            f" (layers that see {lm.config.sliding_window} positions back)"
-            if kind == masks.SLIDING
-            else ""
-        )
-        panels.setdefault(rows, Panel(title + note, slots, rows))
-    return list(panels.values())
-
-
-def _tokens(lm: LM, given: ForwardInput, slots: Sequence[str]) -> list[str]:
-    """List the tokens of one pass by part: how many, at which positions, which ones."""
-    lines = []
-    for name, start, stop in _stretches(slots):
-        ids = given.ids[0, start:stop].tolist()
-        at = given.positions[0, start:stop].tolist()
-        shown = ids if len(ids) <= 2 * SHOWN else [*ids[:SHOWN], None, *ids[-SHOWN:]]
-        words = " ".join("…" if i is None else repr(lm.tokenizer.decode([i])) for i in shown)
-        lines.append(f"  {name:<8}{len(ids):>4} tokens, positions {at[0]}..{at[-1]}: {words}")
-    return lines
-
-
-def _stretches(slots: Sequence[str]) -> list[tuple[str, int, int]]:
-    starts = [i for i in range(len(slots)) if i == 0 or slots[i] != slots[i - 1]]
-    stops = [*starts[1:], len(slots)]
-    return [(slots[a], a, b) for a, b in zip(starts, stops, strict=True)]
-
-
-def _spans(slots: Sequence[str], positions: torch.Tensor) -> list[tuple[str, str]]:
-    return [
-        (name, f"positions {int(positions[a])}..{int(positions[b - 1])}")
-        for name, a, b in _stretches(slots)
-    ]
-
-
-def _picture(panel: Panel) -> list[str]:
-    """Draw a mask with the first and the last two tokens of each part."""
-    columns = _ends(panel.slots)
-    offset = len(panel.slots) - len(panel.mask)
-    rows = [c for c in columns if c >= offset]
-    return [
-        f"  {panel.slots[r]:<8}"
-        + "".join("█" if panel.mask[r - offset][c] else "·" for c in columns)
-        for r in rows
-    ]
-
-
-def _ends(slots: Sequence[str]) -> list[int]:
-    picked: set[int] = set()
-    for _, a, b in _stretches(slots):
-        picked |= {a, min(a + 1, b - 1), max(b - 2, a), b - 1}
-    return sorted(picked)

@@ -1,4 +1,4 @@
-"""What a model writes itself: batched generation, and surrogate queries for passages.
+"""What a model writes itself, in batches.
 
 Prompts are left-padded, so that every row's next token comes from the last slot; positions are
 always explicit, and the masks are those of every other pass. One live cache grows by a token a
@@ -7,10 +7,10 @@ step, and a row that has ended leaves the batch.
 
 from __future__ import annotations
 
-import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 
 from kvcore import tokenization
 from kvcore.cache import hf_cache, masks
-from kvcore.engine import limits
+from kvcore.engine import batching, limits
 from kvcore.errors import KvError
 from kvcore.models.lm import LM
 
@@ -27,7 +27,7 @@ _NEWLINES: weakref.WeakKeyDictionary[LM, frozenset[int]] = weakref.WeakKeyDictio
 
 
 @dataclass(frozen=True)
-class Rule:
+class DecodingRule:
     """How the next token is chosen and when a text ends.
 
     Attributes
@@ -47,15 +47,17 @@ class Rule:
     never: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be followed."""
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens or self.max_new_tokens < 1:
+        """Refuse numbers that make no sense."""
+        if self.max_new_tokens < 1:
+            raise KvError(f"max_new_tokens={self.max_new_tokens} must be 1 or more.")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
             raise KvError(
-                f"generate: min_new_tokens={self.min_new_tokens}, max_new_tokens="
-                f"{self.max_new_tokens}; pass 0 <= min <= max and 1 <= max."
+                f"min_new_tokens={self.min_new_tokens} must be in 0..{self.max_new_tokens} "
+                "(max_new_tokens)."
             )
         if not 0 <= self.temperature < float("inf"):
             raise KvError(
-                f"generate: temperature={self.temperature}; pass 0 (greedy) or a positive number."
+                f"temperature={self.temperature} must be 0 (greedy) or a positive number."
             )
 
     def banned(self, step: int) -> list[int]:
@@ -120,22 +122,26 @@ def generate(
     token from a generator of its own, so it hangs on the seed and nothing else. Cost: one prefill
     and one step per token for each batch; the LM head sees the last position only.
     """
-    rule = Rule(
+    rule = DecodingRule(
         max_new_tokens,
         min_new_tokens,
         float(temperature),
         end_ids(lm) if stop is None else frozenset(stop),
         frozenset(never),
     )
-    read = [(lm.bos_id, *(int(i) for i in prompt)) for prompt in prompts]
-    check_prompts(lm, read, rule)
-    noise = _noise(len(read), rule, seeds)
-    written: dict[int, tuple[int, ...]] = {}
+    sequences = [(lm.bos_id, *(int(i) for i in prompt)) for prompt in prompts]
+    check_prompts(lm, sequences, rule)
+    noise = uniform_numbers(len(sequences), rule, seeds)
+    texts: dict[int, tuple[int, ...]] = {}
     budget = batch_tokens or BATCH_TOKENS.get(lm.device.type, 16384)
-    for part in batches_by_slots([len(ids) + max_new_tokens for ids in read], budget):
-        new = _write_or_halve(lm, [read[n] for n in part], rule, noise[part])
-        written.update(zip(part, new, strict=True))
-    return [written[n] for n in range(len(read))]
+    lengths = [len(ids) + max_new_tokens for ids in sequences]
+    for batch in batching.batches_by_size(lengths, budget):
+        prompts_and_noise = [(sequences[n], noise[n]) for n in batch]
+        written = limits.run_or_halve(
+            lm, prompts_and_noise, partial(write_batch, lm, rule), what="texts"
+        )
+        texts |= dict(zip(batch, written, strict=True))
+    return [texts[n] for n in range(len(sequences))]
 
 
 def end_ids(lm: LM) -> frozenset[int]:
@@ -157,7 +163,7 @@ def special_ids(lm: LM) -> frozenset[int]:
 
 
 def newline_ids(lm: LM) -> frozenset[int]:
-    """Return the ids of tokens whose text holds a newline; found once per loaded model."""
+    """Return the ids of tokens whose text holds a newline; looked up once per loaded model."""
     if lm not in _NEWLINES:
         ordinary = [int(i) for i in tokenization.ordinary_ids(lm.tokenizer)]
         spelled = lm.tokenizer.batch_decode([[i] for i in ordinary])
@@ -167,41 +173,51 @@ def newline_ids(lm: LM) -> frozenset[int]:
     return _NEWLINES[lm]
 
 
-def check_prompts(lm: LM, read: Sequence[tuple[int, ...]], rule: Rule) -> None:
+def check_prompts(lm: LM, sequences: Sequence[tuple[int, ...]], rule: DecodingRule) -> None:
+    """Refuse, before anything is run, what a rule cannot go on from.
+
+    Parameters
+    ----------
+    sequences : sequence of tuple of int
+        The prompts, BOS included.
+
+    Raises
+    ------
+    KvError
+        Ids outside the vocabulary, also among the rule's, a prompt too long, or no token to choose.
+    """
     size = int(lm.config.vocab_size)
     limit = limits.exact_positions(lm)
-    for number, ids in enumerate(read):
-        if not 0 <= min(ids) <= max(ids) < size:
-            odd = next(i for i in ids if not 0 <= i < size)
+    named = [(f"prompt {number}", ids) for number, ids in enumerate(sequences)]
+    for name, ids in [*named, ("stop or never", tuple(rule.stop | rule.never))]:
+        outside = next((i for i in ids if not 0 <= i < size), None)
+        if outside is not None:
             raise KvError(
-                f"generate: prompt {number} holds the id {odd}; {lm.name}'s vocabulary "
-                f"is 0..{size - 1}."
+                f"{name} holds the id {outside}; {lm.name}'s vocabulary is 0..{size - 1}."
             )
+    for name, ids in named:
         if len(ids) + rule.max_new_tokens > limit:
             raise KvError(
-                f"generate: prompt {number} is {len(ids)} tokens with BOS, and "
-                f"{rule.max_new_tokens} new ones reach past the {limit} positions that "
-                f"{lm.name} is exact for; pass a shorter one."
-            )
-    for i in rule.stop | rule.never:
-        if not 0 <= i < size:
-            raise KvError(
-                f"generate: stop or never holds the id {i}; {lm.name}'s vocabulary is "
-                f"0..{size - 1}."
+                f"{name} is {len(ids)} tokens with BOS, and {rule.max_new_tokens} new ones reach "
+                f"past the {limit} positions that {lm.name} is exact for; pass a shorter one."
             )
     if len(rule.banned(0)) >= size:
-        raise KvError("generate: stop and never leave no token to choose; pass fewer.")
+        raise KvError("stop and never leave no token to choose; pass fewer ids.")
 
 
-def _noise(count: int, rule: Rule, seeds: Sequence[int] | None) -> np.ndarray:
-    """Return uniform numbers in [0, 1), one row per prompt and one column per new token."""
+def uniform_numbers(count: int, rule: DecodingRule, seeds: Sequence[int] | None) -> np.ndarray:
+    """Return uniform numbers in [0, 1), one row per prompt and one column per new token.
+
+    Each row comes from a generator of its own, by the prompt's seed; zeros where the rule is
+    greedy and needs none.
+    """
     if rule.temperature == 0:
         return np.zeros((count, rule.max_new_tokens))
     if seeds is None or len(seeds) != count or any(seed < 0 for seed in seeds):
-        given = "none" if seeds is None else f"{len(seeds)} (least {min(seeds, default=0)})"
+        got = "none" if seeds is None else f"{len(seeds)} (least {min(seeds, default=0)})"
         raise KvError(
-            f"generate: temperature={rule.temperature} needs one seed from 0 per prompt; "
-            f"given are {given} for {count} prompts."
+            f"temperature={rule.temperature} needs one seed from 0 per prompt; got {got} for "
+            f"{count} prompts."
         )
     rows = [
         np.random.Generator(np.random.PCG64(seed)).random(rule.max_new_tokens) for seed in seeds
@@ -209,60 +225,31 @@ def _noise(count: int, rule: Rule, seeds: Sequence[int] | None) -> np.ndarray:
     return np.stack(rows) if rows else np.zeros((0, rule.max_new_tokens))
 
 
-def batches_by_slots(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Cut the rows, sorted by length, into batches that do not exceed the budget of slots."""
-    part: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda n: (lengths[n], n)):
-        if part and (len(part) + 1) * lengths[row] > budget:
-            yield part
-            part = []
-        part.append(row)
-    if part:
-        yield part
-
-
-def _write_or_halve(
-    lm: LM, read: Sequence[tuple[int, ...]], rule: Rule, noise: np.ndarray
+def write_batch(
+    lm: LM, rule: DecodingRule, prompts: Sequence[tuple[tuple[int, ...], np.ndarray]]
 ) -> list[tuple[int, ...]]:
-    """Write for a batch; where memory runs out, for its halves, and say so."""
-    try:
-        return _write(lm, read, rule, noise)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if len(read) == 1 or not limits.is_out_of_memory(error):
-            raise
-    middle = len(read) // 2
-    warnings.warn(
-        f"out of memory with {len(read)} texts at once: going on with {middle}; a "
-        "smaller --kv-batch-tokens avoids this.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    if lm.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return [
-        *_write_or_halve(lm, read[:middle], rule, noise[:middle]),
-        *_write_or_halve(lm, read[middle:], rule, noise[middle:]),
-    ]
+    """Write for one batch, a token a step; rows that have ended leave it.
 
-
-def _write(
-    lm: LM, read: Sequence[tuple[int, ...]], rule: Rule, noise: np.ndarray
-) -> list[tuple[int, ...]]:
-    """Write for one batch, a token a step; rows that have ended leave it."""
-    written: list[list[int]] = [[] for _ in read]
-    rows = list(range(len(read)))
+    Parameters
+    ----------
+    prompts : sequence of (ids, noise)
+        Token ids with BOS, and a uniform number in [0, 1) for each new token.
+    """
+    noise = np.stack([numbers for _, numbers in prompts])
+    texts: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))
     with torch.inference_mode():
-        live = _start(lm, read)
+        live = start_batch(lm, [ids for ids, _ in prompts])
         for step in range(rule.max_new_tokens):
-            chosen = choose_tokens(lm, live.next_logits(lm), rule, step, noise[rows, step])
-            for row, token in zip(rows, chosen, strict=True):
-                written[row].append(token)
-            going = [i for i, token in enumerate(chosen) if token not in rule.stop]
+            tokens = choose_tokens(lm, live.next_logits(lm), rule, step, noise[rows, step])
+            for row, token in zip(rows, tokens, strict=True):
+                texts[row].append(token)
+            going = [i for i, token in enumerate(tokens) if token not in rule.stop]
             if not going or step + 1 == rule.max_new_tokens:
                 break
-            live = live.grown(chosen, going)
+            live = live.extended(tokens, going)
             rows = [rows[i] for i in going]
-    return [tuple(ids) for ids in written]
+    return [tuple(ids) for ids in texts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,11 +273,11 @@ class LiveBatch:
 
     def next_logits(self, lm: LM) -> torch.Tensor:
         """Read what is unread and return the logits behind it, (batch, vocab) float32."""
-        at = self.positions[:, -self.unread.shape[1] :]
-        mask = masks.for_model(lm, at, self.positions, self.real)
+        positions = self.positions[:, -self.unread.shape[1] :]
+        mask = masks.for_model(lm, positions, self.positions, self.real)
         out = lm.model(
             input_ids=self.unread,
-            position_ids=at,
+            position_ids=positions,
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
@@ -299,29 +286,37 @@ class LiveBatch:
         logits: torch.Tensor = out.logits[:, -1].float()
         return logits
 
-    def grown(self, chosen: Sequence[int], going: Sequence[int]) -> LiveBatch:
-        """Return the batch of the rows still going, with the token chosen for each."""
+    def extended(self, tokens: Sequence[int], going: Sequence[int]) -> LiveBatch:
+        """Return the batch of the rows still going, with the next token of each unread.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+            The next token of every row.
+        going : sequence of int
+            Rows that go on; the others leave the cache, which is changed in place.
+        """
         device = self.positions.device
         rows = torch.tensor(going, device=device)
-        if len(going) < len(chosen):
+        if len(going) < len(tokens):
             self.cache.batch_select_indices(rows)
         positions, real = self.positions[rows], self.real[rows]
         return LiveBatch(
-            torch.tensor([[chosen[i]] for i in going], device=device),
+            torch.tensor([[tokens[i]] for i in going], device=device),
             torch.cat([positions, positions[:, -1:] + 1], dim=1),
             torch.cat([real, torch.ones_like(real[:, -1:])], dim=1),
             self.cache,
         )
 
 
-def _start(lm: LM, read: Sequence[tuple[int, ...]]) -> LiveBatch:
-    """Left-pad a batch; every row counts its positions from 0 at its own BOS."""
-    width = max(len(ids) for ids in read)
-    unread = torch.full((len(read), width), lm.bos_id, dtype=torch.int64)
-    for row, ids in enumerate(read):
-        unread[row, width - len(ids) :] = torch.tensor(ids, dtype=torch.int64)
-    first = width - torch.tensor([len(ids) for ids in read]).unsqueeze(1)
-    positions = torch.arange(width) - first
+def start_batch(lm: LM, sequences: Sequence[tuple[int, ...]]) -> LiveBatch:
+    """Left-pad sequences into a batch; each counts its positions from 0 at its own BOS."""
+    width = max(len(ids) for ids in sequences)
+    padding = [width - len(ids) for ids in sequences]
+    unread = torch.tensor(
+        [[*[lm.bos_id] * n, *ids] for n, ids in zip(padding, sequences, strict=True)]
+    )
+    positions = torch.arange(width) - torch.tensor(padding).unsqueeze(1)
     return LiveBatch(
         unread.to(lm.device),
         positions.clamp_min(0).to(lm.device),
@@ -331,9 +326,24 @@ def _start(lm: LM, read: Sequence[tuple[int, ...]]) -> LiveBatch:
 
 
 def choose_tokens(
-    lm: LM, logits: torch.Tensor, rule: Rule, step: int, noise: np.ndarray
+    lm: LM, logits: torch.Tensor, rule: DecodingRule, step: int, noise: np.ndarray
 ) -> list[int]:
-    """Choose each row's next token; (batch, vocab) logits are changed where ids are banned."""
+    """Choose each row's next token.
+
+    Parameters
+    ----------
+    logits : (batch, vocab) float32
+        Changed in place where ids are banned.
+    step : int
+        How many tokens the rows have already.
+    noise : (batch,)
+        Uniform numbers in [0, 1); not looked at where the rule is greedy.
+
+    Raises
+    ------
+    KvError
+        Where a row's largest logit is not finite.
+    """
     logits[:, rule.banned(step)] = -torch.inf
     best = logits.argmax(dim=-1, keepdim=True)
     if not bool(logits.gather(1, best).isfinite().all()):
@@ -341,8 +351,8 @@ def choose_tokens(
     if rule.temperature > 0:
         # Inverse of the distribution function, the likeliest token's share of it kept exact.
         shares = ((logits - logits.gather(1, best)).double() / rule.temperature).softmax(dim=-1)
-        upto = shares.cumsum(dim=-1)
-        at = torch.from_numpy(noise).to(logits.device).unsqueeze(1)
-        best = torch.searchsorted(upto / upto[:, -1:], at, right=True)
-    chosen: list[int] = best.squeeze(1).tolist()
-    return chosen
+        cumulative = shares.cumsum(dim=-1)
+        drawn = torch.from_numpy(noise).to(logits.device).unsqueeze(1)
+        best = torch.searchsorted(cumulative / cumulative[:, -1:], drawn, right=True)
+    tokens: list[int] = best.squeeze(1).tolist()
+    return tokens

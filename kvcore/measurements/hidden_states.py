@@ -14,23 +14,28 @@ prompt into the continuation.
 from __future__ import annotations
 
 import math
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 
 from kvcore.engine import batching, forward, hooks, limits
+from kvcore.engine.forward import NO_TOKENS
 from kvcore.engine.hooks import PARTS, Seen
 from kvcore.errors import KvError, NotExact, unknown
-from kvcore.measurements import token_kinds
+from kvcore.measurements import stream_stats, token_kinds
+from kvcore.measurements.frames import frame_of
+from kvcore.measurements.stream_stats import STATS, Series
+from kvcore.measurements.token_nlls import token_nlls
 from kvcore.models.lm import LM
 
-STATS = ("smoothness", "norm", "norm_variance", "relative_step", "cosine")
+Result = TypeVar("Result")
+Row = dict[str, Any]
+
 COLUMNS = ("id", "source", "status", "ce", "ce_continuation", "n_tokens", "n_continuation")
 TRACE = (
     "id",
@@ -45,10 +50,10 @@ TRACE = (
     "cosine",
     "nll",
 )
+TEXT_COLUMNS = ("id", "source", "status", "token", "kind")
 LOGIT_BYTES = {"cpu": 2**27, "cuda": 2**31}  # of one pass: all tokens of a text are predicted
-CHUNK = 32  # tokens whose log-softmax is held at once
 SUM_TOLERANCE = 1e-3  # of a step between layers; float32 leaves 1e-6
-_SUMS: weakref.WeakSet[LM] = weakref.WeakSet()  # models whose layers are known to add up
+_ADDS_UP: weakref.WeakSet[LM] = weakref.WeakSet()  # models whose layers are known to add up
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class TokenText:
     id : str
         Which text it is.
     source : str
-        Who wrote the continuation, as `kvcore.sources` names it.
+        Who wrote the continuation, as `continuations` names it.
     prompt, continuation : tuple of int
         BOS is put before; the prompt may be empty.
     """
@@ -74,27 +79,6 @@ class TokenText:
     def ids(self) -> tuple[int, ...]:
         """Return prompt and continuation."""
         return self.prompt + self.continuation
-
-
-class Series(NamedTuple):
-    """What a stream of hidden states does, token by token; float64.
-
-    Attributes
-    ----------
-    norm : (batch, n)
-        Euclidean length of each state.
-    step : (batch, n - 1)
-        Length of the difference from each state to the next.
-    relative_step : (batch, n - 1)
-        Step by the norm of the state that it leaves.
-    cosine : (batch, n - 2)
-        Between each step and the next, -1 to 1; NaN where one of them has length 0.
-    """
-
-    norm: torch.Tensor
-    step: torch.Tensor
-    relative_step: torch.Tensor
-    cosine: torch.Tensor
 
 
 def dynamics(
@@ -144,21 +128,22 @@ def dynamics(
     float32. States are taken in the model's dtype, their norms in float32, means in float64.
     Cost: one forward pass per batch, LM head on every token included.
     """
-    chosen = check_parts(lm, parts)
+    distinct = check_parts(lm, parts)
     check_ids(lm, texts)
-    rows: dict[int, dict[str, Any]] = {
-        n: _row(text, why, chosen) for n, text in enumerate(texts) if (why := _unusable(lm, text))
+    rows = {
+        n: _row(text, reason, distinct)
+        for n, text in enumerate(texts)
+        if (reason := _unusable(lm, text))
     }
-    for part in _batches(lm, [n for n in range(len(texts)) if n not in rows], texts, batch_tokens):
-        found = _or_halves(
-            lm,
-            [texts[n] for n in part],
-            partial(_measure, parts=chosen),
-            partial(_row, status="out of memory", parts=chosen),
-        )
-        rows.update(zip(part, found, strict=True))
-    names = (*COLUMNS, *(_column(part, stat) for part in chosen for stat in STATS))
-    return _frame([rows[n] for n in range(len(texts))], names)
+    rows |= _run_batches(
+        lm,
+        texts,
+        partial(measure_batch, lm, parts=distinct),
+        partial(_row, status="out of memory", parts=distinct),
+        batch_tokens,
+    )
+    names = (*COLUMNS, *(_column(part, stat) for part in distinct for stat in STATS))
+    return frame_of([rows[n] for n in range(len(texts))], names, TEXT_COLUMNS)
 
 
 def trace(
@@ -178,7 +163,7 @@ def trace(
     pandas.DataFrame
         One row per token of a continuation, texts that cannot be measured left out: `id`,
         `source`, `position` (from 0, in the continuation), `token_id`, `token` (its text), `kind`
-        (see `kinds_of`), `norm`, then of the step that arrives here `step`, `relative_step` (by
+        (see `token_kinds`), `norm`, then of the step that arrives here `step`, `relative_step` (by
         the norm it left) and `cosine` (with the step before), NaN where there is none, and `nll`
         in nats.
 
@@ -189,188 +174,74 @@ def trace(
     """
     depth = len(hooks.layers_of(lm))
     if not -depth <= layer < depth:
-        raise KvError(f"trace: layer {layer}; {lm.name} has {depth}, pass {-depth}..{depth - 1}.")
+        raise KvError(f"layer={layer} must be in {-depth}..{depth - 1} for {lm.name}.")
     check_ids(lm, texts)
-    rows: dict[int, list[dict[str, Any]]] = {}
-    usable = [n for n, text in enumerate(texts) if not _unusable(lm, text)]
-    for part in _batches(lm, usable, texts, batch_tokens):
-        found = _or_halves(
-            lm, [texts[n] for n in part], partial(_follow, layer=layer % depth), lambda _text: []
-        )
-        rows.update(zip(part, found, strict=True))
-    return _frame([row for n in sorted(rows) for row in rows[n]], TRACE)
+    rows = _run_batches(
+        lm,
+        texts,
+        partial(trace_batch, lm, layer=layer % depth),
+        lambda _text: [],
+        batch_tokens,
+    )
+    in_order = [row for n in sorted(rows) for row in rows[n]]
+    return frame_of(in_order, TRACE, TEXT_COLUMNS)
+
+
+# --- what can be measured ------------------------------------------------------------------------
 
 
 def check_parts(lm: LM, parts: Sequence[str]) -> tuple[str, ...]:
-    """Return the parts, each once, checked against what the model's layers really add."""
+    """Return the parts, each once, checked against what the model's layers really add.
+
+    Raises
+    ------
+    KvError
+        An unknown part.
+    NotExact
+        Where the layers are not the sum of what attention and MLP add, if those are asked.
+    """
     for part in parts:
         if part not in PARTS:
             raise unknown("part", part, PARTS)
-    chosen = tuple(dict.fromkeys(parts))
-    if set(chosen) - {"residual"} and lm not in _SUMS:
+    distinct = tuple(dict.fromkeys(parts))
+    if set(distinct) - {"residual"} and lm not in _ADDS_UP:
         _assert_adds_up(lm)
-        _SUMS.add(lm)
-    return chosen
+        _ADDS_UP.add(lm)
+    return distinct
 
 
 def _assert_adds_up(lm: LM) -> None:
     """Refuse a model whose layers are not the sum of their input, attention and MLP."""
-    held: dict[tuple[str, int], torch.Tensor] = {}
+    states: dict[tuple[str, int], torch.Tensor] = {}
 
-    def keep(part: str, layer: int, stream: torch.Tensor) -> None:
-        held[part, layer] = stream.double()
+    def store(part: str, layer: int, stream: torch.Tensor) -> None:
+        states[part, layer] = stream.double()
 
     ids = [i % int(lm.config.vocab_size) for i in range(lm.bos_id + 3, lm.bos_id + 24, 7)]
-    with hooks.watching(lm, PARTS, keep):
-        forward.logits(lm, forward.pad_ids(lm, [[lm.bos_id, *ids]], [0]), ((), ()))
-    tolerance = {"float32": SUM_TOLERANCE}.get(lm.dtype, 0.1)
+    with hooks.watching(lm, PARTS, store):
+        forward.logits(lm, forward.pad_ids(lm, [[lm.bos_id, *ids]], [0]), NO_TOKENS)
+    tolerance = SUM_TOLERANCE if lm.dtype == "float32" else 0.1
     for layer in range(1, len(hooks.layers_of(lm))):
-        moved = held["residual", layer] - held["residual", layer - 1]
-        off = moved - held["attention", layer] - held["mlp", layer]
+        moved = states["residual", layer] - states["residual", layer - 1]
+        off = moved - states["attention", layer] - states["mlp", layer]
         # By token: rounding is that of the stream, which may be far longer than what is added.
-        allowed = tolerance * moved.norm(dim=-1) + 1e-2 * tolerance * held["residual", layer].norm(
-            dim=-1
-        )
+        length = states["residual", layer].norm(dim=-1)
+        allowed = tolerance * moved.norm(dim=-1) + 1e-2 * tolerance * length
         if bool((off.norm(dim=-1) > allowed).any()):
             raise NotExact(
-                f"{lm.name}: layer {layer} is not the sum of its input, attention and "
-                "MLP; ask for the residual stream only."
+                f"{lm.name}: layer {layer} is not the sum of its input, attention and MLP; ask "
+                "for the residual stream only."
             )
 
 
-def series(stream: torch.Tensor) -> Series:
-    """Return norms, steps and turns of hidden states, (batch, n, hidden size)."""
-    states = stream.float()
-    between = states[:, 1:] - states[:, :-1]
-    norm, step = (torch.linalg.vector_norm(x, dim=-1).double() for x in (states, between))
-    dot = torch.linalg.vecdot(between[:, 1:], between[:, :-1]).double()
-    cosine = dot / (step[:, 1:] * step[:, :-1])
-    return Series(norm, step, step / norm[:, :-1], cosine)
-
-
-def reduced(stream: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """Reduce hidden states to `STATS`.
-
-    Parameters
-    ----------
-    stream : (batch, n, hidden size)
-    inside : (batch, n) bool
-        Which tokens count; steps between two of them, and turns at one between two of them, do.
-
-    Returns
-    -------
-    (batch, len(STATS)) float64
-        NaN where nothing counts.
-    """
-    found = series(stream)
-    pairs = inside[:, 1:] & inside[:, :-1]
-    turns = pairs[:, 1:] & pairs[:, :-1] & found.cosine.isfinite()
-    norm = _mean(found.norm, inside)
-    return torch.stack(
-        [
-            _mean(found.step, pairs),
-            norm,
-            _mean((found.norm - norm.unsqueeze(1)) ** 2, inside),
-            _mean(found.relative_step, pairs),
-            _mean(found.cosine, turns),
-        ],
-        dim=1,
-    )
-
-
-def _mean(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    return torch.where(counted, values, 0.0).sum(dim=1) / counted.sum(dim=1)
-
-
-def _measure(lm: LM, group: Sequence[TokenText], parts: Sequence[str]) -> list[dict[str, Any]]:
-    """Measure texts in one pass."""
-    inside = torch.tensor(_inside(group), device=lm.device)
-    columns = inside.any(dim=0).nonzero().flatten()
-    span = slice(int(columns[0]), int(columns[-1]) + 1)
-    found: dict[str, list[torch.Tensor]] = {part: [] for part in parts}
-
-    def reduce(part: str, _layer: int, stream: torch.Tensor) -> None:
-        found[part].append(reduced(stream[:, span], inside[:, span]))
-
-    nlls = _read(lm, group, parts, reduce)
-    stats = {part: torch.stack(layers, dim=2).tolist() for part, layers in found.items()}
-    return [
-        _measured_row(text, nll, {part: stats[part][n] for part in parts})
-        for n, (text, nll) in enumerate(zip(group, nlls, strict=True))
-    ]
-
-
-def _follow(lm: LM, group: Sequence[TokenText], layer: int) -> list[list[dict[str, Any]]]:
-    """Follow texts through one layer, token by token."""
-    held: list[Series] = []
-    nlls = _read(
-        lm, group, ("residual",), lambda _part, _layer, stream: held.append(series(stream)), [layer]
-    )
-    followed = []
-    for n, (text, nll) in enumerate(zip(group, nlls, strict=True)):
-        start, stop = 1 + len(text.prompt), 1 + len(text.ids)
-        norm, step, relative, cosine = (x[n].tolist() for x in held[0])
-        count = stop - start
-        lead = [math.nan] * 2
-        columns = {
-            "position": range(count),
-            "token_id": text.continuation,
-            "token": token_kinds.spelled(lm, text.continuation),
-            "kind": token_kinds.kinds_of(lm, text.ids)[len(text.prompt) :],
-            "norm": norm[start:stop],
-            "step": [*lead[:1], *step[start : stop - 1]],
-            "relative_step": [*lead[:1], *relative[start : stop - 1]],
-            "cosine": [*lead[:count], *cosine[start : stop - 2]],
-            "nll": nll[len(text.prompt) :],
-        }
-        followed.append(
-            [
-                {"id": text.id, "source": text.source, **dict(zip(columns, values, strict=True))}
-                for values in zip(*columns.values(), strict=True)
-            ]
-        )
-    return followed
-
-
-def _read(
-    lm: LM,
-    group: Sequence[TokenText],
-    parts: Sequence[str],
-    seen: Seen,
-    layers: Sequence[int] | None = None,
-) -> list[list[float]]:
-    """Read texts in one pass under watch; return the NLL of every token but BOS, in nats."""
-    given = forward.pad_ids(lm, [(lm.bos_id, *text.ids) for text in group], [0] * len(group))
-    rows = [n for n, text in enumerate(group) for _ in text.ids]
-    columns = [i for text in group for i in range(len(text.ids))]
-    targets = torch.tensor([i for text in group for i in text.ids], device=lm.device)
-    with torch.inference_mode(), hooks.watching(lm, parts, seen, layers):
-        logits = forward.logits(lm, given, (rows, columns))
-    nlls = iter(
-        [
-            nll
-            for some, wanted in zip(logits.split(CHUNK), targets.split(CHUNK), strict=True)
-            for nll in torch.nn.functional.cross_entropy(
-                some.float(), wanted, reduction="none"
-            ).tolist()
-        ]
-    )
-    return [[next(nlls) for _ in text.ids] for text in group]
-
-
-def _inside(group: Sequence[TokenText]) -> list[list[bool]]:
-    """Return for every slot of a right-padded batch whether it holds a continuation's token."""
-    width = 1 + max(len(text.ids) for text in group)
-    return [[1 + len(text.prompt) <= i < 1 + len(text.ids) for i in range(width)] for text in group]
-
-
 def check_ids(lm: LM, texts: Sequence[TokenText]) -> None:
+    """Refuse a text that holds an id outside the vocabulary."""
     size = int(lm.config.vocab_size)
     for text in texts:
-        odd = next((i for i in text.ids if not 0 <= i < size), None)
-        if odd is not None:
+        outside = next((i for i in text.ids if not 0 <= i < size), None)
+        if outside is not None:
             raise KvError(
-                f"text {text.id!r} holds the id {odd}; {lm.name}'s vocabulary is 0..{size - 1}."
+                f"text {text.id!r} holds the id {outside}; {lm.name}'s vocabulary is 0..{size - 1}."
             )
 
 
@@ -382,55 +253,143 @@ def _unusable(lm: LM, text: TokenText) -> str | None:
     return "fewer than 2 tokens in the continuation" if len(text.continuation) < 2 else None
 
 
-def _batches(
-    lm: LM, usable: Sequence[int], texts: Sequence[TokenText], batch_tokens: int | None
-) -> Iterator[list[int]]:
-    """Cut the texts, sorted by length, into passes whose tokens and logits fit."""
-    kind = lm.device.type
-    per_token = int(lm.config.vocab_size) * getattr(torch, lm.dtype).itemsize
-    budget = batch_tokens or min(
-        limits.BATCH_TOKENS.get(kind, 4096), LOGIT_BYTES.get(kind, 2**29) // per_token
-    )
-    ordered = sorted(usable, key=lambda n: (len(texts[n].ids), n))
-    widths = [1 + len(texts[n].ids) for n in ordered]
-    for start, stop in batching.cut_into_passes(widths, budget, limits.PASS_COST.get(kind, 256)):
-        yield ordered[start:stop]
+# --- batches -------------------------------------------------------------------------------------
 
 
-def _or_halves(
+def _run_batches(
     lm: LM,
-    group: Sequence[TokenText],
-    measure: Callable[[LM, Sequence[TokenText]], list[Any]],
-    given_up: Callable[[TokenText], Any],
-) -> list[Any]:
-    """Measure a batch; where memory runs out its halves, and say so."""
-    try:
-        return measure(lm, group)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not limits.is_out_of_memory(error):
-            raise
-    if len(group) == 1:
-        return [given_up(group[0])]
-    middle = len(group) // 2
-    warnings.warn(
-        f"out of memory with {len(group)} texts at once: going on with {middle}; a "
-        "smaller --kv-batch-tokens avoids this.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    if lm.device.type == "cuda":
-        torch.cuda.empty_cache()
+    texts: Sequence[TokenText],
+    run: Callable[[Sequence[TokenText]], Sequence[Result]],
+    give_up: Callable[[TokenText], Result],
+    batch_tokens: int | None,
+) -> dict[int, Result]:
+    """Return the result of each usable text, by its number; what does not fit runs in halves."""
+    usable = [n for n, text in enumerate(texts) if not _unusable(lm, text)]
+    results: dict[int, Result] = {}
+    for batch in text_batches(lm, [texts[n] for n in usable], batch_tokens):
+        numbers = [usable[i] for i in batch]
+        own = limits.run_or_halve(lm, [texts[n] for n in numbers], run, give_up, what="texts")
+        results |= dict(zip(numbers, own, strict=True))
+    return results
+
+
+def text_batches(
+    lm: LM, texts: Sequence[TokenText], batch_tokens: int | None = None
+) -> list[list[int]]:
+    """Cut texts, sorted by length, into passes whose tokens and logits fit.
+
+    Returns
+    -------
+    list of list of int
+        Numbers of the texts.
+    """
+    budget, cost = limits.pass_limits(lm, batch_tokens)
+    if not batch_tokens:  # one that is asked for counts alone
+        bytes_per_token = int(lm.config.vocab_size) * getattr(torch, lm.dtype).itemsize
+        budget = min(budget, LOGIT_BYTES.get(lm.device.type, 2**29) // bytes_per_token)
+    return batching.passes_by_size([1 + len(text.ids) for text in texts], budget, cost)
+
+
+def measure_batch(lm: LM, texts: Sequence[TokenText], parts: Sequence[str]) -> list[Row]:
+    """Measure texts in one pass and return their rows of `dynamics`."""
+    counted = torch.tensor(continuation_slots(texts), device=lm.device)
+    columns = counted.any(dim=0).nonzero().flatten()
+    span = slice(int(columns[0]), int(columns[-1]) + 1)
+    by_layer: dict[str, list[torch.Tensor]] = {part: [] for part in parts}
+
+    def reduce(part: str, _layer: int, stream: torch.Tensor) -> None:
+        by_layer[part].append(stream_stats.reduced(stream[:, span], counted[:, span]))
+
+    nlls = read_nlls(lm, texts, parts, reduce)
+    stats = {part: torch.stack(layers, dim=2).tolist() for part, layers in by_layer.items()}
     return [
-        *_or_halves(lm, group[:middle], measure, given_up),
-        *_or_halves(lm, group[middle:], measure, given_up),
+        measured_row(text, of_text, {part: stats[part][n] for part in parts})
+        for n, (text, of_text) in enumerate(zip(texts, nlls, strict=True))
     ]
 
 
-def _measured_row(
-    text: TokenText, nlls: Sequence[float], stats: Mapping[str, Any]
-) -> dict[str, Any]:
+def trace_batch(lm: LM, texts: Sequence[TokenText], layer: int) -> list[list[Row]]:
+    """Follow texts through one layer in one pass and return their rows of `trace`."""
+    by_token: list[Series] = []
+
+    def reduce(_part: str, _layer: int, stream: torch.Tensor) -> None:
+        by_token.append(stream_stats.series(stream))
+
+    nlls = read_nlls(lm, texts, ("residual",), reduce, [layer])
+    return [
+        _trace_rows(lm, text, of_text, [x[n].tolist() for x in by_token[0]])
+        for n, (text, of_text) in enumerate(zip(texts, nlls, strict=True))
+    ]
+
+
+def _trace_rows(
+    lm: LM, text: TokenText, nlls: Sequence[float], by_token: Sequence[list[float]]
+) -> list[Row]:
+    """Return one row per token of a continuation, from the series of all its slots."""
+    norm, step, relative, cosine = by_token
+    start, stop = 1 + len(text.prompt), 1 + len(text.ids)
+    before_first, before_second = [math.nan], [math.nan] * min(2, stop - start)
+    columns = {
+        "position": range(stop - start),
+        "token_id": text.continuation,
+        "token": token_kinds.spelled(lm, text.continuation),
+        "kind": token_kinds.kinds_of(lm, text.ids)[len(text.prompt) :],
+        "norm": norm[start:stop],
+        "step": [*before_first, *step[start : stop - 1]],
+        "relative_step": [*before_first, *relative[start : stop - 1]],
+        "cosine": [*before_second, *cosine[start : stop - 2]],
+        "nll": nlls[len(text.prompt) :],
+    }
+    return [
+        {"id": text.id, "source": text.source, **dict(zip(columns, values, strict=True))}
+        for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def read_nlls(
+    lm: LM,
+    texts: Sequence[TokenText],
+    parts: Sequence[str],
+    seen: Seen,
+    layers: Sequence[int] | None = None,
+) -> list[list[float]]:
+    """Read texts in one pass and return the NLL of every token but BOS, in nats.
+
+    Parameters
+    ----------
+    parts, seen, layers
+        As `kvcore.engine.hooks.watching` takes them.
+    """
+    step = forward.pad_ids(lm, [(lm.bos_id, *text.ids) for text in texts], [0] * len(texts))
+    rows = [n for n, text in enumerate(texts) for _ in text.ids]
+    columns = [i for text in texts for i in range(len(text.ids))]
+    with torch.inference_mode(), hooks.watching(lm, parts, seen, layers):
+        logits = forward.logits(lm, step, (rows, columns))
+    return token_nlls(logits, [text.ids for text in texts])
+
+
+def continuation_slots(texts: Sequence[TokenText]) -> list[list[bool]]:
+    """Return for every slot of a right-padded batch whether it holds a continuation's token."""
+    width = 1 + max(len(text.ids) for text in texts)
+    return [[1 + len(text.prompt) <= i < 1 + len(text.ids) for i in range(width)] for text in texts]
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def measured_row(text: TokenText, nlls: Sequence[float], stats: Mapping[str, Any]) -> Row:
+    """Return a text's row of `dynamics`.
+
+    Parameters
+    ----------
+    nlls : sequence of float
+        Of every token but BOS.
+    stats : mapping of str to nested lists
+        By part: one list for each of `STATS`, one number per layer in each.
+    """
     own = nlls[len(text.prompt) :]
-    needed = [value for found in stats.values() for layers in found[:4] for value in layers]
+    # Cosines may be NaN: some streams do not move.
+    needed = [value for part in stats.values() for layers in part[:4] for value in layers]
     if not all(math.isfinite(x) for x in (*nlls, *needed)):
         return _row(text, "the model's activations or logits are not finite", tuple(stats))
     return _row(text, "ok", ()) | {
@@ -438,13 +397,14 @@ def _measured_row(
         "ce_continuation": math.fsum(own) / len(own),
         **{
             _column(part, stat): list(layers)
-            for part, found in stats.items()
-            for stat, layers in zip(STATS, found, strict=True)
+            for part, by_stat in stats.items()
+            for stat, layers in zip(STATS, by_stat, strict=True)
         },
     }
 
 
-def _row(text: TokenText, status: str, parts: Sequence[str]) -> dict[str, Any]:
+def _row(text: TokenText, status: str, parts: Sequence[str]) -> Row:
+    """Return the row of a text that could not be measured."""
     return {
         "id": text.id,
         "source": text.source,
@@ -459,17 +419,3 @@ def _row(text: TokenText, status: str, parts: Sequence[str]) -> dict[str, Any]:
 
 def _column(part: str, stat: str) -> str:
     return stat if part == "residual" else f"{part}_{stat}"
-
-
-def _frame(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pd.DataFrame:
-    """Return rows as a frame; texts as objects, for an id may hold what pandas' strings refuse."""
-    texts = {"id", "source", "status", "token", "kind"}
-    columns = {name: [row[name] for row in rows] for name in names}
-    return pd.DataFrame(
-        {
-            name: pd.Series(values, dtype=object)
-            if name in texts or any(isinstance(value, list) for value in values)
-            else values
-            for name, values in columns.items()
-        }
-    )

@@ -16,7 +16,7 @@ from kvcore.tokenization import Unusable
 MAX_WORDS = 16  # of a surrogate; what follows is cut off
 MAX_NEW_TOKENS, MIN_NEW_TOKENS = 24, 3  # small models like to begin with an empty line
 PASSAGE_TOKENS = 256  # of a passage, those that its surrogate is written for
-_EXAMPLES = (
+EXAMPLES = (
     (
         "Bread dough rises because yeast turns sugar into gas. In a warm kitchen this takes about "
         "an hour, in a refrigerator a whole night.",
@@ -36,7 +36,7 @@ _EXAMPLES = (
         },
     ),
 )
-_ASKED = {
+REQUESTS = {
     "keyword": "Search keywords:",
     "question": "Question that the text answers:",
     "need": "What a reader of the text wants:",
@@ -44,10 +44,10 @@ _ASKED = {
 PROMPTS: Mapping[str, tuple[str, str]] = {
     style: (
         "".join(
-            f"Text: {text}\n{_ASKED[style]} {written[style]}\n\n" for text, written in _EXAMPLES
+            f"Text: {text}\n{REQUESTS[style]} {written[style]}\n\n" for text, written in EXAMPLES
         )
         + "Text:",
-        f"\n{_ASKED[style]}",
+        f"\n{REQUESTS[style]}",
     )
     for style in STYLES
 }
@@ -67,9 +67,9 @@ def surrogates(
     samples : sequence of Sample
         Of each only the passage counts, its first ``PASSAGE_TOKENS`` tokens.
     style : str
-        One of `kvcore.conditions.STYLES`; `PROMPTS` holds what is asked.
+        One of `kvcore.conditions.registry.STYLES`; `PROMPTS` holds what is asked.
     batch_tokens : int, optional
-        As `generate` takes it.
+        As `generation.generate` takes it.
 
     Returns
     -------
@@ -84,21 +84,23 @@ def surrogates(
     """
     if style not in PROMPTS:
         raise unknown("style", style, PROMPTS)
-    prompts = {s.passage: _prompt(lm, s.passage, style) for s in samples}
-    asked = {text: ids for text, ids in prompts.items() if ids}
+    prompts = {s.passage: surrogate_prompt(lm, s.passage, style) for s in samples}
+    readable = {passage: ids for passage, ids in prompts.items() if ids}
     ends = generation.end_ids(lm) | generation.newline_ids(lm)
-    new = generation.generate(
+    written = generation.generate(
         lm,
-        list(asked.values()),
+        list(readable.values()),
         max_new_tokens=MAX_NEW_TOKENS,
         min_new_tokens=MIN_NEW_TOKENS,
         stop=ends,
         never=generation.special_ids(lm) - ends,
         batch_tokens=batch_tokens,
     )
-    lines = (cleaned(str(lm.tokenizer.decode(list(ids), skip_special_tokens=True))) for ids in new)
-    texts = dict(zip(asked, lines, strict=True))
-    copied = {"", *(written[style] for _, written in _EXAMPLES)}
+    lines = (
+        cleaned(str(lm.tokenizer.decode(list(ids), skip_special_tokens=True))) for ids in written
+    )
+    texts = dict(zip(readable, lines, strict=True))
+    copied = {"", *(written[style] for _, written in EXAMPLES)}
     return ["" if texts.get(s.passage, "") in copied else texts[s.passage] for s in samples]
 
 
@@ -115,17 +117,17 @@ def cleaned(text: str) -> str:
         for line in text.splitlines()
     )
     words = next((line for line in lines if line.strip()), "").strip(_WRAPPING).split()
-    kept = " ".join(words[:MAX_WORDS]).strip(_WRAPPING).rstrip(",;:")
-    return kept if any(c.isalpha() for c in kept) else ""
+    query = " ".join(words[:MAX_WORDS]).strip(_WRAPPING).rstrip(",;:")
+    return query if any(c.isalpha() for c in query) else ""
 
 
-def _prompt(lm: LM, passage: str, style: str) -> tuple[int, ...]:
-    """Return what the model goes on from, () for a passage that cannot be read."""
+def surrogate_prompt(lm: LM, passage: str, style: str) -> tuple[int, ...]:
+    """Return the token ids that a surrogate is written behind, () where a passage is unreadable."""
     before, behind = (tokenization.encode(lm.tokenizer, text) for text in PROMPTS[style])
     try:
-        read = tokenization.encode(lm.tokenizer, f" {passage.strip()}")
+        ids = tokenization.encode(lm.tokenizer, f" {passage.strip()}")
     except Unusable:
         return ()
     room = limits.exact_positions(lm) - MAX_NEW_TOKENS - len(before) - len(behind) - 1
-    read = read[: max(0, min(room, PASSAGE_TOKENS))]
-    return (*before, *read, *behind) if read and passage.strip() else ()
+    ids = ids[: max(0, min(room, PASSAGE_TOKENS))]
+    return (*before, *ids, *behind) if ids and passage.strip() else ()

@@ -22,13 +22,13 @@ def kinds_of(lm: LM, ids: Sequence[int]) -> list[str]:
     kinds = []
     for n, (token, text) in enumerate(zip(ids, texts, strict=True)):
         core = text.lstrip()
-        goes_on = core == text and n > 0 and texts[n - 1][-1:].isalnum()
+        continues = core == text and n > 0 and texts[n - 1][-1:].isalnum()
         if token in special or "\ufffd" in core:
             kinds.append("other")
         elif not core:
             kinds.append("space" if text else "other")
         elif core[0].isalpha():
-            kinds.append("inside" if goes_on else "word")
+            kinds.append("inside" if continues else "word")
         elif core[0].isdigit():
             kinds.append("number")
         else:
@@ -37,7 +37,7 @@ def kinds_of(lm: LM, ids: Sequence[int]) -> list[str]:
 
 
 def spelled(lm: LM, ids: Sequence[int]) -> list[str]:
-    """Return each token's text; a SentencePiece token's blank, which decoding drops, is kept."""
+    """Return each token's text, with the blank of a SentencePiece token, which decoding drops."""
     pieces = lm.tokenizer.convert_ids_to_tokens(list(ids))
     texts = lm.tokenizer.batch_decode([[i] for i in ids])
     return [

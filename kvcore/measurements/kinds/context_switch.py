@@ -117,7 +117,7 @@ def measure_pairs(
     lm: LM, pairs: Sequence[Pair], ways: Sequence[str], seed: int, batch_tokens: int | None
 ) -> list[dict[str, Any]]:
     """Follow and free every pair by the ways asked for; unusable pairs keep their reason."""
-    from kvcore.measurements import context_switch, switch_generation
+    from kvcore.measurements import context_switch
 
     usable: dict[str, tuple[Pair, Switch]] = {}
     rows: list[dict[str, Any]] = []
@@ -146,7 +146,7 @@ def measure_pairs(
         )
         rows += [followed_row(lm, row) for row in table.to_dict("records")]
     if switches and free:
-        table = switch_generation.generate_after_switch(
+        table = context_switch.generate_after_switch(
             lm,
             switches,
             free,
@@ -224,11 +224,8 @@ KIND = register(
         folder="_adaptation",
         sources=(
             *ENGINE,
-            "measurements/context_switch.py",
+            "measurements/context_switch",
             "measurements/generation.py",
-            "measurements/hidden_states.py",
-            "measurements/switch_generation.py",
-            "measurements/switch_passes.py",
             "measurements/kinds/context_switch.py",
         ),
         plan=plan,

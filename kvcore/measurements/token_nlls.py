@@ -1,0 +1,39 @@
+"""From logits to the NLL of each token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+
+LOGITS_AT_ONCE = 2**21  # turned into NLLs at a time: 8 MB, which the heap serves again and again
+
+
+def token_nlls(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the NLL of every target token, sequence by sequence, in nats.
+
+    Parameters
+    ----------
+    logits : (n, vocab)
+        One row for each target of the first sequence, then for each of the second, and so on.
+    targets : sequence of int sequences
+        Token ids, n of them together.
+
+    Notes
+    -----
+    Log-softmax in float32. Rows are independent, so how many are taken at once changes nothing.
+    """
+    rows_at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])
+    wanted = torch.tensor([token for ids in targets for token in ids], device=logits.device)
+    chunks = zip(logits.split(rows_at_once), wanted.split(rows_at_once), strict=True)
+    nlls = iter(
+        [
+            nll
+            for rows, ids in chunks
+            for nll in torch.nn.functional.cross_entropy(
+                rows.float(), ids, reduction="none"
+            ).tolist()
+        ]
+    )
+    return [list(islice(nlls, len(ids))) for ids in targets]
