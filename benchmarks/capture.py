@@ -43,14 +43,14 @@ def contender(lm: LM, given: Sequence[TokenText], parts: Sequence[str]) -> Conte
 
     def run() -> Sums:
         found: Sums = {}
-        for batch in hidden_states._batches(lm, range(len(given)), given, None):
+        for batch in hidden_states.text_batches(lm, given):
             group = [given[n] for n in batch]
             rows = (
-                hidden_states._measure(lm, group, parts)
+                hidden_states.measure_batch(lm, group, parts)
                 if parts
                 else [
                     {"ce": sum(nlls) / len(nlls)}
-                    for nlls in hidden_states._read(lm, group, (), lambda *_: None)
+                    for nlls in hidden_states.read_nlls(lm, group, (), lambda *_: None)
                 ]
             )
             found |= {(given[n].id,): float(row["ce"]) for n, row in zip(batch, rows, strict=True)}

@@ -21,11 +21,11 @@ from kvcore.conditions.recipes import (
     Condition,
     Mix,
 )
-from kvcore.conditions.registry import BARE, QUERY, primed, truncation
+from kvcore.conditions.registry import BARE, QUERY, truncation
 from kvcore.data.sample import Sample
 from kvcore.engine import build
 from kvcore.errors import KvError
-from kvcore.measurements import answer_nll, answer_nll_rows
+from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM
 
 
@@ -107,41 +107,3 @@ def test_twin_shadowing() -> None:
         patch.setattr(registry, "define", lambda *given_: Condition(*given_))
 
     must_see(take_all, check_no_shadowing, HEADS)
-
-
-def code_of(lm: LM, name: str) -> str:
-    keys = answer_nll_rows.rows(lm.files, "test", {(name, "answer"): [LONG]}, 0)
-    return str(keys.code.iloc[0])
-
-
-@afresh
-def check_keys_follow_recipes(lm: LM) -> None:
-    """Define one name twice over; demand another key for another recipe and only for that."""
-    codes = []
-    for recipe in (
-        truncation(QUERY),
-        truncation(QUERY),
-        Mix(BARE, primed(QUERY)),
-        Mix(BARE, primed(QUERY), weight=0.5),
-    ):
-        registry.DEFINED.clear()
-        registry.define("mine", recipe, "a test")
-        codes.append(code_of(lm, "mine"))
-    assert codes[0] == codes[1], "the same recipe, another key"
-    assert len(set(codes)) == 3, "another recipe, the same key"
-    assert code_of(lm, "bare") == answer_nll_rows.code(), "a built-in condition's key changed"
-    assert answer_nll_rows.code() not in codes
-
-
-def test_a_changed_recipe_changes_the_key(llama: LM) -> None:
-    """Would catch rows of a user's condition taken for those of its older self."""
-    check_keys_follow_recipes(llama)
-
-
-def test_twin_keys(llama: LM) -> None:
-    """Would catch a check blind to a key which the recipe is no part of."""
-
-    def ignore_recipes(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(registry, "recipe_of_defined", lambda _: "")
-
-    must_see(ignore_recipes, check_keys_follow_recipes, llama)

@@ -99,10 +99,10 @@ def change_padded(name: str, change: Callable[[Ids, Ids], Ids]) -> Fault:
 
 
 def pad_from_the_own_cluster(patch: pytest.MonkeyPatch) -> None:
-    right = padding._padded
+    right = padding.pad_sample
     patch.setattr(
         padding,
-        "_padded",
+        "pad_sample",
         lambda sample, *more: replace(
             right(replace(sample, cluster="none"), *more), cluster=sample.cluster
         ),
@@ -114,11 +114,11 @@ def pad_in_the_pools_order(patch: pytest.MonkeyPatch) -> None:
 
 
 def pad_by_the_place_in_the_list(patch: pytest.MonkeyPatch) -> None:
-    right = padding._padded
+    right = padding.pad_sample
     count = itertools.count()
     patch.setattr(
         padding,
-        "_padded",
+        "pad_sample",
         lambda sample, pool, length, seed: right(sample, pool, length, seed + next(count)),
     )
 

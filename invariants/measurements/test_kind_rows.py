@@ -19,7 +19,7 @@ from kvcore.data.context_pairs.load import PairCorpus, load_pairs
 from kvcore.data.sample import Corpus, Sample
 from kvcore.data.texts import Text, TextCorpus
 from kvcore.errors import KvError
-from kvcore.measurements import context_switch, divergence, hidden_states, switch_generation
+from kvcore.measurements import context_switch, divergence, hidden_states
 from kvcore.measurements.base import MeasurePlan, MeasureRequest
 from kvcore.measurements.collect import collect_rows
 from kvcore.measurements.continuations import load_continuations
@@ -111,7 +111,7 @@ def check_switch_rows(lm: LM, folder: Path) -> None:
         for column in (*switch_kind.PER_TOKEN, "share_injected", "layer_share_original"):
             assert np.allclose(own.loc["injection", column], alone[column], atol=2e-5), column
         assert own.loc["injection", "score"] == pytest.approx(max(alone.kl_ignore), abs=2e-5)
-        free = switch_generation.generate_after_switch(
+        free = context_switch.generate_after_switch(
             lm, [switch], ["injection"], max_new_tokens=6, stop=switch_kind.line_ends(lm)
         ).iloc[0]
         assert len(own.loc["free:injection", "tokens"]) == len(free.ids)

@@ -119,9 +119,12 @@ def _read_pass(
     if not attention:
         return [PlanOutput(hidden, None) for hidden in _hidden(lm, step, columns)]
     spans = slot_spans(plans, cache.slots)
-    with attention_shares.watched(lm, columns, spans, len(switching.SPANS)) as (as_loaded, watch):
+    with attention_shares.record_shares(lm, columns, spans, len(switching.SPANS)) as (
+        as_loaded,
+        record,
+    ):
         hidden_states = _hidden(as_loaded, step, columns)
-    layers = np.stack([watch.seen[layer].cpu().numpy() for layer in sorted(watch.seen)])
+    layers = np.stack([shares.cpu().numpy() for _, shares in sorted(record.by_layer.items())])
     return [
         PlanOutput(hidden, layers[:, row, : len(hidden)])
         for row, hidden in enumerate(hidden_states)
