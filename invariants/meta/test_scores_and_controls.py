@@ -13,7 +13,7 @@ from invariants.support.comparing import SCORE_TOLERANCE, must_see
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.recipes import Condition
 from kvcore.conditions.registry import BARE
-from kvcore.corpora.sample import Sample
+from kvcore.data.sample import Sample
 from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM
 
