@@ -1,0 +1,1 @@
+"""What declares, measures and judges the claims; the claims themselves are the tests beside it."""

@@ -16,6 +16,7 @@ from claims.harness.rows import CellRows, Measured
 from claims.harness.settings import Settings
 from kvcore import analysis, verdict
 from kvcore.analysis import Estimate, IntervalSettings
+from kvcore.data import overlap
 from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder
 from kvcore.measurements.needs import CONTROLS
@@ -144,8 +145,8 @@ def noise_floor(measured: Measured, metric: str, interval: IntervalSettings) -> 
 
 @functools.cache
 def harness_hash() -> str:
-    """Return the hash of the modules here that turn rows into estimates."""
-    return code_hash(sorted(Path(__file__).parent.rglob("*.py")))
+    """Return the hash of what turns rows into estimates, `kvcore.analysis` apart."""
+    return code_hash([*sorted(Path(__file__).parent.rglob("*.py")), Path(overlap.__file__)])
 
 
 def conclusion(judgement: Judgement, settings: Settings) -> tuple[TestOutcome, str]:
