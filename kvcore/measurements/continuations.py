@@ -46,7 +46,12 @@ KEY = (
     "prompt_hash",
 )
 METHOD = "continuations/1"  # its version: raised by hand when texts are meant to change
-CODE_SOURCES = (*ENGINE, "measurements/continuations.py", "measurements/generation.py", "measurements/text_sources.py")
+CODE_SOURCES = (
+    *ENGINE,
+    "measurements/continuations.py",
+    "measurements/generation.py",
+    "measurements/text_sources.py",
+)
 CONTINUATIONS = artifacts.ArtifactKind("continuations", KEY, "ids", {"method": METHOD})
 
 

@@ -176,7 +176,9 @@ def _pools(
             pools[need.place] = _pool(need, corpus, limit, seed)
             continue
         try:
-            ranked = ranking_lists(corpus, _count(limit, "lists"), seed, masked=need.place == "masked")
+            ranked = ranking_lists(
+                corpus, _count(limit, "lists"), seed, masked=need.place == "masked"
+            )
         except KvError as error:
             reasons[need.place] = str(error)
         else:
@@ -189,7 +191,9 @@ def _pool(need: Need, corpus: Corpus, limit: int, seed: int) -> tuple[Sample, ..
     if need.place == "samples":
         return samples_module.choose_samples(corpus.samples, limit, seed)
     if need.seed:
-        return samples_module.choose_samples(corpus.samples, _count(limit, "choices"), seed + need.seed)
+        return samples_module.choose_samples(
+            corpus.samples, _count(limit, "choices"), seed + need.seed
+        )
     some = samples_module.choose_samples(corpus.samples, _count(limit, "padded"), seed)
     return lengthened(some, corpus.samples, int(need.place), seed)
 
