@@ -6,8 +6,8 @@ OLDEST := 5.0.0
 ONE_THREAD := OMP_NUM_THREADS=1
 
 # What `make check` runs of the invariants: on one tiny model, and nothing that loads real weights.
-QUICK := invariants/conditions invariants/cache invariants/verdict invariants/meta/test_docs.py
-QUICK_MODEL := tiny-llama] or tiny-llama- or not tiny-
+QUICK := invariants/conditions invariants/cache invariants/meta/test_docs.py
+QUICK_MODEL := (tiny-llama] or tiny-llama- or not tiny-) and not twin
 
 .PHONY: claims test check help style types imports lint invariants invariants-oldest quick-invariants \
         thorough end-to-end reference gemma benchmarks test-transformers clean

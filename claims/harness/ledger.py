@@ -53,14 +53,15 @@ class Entry:
         return f"known refuted ({self.source} {self.date})".replace(" )", ")")
 
 
-def read(path: Path = PATH) -> dict[Key, Entry]:
-    """Read the ledger.
+def read(path: Path | None = None) -> dict[Key, Entry]:
+    """Read the ledger, by default the project's own.
 
     Raises
     ------
     KvError
         For a file that is not such a ledger, naming the entry.
     """
+    path = path or PATH
     if not path.is_file():
         return {}
     try:
@@ -85,7 +86,9 @@ def key_of(judgement: Judgement) -> Key:
     return (claim.id, claim.version, cell.metric, cell.model, cell.dtype, cell.dataset)
 
 
-def record(judgements: Iterable[Judgement], versions: str, path: Path = PATH) -> list[str]:
+def record(
+    judgements: Iterable[Judgement], versions: str, path: Path | None = None
+) -> list[str]:
     """Write what was judged: refuted cells enter, cells no longer refuted leave.
 
     Returns
@@ -94,6 +97,7 @@ def record(judgements: Iterable[Judgement], versions: str, path: Path = PATH) ->
         One line per change or refusal. An estimate with fewer samples than its claim's minimum
         is refused and changes nothing; an inconclusive one leaves its entry as it is.
     """
+    path = path or PATH
     entries = read(path)
     lines = []
     for judgement in judgements:

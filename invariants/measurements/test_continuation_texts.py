@@ -258,7 +258,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return [(5 + len(prompt),) * how["max_new_tokens"] for prompt in prompts]
 
     monkeypatch.setattr(generation, "generate", generate)
-    monkeypatch.setattr(sources, "FILE_SAMPLES", 2)
+    monkeypatch.setattr(continuations, "FILE_SAMPLES", 2)
     return counts
 
 

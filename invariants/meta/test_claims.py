@@ -1,48 +1,42 @@
-"""The claims run as a whole: outcomes, the ledger, options and their one-line errors."""
+"""The claims run as a whole: outcomes, options and their one-line errors, every kind measured."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from claims.options import Settings
 
-from claims import judging, ledger
-from claims.harness.hooks import Lab
+from claims.harness import judging
+from claims.harness.session import Session
+from claims.harness.settings import Settings
 from invariants.support import invented
-from kvcore.errors import KvError
-
-ROOT = Path(__file__).parents[1]
-
-
-def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest as a user would."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
-                          env={**os.environ, "COLUMNS": "200", **environment})
+from invariants.support.claim_runs import ROOT, ClaimRun, run
+from kvcore.measurements.registry import all_kinds
 
 
 def outputs(folder: Path) -> list[str]:
-    return [f"--junitxml={folder / 'junit.xml'}", f"--html={folder / 'report.html'}",
-            "--self-contained-html"]
+    return [
+        f"--junitxml={folder / 'junit.xml'}",
+        f"--html={folder / 'report.html'}",
+        "--self-contained-html",
+    ]
 
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A whole run on a tiny model: measured, judged, reported."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, run("claims", "--kv-models", "tiny-gemma3", "--kv-limit", "12", "--kv-store",
-                       str(folder / "store"), *outputs(folder))
+    store = str(folder / "store")
+    options = ("--kv-models", "tiny-gemma3", "--kv-limit", "12", "--kv-store", store)
+    return folder, run("claims", *options, "--kv-seed", "3", *outputs(folder))
 
 
 def test_a_run_judges_and_reports(first_run: tuple[Path, Any]) -> None:
-    """Every claim that applies gets a verdict; the page and the JUnit file carry it."""
+    """A claim that gets no verdict, or a page or a JUnit file without it."""
     folder, done = first_run
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert "random-prefix-helps" in done.stdout
@@ -53,37 +47,59 @@ def test_a_run_judges_and_reports(first_run: tuple[Path, Any]) -> None:
     assert len(page) < 3_000_000
 
 
+def table(done: Any) -> list[str]:
+    return [
+        line
+        for line in done.stdout.splitlines()
+        if "tiny-gemma3-docstrings" in line
+        and ("supported" in line or "refuted" in line or "inconclusive" in line)
+        and not line.startswith(("SKIPPED", "FAILED", "XFAIL"))
+    ]
+
+
 def test_a_second_run_loads_no_model(first_run: tuple[Path, Any]) -> None:
-    """Stored rows are judged again to the same numbers, with no model within reach."""
+    """Rows of a seed other than 0 that are not found again, or judged to other numbers."""
     folder, before = first_run
-    again = run("claims", "--kv-models", "tiny-gemma3", "--kv-no-measure", "--kv-store",
-                str(folder / "store"), *outputs(folder))
-
-    def table(done: Any) -> list[str]:
-        return [line for line in done.stdout.splitlines() if "tiny-gemma3-docstrings" in line
-                and ("supported" in line or "refuted" in line or "inconclusive" in line)
-                and not line.startswith(("SKIPPED", "FAILED", "XFAIL"))]
-
+    options = ("--kv-models", "tiny-gemma3", "--kv-store", str(folder / "store"))
+    again = run("claims", *options, "--kv-no-measure", "--kv-seed", "3", *outputs(folder))
     assert table(again) == table(before) != []
+    other = run("claims", *options, "--kv-no-measure", "--kv-seed", "9", *outputs(folder))
+    assert "no stored rows for tiny-gemma3" in other.stdout
+
+
+def test_a_run_goes_on_where_it_was_at_any_seed(first_run: tuple[Path, Any], tmp_path: Path) -> None:
+    """Rows of a seed other than 0 measured twice, or not at all, after a run was killed."""
+    folder, before = first_run
+    store = tmp_path / "store"
+    shutil.copytree(folder / "store", store)
+    shards = sorted(store.glob("part-*.parquet"))
+    shards[0].unlink()
+    options = ("--kv-models", "tiny-gemma3", "--kv-limit", "12", "--kv-store", str(store))
+    again = run("claims", *options, "--kv-seed", "3", *outputs(tmp_path))
+    assert table(again) == table(before) != []
+    assert len(sorted(store.glob("part-*.parquet"))) == len(shards)
 
 
 def test_nothing_judged_is_no_success(tmp_path: Path) -> None:
-    """A run without any row says so and fails."""
+    """A run without any row that ends well, or does not say why nothing was judged."""
     done = run("claims", "--kv-no-measure", "--kv-store", str(tmp_path), *outputs(tmp_path))
     assert done.returncode != 0
     assert "no claim was judged" in done.stdout
     assert "no stored rows for smollm2-135m" in done.stdout
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    (["--kv-models", "smolm2"], "did you mean 'smollm2-135m'"),
-    (["--kv-datasets", "docstring"], "did you mean 'docstrings'"),
-    (["--kv-limit", "many"], "--kv-limit 'many': pass a whole number"),
-    (["--kv-confidence", "95"], "pass a number between 0 and 1"),
-    (["--kv-dtype", "int8"], "pass one of float32"),
-])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--kv-models", "smolm2"], "did you mean 'smollm2-135m'"),
+        (["--kv-datasets", "docstring"], "did you mean 'docstrings'"),
+        (["--kv-limit", "many"], "--kv-limit 'many': pass a whole number"),
+        (["--kv-confidence", "95"], "pass a number between 0 and 1"),
+        (["--kv-dtype", "int8"], "pass one of float32"),
+    ],
+)
 def test_bad_options_are_one_line(options: list[str], said: str) -> None:
-    """What was given, what is allowed."""
+    """A traceback in place of what was passed and what is allowed."""
     done = run("claims", *options)
     assert done.returncode == 4
     assert said in done.stderr
@@ -91,101 +107,141 @@ def test_bad_options_are_one_line(options: list[str], said: str) -> None:
 
 
 def test_an_option_may_come_from_the_environment() -> None:
-    """Each option has a variable, and the header shows the effective value."""
+    """A variable that is not read, or a header that shows another value."""
     done = run("claims", "--collect-only", "-q", "-v", KVCORE_MODELS="tiny-llama", KVCORE_SEED="7")
     assert "seed 7" in done.stdout
     assert "tiny-llama-docstrings-nll" in done.stdout
 
 
 def test_explain_prints_conditions_and_measures_nothing(tmp_path: Path) -> None:
-    """Every condition on one sample; no row stored, nothing judged, and no failure for that."""
-    done = run("claims", "--kv-explain", "--kv-models", "tiny-llama", "--kv-store",
-               str(tmp_path / "store"), *outputs(tmp_path))
+    """Rows stored or a failure reported where conditions were to be explained alone."""
+    store = str(tmp_path / "store")
+    options = ("--kv-explain", "--kv-models", "tiny-llama", "--kv-store", store)
+    done = run("claims", *options, *outputs(tmp_path))
     assert "random: whether any prefix, read and dropped again, helps" in done.stdout
     assert not (tmp_path / "store").exists()
     assert done.returncode == 0, done.stdout
     assert "no claim was judged" not in done.stdout
 
 
-def test_every_claim_runs(tmp_path: Path) -> None:
-    """The full selection, long documents included, is measured and judged without an error."""
-    done = run("claims", "-m", "", "--kv-models", "tiny-llama", "--kv-limit", "10", "--kv-store",
-               str(tmp_path / "store"), *outputs(tmp_path))
+# --- every claim -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClaimRun, Any]:
+    """The full selection on a tiny model, long documents included."""
+    folder = tmp_path_factory.mktemp("whole")
+    checkout = folder / "checkout"
+    checkout.mkdir()
+    for name in ("claims", "kvcore", "reports", "conftest.py", "pyproject.toml"):
+        (checkout / name).symlink_to(ROOT / name)
+    options = ("--kv-models", "tiny-llama", "--kv-limit", "10", "--kv-store", str(folder / "store"))
+    done = run("claims", "-m", "", *options, f"--junitxml={folder / 'junit.xml'}", cwd=ROOT)
+    shutil.copy(ROOT / "reports" / "out" / "results.json", folder)
+    return ClaimRun(done.returncode, folder), done
+
+
+def check_every_claim_ran(cases: Mapping[str, Any]) -> None:
+    """Demand a verdict, or a stated reason that is not a missing measurement, of every test."""
+    kinds_judged = set()
+    for name, case in cases.items():
+        shown = {p.get("name"): p.get("value") for p in case.iter("property")}
+        if "verdict" in shown:
+            kinds_judged.add(f"{shown['dataset']}/{shown['metric'].split('-')[0]}")
+            continue
+        reasons = [str(skipped.get("message")) for skipped in case.iter("skipped")]
+        assert reasons, name
+        allowed = ("not applicable:", "brings no past queries")
+        assert all(any(text in reason for text in allowed) for reason in reasons), (name, reasons)
+    expected = {"docstrings/nll", "pydoc/step", "docstrings/js", "word_problems/latency"}
+    assert expected <= kinds_judged
+
+
+def test_every_claim_runs(whole_run: tuple[ClaimRun, Any]) -> None:
+    """A claim that breaks, or that is skipped because its kind of measurement measured nothing."""
+    judged, done = whole_run
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert " error" not in done.stdout.splitlines()[-1]
-    for claim in ("primed-keys-interfere", "seeing-the-copies-hurts"):
-        assert claim in done.stdout
-    assert "MissingResource" not in done.stdout
+    check_every_claim_ran(judged.junit)
+
+
+@pytest.mark.parametrize("kind", ["answer_nll", "hidden_states", "divergence", "context_switch"])
+def test_twin_a_kind_that_measures_nothing_is_seen(
+    kind: str, whole_run: tuple[ClaimRun, Any], tmp_path: Path
+) -> None:
+    """A whole run that would pass with one of the kinds switched off."""
+    assert kind in all_kinds()
+    plugin = tmp_path / "switched_off.py"
+    plugin.write_text(SWITCHED_OFF.format(kind=kind), encoding="utf-8")
+    junit = tmp_path / "junit.xml"
+    store = str(whole_run[0].folder / "store")
+    run(
+        "claims",
+        "-m",
+        "",
+        "-p",
+        "switched_off",
+        *("--kv-models", "tiny-llama", "--kv-limit", "10", "--kv-no-measure", "--kv-store", store),
+        f"--junitxml={junit}",
+        PYTHONPATH=str(tmp_path),
+    )
+    with pytest.raises(AssertionError):
+        check_every_claim_ran(ClaimRun(0, tmp_path).junit)
+
+
+SWITCHED_OFF = '''
+from claims.harness import session
+from kvcore.errors import MissingResource
+
+right = session.stored_rows
+
+
+def stored_rows(kind, **options):
+    if kind.name == "{kind}":
+        raise MissingResource("switched off")
+    return right(kind, **options)
+
+
+session.stored_rows = stored_rows
+'''
+
+
+# --- verdicts and outcomes ---------------------------------------------------------------------
 
 
 def settings(**changed: Any) -> Settings:
-    given: dict[str, Any] = dict.fromkeys(Settings.__dataclass_fields__)
-    return Settings(**(given | {"strict": False, "record": False} | changed))
+    values: dict[str, Any] = dict.fromkeys(Settings.__dataclass_fields__)
+    return Settings(**(values | {"strict": False, "record": False} | changed))
 
 
 def judged(verdict: str, known: str = "") -> Any:
     return dataclasses.replace(invented.judgements()[0], verdict=verdict, ledger=known)
 
 
-@pytest.mark.parametrize(("verdict", "known", "strict", "outcome"), [
-    ("supported", "", False, "passed"),
-    ("supported", "known refuted (recorded)", False, "failed"),
-    ("refuted", "", False, "failed"),
-    ("refuted", "known refuted (recorded)", False, "xfailed"),
-    ("inconclusive", "", False, "skipped"),
-    ("inconclusive", "", True, "failed"),
-])
+@pytest.mark.parametrize(
+    ("verdict", "known", "strict", "outcome"),
+    [
+        ("supported", "", False, "passed"),
+        ("supported", "known refuted (recorded)", False, "failed"),
+        ("refuted", "", False, "failed"),
+        ("refuted", "known refuted (recorded)", False, "xfailed"),
+        ("inconclusive", "", False, "skipped"),
+        ("inconclusive", "", True, "failed"),
+    ],
+)
 def test_verdicts_become_outcomes(verdict: str, known: str, strict: bool, outcome: str) -> None:
-    """The table of the README, row by row."""
-    said = {pytest.fail.Exception: "failed", pytest.skip.Exception: "skipped",
-            pytest.xfail.Exception: "xfailed"}
-    try:
-        judging.conclude(judged(verdict, known), settings(strict=strict))
-        told = "passed"
-    except tuple(said) as raised:
-        told = said[type(raised)]
+    """A row of the README's table that is not what pytest is told."""
+    told, sentence = judging.conclusion(judged(verdict, known), settings(strict=strict))
     assert told == outcome
-
-
-def test_the_ledger_round_trips_and_refuses_small_n(tmp_path: Path) -> None:
-    """A refuted cell enters, a supported one leaves, too few samples change nothing."""
-    path = tmp_path / "known.toml"
-    one = judged("refuted")
-    few = dataclasses.replace(one, estimate=dataclasses.replace(one.estimate, n=3, clusters=3))
-    assert "not recorded" in ledger.record([few], "torch 0", path)[0]
-    assert ledger.read(path) == {}
-    ledger.record([one], "torch 0", path)
-    assert list(ledger.read(path)) == [ledger.key_of(one)]
-    ledger.record([judged("inconclusive")], "torch 0", path)
-    assert list(ledger.read(path)) == [ledger.key_of(one)]
-    ledger.record([judged("supported")], "torch 0", path)
-    assert ledger.read(path) == {}
-
-
-def test_a_broken_ledger_is_one_line(tmp_path: Path) -> None:
-    """The entry and the fields it should have."""
-    path = tmp_path / "known.toml"
-    path.write_text('[[refuted]]\nclaim = "x"\n')
-    with pytest.raises(KvError, match="entry 1") as error:
-        ledger.read(path)
-    assert "\n" not in str(error.value)
-
-
-def test_the_shipped_rows_have_no_other_verdict_than_the_ledger() -> None:
-    """Every recorded entry stands on the shipped rows: same model, enough samples."""
-    entries = ledger.read()
-    assert entries
-    for entry in entries.values():
-        assert entry.source == "recorded"
-        assert entry.model in ("smollm2-135m", "gemma3-270m")
-        assert entry.n >= 25
-        assert json.dumps(entry.versions)
+    assert verdict in sentence
 
 
 def test_a_cell_is_explained_once() -> None:
-    """Explanations are megabytes: the first judgement of a cell carries them, no other."""
-    lab = Lab(settings(), {}, {})
-    vars(lab)["explanations"] = lambda *cell: ({"condition": "bare", "model": cell[1]},)
-    told = [lab.explained_once("scores", model, "docstrings") for model in ("a", "a", "b", "a")]
-    assert [len(each) for each in told] == [1, 0, 1, 0]
-    assert told[2][0]["model"] == "b"
+    """Megabytes of explanations with every judgement of a cell."""
+    session = Session(settings(), {}, {}, {})
+    vars(session)["_explanations"] = lambda *cell: ({"condition": "bare", "model": cell[1]},)
+    explained = [
+        session.explained_once("answer_nll", model, "docstrings") for model in ("a", "a", "b", "a")
+    ]
+    assert [len(each) for each in explained] == [1, 0, 1, 0]
+    assert explained[2][0]["model"] == "b"

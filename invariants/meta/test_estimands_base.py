@@ -5,44 +5,74 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from claims.measured import Rows
+import pytest
 
 from claims.harness.estimands.base import (
     Outcome,
     band,
     curve_plot,
+    derived,
     differences_plot,
     estimand,
     scatter_plot,
 )
+from claims.harness.rows import Rows
 from invariants.support.estimand_rows import score_rows
 from kvcore.analysis import IntervalSettings, mean_difference
 
 A, B, C, D = (score_rows(name, [[1.0, 2.0]] * 3) for name in "abcd")
+ROWS = {"a": A, "b": B, "c": C, "d": D}
 
 
-@estimand("{what} of {conditions}")
+@derived
+def second_of(first: Rows, second: Rows) -> Rows:
+    """Return the second rows."""
+    assert first is C
+    return second
+
+
+@estimand("nats/token")
 def compared(
     interval: IntervalSettings,
-    what: str,
     first: Rows,
     pairs: Mapping[str, tuple[Rows, Rows]],
     *others: Rows,
+    what: str,
 ) -> Outcome:
     """Compare nothing."""
     assert [what, *pairs] == ["share", "x"]
+    assert pairs["x"][0] is D
     assert others == (A,)
     return Outcome(mean_difference(first.values, first.clusters, interval))
 
 
-def test_a_finding_rests_on_all_rows_that_it_is_made_from() -> None:
-    """Rows whose conditions are missing, twice, or in another order than passed."""
-    finding = compared("share", B, {"x": (D, C)}, A)
-    assert finding.conditions == ("b", "d", "c", "a")
-    assert finding.kind == "share of b and d and c and a"
-    assert compared("share", A, {"x": (A, C)}, A).conditions == ("a", "c")
-    outcome = finding.compute(IntervalSettings(0.9))
+def test_a_finding_rests_on_all_rows_that_it_is_computed_from() -> None:
+    """Needs that are missing, named twice or in another order; rows handed to the wrong place."""
+    finding = compared("b", {"x": ("d", second_of("c", "b"))}, "a", what="share")
+    assert finding.needs == ("b", "d", "c", "a")
+    assert finding.unit == "nats/token"
+    assert str(finding) == "compared(b, {x: (d, second_of(c, b))}, a, what=share)"
+    requested: list[str] = []
+
+    def lookup(need: str) -> Rows:
+        requested.append(need)
+        return ROWS[need]
+
+    outcome = finding.compute(lookup, IntervalSettings(0.9))
+    assert set(requested) == set(finding.needs)
     assert (outcome.estimate.value, outcome.estimate.confidence) == (1.5, 0.9)
+
+
+def test_an_estimand_is_declared_with_the_arguments_it_takes() -> None:
+    """Too few rows, an unknown parameter or a number for rows, seen only when it is computed."""
+    for sources, parameters in (
+        (("a",), {"what": "share"}),
+        (("a", {"x": ("d", "c")}), {"which": "share"}),
+    ):
+        with pytest.raises(TypeError):
+            compared(*sources, **parameters)
+    with pytest.raises(TypeError, match="5 is no need"):
+        compared("a", {"x": ("d", "c")}, 5, what="share").needs  # noqa: B018
 
 
 def test_figures_leave_out_what_was_not_measured() -> None:

@@ -20,7 +20,7 @@ from claims.harness.estimands.context_switch import (
     unchanged,
 )
 from invariants.support.comparing import must_see
-from invariants.support.estimand_rows import switch_rows
+from invariants.support.estimand_rows import computed, switch_rows
 from kvcore.analysis import IntervalSettings
 
 PAIRS, TOKENS = 40, 30
@@ -37,20 +37,23 @@ def test_identical_pairs_are_a_control_of_their_own() -> None:
     """Identical pairs counted among the changed ones, or clusters that belong to other rows."""
     rows = switch_rows("a", divergences(1, 0), divergences(1, 1))
     rows.frame.loc[["p1", "p3"], "identical"] = 1
-    assert unchanged(rows).clusters == tuple(unchanged(rows).frame.index) == ("p1", "p3")
-    assert changed(rows).clusters == tuple(changed(rows).frame.index)
-    assert len(changed(rows).frame) == PAIRS - 2
+    control, others = (select("a").value(lambda _: rows) for select in (unchanged, changed))
+    assert control.clusters == tuple(control.frame.index) == ("p1", "p3")
+    assert others.clusters == tuple(others.frame.index)
+    assert len(others.frame) == PAIRS - 2
 
 
 def check_detection() -> None:
     late = np.where(np.arange(TOKENS) < 3, 0.1, 10)
     rows = switch_rows("a", divergences(1, 0), divergences(late, 1))
     control = switch_rows("b", divergences(1, 2), divergences(1, 3))
-    soon, after = (detected_within(n, rows, control).compute(SETTINGS) for n in (3, 4))
+    soon, after = (
+        computed(detected_within, rows, control, tokens=n, interval=SETTINGS) for n in (3, 4)
+    )
     assert (soon.estimate.value, after.estimate.value) == (0, 1)
     assert after.details["median tokens to detection"] == 4
     assert after.details["never detected"] == "0"
-    none = detected_within(TOKENS, control, rows).compute(SETTINGS)
+    none = computed(detected_within, control, rows, tokens=TOKENS, interval=SETTINGS)
     assert (none.estimate.value, none.details["never detected"]) == (0, str(PAIRS))
 
 
@@ -70,7 +73,9 @@ def test_sequences_that_come_nearer_to_the_oracle_adapt() -> None:
     near, far = divergences(0.1, 0), divergences(1, 1)
     half = np.arange(PAIRS)[:, None] < PAIRS // 2
     rows = switch_rows("a", np.where(half, near, far), np.where(half, far, near))
-    outcome = share_that_adapts(rows, {"never": switch_rows("never", far, near)}).compute(SETTINGS)
+    outcome = computed(
+        share_that_adapts, rows, {"never": switch_rows("never", far, near)}, interval=SETTINGS
+    )
     assert (outcome.estimate.value, outcome.estimate.n) == (0.5, PAIRS)
     assert [curve["label"] for curve in outcome.plot["curves"]] == ["a", "never"]
     assert outcome.plot["curves"][0]["y"][-1] == 0.5
@@ -81,7 +86,9 @@ def test_a_gap_that_closes_is_positive() -> None:
     """The last tokens less the first, or another span."""
     closing = divergences(np.linspace(2, 0.5, TOKENS), 0)
     for gaps, sign in ((closing, 1), (closing[:, ::-1], -1)):
-        outcome = gap_shrinks(switch_rows("a", gaps, divergences(1, 1))).compute(SETTINGS)
+        outcome = computed(
+            gap_shrinks, switch_rows("a", gaps, divergences(1, 1)), interval=SETTINGS
+        )
         assert sign * outcome.estimate.value > 1
         assert outcome.details["mean gap, tokens 1 to 5"] == pytest.approx(gaps[:, :5].mean())
         assert outcome.details["mean gap, tokens 21 to inf"] == pytest.approx(gaps[:, 20:].mean())
@@ -91,7 +98,7 @@ def test_a_gap_that_more_tokens_close_has_a_negative_slope() -> None:
     """A slope of the wrong sign, or not over the logarithm of the tokens."""
     gaps = {m: divergences(3 - 0.5 * np.log2(m), m) for m in (4, 8, 16)}
     partials = {m: switch_rows(f"partial({m})", x, divergences(1, 1)) for m, x in gaps.items()}
-    estimate = more_tokens_close_more(partials).compute(SETTINGS).estimate
+    estimate = computed(more_tokens_close_more, partials, interval=SETTINGS).estimate
     by_pair = np.polyfit([2, 3, 4], [x.mean(axis=1) for x in gaps.values()], 1)[0]
     assert estimate.value == pytest.approx(by_pair.mean() / by_pair.std(ddof=1))
     assert estimate.ci_high < 0
@@ -112,9 +119,9 @@ def test_more_attention_on_the_injected_span_is_positive() -> None:
         )
 
     more, less = attending("a", 0.5, 0), attending("b", 0.2, 1)
-    outcome = looks_more(more, less).compute(SETTINGS)
+    outcome = computed(looks_more, more, less, interval=SETTINGS)
     assert outcome.estimate.ci_low > 0
-    assert looks_more(less, more).compute(SETTINGS).estimate.ci_high < 0
+    assert computed(looks_more, less, more, interval=SETTINGS).estimate.ci_high < 0
     stack, layers = outcome.plot["figures"]
     assert [part["label"] for part in stack["parts"]] == ["bos", "injected"]
     assert np.mean(stack["parts"][1]["y"]) == pytest.approx(0.5, abs=0.05)
@@ -139,10 +146,10 @@ def test_answers_are_compared_pair_by_pair() -> None:
         )
         for name, right in (("a", first), ("b", second))
     )
-    change = same_answers(a, b).compute(SETTINGS)
+    change = computed(same_answers, a, b, interval=SETTINGS)
     assert (change.estimate.value, change.estimate.unit) == (0.5, "proportion difference")
     assert change.details == {"right answers, a": 0.25, "right answers, b": 0.75}
-    new = becomes_the_new_answer(b, a).compute(SETTINGS)
+    new = computed(becomes_the_new_answer, b, a, interval=SETTINGS)
     assert (new.estimate.value, new.estimate.unit) == (0.5, "proportion difference")
     assert new.details == {
         "new answers": 0.75,

@@ -16,14 +16,13 @@ from claims.harness.estimands.hidden_states import (
     surprise_and_steps,
 )
 from invariants.support.comparing import must_see
-from invariants.support.estimand_rows import step_rows
-from kvcore.analysis import IntervalSettings
+from invariants.support.estimand_rows import computed, step_rows
 
 
 def check_smoother() -> None:
     rough, smooth = step_rows("human", 5.0, seed=1), step_rows("greedy", 4.0, seed=2)
-    assert smoother(rough, smooth, "step").compute(IntervalSettings()).estimate.ci_low > 0
-    assert smoother(smooth, rough, "step").compute(IntervalSettings()).estimate.ci_high < 0
+    assert computed(smoother, rough, smooth, metric="step").estimate.ci_low > 0
+    assert computed(smoother, smooth, rough, metric="step").estimate.ci_high < 0
 
 
 def test_larger_steps_of_the_first_source_are_positive() -> None:
@@ -40,14 +39,10 @@ def test_larger_steps_of_the_first_source_are_positive() -> None:
 def test_a_gap_that_grows_has_a_positive_slope() -> None:
     """A slope of the wrong sign, one of a constant gap, or another layer taken for the last."""
     flat, growing = step_rows("a", 4.0, seed=3), step_rows("b", 4.0, slope=0.2, seed=4)
-    assert gap_over_depth(growing, flat, "step").compute(IntervalSettings()).estimate.ci_low > 0
-    same = (
-        gap_over_depth(step_rows("c", 5.0, seed=5), flat, "step")
-        .compute(IntervalSettings())
-        .estimate
-    )
+    assert computed(gap_over_depth, growing, flat, metric="step").estimate.ci_low > 0
+    same = computed(gap_over_depth, step_rows("c", 5.0, seed=5), flat, metric="step").estimate
     assert same.ci_low < 0 < same.ci_high
-    end = gap_at_the_end(growing, flat, "step").compute(IntervalSettings())
+    end = computed(gap_at_the_end, growing, flat, metric="step")
     assert end.details["mean difference"] == pytest.approx(0.2 * 9, abs=0.3)
 
 
@@ -58,7 +53,7 @@ def test_the_slope_is_least_squares() -> None:
     """
     a, b = step_rows("a", 4.0, slope=0.3, seed=6), step_rows("b", 4.0, seed=7)
     gap = (per_layer(a, "step") - per_layer(b, "step")).mean(axis=0)[:8]
-    slope = gap_over_depth(a, b, "step").compute(IntervalSettings()).details["mean slope per layer"]
+    slope = computed(gap_over_depth, a, b, metric="step").details["mean slope per layer"]
     assert slope == pytest.approx(np.polyfit(np.arange(8), gap, 1)[0], abs=1e-12)
 
 
@@ -66,20 +61,18 @@ def test_surprise_and_steps_are_correlated_text_by_text() -> None:
     """Texts mixed up, or two sources of one text resampled as two."""
     coupled = step_rows("human", 4.0, couple=1.0, seed=8)
     alone = step_rows("greedy", 4.0, seed=9)
-    assert surprise_and_steps("step", coupled).compute(IntervalSettings()).estimate.value > 0.8
-    free = surprise_and_steps("step", alone).compute(IntervalSettings()).estimate
+    assert computed(surprise_and_steps, coupled, metric="step").estimate.value > 0.8
+    free = computed(surprise_and_steps, alone, metric="step").estimate
     assert free.ci_low < 0 < free.ci_high
-    pooled = surprise_and_steps("step", coupled, alone).compute(IntervalSettings()).estimate
+    pooled = computed(surprise_and_steps, coupled, alone, metric="step").estimate
     assert (pooled.n, pooled.clusters) == (80, 40)
-    differences = differences_of_surprise_and_steps("step", coupled, alone).compute(
-        IntervalSettings()
-    )
+    differences = computed(differences_of_surprise_and_steps, coupled, alone, metric="step")
     assert differences.estimate.ci_low > 0
 
 
 def test_steps_that_follow_token_nlls_are_seen() -> None:
     """Tokens and steps shifted against each other, or steps missing from the table."""
-    outcome = steps_and_token_nlls(step_rows("human", 4.0, seed=10)).compute(IntervalSettings())
+    outcome = computed(steps_and_token_nlls, step_rows("human", 4.0, seed=10))
     correlation = outcome.details["mean rank correlation"]
     assert isinstance(correlation, float)
     assert correlation > 0.9

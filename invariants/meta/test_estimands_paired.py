@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from claims.measured import Rows
 
 from claims.harness.estimands.paired import (
     gate_against_everything,
@@ -18,8 +17,8 @@ from claims.harness.estimands.paired import (
     single_layers,
     trend_over_length,
 )
-from invariants.support.estimand_rows import score_rows, token_nlls
-from kvcore.analysis import IntervalSettings
+from claims.harness.rows import Rows
+from invariants.support.estimand_rows import computed, score_rows, token_nlls
 
 
 def test_benefit_is_baseline_minus_condition() -> None:
@@ -27,9 +26,7 @@ def test_benefit_is_baseline_minus_condition() -> None:
     rng = np.random.default_rng(0)
     bare = [list(x) for x in rng.uniform(1, 2, (40, 4))]
     lower = [[x - 0.5 + rng.normal(0, 0.1) for x in t] for t in bare]
-    outcome = paired_benefit(score_rows("bare", bare), score_rows("random", lower)).compute(
-        IntervalSettings()
-    )
+    outcome = computed(paired_benefit, score_rows("bare", bare), score_rows("random", lower))
     assert outcome.estimate.ci_low > 0
     assert outcome.details["mean benefit (nats/token)"] == pytest.approx(0.5, abs=0.1)
 
@@ -39,9 +36,7 @@ def test_odd_and_even_tokens_are_kept_apart() -> None:
     rng = np.random.default_rng(1)
     bare = [list(x) for x in rng.uniform(0, 4, (400, 6))]
     other = [list(x) for x in rng.uniform(0, 4, (400, 6))]
-    outcome = odd_even_trend(score_rows("bare", bare), score_rows("random", other)).compute(
-        IntervalSettings()
-    )
+    outcome = computed(odd_even_trend, score_rows("bare", bare), score_rows("random", other))
     assert outcome.estimate.ci_low < 0 < outcome.estimate.ci_high
     coupled = outcome.details["as published: r(bare NLL, benefit)"]
     assert isinstance(coupled, float)
@@ -54,7 +49,7 @@ def test_a_share_counts_only_measured_samples() -> None:
     frame = some.frame.copy()
     frame.loc[["s0", "s1"], "status"] = None
     measured = Rows("bare", "nll", frame, some.clusters, tuple)
-    outcome = share_of_samples("all", lambda f: f["nll"] > 0, measured).compute(IntervalSettings())
+    outcome = computed(share_of_samples, measured, name="all", holds=lambda f: f["nll"] > 0)
     assert (outcome.estimate.value, outcome.estimate.n) == (1.0, 18)
 
 
@@ -64,11 +59,11 @@ def test_a_decaying_benefit_has_a_negative_slope() -> None:
         n: (score_rows("bare", token_nlls(0.0)), score_rows("p", token_nlls(-gain, 4)))
         for n, gain in ((256, 0.4), (512, 0.2), (1024, 0.0))
     }
-    outcome = trend_over_length(pairs).compute(IntervalSettings())
+    outcome = computed(trend_over_length, pairs)
     assert outcome.estimate.ci_high < 0
     assert outcome.plot["x"] == [256, 512, 1024]
     backwards = dict(zip(pairs, reversed(pairs.values()), strict=True))
-    assert trend_over_length(backwards).compute(IntervalSettings()).estimate.ci_low > 0
+    assert computed(trend_over_length, backwards).estimate.ci_low > 0
 
 
 def test_lower_layers_count_against_what_the_upper_ones_add() -> None:
@@ -76,8 +71,8 @@ def test_lower_layers_count_against_what_the_upper_ones_add() -> None:
     bare = score_rows("bare", token_nlls(0.0))
     early = {0.5: score_rows("h", token_nlls(-0.5, 4)), 1.0: score_rows("a", token_nlls(-0.5, 5))}
     late = {0.5: score_rows("h", token_nlls(0.0, 4)), 1.0: score_rows("a", token_nlls(-0.5, 5))}
-    assert lower_against_upper_half(bare, early).compute(IntervalSettings()).estimate.ci_low > 0
-    assert lower_against_upper_half(bare, late).compute(IntervalSettings()).estimate.ci_high < 0
+    assert computed(lower_against_upper_half, bare, early).estimate.ci_low > 0
+    assert computed(lower_against_upper_half, bare, late).estimate.ci_high < 0
 
 
 def test_a_gain_that_falls_with_depth_has_a_negative_slope() -> None:
@@ -85,10 +80,10 @@ def test_a_gain_that_falls_with_depth_has_a_negative_slope() -> None:
     bare = score_rows("bare", token_nlls(0.0))
     falling = {k: score_rows(f"l{k}", token_nlls(-0.1 * (4 - k), 10 + k)) for k in range(4)}
     rising = {k: score_rows(f"l{k}", token_nlls(-0.1 * k, 10 + k)) for k in range(4)}
-    outcome = single_layers(bare, falling).compute(IntervalSettings())
+    outcome = computed(single_layers, bare, falling)
     assert outcome.estimate.ci_high < 0
     assert outcome.details["layer with the largest d"] == "0"
-    assert single_layers(bare, rising).compute(IntervalSettings()).estimate.ci_low > 0
+    assert computed(single_layers, bare, rising).estimate.ci_low > 0
 
 
 def test_the_least_favourable_way_is_judged() -> None:
@@ -96,7 +91,7 @@ def test_the_least_favourable_way_is_judged() -> None:
     bare = score_rows("bare", token_nlls(0.0))
     gains = {"much": -0.5, "little": -0.1, "harm": 0.2}
     ways = {name: (bare, score_rows(name, token_nlls(x, 4))) for name, x in gains.items()}
-    outcome = least_favourable(ways, limits=(10,)).compute(IntervalSettings())
+    outcome = computed(least_favourable, ways, limits=(10,))
     assert outcome.estimate.value < 0
     assert str(outcome.details["least favourable"]).startswith("harm")
     drawn = outcome.plot["rows"]
@@ -108,8 +103,8 @@ def test_a_mean_of_conditions_is_taken_sample_by_sample() -> None:
     """A mean over samples, one that a missing sample is left out of, or names lost."""
     one, three = (score_rows(str(x), [[float(x)] * 3] * 4) for x in (1, 3))
     three.frame.loc["s1", "nll"] = float("nan")
-    both = mean_of(one, three)
-    assert paired_benefit(one, both).conditions == ("1", "3")
+    assert paired_benefit("1", mean_of("1", "3")).needs == ("1", "3")
+    both = mean_of("1", "3").value({"1": one, "3": three}.__getitem__)
     assert both.values[[0, 2, 3]].tolist() == [2.0, 2.0, 2.0]
     assert np.isnan(both.values[1])
     assert both.frame["nll_tail"].tolist() == [2.0] * 4
@@ -123,17 +118,20 @@ def test_a_gate_that_spares_the_harmed_beats_priming_everything() -> None:
     won = [[h, e - (0.5 if h > 1.5 else -0.5)] for h, e in bare]
     lost = [[h, e + (0.5 if h > 1.5 else -0.5)] for h, e in bare]
     for primed, sign in ((won, 1), (lost, -1)):
-        outcome = gate_against_everything(
-            1.5, score_rows("bare", bare), score_rows("p", primed)
-        ).compute(IntervalSettings())
+        outcome = computed(
+            gate_against_everything,
+            score_rows("bare", bare),
+            score_rows("p", primed),
+            threshold=1.5,
+        )
         assert sign * outcome.estimate.value > 0.5
         assert outcome.details["share of samples primed"] == pytest.approx(np.mean(hard > 1.5))
 
 
 def test_a_mean_benefit_is_in_nats() -> None:
     """A mean divided by the SD, or of the wrong sign."""
-    outcome = mean_benefit(
-        score_rows("bare", token_nlls(0.0)), score_rows("p", token_nlls(-0.25, 3))
-    ).compute(IntervalSettings())
+    outcome = computed(
+        mean_benefit, score_rows("bare", token_nlls(0.0)), score_rows("p", token_nlls(-0.25, 3))
+    )
     assert outcome.estimate.unit == "nats/token"
     assert outcome.estimate.value == pytest.approx(0.25, abs=1e-9)

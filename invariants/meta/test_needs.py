@@ -6,18 +6,26 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from claims.measured import Measured, one_version
-from claims.needs import Need, ask, base_of, dataset_of, place_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claims import needs
+from claims.harness.rows import CellRows, Measured
 from invariants.support.comparing import must_see
 from invariants.support.strategies import condition_names
 from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import MissingResource
+from kvcore.measurements.collect import CollectedRows, join_code_versions
+from kvcore.measurements.kinds.answer_nll import SCHEMA
+from kvcore.measurements.needs import (
+    Need,
+    NeededSamples,
+    base_of,
+    choose_samples,
+    dataset_of,
+    place_of,
+)
 from kvcore.measurements.surrogate_store import attach
-from kvcore.store import schema
+from kvcore.store import agreement
 from kvcore.store.schema import KEY
 
 PLACES = ["samples", "256", "2048", "lists", "masked", "seed1", "seed2"]
@@ -36,11 +44,15 @@ def corpus(count: int = 30, **texts: str) -> Corpus:
     return Corpus("x", samples, {}, "r", "module", "")
 
 
-def asked(*spelled: str, of: Corpus | None = None, limit: int = 30, depth: int = 4) -> needs.Asked:
+def asked(
+    *spelled: str, of: Corpus | None = None, limit: int = 30, depth: int = 4
+) -> NeededSamples:
     def surrogates(samples: Any, styles: Any) -> Any:
         return attach(samples, {style: [f"{style} text"] * len(samples) for style in styles})
 
-    return ask(spelled, of or corpus(), limit=limit, seed=0, depth=depth, surrogates=surrogates)
+    return choose_samples(
+        spelled, of or corpus(), limit=limit, seed=0, depth=depth, write_surrogates=surrogates
+    )
 
 
 @given(condition_names(), st.sampled_from(PLACES), st.sampled_from(["answer", "qdoc"]))
@@ -115,7 +127,7 @@ def frame(ids: list[str], need: list[str], nll: list[float], cluster: list[str])
 
 
 def cell(rows: Any, **lacking: str) -> Measured:
-    return Measured("m", "d", rows, "r", False, False, lacking=lacking)
+    return Measured("m", "d", SCHEMA, CollectedRows(rows, "r", {}, lacking))
 
 
 def test_padded_documents_stand_where_their_samples_stand() -> None:
@@ -134,9 +146,15 @@ def test_every_layer_is_handed_out_by_its_number() -> None:
     """In the order of the layers, not of their spelling."""
     layers = [10, 2, 0]
     rows = frame(["a"] * 3, [f"values_layer(random,{k})" for k in layers], [1.0, 2, 3], ["m"] * 3)
-    found = cell(rows).layers("values_layer(random,*)", "nll")
+    cell_rows = CellRows(cell(rows), "nll")
+    found = cell_rows("values_layer(random,*)")
+    assert isinstance(found, dict)
     assert {k: r.values.tolist() for k, r in found.items()} == {0: [3], 2: [2], 10: [1]}
     assert list(found) == [0, 2, 10]
+    needs = cell_rows.spelled_out(("bare", "values_layer(random,*)", "bare"))
+    assert needs == ("bare", *(f"values_layer(random,{k})" for k in (0, 2, 10)))
+    with pytest.raises(MissingResource, match="no measurable rows"):
+        cell_rows("values_layer(oracle,*)")
 
 
 def versions(shift: float, both: int) -> pd.DataFrame:
@@ -151,7 +169,7 @@ def versions(shift: float, both: int) -> pd.DataFrame:
 
 
 def check_versions(shift: float, both: int, kept: int) -> None:
-    found, said = one_version(versions(shift, both))
+    found, said = join_code_versions(versions(shift, both), SCHEMA)
     assert len(found) == kept, said
     assert not found["sample_id"].duplicated().any()
 
@@ -161,10 +179,10 @@ def test_versions_of_the_code_are_joined_where_they_agree() -> None:
     check_versions(1e-7, 5, 30)
     check_versions(1e-3, 5, 20)
     check_versions(0.0, 0, 20)
-    assert "they differ by" in one_version(versions(1e-3, 5))[1]
-    assert "none measured twice" in one_version(versions(0.0, 0))[1]
+    assert "they differ by" in join_code_versions(versions(1e-3, 5), SCHEMA)[1]
+    assert "none measured twice" in join_code_versions(versions(0.0, 0), SCHEMA)[1]
 
     def blind(patch: pytest.MonkeyPatch) -> None:
-        patch.setitem(schema.TOLERANCES, "float32", 1.0)
+        patch.setitem(agreement.TOLERANCES, "float32", 1.0)
 
     must_see(blind, check_versions, 1e-3, 5, 20)

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from claims.measured import Rows
+
+from claims.harness.estimands.base import Derived, Finding, Outcome
+from claims.harness.rows import Rows
+from kvcore.analysis import DEFAULT_INTERVAL, IntervalSettings
+
+
+def computed(
+    estimand: Callable[..., Finding],
+    *sources: Any,
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+    **parameters: Any,
+) -> Outcome:
+    """Compute an estimand from rows at hand the way a run does: by their names."""
+    rows: dict[str, Rows] = {}
+    finding = estimand(*(_named(source, rows) for source in sources), **parameters)
+    return finding.compute(rows.__getitem__, interval)
+
+
+def _named(source: Any, rows: dict[str, Rows]) -> Any:
+    """Replace rows by names, wherever they stand in a source, and note them."""
+    if isinstance(source, Rows):
+        name = f"rows {len(rows)}"
+        rows[name] = source
+        return name
+    if isinstance(source, Derived):
+        return replace(source, sources=_named(source.sources, rows))
+    if isinstance(source, Mapping):
+        return {key: _named(part, rows) for key, part in source.items()}
+    return source if source is None else tuple(_named(part, rows) for part in source)
 
 
 def score_rows(condition: str, tokens: list[list[float]], metric: str = "nll") -> Rows:

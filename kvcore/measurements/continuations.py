@@ -204,34 +204,23 @@ def _by_model(
     batch_tokens: int | None,
 ) -> dict[str, Ids]:
     """Return the model's continuation of each text, `NEW_TOKENS` long, by its id."""
+
+    def write(indices: Sequence[int]) -> list[Ids]:
+        return _write(lm, [texts[i] for i in indices], source, seed, batch_tokens)
+
     if root is None:
-        written = _write(lm, texts, source, seed, batch_tokens)
-        return dict(zip((text.id for text in texts), written, strict=True))
-    folder = root / artifacts.FOLDER
-    stored = _stored(folder, lm, texts, source, seed)
-    if len(stored) < len(texts):
-        with artifacts.exclusive(folder, *_shared_key(lm, source, seed)):
-            _write_missing(folder, lm, texts, source, seed, batch_tokens)
-        stored = _stored(folder, lm, texts, source, seed)
-    return stored
-
-
-def _write_missing(
-    folder: Path,
-    lm: LM,
-    texts: Sequence[TokenText],
-    source: str,
-    seed: int,
-    batch_tokens: int | None,
-) -> None:
-    """Write what is missing, a file at a time; files are divided by all texts, present or not."""
-    stored = _stored(folder, lm, texts, source, seed)  # another process may have written since
-    for start in range(0, len(texts), FILE_SAMPLES):
-        missing = [t for t in texts[start : start + FILE_SAMPLES] if t.id not in stored]
-        if missing:
-            keys = [continuation_key(lm, text, source, seed) for text in missing]
-            written = _write(lm, missing, source, seed, batch_tokens)
-            artifacts.save(folder, CONTINUATIONS, dict(zip(keys, written, strict=True)), code())
+        written = write(range(len(texts)))
+    else:
+        written = artifacts.obtain(
+            root / artifacts.FOLDER,
+            CONTINUATIONS,
+            [continuation_key(lm, text, source, seed) for text in texts],
+            write,
+            code=code(),
+            setting=_shared_key(lm, source, seed),
+            per_file=FILE_SAMPLES,
+        )
+    return {text.id: tuple(ids) for text, ids in zip(texts, written, strict=True)}
 
 
 def _write(
@@ -247,15 +236,6 @@ def _write(
         seeds=[seed_of(seed, text.id, source) for text in texts],
         batch_tokens=batch_tokens,
     )
-
-
-def _stored(
-    folder: Path, lm: LM, texts: Sequence[TokenText], source: str, seed: int
-) -> dict[str, Ids]:
-    """Return the continuations that are there, by the text's id."""
-    all_stored = artifacts.read(folder, CONTINUATIONS)
-    keys = {text.id: continuation_key(lm, text, source, seed) for text in texts}
-    return {name: tuple(all_stored[key]) for name, key in keys.items() if key in all_stored}
 
 
 def _shared_key(lm: LM, source: str, seed: int) -> Key:

@@ -75,16 +75,23 @@ def with_surrogates(
     for style in styles:
         if style not in STYLES:
             raise unknown("style", style, STYLES)
-    once = functools.cache(load)
-    folder = root / artifacts.FOLDER
+    load_once = functools.cache(load)
     texts = {}
     for style in dict.fromkeys(styles):
-        found = _present(folder, files, samples, style)
-        if len(found) < len(samples):
-            with artifacts.exclusive(folder, *_setting(files, style)):
-                _write_missing(folder, files, once, samples, style)
-            found = _present(folder, files, samples, style)
-        texts[style] = [found[n] for n in range(len(samples))]
+
+        def write(indices: Sequence[int], style: str = style) -> Sequence[str]:
+            chosen = [samples[i] for i in indices]
+            return surrogate_queries.surrogates(load_once(), chosen, style)
+
+        texts[style] = artifacts.obtain(
+            root / artifacts.FOLDER,
+            TEXTS,
+            [surrogate_key(files, style, sample) for sample in samples],
+            write,
+            code=code(),
+            setting=_shared_key(files, style),
+            per_file=FILE_SAMPLES,
+        )
     return attach(samples, texts)
 
 
@@ -123,40 +130,11 @@ def code() -> str:
     return code_hash(source_files(SOURCES))
 
 
-def _setting(files: ModelFiles, style: str) -> Key:
+def _shared_key(files: ModelFiles, style: str) -> Key:
     """Return the part of a key that all texts of one model and style share."""
     return files.model_id, files.dtype, files.tokenizer_id, style, METHOD
 
 
-def _key(files: ModelFiles, style: str, sample: Sample) -> Key:
-    return *_setting(files, style), clean(sample.id), sample.content_hash
-
-
-def _present(
-    folder: Path, files: ModelFiles, samples: Sequence[Sample], style: str
-) -> dict[int, str]:
-    """Return the texts that are there, by the sample's place."""
-    stored = artifacts.read(folder, TEXTS)
-    keys = [_key(files, style, sample) for sample in samples]
-    return {n: stored[key] for n, key in enumerate(keys) if key in stored}
-
-
-def _write_missing(
-    folder: Path, files: ModelFiles, load: Callable[[], LM], samples: Sequence[Sample], style: str
-) -> None:
-    """Write what is missing, a file at a time.
-
-    Files are divided by all samples, present or not, so that a run that resumes forms the batches
-    of one that was never interrupted.
-    """
-    present = _present(folder, files, samples, style)  # another process may have written since
-    for start in range(0, len(samples), FILE_SAMPLES):
-        todo = [
-            samples[n]
-            for n in range(start, min(start + FILE_SAMPLES, len(samples)))
-            if n not in present
-        ]
-        if todo:
-            texts = surrogate_queries.surrogates(load(), todo, style)
-            keys = [_key(files, style, sample) for sample in todo]
-            artifacts.save(folder, TEXTS, dict(zip(keys, texts, strict=True)), code())
+def surrogate_key(files: ModelFiles, style: str, sample: Sample) -> Key:
+    """Return the key under which a text is stored, one entry for each of `KEY`."""
+    return *_shared_key(files, style), clean(sample.id), sample.content_hash

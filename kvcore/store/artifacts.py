@@ -15,7 +15,7 @@ import re
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from kvcore.errors import StoreWarning
 from kvcore.io import digest, disk_errors, exclusive_lock, write_atomically
 
 FOLDER = "_written"  # in the store's; the underscore keeps readers of Parquet folders out of it
+COMPARED_TEXTS = 3
 Key = tuple[str, ...]
 Row = dict[str, Any]
 
@@ -71,26 +72,115 @@ def save(folder: Path, kind: ArtifactKind, texts: Mapping[Key, Any], code: str =
     data = "".join(f"{line}\n" for line in lines).encode("ascii")
     with disk_errors(folder, f"write {len(texts)} {kind.stem}"):
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{kind.stem}-{os.getpid()}-{_fingerprint(data)}.jsonl"
+        path = folder / f"{kind.stem}-{os.getpid()}-{fingerprint(data)}.jsonl"
         write_atomically(path, data)
 
 
-def read(folder: Path, kind: ArtifactKind) -> dict[Key, Any]:
-    """Read all texts of a kind; of two for one key, the earlier written one counts for everybody.
+def obtain(
+    folder: Path,
+    kind: ArtifactKind,
+    keys: Sequence[Key],
+    write: Callable[[Sequence[int]], Sequence[Any]],
+    *,
+    code: str,
+    setting: Sequence[str],
+    per_file: int,
+) -> list[Any]:
+    """Return the texts of some keys; what is missing is written, and each text once.
+
+    Texts that other code wrote count if `COMPARED_TEXTS` of them, written again, are the same.
+
+    Parameters
+    ----------
+    keys : sequence of Key
+        Of texts that one model writes in one way.
+    write : callable
+        Takes indices into ``keys`` and returns a text for each.
+    code : str
+        Hash of the code that writes.
+    setting : sequence of str
+        The part of the key that they share: of several processes that want it one writes.
+    per_file : int
+        Texts that are written and stored together. Files are divided by all keys, present or not,
+        so that a run that resumes forms the batches of one that was never interrupted.
+
+    Raises
+    ------
+    KvError
+        Where the folder cannot be read or written.
 
     Warns
     -----
     StoreWarning
-        For each damaged file.
+        For each damaged file, and where other code wrote other texts.
+    """
+    texts = _usable(folder, kind, keys, code)
+    if len(texts) == len(keys):
+        return [texts[key] for key in keys]
+
+    def write_and_save(indices: Sequence[int]) -> None:
+        if indices:
+            written = zip((keys[i] for i in indices), write(indices), strict=True)
+            save(folder, kind, dict(written), code)
+
+    with exclusive(folder, *setting):
+        by_code = _by_code(folder, kind, keys)
+        own = by_code.pop(code, {})
+        missing = {keys.index(key) for other in by_code.values() for key in _drawn(other)
+                   if not set(other) <= set(own) and key not in own}  # fmt: skip
+        write_and_save(sorted(missing))
+        texts = _usable(folder, kind, keys, code, warn=True)
+        for start in range(0, len(keys), per_file):
+            block = range(start, min(start + per_file, len(keys)))
+            write_and_save([i for i in block if keys[i] not in texts])
+    texts = _usable(folder, kind, keys, code)
+    return [texts[key] for key in keys]
+
+
+def _usable(
+    folder: Path, kind: ArtifactKind, keys: Sequence[Key], code: str, *, warn: bool = False
+) -> dict[Key, Any]:
+    """Return the texts that a code wrote, or other code whose texts it was seen to write too."""
+    by_code = _by_code(folder, kind, keys)
+    own = by_code.get(code, {})
+    usable: dict[Key, Any] = {}
+    for other, texts in by_code.items():
+        drawn = _drawn(texts)
+        same = all(key in own and own[key] == texts[key] for key in drawn)
+        if other == code or same:
+            usable = texts | usable
+        elif warn and not set(texts) <= set(own):
+            warnings.warn(
+                f"store {folder}: {kind.stem} written again differ from those that code "
+                f"{other or 'unknown'} wrote; all {len(texts)} are written anew.",
+                StoreWarning,
+                stacklevel=4,
+            )
+    return usable
+
+
+def _drawn(texts: Mapping[Key, Any]) -> list[Key]:
+    return sorted(texts, key=lambda key: digest("compare", *key))[:COMPARED_TEXTS]
+
+
+def _by_code(
+    folder: Path, kind: ArtifactKind, keys: Sequence[Key]
+) -> dict[str, dict[Key, Any]]:
+    """Return the texts of some keys by the code that wrote them, the earliest code first.
+
+    Of two for one key by one code, the earlier written one counts for everybody.
     """
     with disk_errors(folder, "list its files"):
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
     rows = [row for path in paths if _name(path, kind.stem) for row in read_file(path)]
-    texts: dict[Key, Any] = {}
+    wanted = set(keys)
+    by_code: dict[str, dict[Key, Any]] = {}
     for row in sorted(rows, key=lambda row: (row["time"], row["id"])):
         parts = {**kind.defaults, **row}
-        texts.setdefault(tuple(parts[name] for name in kind.key), row[kind.value])
-    return texts
+        key = tuple(parts[name] for name in kind.key)
+        if key in wanted:
+            by_code.setdefault(row["code"], {}).setdefault(key, row[kind.value])
+    return by_code
 
 
 def read_file(path: Path) -> list[Row]:
@@ -101,7 +191,7 @@ def read_file(path: Path) -> list[Row]:
         except FileNotFoundError:  # another process has just set it aside
             return []
     name = _name(path, "[a-z]+")
-    if name and name[1] == _fingerprint(data):
+    if name and name[1] == fingerprint(data):
         return [json.loads(line) for line in data.splitlines()]
     with contextlib.suppress(OSError):
         os.replace(path, path.with_name(f"_{path.name}.damaged"))
@@ -128,5 +218,6 @@ def _name(path: Path, stem: str) -> re.Match[str] | None:
     return re.fullmatch(rf"{stem}-\d+-([0-9a-f]{{32}})\.jsonl", path.name)
 
 
-def _fingerprint(data: bytes) -> str:
+def fingerprint(data: bytes) -> str:
+    """Return the hash in the name of a file with these bytes."""
     return hashlib.sha256(data).hexdigest()[:32]

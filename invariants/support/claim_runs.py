@@ -1,0 +1,81 @@
+"""Runs of the claims: as a user starts them, and inside this process where a test breaks code."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NO_CACHE = ("-p", "no:cacheprovider")
+
+
+def run(*options: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest as a user would."""
+    command = [sys.executable, "-m", "pytest", *NO_CACHE, *options]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+@dataclass(frozen=True)
+class ClaimRun:
+    """What a run left behind."""
+
+    status: int
+    folder: Path
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What results.json holds."""
+        document: dict[str, Any] = json.loads((self.folder / "results.json").read_text("utf-8"))
+        return document
+
+    @property
+    def junit(self) -> dict[str, ET.Element]:
+        """The test cases of the JUnit file by name."""
+        cases = ET.parse(self.folder / "junit.xml").getroot().iter("testcase")
+        return {f"{case.get('name')}": case for case in cases}
+
+    @property
+    def page(self) -> str:
+        """The text of the report's page, every run of white space one space."""
+        markup = html.unescape((self.folder / "report.html").read_text("utf-8"))
+        markup = re.sub(r"(?s)<(script|style)\b.*?</\1>", " ", markup)
+        return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
+
+
+def run_here(
+    folder: Path, patch: pytest.MonkeyPatch, claims: str, *options: str
+) -> ClaimRun:
+    """Judge the claims of a text in this process, in a folder of their own.
+
+    The estimates of other runs are out of reach, so that what a test breaks is computed anew.
+    """
+    (folder / "claims").mkdir(exist_ok=True)
+    module = folder / "claims" / "test_invented.py"
+    module.write_text(claims, encoding="utf-8")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    patch.chdir(folder)
+    patch.setenv("KVCORE_CACHE", str(folder / "cache"))
+    patch.setattr(sys, "path", [str(ROOT), *sys.path])
+    patch.delitem(sys.modules, module.stem, raising=False)
+    arguments = ["-p", "conftest", *NO_CACHE, "claims", "--kv-no-measure", "-m", "", *options]
+    status = pytest.main(arguments)
+    sys.modules.pop(module.stem, None)
+    return ClaimRun(int(status), folder / "reports" / "out")

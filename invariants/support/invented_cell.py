@@ -1,0 +1,384 @@
+"""A cell that was never measured: its stored rows, claims about it, and what judging must give.
+
+Everything expected is computed here from the invented numbers themselves, with SciPy's bootstrap
+over whole clusters, textbook formulas and the rules as the README has them; nothing of
+`kvcore.analysis`, `kvcore.verdict` or the harness is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats as sps
+
+from kvcore.measurements.registry import kind_of
+
+MODEL, DATASET, DTYPE = "smollm2-135m", "docstrings", "float32"
+CLUSTERS, EACH = 24, 3
+N = CLUSTERS * EACH
+CONFIDENCE, RESAMPLES, SEED, POWER, DELTA = 0.95, 10_000, 0, 0.8, 0.09
+JUDGED = 7  # judgements of the family: six below, and the one that breaks
+METRICS = ("nll", "nll_tail")
+
+CLAIMS = '''
+"""Claims about an invented cell."""
+
+from claims.harness.claims import MISTRAL, claims_about
+from claims.harness.estimands.base import estimand
+from claims.harness.estimands.paired import paired_benefit
+from kvcore.verdict import Published, does_not_help, helps, hurts
+
+OWN = ("smollm2-135m", "docstrings")
+topic = claims_about("invented", source="an invented source", metrics=("nll",), min_n=10)
+
+
+@topic.claim(
+    "random-helps",
+    predicts=helps(delta=0.09, effect=0.5),
+    metrics=("nll", "nll_tail"),
+    published={MISTRAL: Published(0.1, 50, "nll", text="elsewhere"),
+               OWN: Published(0.9, 400, "nll", text="here")},
+)
+def test_random_helps(judge):
+    """Random tokens help."""
+    judge(paired_benefit("bare", "random"))
+
+
+@topic.claim("framing-hurts", predicts=hurts(delta=0.09, effect=-0.4))
+def test_framing_hurts(judge):
+    """Framing hurts, as the ledger knows not to be so."""
+    judge(paired_benefit("bare", "framed"))
+
+
+@topic.claim("oracle-helps-not", predicts=does_not_help(delta=0.09, effect=0.0))
+def test_oracle_does_not_help(judge):
+    """The query does not help."""
+    judge(paired_benefit("bare", "oracle"))
+
+
+@topic.claim("framing-helps-less", predicts=hurts(delta=0.09),
+             published=Published(-0.3, 200, "nll", text="elsewhere alone"))
+def test_framing_helps_less_than_random(judge):
+    """Framing is worse than random tokens."""
+    judge(paired_benefit("random", "framed"))
+
+
+@topic.claim("separator-helps", predicts=helps(delta=0.09, effect=0.3))
+def test_the_separator_helps(judge):
+    """A separator helps."""
+    judge(paired_benefit("bare", "separator"))
+
+
+@estimand("d")
+def broken(interval, rows):
+    """Divide by zero."""
+    raise ZeroDivisionError("a crash in an estimand")
+
+
+@topic.claim("this-one-breaks", predicts=helps())
+def test_this_one_breaks(judge):
+    """This claim cannot be computed."""
+    judge(broken("bare"))
+'''
+
+KNOWN = """
+[[refuted]]
+claim = "framing-hurts"
+version = 1
+metric = "nll"
+model = "smollm2-135m"
+dtype = "float32"
+dataset = "docstrings"
+source = "recorded"
+estimate = 0.5
+ci_low = 0.1
+ci_high = 0.9
+n = 72
+date = "2026-01-02"
+versions = "torch 0"
+"""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is claimed, of which pair of conditions, and what was published of it."""
+
+    claim: str
+    metric: str
+    pair: tuple[str, str]
+    low: float  # the region that supports it, then the one that refutes it
+    high: float
+    refuted: tuple[float, float]
+    effect: float
+    published: tuple[float, int] | None = None
+    own: bool = False
+    known: bool = False
+
+
+INF = math.inf
+HELPS, HURTS = (0.0, INF, (-INF, DELTA)), (-INF, 0.0, (-DELTA, INF))
+EXPECTED = (
+    Expected("random-helps", "nll", ("bare", "random"), *HELPS, 0.5, (0.9, 400), own=True),
+    Expected("random-helps", "nll_tail", ("bare", "random"), *HELPS, 0.5, own=True),
+    Expected("framing-hurts", "nll", ("bare", "framed"), *HURTS, -0.4, known=True),
+    Expected(
+        "oracle-helps-not", "nll", ("bare", "oracle"), -INF, DELTA, (DELTA, INF), effect=0.0
+    ),
+    Expected("framing-helps-less", "nll", ("random", "framed"), *HURTS, -DELTA, (-0.3, 200)),
+    Expected("separator-helps", "nll", ("bare", "separator"), *HELPS, 0.3),
+)
+
+
+@functools.cache
+def tokens() -> dict[str, list[list[float]]]:
+    """Return token NLLs of every sample by condition: three tokens a sample."""
+    rng = np.random.default_rng(20)
+    bare = rng.gamma(4.0, 0.5, (N, 3))
+    by_cluster = np.repeat(rng.normal(0, 0.15, CLUSTERS), EACH)[:, None]
+
+    def moved(gain: float, spread: float) -> np.ndarray[Any, Any]:
+        return bare - gain - by_cluster - rng.normal(0, spread, (N, 3))
+
+    conditions = {
+        "bare": bare,
+        "random": moved(0.25, 0.4),
+        "framed": moved(0.12, 0.3),
+        "oracle": moved(0.02, 0.5),
+        "separator": moved(0.05, 0.6),
+        "bare_again": bare + rng.normal(0, 2e-2, (N, 3)),
+        "rope_roundtrip(random)": bare + rng.normal(0, 1e-2, (N, 3)),
+    }
+    return {name: values.tolist() for name, values in conditions.items()}
+
+
+def write_store(root: Path) -> None:
+    """Write the cell's rows as a run would have measured them."""
+    kind = kind_of("answer_nll")
+    template = kind_template()
+    rows = [
+        {
+            "model": MODEL,
+            "model_id": "0" * 64,
+            "dtype": DTYPE,
+            "tokenizer": "byte-level:0",
+            "dataset": DATASET,
+            "sample_id": f"s{sample:03}",
+            "sample_hash": "0" * 32,
+            "condition": condition,
+            "seed": SEED,
+            "template": template,
+            "method": kind.method(condition),
+            "code": kind.code,
+            "status": "ok",
+            "cluster": cluster_of(sample),
+            "nll": float(np.mean(nlls)),
+            "nll_tail": float(np.mean(nlls[1:])),
+            "token_nlls": nlls,
+            "n_answer_tokens": 3,
+            "doc_len": 9,
+            "prefix_len": 4,
+            "cache_len": 10,
+            "clean_boundary": 1,
+        }
+        for condition, samples in tokens().items()
+        for sample, nlls in enumerate(samples)
+    ]
+    kind.store(root).write(pd.DataFrame(rows), {"device": "cpu"})
+
+
+def kind_template() -> str:
+    """Return the stored name of the target that claims score by default."""
+    from kvcore.measurements.kinds.answer_nll import template_of
+
+    return template_of("answer")
+
+
+def cluster_of(sample: int) -> str:
+    """Return the cluster of a sample."""
+    return f"c{sample // EACH:02}"
+
+
+def scores(condition: str, metric: str) -> np.ndarray[Any, Any]:
+    """Return a condition's score of every sample, (clusters, samples of each)."""
+    first = 1 if metric == "nll_tail" else 0
+    means = np.array([np.mean(t[first:]) for t in tokens()[condition]])
+    return means.reshape(CLUSTERS, EACH)
+
+
+def interval_of(x: np.ndarray[Any, Any], statistic: Any, confidence: float) -> tuple[float, float]:
+    """Return SciPy's BCa interval of a statistic of (clusters, samples), clusters resampled."""
+
+    def drawn(indices: Any, axis: int) -> Any:
+        rows = np.moveaxis(np.asarray(indices, dtype=int), axis, -1)
+        return statistic(x[rows].reshape(*rows.shape[:-1], -1))
+
+    result = sps.bootstrap(
+        (np.arange(CLUSTERS, dtype=float),),
+        drawn,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        confidence_level=confidence,
+        rng=np.random.default_rng(SEED),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def effect(x: Any) -> Any:
+    """Return Cohen's d along the last axis."""
+    return x.mean(axis=-1) / x.std(axis=-1, ddof=1)
+
+
+def mean(x: Any) -> Any:
+    """Return the mean along the last axis."""
+    return x.mean(axis=-1)
+
+
+@functools.cache
+def floor_in_nats(metric: str, confidence: float) -> float:
+    """Return the farthest end of the controls' mean differences."""
+    bare = scores("bare", metric)
+    ends = [
+        interval_of(bare - scores(name, metric), mean, confidence)
+        for name in ("bare_again", "rope_roundtrip(random)")
+    ]
+    return max(abs(end) for low_high in ends for end in low_high)
+
+
+@functools.cache
+def judged(expected: Expected, confidence: float = CONFIDENCE) -> dict[str, Any]:
+    """Return every number and word that judging must give."""
+    baseline, condition = expected.pair
+    x = scores(baseline, expected.metric) - scores(condition, expected.metric)
+    flat = x.ravel()
+    value, sd = float(effect(flat)), float(flat.std(ddof=1))
+    low, high = interval_of(x, effect, confidence)
+    nats = floor_in_nats(expected.metric, confidence)
+    floor = nats / sd
+    verdict = verdict_of(expected, low, high, floor)
+    mean_low, mean_high = interval_of(x, mean, confidence)
+    win, win_low, win_high = win_rate(x, confidence)
+    t = sps.ttest_1samp(flat, 0.0)
+    shown = expected.published
+    ledger = "known refuted (recorded 2026-01-02)" if expected.known else ""
+    outcomes = {"supported": "passed", "refuted": "failed", "inconclusive": "skipped"}
+    return {
+        "claim": expected.claim,
+        "metric": expected.metric,
+        "conditions": list(expected.pair),
+        "value": value,
+        "ci_low": low,
+        "ci_high": high,
+        "confidence": confidence,
+        "sd": sd,
+        "floor": floor,
+        "floor_nats": nats,
+        "verdict": verdict,
+        "required_n": required(expected, low, high, confidence, floor),
+        "published": shown[0] if shown else None,
+        "consistent": agrees(value, low, high, confidence, shown) if expected.own else None,
+        "ledger": ledger,
+        "outcome": "xfailed" if ledger and verdict == "refuted" else outcomes[verdict],
+        "details": {
+            "mean benefit (nats/token)": float(flat.mean()),
+            "mean, CI low": mean_low,
+            "mean, CI high": mean_high,
+            "median (nats/token)": float(np.median(flat)),
+            "win rate": win,
+            "win rate, CI low": win_low,
+            "win rate, CI high": win_high,
+            "t": float(t.statistic),
+            "p (t)": float(t.pvalue),
+            "p (Wilcoxon)": float(sps.wilcoxon(flat).pvalue),
+            "pairs without a score": 0.0,
+        },
+    }
+
+
+def verdict_of(expected: Expected, low: float, high: float, floor: float) -> str:
+    """Set an interval against what is claimed; a bound at 0 is moved out by the noise floor."""
+
+    def inside(region_low: float, region_high: float) -> bool:
+        above = floor if region_low == 0 else region_low
+        below = -floor if region_high == 0 else region_high
+        return low > above and high < below
+
+    if inside(expected.low, expected.high):
+        return "supported"
+    return "refuted" if inside(*expected.refuted) else "inconclusive"
+
+
+def required(
+    expected: Expected, low: float, high: float, confidence: float, floor: float
+) -> int | None:
+    """Search for the smallest n at which the interval falls into a region with the power."""
+    z = sps.norm.ppf((1 + confidence) / 2)
+    noise = (high - low) / 2 / z * math.sqrt(N)
+    for region_low, region_high in ((expected.low, expected.high), expected.refuted):
+        above = floor if region_low == 0 else region_low
+        below = -floor if region_high == 0 else region_high
+        if not above < expected.effect < below:
+            continue
+        for n in range(1, 100_000):
+            error = noise / math.sqrt(n)
+            room = ((expected.effect - above) / error, (below - expected.effect) / error)
+            if sum(sps.norm.cdf(r - z) for r in room) - 1 >= POWER:
+                return max(n, 10 * EACH)
+    return None
+
+
+def agrees(
+    value: float, low: float, high: float, confidence: float, shown: tuple[float, int] | None
+) -> bool | None:
+    """Whether a value and a published d lie within what their errors allow."""
+    if shown is None:
+        return None
+    theirs = math.sqrt(1 / shown[1] + shown[0] ** 2 / (2 * shown[1]))
+    own = (high - low) / 2 / sps.norm.ppf((1 + confidence) / 2)
+    return bool(abs(value - shown[0]) <= sps.norm.ppf(0.975) * math.hypot(own, theirs))
+
+
+def win_rate(x: np.ndarray[Any, Any], confidence: float) -> tuple[float, float, float]:
+    """Return the share above 0 with Korn and Graubard's interval."""
+    wins = (x > 0).astype(float)
+    p, tail = float(wins.mean()), (1 - confidence) / 2
+    between = (wins - p).sum(axis=1)
+    variance = CLUSTERS / (CLUSTERS - 1) * float((between**2).sum()) / N**2
+    worth = p * (1 - p) / variance
+    worth *= (sps.t.ppf(tail, N - 1) / sps.t.ppf(tail, CLUSTERS - 1)) ** 2
+    n = min(float(N), max(1.0, worth))
+    low = float(sps.beta.ppf(tail, p * n, n - p * n + 1))
+    return p, low, float(sps.beta.ppf(1 - tail, p * n + 1, n - p * n))
+
+
+def properties(expected: Expected, confidence: float = CONFIDENCE) -> Mapping[str, Any]:
+    """Return the JUnit properties that do not depend on hashes, as numbers and words."""
+    numbers = judged(expected, confidence)
+    required_n, published = numbers["required_n"], numbers["published"]
+    return {
+        "claim": f"{expected.claim}@1",
+        "model": MODEL,
+        "revision": "as stored",
+        "dataset": DATASET,
+        "metric": expected.metric,
+        "dtype": DTYPE,
+        "n": N,
+        "estimate": numbers["value"],
+        "ci_low": numbers["ci_low"],
+        "ci_high": numbers["ci_high"],
+        "unit": "d",
+        "confidence": confidence,
+        "method": f"BCa bootstrap over {CLUSTERS} clusters, {RESAMPLES} resamples, seed {SEED}",
+        "published": "" if published is None else published,
+        "margin": DELTA,
+        "required_n": "" if required_n is None else required_n,
+        "verdict": numbers["verdict"],
+        "seed": SEED,
+        "store": "store",
+    }
