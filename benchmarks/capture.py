@@ -38,23 +38,21 @@ def texts(lm: LM, count: int) -> list[TokenText]:
     ]
 
 
-def contender(lm: LM, given: Sequence[TokenText], parts: Sequence[str]) -> Contender:
+def contender(lm: LM, read: Sequence[TokenText], parts: Sequence[str]) -> Contender:
     """Prepare the reading of all texts in batches; the CE of each is what is returned."""
 
     def run() -> Sums:
-        found: Sums = {}
-        for batch in hidden_states.text_batches(lm, given):
-            group = [given[n] for n in batch]
-            rows = (
-                hidden_states.measure_batch(lm, group, parts)
-                if parts
-                else [
-                    {"ce": sum(nlls) / len(nlls)}
-                    for nlls in hidden_states.read_nlls(lm, group, (), lambda *_: None)
-                ]
-            )
-            found |= {(given[n].id,): float(row["ce"]) for n, row in zip(batch, rows, strict=True)}
-        return found
+        entropies: Sums = {}
+        for batch in hidden_states.text_batches(lm, read):
+            group = [read[n] for n in batch]
+            if parts:
+                rows = hidden_states.measure_batch(lm, group, parts)
+                means = [float(row["ce"]) for row in rows]
+            else:
+                nlls = hidden_states.read_nlls(lm, group, (), lambda *_: None)
+                means = [sum(of_text) / len(of_text) for of_text in nlls]
+            entropies |= {(text.id,): ce for text, ce in zip(group, means, strict=True)}
+        return entropies
 
     return run
 

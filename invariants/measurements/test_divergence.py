@@ -7,6 +7,7 @@ float32 logits, about 1e-6 each, as in `SCORE_TOLERANCE`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from kvcore.measurements.divergence import (
     next_token_distributions,
     of_logits,
 )
+from kvcore.measurements.kinds import divergence as divergence_kind
 from kvcore.models.lm import LM
 
 ROUNDING = 1e-12
@@ -69,27 +71,65 @@ def test_a_distribution_sums_to_one_with_its_tail(row: torch.Tensor, k: int) -> 
     assert view.log_probs.min() >= np.log(np.sort(exact)[::-1][:k][-1]) - 1e-9
 
 
+def kl_by_hand(a: Sequence[float], b: Sequence[float]) -> float:
+    """Work out KL(a || b) in nats, term by term."""
+    return math.fsum(x * math.log(x / y) for x, y in zip(a, b, strict=True) if x > 0)
+
+
+def js_by_hand(a: Sequence[float], b: Sequence[float]) -> float:
+    """Work out the Jensen-Shannon divergence in nats, term by term."""
+    middle = [(x + y) / 2 for x, y in zip(a, b, strict=True)]
+    return (kl_by_hand(a, middle) + kl_by_hand(b, middle)) / 2
+
+
+def coarse_by_hand(
+    first: torch.Tensor, second: torch.Tensor, shared: Sequence[int]
+) -> list[list[float]]:
+    """Return both rows' probabilities of some tokens and of the rest, from those of all tokens."""
+    others = sorted(set(range(VOCABULARY)) - set(shared))
+    return [
+        [*(x[i] for i in shared), math.fsum(x[i] for i in others)]
+        for x in (whole(first).tolist(), whole(second).tolist())
+    ]
+
+
 def check_divergences(first: torch.Tensor, second: torch.Tensor, k: int) -> None:
+    """Compare divergences with those of two other routes.
+
+    1. From the full distributions, term by term: an upper bound, reached at the full vocabulary.
+    2. From the coarsened distributions, worked out from the full ones: equal, tail included.
+    """
     (p,), (q,) = of_logits(first, k), of_logits(second, k)
-    a, b = whole(first), whole(second)
-    exact = float(distance.jensenshannon(a, b)) ** 2
-    found = js(p, q)
-    assert 0 <= found <= math.log(2)
-    assert found <= exact + ROUNDING, "above the divergence of the full distributions"
-    assert found == pytest.approx(js(q, p), abs=ROUNDING)
-    assert js(p, q, "bits") == pytest.approx(found / math.log(2), abs=ROUNDING)
-    full = float(np.sum(a * np.log(a / b)))
+    a, b = whole(first).tolist(), whole(second).tolist()
+    divergence_js, exact = js(p, q), js_by_hand(a, b)
+    assert 0 <= divergence_js <= math.log(2)
+    assert divergence_js <= exact + ROUNDING, "above the divergence of the full distributions"
+    assert divergence_js == pytest.approx(js(q, p), abs=ROUNDING)
+    assert js(p, q, "bits") == pytest.approx(divergence_js / math.log(2), abs=ROUNDING)
+    full = kl_by_hand(a, b)
     assert -ROUNDING <= kl(p, q) <= full + 1e-9 * max(1.0, full)
     if k >= VOCABULARY:
-        assert found == pytest.approx(exact, abs=1e-9)
+        assert divergence_js == pytest.approx(exact, abs=1e-9)
         assert kl(p, q) == pytest.approx(full, rel=1e-9, abs=1e-9)
+    coarse = coarse_by_hand(first, second, sorted({*p.ids.tolist()} & {*q.ids.tolist()}))
+    assert divergence_js == pytest.approx(js_by_hand(*coarse), abs=1e-9)
+    assert kl(p, q) == pytest.approx(kl_by_hand(*coarse), rel=1e-9, abs=1e-9)
+
+
+def test_divergences_are_scipys() -> None:
+    """Catches a definition of ours that is not the usual one: SciPy's, on well-spread rows."""
+    generator = torch.Generator().manual_seed(1)
+    first, second = (torch.randn(1, VOCABULARY, generator=generator).double() for _ in range(2))
+    (p,), (q,) = of_logits(first, VOCABULARY), of_logits(second, VOCABULARY)
+    usual = float(distance.jensenshannon(whole(first), whole(second))) ** 2
+    assert js(p, q) == pytest.approx(usual, abs=1e-9)
 
 
 @given(logits(), logits(), st.integers(1, VOCABULARY + 5))
 def test_divergences_are_bounds_and_exact_at_the_full_vocabulary(
     first: torch.Tensor, second: torch.Tensor, k: int
 ) -> None:
-    """Symmetric, within [0, ln 2], never above SciPy's on all tokens, equal to it in the end."""
+    """Catches a wrong bound, unit or tail: within [0, ln 2], never above the divergence of all."""
     check_divergences(first, second, k)
 
 
@@ -131,7 +171,17 @@ def test_faults_of_the_divergences_are_seen() -> None:
             check_divergences.__globals__, "js", lambda p, q, unit="nats": right(p, q, unit)
         )
 
+    def tail_forgets_what_is_not_shared(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(
+            Distribution,
+            "only",
+            lambda self, ids: Distribution(
+                self.ids[inside := np.isin(self.ids, ids)], self.log_probs[inside], self.log_rest
+            ),
+        )
+
     must_see(unsymmetric, check_divergences, first, second, 10)
+    must_see(tail_forgets_what_is_not_shared, check_divergences, first, second, 10)
     must_see(no_tail, check_mass, first)
 
 
@@ -213,3 +263,5 @@ def test_bad_requests_are_one_line(lm: LM) -> None:
         between(lm, SAMPLES, [("bare", "bare")], k=0)
     with pytest.raises(KvError, match="k=0 must be 1 or more"):
         of_logits(torch.zeros(1, 3), k=0)
+    with pytest.raises(KvError, match="write two conditions"):
+        divergence_kind.split("bare")

@@ -600,11 +600,13 @@ if moment == "writing":
     surrogate_queries.surrogates = third_time_dies(surrogate_queries.surrogates)
 else:
     load = lambda: None
-    surrogate_queries.surrogates = lambda lm, samples, style: [f"{style} of {s.passage}" for s in samples]
+    def written(lm, samples, style):
+        return [f"{style} of {s.passage}" for s in samples]
+    surrogate_queries.surrogates = written
     os.replace = third_time_dies(os.replace)
 surrogate_store.FILE_SAMPLES = 2
-surrogate_store.with_surrogates(locate("tiny-llama"), load, [Sample(*parts) for parts in json.loads(samples)],
-                ["keyword"], Path(folder))
+read = [Sample(*parts) for parts in json.loads(samples)]
+surrogate_store.with_surrogates(locate("tiny-llama"), load, read, ["keyword"], Path(folder))
 """
 
 

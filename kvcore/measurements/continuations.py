@@ -205,7 +205,7 @@ def _by_model(
 ) -> dict[str, Ids]:
     """Return the model's continuation of each text, `NEW_TOKENS` long, by its id."""
 
-    def write(indices: Sequence[int]) -> list[tuple[int, ...]]:
+    def write(indices: Sequence[int]) -> list[Ids]:
         return _write(lm, [texts[i] for i in indices], source, seed, batch_tokens)
 
     if root is None:

@@ -1,4 +1,4 @@
-"""What follows when the context is switched in mid-answer, token by token and in free generation."""
+"""What follows when a context is switched in mid-answer: token by token and in free generation."""
 
 from __future__ import annotations
 
