@@ -45,37 +45,23 @@ def from_plain(value: Any) -> Any:
 class Estimate:
     """A number measured on samples, with its confidence interval.
 
-    Parameters
-    ----------
-    value, ci_low, ci_high : float
-        Point estimate and interval, in ``unit``. An interval that the data cannot bound is
-        infinite (or the whole range of the statistic), never NaN unless passed so.
-    confidence : float
-        Level of the interval, in (0, 1).
-    method : str
-        How the interval was computed, degenerate cases included.
-    n, clusters : int
-        Samples used and independent units resampled, ``clusters <= n``.
-    unit : str
-        ``"d"``, ``"nats/token"``, ``"r"``, ``"proportion"``, ``"d difference"``, ``"d of groups"``
-        or a ranking metric, ``"AUC"``, ``"MRR"``, ..., ``"AUC difference"``, ....
-    sd : float or None
-        What turns nats per token into ``unit`` (nats / sd); None where nothing does.
-
-    Raises
-    ------
-    KvError
-        An interval whose ends are exchanged.
+    Raises KvError for an interval whose ends are exchanged.
     """
 
+    # Point estimate and interval, in ``unit``. An interval that the data cannot bound is
+    # infinite (or the whole range of the statistic), never NaN unless passed so.
     value: float
     ci_low: float
     ci_high: float
-    confidence: float
-    method: str
+    confidence: float  # level of the interval, in (0, 1)
+    method: str  # how the interval was computed, degenerate cases included
+    # Samples used and independent units resampled, ``clusters <= n``.
     n: int
     clusters: int
+    # ``"d"``, ``"nats/token"``, ``"r"``, ``"proportion"``, ``"d difference"``, ``"d of
+    # groups"`` or a ranking metric, ``"AUC"``, ``"MRR"``, ..., ``"AUC difference"``, ....
     unit: str
+    # What turns nats per token into ``unit`` (nats / sd); None where nothing does.
     sd: float | None = None
 
     def __post_init__(self) -> None:

@@ -43,24 +43,12 @@ def check_confidence(confidence: float) -> None:
 class IntervalSettings:
     """How intervals are computed.
 
-    Parameters
-    ----------
-    confidence : float
-        Level of the interval, in (0, 1).
-    seed : int
-        Of the bootstrap, 0 or more.
-    resamples : int
-        Of the bootstrap, 2 or more.
-
-    Raises
-    ------
-    KvError
-        A value out of range.
+    Raises KvError for a value out of range.
     """
 
-    confidence: float = 0.95
-    seed: int = 0
-    resamples: int = 10_000
+    confidence: float = 0.95  # level of the interval, in (0, 1)
+    seed: int = 0  # of the bootstrap, 0 or more
+    resamples: int = 10_000  # of the bootstrap, 2 or more
 
     def __post_init__(self) -> None:
         check_confidence(self.confidence)

@@ -253,23 +253,12 @@ HUB: Mapping[str, HubDataset] = {data.name: data for data in _HUB_DATASETS}
 
 @dataclass(frozen=True)
 class Traits:
-    """What a dataset can give, known without loading it: what a claim may ask of its cells.
+    """What a dataset can give, known without loading it: what a claim may ask of its cells."""
 
-    Parameters
-    ----------
-    description : str
-        One line, with where the data comes from.
-    ranking : bool
-        Whether a query has several passages to rank.
-    long : bool
-        Whether the typical passage has ``LONG_WORDS`` words or more.
-    past_queries : bool
-        Whether samples carry a past query of their passage, as the text ``past_query``.
-    """
-
-    description: str
-    ranking: bool = False
-    long: bool = False
+    description: str  # one line, with where the data comes from
+    ranking: bool = False  # whether a query has several passages to rank
+    long: bool = False  # whether the typical passage has ``LONG_WORDS`` words or more
+    # Whether samples carry a past query of their passage, as the text ``past_query``.
     past_queries: bool = False
 
 

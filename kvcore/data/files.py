@@ -23,18 +23,10 @@ OPTIONAL = (*IDENTITY, PAST_QUERY)
 
 @dataclass(frozen=True)
 class FileRow:
-    """A row of a file, with the place that errors name.
-
-    Parameters
-    ----------
-    path : Path
-    number : int
-        Line of the file, or row of the table, from 1.
-    columns : mapping of str to object
-    """
+    """A row of a file, with the place that errors name."""
 
     path: Path
-    number: int
+    number: int  # line of the file, or row of the table, from 1
     columns: Mapping[str, Any]
 
     def require(self, required: Sequence[str], optional: Sequence[str]) -> None:

@@ -31,40 +31,22 @@ ColumnType = str | list["ColumnType"] | dict[str, "ColumnType"]
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset of the hub: where it lies, what is read of it and what a row becomes.
+    """A dataset of the hub: where it lies, what is read of it and what a row becomes."""
 
-    Parameters
-    ----------
-    name : str
-        What the corpus is called here.
-    repository, revision : str
-        On the hub; the revision is a full commit hash.
-    files : tuple of str
-        Parquet files in the repository, read in this order.
-    columns : mapping of str to ColumnType
-        What is read, and of which type it must be; anything else in the files is left alone.
-    sample_of : callable
-        Turns a row into a sample, or into the reason why it is dropped.
-    cluster_unit, note : str
-        As in `Corpus`.
-    long : bool
-        As in `kvcore.data.datasets.Traits`.
-    others_of : callable, optional
-        Returns the row's passages that do not answer its query, where the data names them.
-    past_queries : bool
-        Whether a passage is asked several queries, so that each has past ones.
-    """
-
-    name: str
-    repository: str
-    revision: str
-    files: tuple[str, ...]
+    name: str  # what the corpus is called here
+    repository: str  # on the hub
+    revision: str  # a full commit hash
+    files: tuple[str, ...]  # Parquet files in the repository, read in this order
+    # What is read, and of which type it must be; anything else in the files is left alone.
     columns: dict[str, ColumnType]
+    # Turns a row into a sample, or into the reason why it is dropped.
     sample_of: Callable[[HubRow], Sample | str]
-    cluster_unit: str
+    cluster_unit: str  # this and the note as in `Corpus`
     note: str
-    long: bool = False
+    long: bool = False  # as in `kvcore.data.datasets.Traits`
+    # Returns the row's passages that do not answer its query, where the data names them.
     others_of: Callable[[HubRow], tuple[str, ...]] | None = None
+    # Whether a passage is asked several queries, so that each has past ones.
     past_queries: bool = False
 
     @property

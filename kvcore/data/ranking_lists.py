@@ -31,27 +31,18 @@ _IDENTIFIER = re.compile(r"_|\w[A-Z]|\D\d")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One passage in the list of one query.
+    """One passage in the list of one query."""
 
-    Parameters
-    ----------
-    query_id, passage_id : str
-        Unique together. A passage from the corpus goes by its sample's id; another one, by a
-        digest of its text.
-    sample : Sample
-        The query and its *true* answer over this passage. Its id is ``query_id#passage_id``, with
-        ``#masked`` behind it where names are masked; its cluster is the query's id.
-    relevant : bool
-        Whether this is the passage that answers the query.
-    origin : str
-        ``"query"`` (the relevant passage), ``"named"`` (the data names it as a passage of the
-        query), ``"cluster"`` (same module) or ``"package"`` (same top package).
-    """
-
+    # Unique together. A passage from the corpus goes by its sample's id; another one, by a
+    # digest of its text.
     query_id: str
     passage_id: str
+    # The query and its *true* answer over this passage. Its id is ``query_id#passage_id``, with
+    # ``#masked`` behind it where names are masked; its cluster is the query's id.
     sample: Sample
-    relevant: bool
+    relevant: bool  # whether this is the passage that answers the query
+    # ``"query"`` (the relevant passage), ``"named"`` (the data names it as a passage of the
+    # query), ``"cluster"`` (same module) or ``"package"`` (same top package).
     origin: Origin = "query"
 
 

@@ -35,21 +35,11 @@ _CLOSED = re.compile(r"[.!?][\"')\]\u201d\u2019]*$")
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph in two parts; one behind the other they are the paragraph itself.
+    """A paragraph in two parts; one behind the other they are the paragraph itself."""
 
-    Parameters
-    ----------
-    id : str
-        Unique within a corpus.
-    prompt : str
-        The first sentence.
-    continuation : str
-        All that follows, the white space between them first.
-    """
-
-    id: str
-    prompt: str
-    continuation: str
+    id: str  # unique within a corpus
+    prompt: str  # the first sentence
+    continuation: str  # all that follows, the white space between them first
 
     @property
     def content_hash(self) -> str:
@@ -59,22 +49,12 @@ class Text:
 
 @dataclass(frozen=True)
 class TextCorpus:
-    """Texts, where they come from and what was left out.
-
-    Parameters
-    ----------
-    texts : tuple of Text
-        Never empty; ids are unique, and so are the paragraphs.
-    revision : str
-        Hash of all paragraphs read, hub revision, or SHA-256 of the file.
-    name, dropped, note
-        As in `Corpus`.
-    """
+    """Texts, where they come from and what was left out; name, dropped, note as in `Corpus`."""
 
     name: str
-    texts: tuple[Text, ...]
+    texts: tuple[Text, ...]  # never empty; ids are unique, and so are the paragraphs
     dropped: Mapping[str, int]
-    revision: str
+    revision: str  # hash of all paragraphs read, hub revision, or SHA-256 of the file
     note: str
 
 

@@ -87,30 +87,16 @@ class Region:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a claim predicts, written down before measuring.
+    """What a claim predicts, written down before measuring."""
 
-    Parameters
-    ----------
-    name : str
-        ``"helps"``, ``"negligible"``, ...
-    supported, refuted : tuple of Region
-        Where the claim holds and where it does not; see the table of this module.
-    delta : float or None
-        Smallest effect of interest, in ``unit``.
-    effect : float or None
-        The pre-registered effect, for the required n; None where there is none.
-    unit : str
-        The unit of the estimate this is for, as `Estimate.unit`.
-    null : float
-        Where the noise band is centred: 0, or the bound of `at_least` and `at_most`.
-    """
-
-    name: str
+    name: str  # ``"helps"``, ``"negligible"``, ...
+    # Where the claim holds and where it does not; see the table of this module.
     supported: tuple[Region, ...]
     refuted: tuple[Region, ...]
-    delta: float | None
-    effect: float | None
-    unit: str
+    delta: float | None  # smallest effect of interest, in ``unit``
+    effect: float | None  # the pre-registered effect, for the required n; None where there is none
+    unit: str  # the unit of the estimate this is for, as `Estimate.unit`
+    # Where the noise band is centred: 0, or the bound of `at_least` and `at_most`.
     null: float = 0.0
 
     @property

@@ -81,50 +81,32 @@ class Cell:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One claim judged in one cell: all that a report needs.
+    """One claim judged in one cell: all that a report needs."""
 
-    Parameters
-    ----------
-    claim, cell, estimate, verdict
-        What was judged, where, on what, and how it came out.
-    floor, floor_nats : float, float or None
-        Noise floor in the estimate's unit and in nats per token.
-    required_n : int or None
-        Samples that would settle it; None where no n would.
-    published, consistent
-        Published value, and whether ours agrees with it; None where that has no answer.
-    conditions : tuple of str
-        Conditions compared, as they are spelled.
-    seed, store, rows_hash, model_revision
-        Where the numbers come from.
-    ledger : str
-        ``""`` or what the ledger knows, e.g. ``"known refuted (published)"``.
-    outcome : str
-        passed, failed, skipped or xfailed.
-    details : mapping of str to float or str
-        Secondary numbers. The strings that `to_plain` reserves come back as numbers.
-    plot : mapping
-        What the claim's own figure shows; plain lists.
-    """
-
+    # What was judged, where, on what, and how it came out.
     claim: Claim
     cell: Cell
     estimate: Estimate
     verdict: Verdict
+    # Noise floor in the estimate's unit and in nats per token.
     floor: float
     floor_nats: float | None
-    required_n: int | None
+    required_n: int | None  # samples that would settle it; None where no n would
+    # Published value, and whether ours agrees with it; None where that has no answer.
     published: Published | None
     consistent: bool | None
-    conditions: tuple[str, ...]
+    conditions: tuple[str, ...]  # conditions compared, as they are spelled
+    # Where the numbers come from.
     seed: int
     store: str
     rows_hash: str
     model_revision: str
+    # ``""`` or what the ledger knows, e.g. ``"known refuted (published)"``.
     ledger: str
-    outcome: str
+    outcome: str  # passed, failed, skipped or xfailed
+    # Secondary numbers. The strings that `to_plain` reserves come back as numbers.
     details: Mapping[str, float | str]
-    plot: Mapping[str, Any]
+    plot: Mapping[str, Any]  # what the claim's own figure shows; plain lists
 
     def __post_init__(self) -> None:
         if self.verdict not in get_args(Verdict):

@@ -50,22 +50,12 @@ PAIRS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class PairCorpus:
-    """Pairs, where they come from and what was left out.
-
-    Parameters
-    ----------
-    pairs : tuple of Pair
-        Never empty; ids are unique, and no two pairs share a problem.
-    revision : str
-        Hash of the generator's code and the seed, hub revision, or SHA-256 of the file.
-    name, dropped, note
-        As in `Corpus`.
-    """
+    """Pairs, where they come from and what was left out; name, dropped, note as in `Corpus`."""
 
     name: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Pair, ...]  # never empty; ids are unique, and no two pairs share a problem
     dropped: Mapping[str, int]
-    revision: str
+    revision: str  # hash of the generator's code and the seed, hub revision, or SHA-256 of the file
     note: str
 
 

@@ -90,21 +90,11 @@ def csv_rows(data: HubDataset, path: Path) -> list[HubRow]:
 
 @dataclass(frozen=True)
 class MawpsProblem:
-    """A MAWPS problem whose placeholders can be filled with any numbers.
+    """A MAWPS problem whose placeholders can be filled with any numbers."""
 
-    Parameters
-    ----------
-    sample : Sample
-        As `mawps_sample` makes it.
-    equation : str
-        With placeholders.
-    numbers : tuple of Fraction
-        Those of the problem as it was published.
-    """
-
-    sample: Sample
-    equation: str
-    numbers: tuple[Fraction, ...]
+    sample: Sample  # as `mawps_sample` makes it
+    equation: str  # with placeholders
+    numbers: tuple[Fraction, ...]  # those of the problem as it was published
 
     def written_with(self, numbers: Sequence[Fraction]) -> WrittenProblem:
         """Write the problem with these numbers; KvError where its equation is not arithmetic."""
