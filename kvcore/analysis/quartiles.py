@@ -56,11 +56,8 @@ def quartile_table(
 ) -> pd.DataFrame:
     """Benefit by quartile of hardness, 1 (easiest) to 4 (hardest); see `quartile_effect`.
 
-    Returns
-    -------
-    DataFrame
-        quartile, n, hardness and benefit (means, nats per token), d, d_low, d_high, win_rate,
-        win_low, win_high.
+    Columns: quartile, n, hardness and benefit (means, nats per token), d, d_low, d_high, win_rate,
+    win_low, win_high.
     """
     rows = complete_rows(clusters, hardness=hardness, differences=differences)
     quartiles = quartile_numbers(rows.columns[0])

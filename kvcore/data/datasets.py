@@ -305,10 +305,7 @@ def load_corpus(name_or_path: str) -> Corpus:
 def traits_of(name_or_path: str) -> Traits:
     """Return what a dataset can give: from the table above, or from what a file holds.
 
-    Raises
-    ------
-    KvError
-        As `load_corpus`, for a name that is unknown or a file that cannot be read.
+    Raises KvError as `load_corpus`, for a name that is unknown or a file that cannot be read.
     """
     if name_or_path in DATASETS:
         return DATASETS[name_or_path]

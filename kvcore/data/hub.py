@@ -133,10 +133,7 @@ def _type_mismatch(column: str, required: ColumnType, actual: pa.DataType) -> st
 def rows_of(data: HubDataset, path: Path) -> Iterator[HubRow]:
     """Yield the rows of one of the dataset's files: the needed columns, nulls made empty.
 
-    Raises
-    ------
-    KvError
-        Where the file is not Parquet, or a needed column is missing or of another type.
+    Raises KvError where the file is not Parquet, or a needed column is missing or of another type.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -176,10 +173,7 @@ def sample_or_reason(
 def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:
     """Make the corpus from files that have the hub's schema, wherever they lie.
 
-    Raises
-    ------
-    KvError
-        As `rows_of`; also where no row makes a sample.
+    Raises KvError as `rows_of`; also where no row makes a sample.
     """
     samples: dict[str, Sample] = {}
     others: dict[str, tuple[str, ...]] = {}
@@ -223,10 +217,7 @@ def hub_answers() -> bool:
 def local_files(data: HubDataset) -> list[Path]:
     """Return the local copies of the dataset's files, fetched once where the hub answers.
 
-    Raises
-    ------
-    MissingResource
-        Where one has no copy and the hub cannot be reached or refuses.
+    Raises MissingResource where one has no copy and the hub cannot be reached or refuses.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
@@ -254,11 +245,7 @@ def local_files(data: HubDataset) -> list[Path]:
 def load_hub_dataset(data: HubDataset) -> Corpus:
     """Load a dataset of the hub at its pinned revision.
 
-    Raises
-    ------
-    KvError
-        Where the files are not what the dataset's card says.
-    MissingResource
-        Where they are neither in the hub's cache nor reachable; says the command that fetches them.
+    Raises KvError where the files are not what the dataset's card says; MissingResource where they
+    are neither in the hub's cache nor reachable; says the command that fetches them.
     """
     return corpus_from(data, local_files(data))

@@ -229,10 +229,7 @@ def without_names(text: str, names: Iterable[str]) -> str:
 def mask(ranked: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Mask in every passage of one list, and in its answer, the names of all that stand in it.
 
-    Raises
-    ------
-    KvError
-        Where the query does not ask for its sample by name.
+    Raises KvError where the query does not ask for its sample by name.
     """
     names = frozenset().union(*map(_names_in, ranked))
     return tuple(replace(c, sample=_masked_sample(c.sample, names)) for c in ranked)

@@ -144,10 +144,7 @@ def unique_texts(
 ) -> tuple[tuple[Text, ...], dict[str, int]]:
     """Turn paragraphs, each with an id or None, into texts and counts of what was dropped.
 
-    Raises
-    ------
-    KvError
-        Where two paragraphs have one id, or no text is left.
+    Raises KvError where two paragraphs have one id, or no text is left.
     """
     texts: dict[str, Text] = {}
     seen: set[str] = set()
@@ -239,10 +236,7 @@ def from_hub(data: HubDataset, paths: Iterable[Path]) -> TextCorpus:
     A row is a heading between equals signs, an empty line or a paragraph. The split is tokenized
     in its own way (`` @-@ `` for a hyphen, white space before commas); that stays as it is.
 
-    Raises
-    ------
-    KvError
-        Where a file is not what the dataset's card says, or no text is left.
+    Raises KvError where a file is not what the dataset's card says, or no text is left.
     """
     lines = (row["text"].strip() for path in paths for row in rows_of(data, path))
     texts, dropped = unique_texts(data.name, ((None, _wiki_paragraph(line)) for line in lines))

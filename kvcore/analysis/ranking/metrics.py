@@ -213,11 +213,8 @@ def metric_kind(metric: str, k: int) -> MetricKind:
 def value(scored: pd.DataFrame, metric: str = "auc", *, k: int = K) -> float:
     """Compute one of `METRICS` for a table; NaN for a table without queries.
 
-    Raises
-    ------
-    KvError
-        A column that is missing, a candidate twice, an infinite score, a query without a relevant
-        or without an irrelevant passage, an unknown metric, or k below 1.
+    Raises KvError for a column that is missing, a candidate twice, an infinite score, a query
+    without a relevant or without an irrelevant passage, an unknown metric, or k below 1.
     """
     kind, lists = metric_kind(metric, k), ranked_lists(scored)
     if not lists.queries:
@@ -238,11 +235,8 @@ def auc(scored: pd.DataFrame) -> float:
 def per_query(scored: pd.DataFrame, *, k: int = K) -> pd.DataFrame:
     """AUC, reciprocal rank and hit at k of every query.
 
-    Returns
-    -------
-    DataFrame
-        Indexed by query_id (text): ``auc``, ``reciprocal_rank``, ``hit``, each 0 to 1. With ties
-        at the best relevant score, expectations over the orders of the tied passages.
+    Indexed by query_id (text): ``auc``, ``reciprocal_rank``, ``hit``, each 0 to 1. With ties at the
+    best relevant score, expectations over the orders of the tied passages.
     """
     metric_kind("mrr", k)
     lists = ranked_lists(scored)

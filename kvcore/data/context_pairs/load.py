@@ -132,10 +132,7 @@ def in_order(pairs: Iterable[Pair], seed: int) -> list[Pair]:
 def unique_pairs(rows: Iterable[FileRow]) -> tuple[list[Pair], dict[str, int]]:
     """Turn rows into pairs that share no problem, and counts of what was dropped.
 
-    Raises
-    ------
-    KvError
-        As `pair_of`; also where two pairs have one id.
+    Raises KvError as `pair_of`; also where two pairs have one id.
     """
     lines: dict[str, int] = {}
     problems: set[str] = set()
@@ -159,11 +156,8 @@ def unique_pairs(rows: Iterable[FileRow]) -> tuple[list[Pair], dict[str, int]]:
 def pair_of(row: FileRow) -> Pair | str:
     """Turn a row into a pair, or into the reason why it is dropped.
 
-    Raises
-    ------
-    KvError
-        Where a column is missing or holds something else than text, the type is unknown, or the
-        pair contradicts itself; the line is named.
+    Raises KvError where a column is missing or holds something else than text, the type is unknown,
+    or the pair contradicts itself; the line is named.
     """
     row.require(COLUMNS, ("id",))
     texts = {column: _text(row, column) for column in COLUMNS}

@@ -67,10 +67,7 @@ MAWPS = HubDataset(
 def csv_rows(data: HubDataset, path: Path) -> list[HubRow]:
     """Return the rows of a CSV file as text: decimals are not rounded to floats on the way.
 
-    Raises
-    ------
-    KvError
-        Where the file is not readable CSV, or a column is missing.
+    Raises KvError where the file is not readable CSV, or a column is missing.
     """
     import pyarrow as pa
     from pyarrow import csv
@@ -158,10 +155,7 @@ def mawps_pairs(paths: Sequence[Path], seed: int) -> PairsAndCounts:
     first one's and are whole where those are. The step that is added is a sentence after the
     question.
 
-    Raises
-    ------
-    KvError
-        As `csv_rows`.
+    Raises KvError as `csv_rows`.
     """
     dropped: Counter[str] = Counter()
     rows = []
