@@ -43,7 +43,6 @@ class HubDataset:
     sample_of: Callable[[HubRow], Sample | str]
     cluster_unit: str  # this and the note as in `Corpus`
     note: str
-    long: bool = False  # as in `kvcore.data.datasets.Traits`
     # Returns the row's passages that do not answer its query, where the data names them.
     others_of: Callable[[HubRow], tuple[str, ...]] | None = None
     # Whether a passage is asked several queries, so that each has past ones.

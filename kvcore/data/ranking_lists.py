@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -108,11 +108,6 @@ def ranking_lists(
     if count > 1:
         raise KvError(f"ranking_lists: {id!r} names two candidates; give samples ids without '#'.")
     return candidates
-
-
-def counts_by_origin(candidates: Iterable[Candidate]) -> Mapping[str, int]:
-    """Count the candidates by origin, ``"query"`` being the number of queries."""
-    return dict(sorted(Counter(candidate.origin for candidate in candidates).items()))
 
 
 def _check_arguments(corpus: Corpus, queries: int, negatives: int) -> None:

@@ -34,11 +34,9 @@ is *supported*. NaN, and fewer than `MIN_UNITS` independent units, are *inconclu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from kvcore.analysis import from_plain, to_plain
+from kvcore.analysis.estimate import Record
 from kvcore.errors import KvError
 
 SMALLEST_D = 0.09
@@ -86,7 +84,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Record):
     """What a claim predicts, written down before measuring."""
 
     name: str  # ``"helps"``, ``"negligible"``, ...
@@ -118,19 +116,6 @@ class Prediction:
             )
 
         return outside(self.supported), outside(self.refuted)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as strict JSON can hold them."""
-        plain: dict[str, Any] = to_plain(asdict(self))
-        return plain
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Prediction:
-        """Rebuild a prediction from `to_dict`."""
-        plain = from_plain({field.name: data[field.name] for field in fields(cls)})
-        for key in ("supported", "refuted"):
-            plain[key] = tuple(Region(**region) for region in plain[key])
-        return cls(**plain)
 
 
 def _from_delta(name: str, delta: float, effect: float | None, unit: str) -> Prediction:
