@@ -17,7 +17,7 @@ from invariants.support.intervals import strict_json
 from invariants.support.verdicts import interval
 from kvcore import verdict
 from kvcore.analysis import estimate
-from kvcore.analysis.estimate import NON_FINITE
+from kvcore.analysis.estimate import NON_FINITE, from_plain
 from kvcore.errors import KvError
 from kvcore.verdict import (
     Cell,
@@ -224,7 +224,11 @@ def test_numpy_numbers_become_plain_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"), [("to_plain", asdict), ("from_plain", lambda value: value)]
+    ("name", "broken"),
+    [
+        ("to_plain", asdict),
+        ("from_plain", lambda value: value if isinstance(value, dict) else from_plain(value)),
+    ],
 )
 def test_twin_round_trip_sees_infinities_left_alone(
     name: str, broken: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch

@@ -46,7 +46,7 @@ def from_plain(value: Any) -> Any:
 
 def rebuilt(kind: Any, plain: Any) -> Any:
     """Rebuild a value of an annotated type from `to_plain`; texts stay texts, "NaN" included."""
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(**{f.name: rebuilt(hints[f.name], plain[f.name]) for f in fields(kind)})
     if get_origin(kind) is tuple:

@@ -79,17 +79,8 @@ def as_estimate(
     sd: float | None = None,
 ) -> Estimate:
     """Join a value, its interval and the rows that it was computed from."""
-    return Estimate(
-        value=float(value),
-        ci_low=interval.low,
-        ci_high=interval.high,
-        confidence=settings.confidence,
-        method=interval.method,
-        n=rows.n,
-        clusters=rows.clusters,
-        unit=unit,
-        sd=sd,
-    )
+    ends = (interval.low, interval.high, settings.confidence, interval.method)
+    return Estimate(float(value), *ends, rows.n, rows.clusters, unit, sd)
 
 
 def bootstrap_intervals(

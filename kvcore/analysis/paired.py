@@ -267,12 +267,8 @@ def interval_widths(
             f"{min(sizes)} to {max(sizes)} of {x.size} values, {int(np.isnan(x).sum())} NaN."
         )
     rng = np.random.default_rng(interval.seed)
-    return np.array(
-        [
-            [
-                2 * mean_difference(rng.choice(x, n, replace=False), interval=interval).half_width
-                for n in sizes
-            ]
-            for _ in range(draws)
-        ]
-    )
+
+    def width(n: int) -> float:
+        return 2 * mean_difference(rng.choice(x, n, replace=False), interval=interval).half_width
+
+    return np.array([[width(n) for n in sizes] for _ in range(draws)])

@@ -177,10 +177,8 @@ def policy_effect(
     ----------
     benefit, hardness, threshold
         As `gated` takes them; a threshold chosen on the same samples flatters the gate.
-    clusters : sequence, (n,), optional
-        Label of the unit each sample is resampled with; None means every sample is its own.
-    interval : IntervalSettings
-        Level, seed and number of resamples.
+    clusters, interval
+        As `kvcore.analysis.paired_effect` takes them.
 
     Returns
     -------

@@ -11,13 +11,7 @@ from pathlib import Path
 from kvcore.data.context_pairs.assignment import PairsAndCounts, numbered
 from kvcore.data.context_pairs.fairytaleqa import FAIRYTALEQA, fairytale_pairs
 from kvcore.data.context_pairs.mawps import MAWPS, mawps_pairs
-from kvcore.data.context_pairs.pair import (
-    CHANGES,
-    ENTITY,
-    Pair,
-    WrittenProblem,
-    inconsistency,
-)
+from kvcore.data.context_pairs.pair import CHANGES, ENTITY, Pair, WrittenProblem, inconsistency
 from kvcore.data.context_pairs.word_problems import word_problems
 from kvcore.data.files import FileRow, is_path, read_rows, repeated_id
 from kvcore.data.hub import HubDataset, local_files
