@@ -73,7 +73,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     computed = analysis.cached_json(
-        blocked, "abc", lambda: analysis.paired_effect([1.0], [2.0]).to_dict()
+        blocked, "abc", lambda: analysis.to_plain(analysis.paired_effect([1.0], [2.0]))
     )
     assert computed["mean"]["value"] == -1.0
 

@@ -1,4 +1,4 @@
-"""Datasets by name: each row becomes its sample or is counted, traits are what loaders give."""
+"""Datasets by name: each row becomes its sample or is counted; records say what loaders give."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from invariants.support.hub_cards import (
     written,
 )
 from kvcore.data import datasets, hub, past_queries
-from kvcore.data.datasets import DATASETS, traits_of
+from kvcore.data.datasets import DATASETS, HUB
 from kvcore.data.sample import Sample
 from kvcore.errors import KvError
 
@@ -123,18 +123,8 @@ def test_others_that_answer_are_noticed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_only_a_dataset_that_names_them_has_others(tmp_path: Path) -> None:
     """Catches a dataset said to be good for what its loader does not fill in."""
     for name in CARDS:
-        assert traits_of(name).ranking == bool(read_all(tmp_path, name).others)
-    assert traits_of("docstrings").ranking
-    assert [name for name, traits in DATASETS.items() if traits.past_queries] == [
-        "squad_v2",
-        "narrativeqa",
-    ]
-    assert [name for name, traits in DATASETS.items() if traits.long] == [
-        "hotpotqa",
-        "cnn_dailymail",
-        "narrativeqa",
-        "natural_questions",
-    ]
+        assert (HUB[name].others_of is not None) == bool(read_all(tmp_path, name).others)
+    assert [name for name in HUB if HUB[name].past_queries] == ["squad_v2", "narrativeqa"]
 
 
 ASKED = {
@@ -183,14 +173,14 @@ def test_twin_past_queries(
         assert_past_queries_are_the_nearest(tmp_path)
 
 
-def test_what_datasets_can_give_is_known_without_loading_anything() -> None:
-    """Catches torch or a reader of files imported for a look at the traits; its twin asks so."""
+def test_datasets_are_listed_without_loading_anything() -> None:
+    """Catches torch or a reader of files imported for a look at the names; its twin asks so."""
     code = """
 import json, sys
-from kvcore.data.datasets import traits_of
+from kvcore.data.datasets import DATASETS
 {more}
 heavy = {{"torch", "transformers", "datasets", "pyarrow", "numpy", "huggingface_hub"}}
-print(json.dumps([traits_of("ms_marco").ranking, sorted(heavy & set(sys.modules))]))
+print(json.dumps(["ms_marco" in DATASETS, sorted(heavy & set(sys.modules))]))
 """
     assert child(code.format(more="")) == [True, []]
     assert child(code.format(more="import pyarrow"))[1] != []

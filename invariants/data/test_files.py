@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invariants.support.own_files import hostile_text, jsonl
-from kvcore.data import datasets, files
-from kvcore.data.datasets import load_corpus, traits_of
+from kvcore.data import files
+from kvcore.data.datasets import load_corpus
 from kvcore.errors import KvError
 
 GOOD = {"query": "q", "passage": "p", "answer": "a"}
@@ -97,31 +97,6 @@ def test_a_lost_past_query_is_noticed(
     monkeypatch.setattr(files, name, value)
     with pytest.raises((AssertionError, KvError), match=r"assert|is already on line"):
         assert_past_queries_are_carried(tmp_path)
-
-
-def assert_traits_follow_the_file(folder: Path) -> None:
-    """Length and past queries are what the rows say; a file names no passages to rank."""
-    long = {"passage": "word " * 400}
-    plain = traits_of(jsonl(folder / "a.jsonl", GOOD))
-    other = long | {"query": "another"}
-    full = traits_of(jsonl(folder / "b.jsonl", GOOD | long | {"past_query": "x"}, GOOD | other))
-    assert (plain.long, plain.past_queries, plain.ranking) == (False, False, False)
-    assert (full.long, full.past_queries, full.ranking) == (True, True, False)
-
-
-def test_a_file_says_what_it_can_give(tmp_path: Path) -> None:
-    """Catches traits that do not follow what a file's rows say."""
-    assert_traits_follow_the_file(tmp_path)
-
-
-@pytest.mark.parametrize(("name", "value"), [("LONG_WORDS", 401), ("PAST_QUERY", "past")])
-def test_traits_that_ignore_the_file_are_noticed(
-    name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twin: catches another bound, and another text."""
-    monkeypatch.setattr(datasets, name, value)
-    with pytest.raises(AssertionError):
-        assert_traits_follow_the_file(tmp_path)
 
 
 BAD_FILES: dict[str, tuple[list[str | bytes | dict[str, Any]], str]] = {

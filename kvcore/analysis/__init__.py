@@ -23,36 +23,3 @@ from kvcore.analysis.paired import (
 from kvcore.analysis.proportions import clustered_proportion, proportion
 from kvcore.analysis.quartiles import quartile_effect, quartile_table
 from kvcore.analysis.samples import Clusters, FloatArray
-
-__all__ = [
-    "DEFAULT_INTERVAL",
-    "Clusters",
-    "Estimate",
-    "FloatArray",
-    "IntervalSettings",
-    "PairedEffect",
-    "cached_json",
-    "clustered_proportion",
-    "correlation",
-    "effect_difference",
-    "effect_size",
-    "estimate_key",
-    "floor_on_scale",
-    "from_plain",
-    "interval_widths",
-    "latency",
-    "mean_difference",
-    "noise_floor",
-    "oldham",
-    "paired_effect",
-    "policy",
-    "proportion",
-    "quartile_effect",
-    "quartile_table",
-    "ranking",
-    "ratio_of_means",
-    "resampled",
-    "slope_weights",
-    "slopes",
-    "to_plain",
-]

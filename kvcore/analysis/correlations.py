@@ -40,10 +40,8 @@ def correlation(
     ----------
     x, y : array, (n,)
         Pairs with a NaN are left out.
-    clusters : sequence, (n,), optional
-        Label of the unit each sample is resampled with; None means every sample is its own.
-    interval : IntervalSettings
-        Level, seed and number of resamples.
+    clusters, interval
+        As `kvcore.analysis.paired_effect` takes them.
     kind : str
         ``"pearson"`` or ``"spearman"``.
     """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -16,11 +17,13 @@ NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def to_plain(value: Any) -> Any:
-    """Turn numbers, arrays, tuples and mappings into what strict JSON can hold.
+    """Turn numbers, arrays, tuples, mappings and dataclasses into what strict JSON can hold.
 
     NaN and the infinities become the reserved strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``;
     `from_plain` turns them back.
     """
+    if is_dataclass(value):
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -41,41 +44,54 @@ def from_plain(value: Any) -> Any:
     return NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
+def rebuilt(kind: Any, plain: Any) -> Any:
+    """Rebuild a value of an annotated type from `to_plain`; texts stay texts, "NaN" included."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{f.name: rebuilt(hints[f.name], plain[f.name]) for f in fields(kind)})
+    if get_origin(kind) is tuple:
+        return tuple(rebuilt(get_args(kind)[0], item) for item in plain)
+    if get_origin(kind) is UnionType:
+        return None if plain is None else rebuilt(get_args(kind)[0], plain)
+    return plain if kind is str else from_plain(plain)
+
+
+class Record:
+    """What dataclasses inherit that are kept as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as strict JSON can hold them."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a record from `to_dict`."""
+        record: Self = rebuilt(cls, data)
+        return record
+
+
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Record):
     """A number measured on samples, with its confidence interval.
 
-    Parameters
-    ----------
-    value, ci_low, ci_high : float
-        Point estimate and interval, in ``unit``. An interval that the data cannot bound is
-        infinite (or the whole range of the statistic), never NaN unless passed so.
-    confidence : float
-        Level of the interval, in (0, 1).
-    method : str
-        How the interval was computed, degenerate cases included.
-    n, clusters : int
-        Samples used and independent units resampled, ``clusters <= n``.
-    unit : str
-        ``"d"``, ``"nats/token"``, ``"r"``, ``"proportion"``, ``"d difference"``, ``"d of groups"``
-        or a ranking metric, ``"AUC"``, ``"MRR"``, ..., ``"AUC difference"``, ....
-    sd : float or None
-        What turns nats per token into ``unit`` (nats / sd); None where nothing does.
-
-    Raises
-    ------
-    KvError
-        An interval whose ends are exchanged.
+    Raises KvError for an interval whose ends are exchanged.
     """
 
+    # Point estimate and interval, in ``unit``. An interval that the data cannot bound is
+    # infinite (or the whole range of the statistic), never NaN unless passed so.
     value: float
     ci_low: float
     ci_high: float
-    confidence: float
-    method: str
+    confidence: float  # level of the interval, in (0, 1)
+    method: str  # how the interval was computed, degenerate cases included
+    # Samples used and independent units resampled, ``clusters <= n``.
     n: int
     clusters: int
+    # ``"d"``, ``"nats/token"``, ``"r"``, ``"proportion"``, ``"d difference"``, ``"d of
+    # groups"`` or a ranking metric, ``"AUC"``, ``"MRR"``, ..., ``"AUC difference"``, ....
     unit: str
+    # What turns nats per token into ``unit`` (nats / sd); None where nothing does.
     sd: float | None = None
 
     def __post_init__(self) -> None:
@@ -88,13 +104,3 @@ class Estimate:
     def half_width(self) -> float:
         """Half the width of the interval, in the estimate's unit."""
         return (self.ci_high - self.ci_low) / 2
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as strict JSON can hold them."""
-        plain: dict[str, Any] = to_plain(asdict(self))
-        return plain
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Estimate:
-        """Rebuild an estimate from `to_dict`."""
-        return cls(**from_plain({field.name: data[field.name] for field in fields(cls)}))

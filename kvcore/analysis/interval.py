@@ -43,24 +43,12 @@ def check_confidence(confidence: float) -> None:
 class IntervalSettings:
     """How intervals are computed.
 
-    Parameters
-    ----------
-    confidence : float
-        Level of the interval, in (0, 1).
-    seed : int
-        Of the bootstrap, 0 or more.
-    resamples : int
-        Of the bootstrap, 2 or more.
-
-    Raises
-    ------
-    KvError
-        A value out of range.
+    Raises KvError for a value out of range.
     """
 
-    confidence: float = 0.95
-    seed: int = 0
-    resamples: int = 10_000
+    confidence: float = 0.95  # level of the interval, in (0, 1)
+    seed: int = 0  # of the bootstrap, 0 or more
+    resamples: int = 10_000  # of the bootstrap, 2 or more
 
     def __post_init__(self) -> None:
         check_confidence(self.confidence)
@@ -91,17 +79,8 @@ def as_estimate(
     sd: float | None = None,
 ) -> Estimate:
     """Join a value, its interval and the rows that it was computed from."""
-    return Estimate(
-        value=float(value),
-        ci_low=interval.low,
-        ci_high=interval.high,
-        confidence=settings.confidence,
-        method=interval.method,
-        n=rows.n,
-        clusters=rows.clusters,
-        unit=unit,
-        sd=sd,
-    )
+    ends = (interval.low, interval.high, settings.confidence, interval.method)
+    return Estimate(float(value), *ends, rows.n, rows.clusters, unit, sd)
 
 
 def bootstrap_intervals(

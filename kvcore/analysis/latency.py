@@ -35,16 +35,10 @@ ROUNDING = 1e-9  # of a product of shares: a half may come out as 0.500000000000
 
 @dataclass(frozen=True)
 class Latency:
-    """Tokens until something happens, or how many passed without it.
+    """Tokens until something happens, or how many passed without it."""
 
-    Parameters
-    ----------
-    tokens : int
-        1 or more where it happened; else the last at which it could have been seen: of the tokens
-        followed the last one, and where several in a row are needed the last such row's first.
-    happened : bool
-    """
-
+    # 1 or more where it happened; else the last at which it could have been seen: of the tokens
+    # followed the last one, and where several in a row are needed the last such row's first.
     tokens: int
     happened: bool
 
@@ -156,23 +150,14 @@ def cross_fitted(
 
 @dataclass(frozen=True)
 class Survival:
-    """Kaplan-Meier estimate of how many have not got there yet.
+    """Kaplan-Meier estimate of how many have not got there yet; its arrays are (n,)."""
 
-    Parameters
-    ----------
-    tokens : (n,) float64
-        Where the curve steps down.
-    share, low, high : (n,) float64
-        Share still waiting behind each step, with its interval.
-    median : float
-        Tokens until half have got there; infinite where fewer ever do.
-    """
-
-    tokens: FloatArray
+    tokens: FloatArray  # where the curve steps down
+    # Share still waiting behind each step, with its interval.
     share: FloatArray
     low: FloatArray
     high: FloatArray
-    median: float
+    median: float  # tokens until half have got there; infinite where fewer ever do
 
 
 def survival(latencies: Sequence[Latency], confidence: float = 0.95) -> Survival:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as sps
 
-from kvcore.analysis.estimate import Estimate, from_plain, to_plain
+from kvcore.analysis.estimate import Estimate
 from kvcore.analysis.interval import (
     DEFAULT_INTERVAL,
     UNBOUNDED,
@@ -27,7 +26,6 @@ from kvcore.analysis.proportions import clustered_proportion
 from kvcore.analysis.samples import Clusters, CompleteRows, FloatArray, complete_rows, finite_vector
 from kvcore.errors import KvError
 
-_ESTIMATES = ("d", "mean", "win_rate")
 WIDTH_INTERVAL = IntervalSettings(resamples=1000)
 """How `interval_widths` bootstraps where nothing else is asked for: it draws many samples."""
 
@@ -51,19 +49,6 @@ class PairedEffect:
     p_wilcoxon: float
     differences: FloatArray
     excluded: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as strict JSON can hold them."""
-        plain: dict[str, Any] = to_plain({f.name: getattr(self, f.name) for f in fields(self)})
-        return plain | {name: getattr(self, name).to_dict() for name in _ESTIMATES}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PairedEffect:
-        """Rebuild a paired effect from `to_dict`."""
-        plain = from_plain({f.name: data[f.name] for f in fields(cls)})
-        plain |= {name: Estimate.from_dict(data[name]) for name in _ESTIMATES}
-        plain["differences"] = np.asarray(plain["differences"], dtype=np.float64)
-        return cls(**plain)
 
 
 def paired_effect(
@@ -282,12 +267,8 @@ def interval_widths(
             f"{min(sizes)} to {max(sizes)} of {x.size} values, {int(np.isnan(x).sum())} NaN."
         )
     rng = np.random.default_rng(interval.seed)
-    return np.array(
-        [
-            [
-                2 * mean_difference(rng.choice(x, n, replace=False), interval=interval).half_width
-                for n in sizes
-            ]
-            for _ in range(draws)
-        ]
-    )
+
+    def width(n: int) -> float:
+        return 2 * mean_difference(rng.choice(x, n, replace=False), interval=interval).half_width
+
+    return np.array([[width(n) for n in sizes] for _ in range(draws)])

@@ -124,27 +124,14 @@ def _spelled(name: str) -> str:
 
 @dataclass(frozen=True)
 class PolicyEffect:
-    """What priming only above a threshold of hardness is worth, over all samples.
+    """What priming only above a threshold of hardness is worth, over all samples."""
 
-    Parameters
-    ----------
-    policy : Estimate
-        Mean benefit (nats/token) where unprimed samples count 0: against priming nothing.
-    everything : Estimate
-        Mean benefit of priming every sample.
-    gain : Estimate
-        policy - everything, paired: positive where the gate beats priming everything.
-    gain_d : Estimate
-        The same in SDs of the paired differences (Cohen's d).
-    primed : Estimate
-        Share of samples above the threshold.
-    """
-
+    # Mean benefit (nats/token) where unprimed samples count 0: against priming nothing.
     policy: Estimate
-    everything: Estimate
-    gain: Estimate
-    gain_d: Estimate
-    primed: Estimate
+    everything: Estimate  # mean benefit of priming every sample
+    gain: Estimate  # policy - everything, paired: positive where the gate beats priming everything
+    gain_d: Estimate  # the same in SDs of the paired differences (Cohen's d)
+    primed: Estimate  # share of samples above the threshold
 
 
 def gated(benefit: ArrayLike, hardness: ArrayLike, threshold: float) -> FloatArray:
@@ -190,10 +177,8 @@ def policy_effect(
     ----------
     benefit, hardness, threshold
         As `gated` takes them; a threshold chosen on the same samples flatters the gate.
-    clusters : sequence, (n,), optional
-        Label of the unit each sample is resampled with; None means every sample is its own.
-    interval : IntervalSettings
-        Level, seed and number of resamples.
+    clusters, interval
+        As `kvcore.analysis.paired_effect` takes them.
 
     Returns
     -------

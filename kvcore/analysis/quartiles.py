@@ -15,6 +15,8 @@ from kvcore.analysis.paired import effect_size, win_rate
 from kvcore.analysis.samples import Clusters, FloatArray, complete_rows
 from kvcore.errors import KvError
 
+QUARTILE_COLUMNS = "quartile n hardness benefit d d_low d_high win_rate win_low win_high".split()
+
 
 def quartile_effect(
     hardness: ArrayLike,
@@ -56,11 +58,8 @@ def quartile_table(
 ) -> pd.DataFrame:
     """Benefit by quartile of hardness, 1 (easiest) to 4 (hardest); see `quartile_effect`.
 
-    Returns
-    -------
-    DataFrame
-        quartile, n, hardness and benefit (means, nats per token), d, d_low, d_high, win_rate,
-        win_low, win_high.
+    Columns: quartile, n, hardness and benefit (means, nats per token), d, d_low, d_high, win_rate,
+    win_low, win_high.
     """
     rows = complete_rows(clusters, hardness=hardness, differences=differences)
     quartiles = quartile_numbers(rows.columns[0])
@@ -70,21 +69,10 @@ def quartile_table(
         hard, x = rows.columns[:, inside]
         d = effect_size(x, rows.labels[inside], interval)
         win = win_rate(x, rows.labels[inside], interval.confidence)
-        table.append(
-            {
-                "quartile": quartile,
-                "n": d.n,
-                "hardness": float(hard.mean()) if d.n else math.nan,
-                "benefit": float(x.mean()) if d.n else math.nan,
-                "d": d.value,
-                "d_low": d.ci_low,
-                "d_high": d.ci_high,
-                "win_rate": win.value,
-                "win_low": win.ci_low,
-                "win_high": win.ci_high,
-            }
-        )
-    return pd.DataFrame(table)
+        means = [float(np.mean(column)) if d.n else math.nan for column in (hard, x)]
+        ends = (d.value, d.ci_low, d.ci_high, win.value, win.ci_low, win.ci_high)
+        table.append((quartile, d.n, *means, *ends))
+    return pd.DataFrame(table, columns=QUARTILE_COLUMNS)
 
 
 def quartile_numbers(hardness: FloatArray) -> NDArray[np.intp]:

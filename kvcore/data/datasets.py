@@ -8,17 +8,14 @@ is said, and one that is too long for a model is refused, and counted, by the en
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from statistics import median
 
 from kvcore.data.docstrings.load import load_docstrings
-from kvcore.data.files import PAST_QUERY, is_path, load_file
+from kvcore.data.files import is_path, load_file
 from kvcore.data.hub import HubDataset, HubRow, load_hub_dataset, sample_or_reason
 from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import unknown
 from kvcore.io import digest
 
-LONG_WORDS = 400  # about 512 tokens: twice the length from which no benefit was found
 WORDS = (50, 300)  # of an MS MARCO passage, white-space separated, as in the published study
 NO_ANSWER = "No Answer Present."
 SUMMARIZE = "Summarize the article."
@@ -182,7 +179,6 @@ _HUB_DATASETS = (
         hotpotqa,
         "query",
         "HotpotQA distractor validation: all ten paragraphs of each question",
-        long=True,
     ),
     HubDataset(
         "pubmedqa",
@@ -208,7 +204,6 @@ _HUB_DATASETS = (
         cnn_dailymail,
         "article",
         "CNN/DailyMail 3.0.0 validation: articles, first highlight",
-        long=True,
     ),
     HubDataset(
         "narrativeqa",
@@ -223,7 +218,6 @@ _HUB_DATASETS = (
         narrativeqa,
         "story",
         "NarrativeQA validation: summaries, first answer",
-        long=True,
         past_queries=True,
     ),
     # The dataset itself, not one of its short derivatives: the finding is about long documents.
@@ -242,7 +236,6 @@ _HUB_DATASETS = (
         natural_questions,
         "page",
         f"Natural Questions, first shard of dev: pages up to {PAGE_WORDS} words, short answer",
-        long=True,
     ),
 )
 HUB: Mapping[str, HubDataset] = {data.name: data for data in _HUB_DATASETS}
@@ -251,42 +244,11 @@ HUB: Mapping[str, HubDataset] = {data.name: data for data in _HUB_DATASETS}
 # --- by name -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Traits:
-    """What a dataset can give, known without loading it: what a claim may ask of its cells.
-
-    Parameters
-    ----------
-    description : str
-        One line, with where the data comes from.
-    ranking : bool
-        Whether a query has several passages to rank.
-    long : bool
-        Whether the typical passage has ``LONG_WORDS`` words or more.
-    past_queries : bool
-        Whether samples carry a past query of their passage, as the text ``past_query``.
-    """
-
-    description: str
-    ranking: bool = False
-    long: bool = False
-    past_queries: bool = False
-
-
-DATASETS: Mapping[str, Traits] = {
-    "docstrings": Traits(
-        "docstrings of installed packages: no network needed (default)", ranking=True
-    ),
-    **{
-        name: Traits(
-            f"{data.note}; from the hub, {data.repository}",
-            data.others_of is not None,
-            data.long,
-            data.past_queries,
-        )
-        for name, data in HUB.items()
-    },
+DATASETS: Mapping[str, str] = {
+    "docstrings": "docstrings of installed packages: no network needed (default)",
+    **{name: f"{data.note}; from the hub, {data.repository}" for name, data in HUB.items()},
 }
+"""What each dataset is and where it comes from, in one line."""
 
 
 def load_corpus(name_or_path: str) -> Corpus:
@@ -311,19 +273,3 @@ def load_corpus(name_or_path: str) -> Corpus:
     if is_path(name_or_path):
         return load_file(name_or_path)
     raise unknown("dataset", name_or_path, (*DATASETS, "a path to a .jsonl or .parquet file"))
-
-
-def traits_of(name_or_path: str) -> Traits:
-    """Return what a dataset can give: from the table above, or from what a file holds.
-
-    Raises
-    ------
-    KvError
-        As `load_corpus`, for a name that is unknown or a file that cannot be read.
-    """
-    if name_or_path in DATASETS:
-        return DATASETS[name_or_path]
-    corpus = load_corpus(name_or_path)
-    words = median(len(sample.passage.split()) for sample in corpus.samples)
-    past = any(name == PAST_QUERY for sample in corpus.samples for name, _ in sample.texts)
-    return Traits(corpus.note, long=words >= LONG_WORDS, past_queries=past)

@@ -23,18 +23,10 @@ OPTIONAL = (*IDENTITY, PAST_QUERY)
 
 @dataclass(frozen=True)
 class FileRow:
-    """A row of a file, with the place that errors name.
-
-    Parameters
-    ----------
-    path : Path
-    number : int
-        Line of the file, or row of the table, from 1.
-    columns : mapping of str to object
-    """
+    """A row of a file, with the place that errors name."""
 
     path: Path
-    number: int
+    number: int  # line of the file, or row of the table, from 1
     columns: Mapping[str, Any]
 
     def require(self, required: Sequence[str], optional: Sequence[str]) -> None:
@@ -76,10 +68,7 @@ def is_path(name: str) -> bool:
 def jsonl_rows(path: Path, data: bytes, _columns: Sequence[str]) -> Iterator[FileRow]:
     """Yield the objects of a JSON Lines file, whole; blank lines are skipped.
 
-    Raises
-    ------
-    KvError
-        Where a line is not UTF-8, not JSON or not an object; the line is named.
+    Raises KvError where a line is not UTF-8, not JSON or not an object; the line is named.
     """
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
@@ -171,10 +160,7 @@ def same_content(a: Sample, b: Sample) -> bool:
 def unique_samples(rows: Iterable[FileRow]) -> tuple[tuple[Sample, ...], dict[str, int]]:
     """Turn rows into samples with unique ids, and counts of what was dropped.
 
-    Raises
-    ------
-    KvError
-        Where two different rows have one id.
+    Raises KvError where two different rows have one id.
     """
     samples: dict[str, Sample] = {}
     lines: dict[str, int] = {}

@@ -31,40 +31,21 @@ ColumnType = str | list["ColumnType"] | dict[str, "ColumnType"]
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset of the hub: where it lies, what is read of it and what a row becomes.
+    """A dataset of the hub: where it lies, what is read of it and what a row becomes."""
 
-    Parameters
-    ----------
-    name : str
-        What the corpus is called here.
-    repository, revision : str
-        On the hub; the revision is a full commit hash.
-    files : tuple of str
-        Parquet files in the repository, read in this order.
-    columns : mapping of str to ColumnType
-        What is read, and of which type it must be; anything else in the files is left alone.
-    sample_of : callable
-        Turns a row into a sample, or into the reason why it is dropped.
-    cluster_unit, note : str
-        As in `Corpus`.
-    long : bool
-        As in `kvcore.data.datasets.Traits`.
-    others_of : callable, optional
-        Returns the row's passages that do not answer its query, where the data names them.
-    past_queries : bool
-        Whether a passage is asked several queries, so that each has past ones.
-    """
-
-    name: str
-    repository: str
-    revision: str
-    files: tuple[str, ...]
+    name: str  # what the corpus is called here
+    repository: str  # on the hub
+    revision: str  # a full commit hash
+    files: tuple[str, ...]  # Parquet files in the repository, read in this order
+    # What is read, and of which type it must be; anything else in the files is left alone.
     columns: dict[str, ColumnType]
+    # Turns a row into a sample, or into the reason why it is dropped.
     sample_of: Callable[[HubRow], Sample | str]
-    cluster_unit: str
+    cluster_unit: str  # this and the note as in `Corpus`
     note: str
-    long: bool = False
+    # Returns the row's passages that do not answer its query, where the data names them.
     others_of: Callable[[HubRow], tuple[str, ...]] | None = None
+    # Whether a passage is asked several queries, so that each has past ones.
     past_queries: bool = False
 
     @property
@@ -151,10 +132,7 @@ def _type_mismatch(column: str, required: ColumnType, actual: pa.DataType) -> st
 def rows_of(data: HubDataset, path: Path) -> Iterator[HubRow]:
     """Yield the rows of one of the dataset's files: the needed columns, nulls made empty.
 
-    Raises
-    ------
-    KvError
-        Where the file is not Parquet, or a needed column is missing or of another type.
+    Raises KvError where the file is not Parquet, or a needed column is missing or of another type.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -194,10 +172,7 @@ def sample_or_reason(
 def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:
     """Make the corpus from files that have the hub's schema, wherever they lie.
 
-    Raises
-    ------
-    KvError
-        As `rows_of`; also where no row makes a sample.
+    Raises KvError as `rows_of`; also where no row makes a sample.
     """
     samples: dict[str, Sample] = {}
     others: dict[str, tuple[str, ...]] = {}
@@ -241,10 +216,7 @@ def hub_answers() -> bool:
 def local_files(data: HubDataset) -> list[Path]:
     """Return the local copies of the dataset's files, fetched once where the hub answers.
 
-    Raises
-    ------
-    MissingResource
-        Where one has no copy and the hub cannot be reached or refuses.
+    Raises MissingResource where one has no copy and the hub cannot be reached or refuses.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
@@ -272,11 +244,7 @@ def local_files(data: HubDataset) -> list[Path]:
 def load_hub_dataset(data: HubDataset) -> Corpus:
     """Load a dataset of the hub at its pinned revision.
 
-    Raises
-    ------
-    KvError
-        Where the files are not what the dataset's card says.
-    MissingResource
-        Where they are neither in the hub's cache nor reachable; says the command that fetches them.
+    Raises KvError where the files are not what the dataset's card says; MissingResource where they
+    are neither in the hub's cache nor reachable; says the command that fetches them.
     """
     return corpus_from(data, local_files(data))

@@ -13,11 +13,8 @@ from kvcore.data.sample import Sample
 def with_past_queries(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """Give every sample the query, of the others asked of its passage, nearest to that passage.
 
-    Returns
-    -------
-    tuple of Sample
-        In the order given. Nearest is the largest Jaccard overlap of words, then the first by
-        spelling; a sample whose passage nobody else asks, or asks otherwise, stays as it is.
+    The order stays. Nearest is the largest Jaccard overlap of words, then the first by spelling; a
+    sample whose passage nobody else asks, or asks otherwise, stays as it is.
     """
     queries_of: dict[str, set[str]] = {}
     for sample in samples:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -31,27 +31,18 @@ _IDENTIFIER = re.compile(r"_|\w[A-Z]|\D\d")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One passage in the list of one query.
+    """One passage in the list of one query."""
 
-    Parameters
-    ----------
-    query_id, passage_id : str
-        Unique together. A passage from the corpus goes by its sample's id; another one, by a
-        digest of its text.
-    sample : Sample
-        The query and its *true* answer over this passage. Its id is ``query_id#passage_id``, with
-        ``#masked`` behind it where names are masked; its cluster is the query's id.
-    relevant : bool
-        Whether this is the passage that answers the query.
-    origin : str
-        ``"query"`` (the relevant passage), ``"named"`` (the data names it as a passage of the
-        query), ``"cluster"`` (same module) or ``"package"`` (same top package).
-    """
-
+    # Unique together. A passage from the corpus goes by its sample's id; another one, by a
+    # digest of its text.
     query_id: str
     passage_id: str
+    # The query and its *true* answer over this passage. Its id is ``query_id#passage_id``, with
+    # ``#masked`` behind it where names are masked; its cluster is the query's id.
     sample: Sample
-    relevant: bool
+    relevant: bool  # whether this is the passage that answers the query
+    # ``"query"`` (the relevant passage), ``"named"`` (the data names it as a passage of the
+    # query), ``"cluster"`` (same module) or ``"package"`` (same top package).
     origin: Origin = "query"
 
 
@@ -117,11 +108,6 @@ def ranking_lists(
     if count > 1:
         raise KvError(f"ranking_lists: {id!r} names two candidates; give samples ids without '#'.")
     return candidates
-
-
-def counts_by_origin(candidates: Iterable[Candidate]) -> Mapping[str, int]:
-    """Count the candidates by origin, ``"query"`` being the number of queries."""
-    return dict(sorted(Counter(candidate.origin for candidate in candidates).items()))
 
 
 def _check_arguments(corpus: Corpus, queries: int, negatives: int) -> None:
@@ -238,10 +224,7 @@ def without_names(text: str, names: Iterable[str]) -> str:
 def mask(ranked: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Mask in every passage of one list, and in its answer, the names of all that stand in it.
 
-    Raises
-    ------
-    KvError
-        Where the query does not ask for its sample by name.
+    Raises KvError where the query does not ask for its sample by name.
     """
     names = frozenset().union(*map(_names_in, ranked))
     return tuple(replace(c, sample=_masked_sample(c.sample, names)) for c in ranked)

@@ -11,31 +11,21 @@ from kvcore.io import digest
 
 @dataclass(frozen=True)
 class Sample:
-    """One question, the passage that may answer it, and the answer that is scored.
+    """One question, the passage that may answer it, and the answer that is scored."""
 
-    Parameters
-    ----------
-    query, passage, answer : str
-        Plain text. An empty passage or answer is allowed here and dropped where files are read.
-    id : str, optional
-        Unique within a corpus; by default derived from the content.
-    cluster : str, optional
-        What the intervals resample; by default the sample itself.
-    texts : tuple of (str, str)
-        Further texts by name that some conditions read as a prefix, such as ``past_query``.
-    padding : tuple of str
-        Unrelated passages that follow the passage up to `length` tokens.
-    length : int, optional
-        Tokens that the document has once it is padded; by default it is not padded.
-    """
-
+    # Plain text. An empty passage or answer is allowed here and dropped where files are read.
     query: str
     passage: str
     answer: str
+    # Unique within a corpus; by default derived from the content.
     id: str = None  # type: ignore[assignment]  # None is only the way to ask for the default
+    # What the intervals resample; by default the sample itself.
     cluster: str = None  # type: ignore[assignment]
+    # Further texts by name that some conditions read as a prefix, such as ``past_query``.
     texts: tuple[tuple[str, str], ...] = ()
+    # Unrelated passages that follow the passage up to `length` tokens.
     padding: tuple[str, ...] = ()
+    # Tokens that the document has once it is padded; by default it is not padded.
     length: int | None = None
 
     def __post_init__(self) -> None:
@@ -59,33 +49,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Samples, where they come from and what was left out.
+    """Samples, where they come from and what was left out."""
 
-    Parameters
-    ----------
-    name : str
-        ``"docstrings"``, ``"ms_marco"`` or the stem of a file.
-    samples : tuple of Sample
-        Never empty; ids are unique.
-    dropped : mapping of str to int
-        How many rows or docstrings were left out, by reason.
-    revision : str
-        Hub revision, digest of package versions, or SHA-256 of the file.
-    cluster_unit : str
-        What ``Sample.cluster`` stands for: ``"module"``, ``"query"`` or ``"sample"``.
-    note : str
-        One line on what it is.
-    others : mapping of str to tuple of str
-        For each sample's id, passages of the same query that do not answer it, where the data
-        names them.
-    """
-
-    name: str
-    samples: tuple[Sample, ...]
-    dropped: Mapping[str, int]
-    revision: str
+    name: str  # ``"docstrings"``, ``"ms_marco"`` or the stem of a file
+    samples: tuple[Sample, ...]  # never empty; ids are unique
+    dropped: Mapping[str, int]  # how many rows or docstrings were left out, by reason
+    revision: str  # hub revision, digest of package versions, or SHA-256 of the file
+    # What ``Sample.cluster`` stands for: ``"module"``, ``"query"`` or ``"sample"``.
     cluster_unit: str
-    note: str
+    note: str  # one line on what it is
+    # For each sample's id, passages of the same query that do not answer it, where the data
+    # names them.
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 

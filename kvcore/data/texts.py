@@ -35,21 +35,11 @@ _CLOSED = re.compile(r"[.!?][\"')\]\u201d\u2019]*$")
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph in two parts; one behind the other they are the paragraph itself.
+    """A paragraph in two parts; one behind the other they are the paragraph itself."""
 
-    Parameters
-    ----------
-    id : str
-        Unique within a corpus.
-    prompt : str
-        The first sentence.
-    continuation : str
-        All that follows, the white space between them first.
-    """
-
-    id: str
-    prompt: str
-    continuation: str
+    id: str  # unique within a corpus
+    prompt: str  # the first sentence
+    continuation: str  # all that follows, the white space between them first
 
     @property
     def content_hash(self) -> str:
@@ -59,22 +49,12 @@ class Text:
 
 @dataclass(frozen=True)
 class TextCorpus:
-    """Texts, where they come from and what was left out.
-
-    Parameters
-    ----------
-    texts : tuple of Text
-        Never empty; ids are unique, and so are the paragraphs.
-    revision : str
-        Hash of all paragraphs read, hub revision, or SHA-256 of the file.
-    name, dropped, note
-        As in `Corpus`.
-    """
+    """Texts, where they come from and what was left out; name, dropped, note as in `Corpus`."""
 
     name: str
-    texts: tuple[Text, ...]
+    texts: tuple[Text, ...]  # never empty; ids are unique, and so are the paragraphs
     dropped: Mapping[str, int]
-    revision: str
+    revision: str  # hash of all paragraphs read, hub revision, or SHA-256 of the file
     note: str
 
 
@@ -164,10 +144,7 @@ def unique_texts(
 ) -> tuple[tuple[Text, ...], dict[str, int]]:
     """Turn paragraphs, each with an id or None, into texts and counts of what was dropped.
 
-    Raises
-    ------
-    KvError
-        Where two paragraphs have one id, or no text is left.
+    Raises KvError where two paragraphs have one id, or no text is left.
     """
     texts: dict[str, Text] = {}
     seen: set[str] = set()
@@ -259,10 +236,7 @@ def from_hub(data: HubDataset, paths: Iterable[Path]) -> TextCorpus:
     A row is a heading between equals signs, an empty line or a paragraph. The split is tokenized
     in its own way (`` @-@ `` for a hyphen, white space before commas); that stays as it is.
 
-    Raises
-    ------
-    KvError
-        Where a file is not what the dataset's card says, or no text is left.
+    Raises KvError where a file is not what the dataset's card says, or no text is left.
     """
     lines = (row["text"].strip() for path in paths for row in rows_of(data, path))
     texts, dropped = unique_texts(data.name, ((None, _wiki_paragraph(line)) for line in lines))

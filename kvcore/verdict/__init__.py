@@ -15,28 +15,3 @@ from kvcore.verdict.prediction import (
 )
 from kvcore.verdict.published import Published, consistent
 from kvcore.verdict.records import Cell, Claim, Judgement, check_slug, slugify
-
-__all__ = [
-    "MIN_UNITS",
-    "SMALLEST_D",
-    "Cell",
-    "Claim",
-    "Judgement",
-    "Prediction",
-    "Published",
-    "Region",
-    "Verdict",
-    "at_least",
-    "at_most",
-    "check_slug",
-    "consistent",
-    "differs",
-    "does_not_help",
-    "familywise",
-    "helps",
-    "hurts",
-    "judge",
-    "negligible",
-    "required_n",
-    "slugify",
-]

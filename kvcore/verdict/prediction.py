@@ -34,11 +34,9 @@ is *supported*. NaN, and fewer than `MIN_UNITS` independent units, are *inconclu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from kvcore.analysis import from_plain, to_plain
+from kvcore.analysis.estimate import Record
 from kvcore.errors import KvError
 
 SMALLEST_D = 0.09
@@ -86,31 +84,17 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a claim predicts, written down before measuring.
+class Prediction(Record):
+    """What a claim predicts, written down before measuring."""
 
-    Parameters
-    ----------
-    name : str
-        ``"helps"``, ``"negligible"``, ...
-    supported, refuted : tuple of Region
-        Where the claim holds and where it does not; see the table of this module.
-    delta : float or None
-        Smallest effect of interest, in ``unit``.
-    effect : float or None
-        The pre-registered effect, for the required n; None where there is none.
-    unit : str
-        The unit of the estimate this is for, as `Estimate.unit`.
-    null : float
-        Where the noise band is centred: 0, or the bound of `at_least` and `at_most`.
-    """
-
-    name: str
+    name: str  # ``"helps"``, ``"negligible"``, ...
+    # Where the claim holds and where it does not; see the table of this module.
     supported: tuple[Region, ...]
     refuted: tuple[Region, ...]
-    delta: float | None
-    effect: float | None
-    unit: str
+    delta: float | None  # smallest effect of interest, in ``unit``
+    effect: float | None  # the pre-registered effect, for the required n; None where there is none
+    unit: str  # the unit of the estimate this is for, as `Estimate.unit`
+    # Where the noise band is centred: 0, or the bound of `at_least` and `at_most`.
     null: float = 0.0
 
     @property
@@ -132,19 +116,6 @@ class Prediction:
             )
 
         return outside(self.supported), outside(self.refuted)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as strict JSON can hold them."""
-        plain: dict[str, Any] = to_plain(asdict(self))
-        return plain
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Prediction:
-        """Rebuild a prediction from `to_dict`."""
-        plain = from_plain({field.name: data[field.name] for field in fields(cls)})
-        for key in ("supported", "refuted"):
-            plain[key] = tuple(Region(**region) for region in plain[key])
-        return cls(**plain)
 
 
 def _from_delta(name: str, delta: float, effect: float | None, unit: str) -> Prediction:

@@ -32,10 +32,7 @@ def consistent(estimate: Estimate, published: Published | None) -> bool | None:
     published from its n: d sqrt(1/n + d^2/2n), r (1 - r^2)/sqrt(n - 1), proportion
     sqrt(p (1 - p)/n).
 
-    Returns
-    -------
-    bool or None
-        None for legacy values, without n, for other units and where our error is unknown.
+    None for legacy values, without n, for other units and where our error is unknown.
     """
     if published is None or published.legacy or published.n is None or published.n < 2:
         return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, get_args
 
-from kvcore.analysis import Estimate, from_plain, to_plain
+from kvcore.analysis.estimate import Estimate, Record
 from kvcore.errors import KvError
 from kvcore.verdict.judging import MIN_UNITS, Verdict
 from kvcore.verdict.prediction import Prediction
@@ -30,7 +30,7 @@ def slugify(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(Record):
     """A statement with a prediction; its version rises when its meaning changes.
 
     ``id`` and ``family`` are slugs; ``statement`` is in plain words; ``min_n`` is the fewest
@@ -48,17 +48,6 @@ class Claim:
     def __post_init__(self) -> None:
         check_slug("claim id", self.id)
         check_slug("claim family", self.family)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as strict JSON can hold them."""
-        plain: dict[str, Any] = to_plain(asdict(self))
-        return plain
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Claim:
-        """Rebuild a claim from `to_dict`."""
-        plain = {field.name: data[field.name] for field in fields(cls)}
-        return cls(**plain | {"prediction": Prediction.from_dict(data["prediction"])})
 
 
 @dataclass(frozen=True)
@@ -80,51 +69,33 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """One claim judged in one cell: all that a report needs.
+class Judgement(Record):
+    """One claim judged in one cell: all that a report needs."""
 
-    Parameters
-    ----------
-    claim, cell, estimate, verdict
-        What was judged, where, on what, and how it came out.
-    floor, floor_nats : float, float or None
-        Noise floor in the estimate's unit and in nats per token.
-    required_n : int or None
-        Samples that would settle it; None where no n would.
-    published, consistent
-        Published value, and whether ours agrees with it; None where that has no answer.
-    conditions : tuple of str
-        Conditions compared, as they are spelled.
-    seed, store, rows_hash, model_revision
-        Where the numbers come from.
-    ledger : str
-        ``""`` or what the ledger knows, e.g. ``"known refuted (published)"``.
-    outcome : str
-        passed, failed, skipped or xfailed.
-    details : mapping of str to float or str
-        Secondary numbers. The strings that `to_plain` reserves come back as numbers.
-    plot : mapping
-        What the claim's own figure shows; plain lists.
-    """
-
+    # What was judged, where, on what, and how it came out.
     claim: Claim
     cell: Cell
     estimate: Estimate
     verdict: Verdict
+    # Noise floor in the estimate's unit and in nats per token.
     floor: float
     floor_nats: float | None
-    required_n: int | None
+    required_n: int | None  # samples that would settle it; None where no n would
+    # Published value, and whether ours agrees with it; None where that has no answer.
     published: Published | None
     consistent: bool | None
-    conditions: tuple[str, ...]
+    conditions: tuple[str, ...]  # conditions compared, as they are spelled
+    # Where the numbers come from.
     seed: int
     store: str
     rows_hash: str
     model_revision: str
+    # ``""`` or what the ledger knows, e.g. ``"known refuted (published)"``.
     ledger: str
-    outcome: str
+    outcome: str  # passed, failed, skipped or xfailed
+    # Secondary numbers. The strings that `to_plain` reserves come back as numbers.
     details: Mapping[str, float | str]
-    plot: Mapping[str, Any]
+    plot: Mapping[str, Any]  # what the claim's own figure shows; plain lists
 
     def __post_init__(self) -> None:
         if self.verdict not in get_args(Verdict):
@@ -145,35 +116,6 @@ class Judgement:
         if self.verdict == "inconclusive":
             said += f"; {_what_it_takes(self)}"
         return said
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as strict JSON can hold them."""
-        plain: dict[str, Any] = to_plain({f.name: getattr(self, f.name) for f in fields(self)})
-        return plain | {
-            "claim": self.claim.to_dict(),
-            "cell": asdict(self.cell),
-            "estimate": self.estimate.to_dict(),
-            "published": self.published and to_plain(asdict(self.published)),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Judgement:
-        """Rebuild a judgement from `to_dict`."""
-        plain = {field.name: data[field.name] for field in fields(cls)}
-        for name in ("floor", "floor_nats", "details", "plot"):
-            plain[name] = from_plain(plain[name])
-        published = data["published"]
-        return cls(
-            **plain
-            | {
-                "claim": Claim.from_dict(data["claim"]),
-                "cell": Cell(**data["cell"]),
-                "estimate": Estimate.from_dict(data["estimate"]),
-                "published": published
-                and Published(**published | {"value": from_plain(published["value"])}),
-                "conditions": tuple(data["conditions"]),
-            }
-        )
 
 
 def _measured(estimate: Estimate) -> str:

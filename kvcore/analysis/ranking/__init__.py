@@ -22,29 +22,3 @@ from kvcore.analysis.ranking.metrics import (
 )
 from kvcore.analysis.ranking.overlap import CALIPER, OverlapControl, control_overlap
 from kvcore.analysis.ranking.tables import COLUMNS, KEYS, pmi, raw, table
-
-__all__ = [
-    "CALIPER",
-    "COLUMNS",
-    "KEYS",
-    "METRICS",
-    "Comparison",
-    "K",
-    "OverlapControl",
-    "auc",
-    "benefit_gap",
-    "best_of",
-    "compare",
-    "control_overlap",
-    "difference",
-    "estimate",
-    "per_query",
-    "pmi",
-    "raw",
-    "roc",
-    "route",
-    "table",
-    "trend",
-    "two_stage",
-    "value",
-]

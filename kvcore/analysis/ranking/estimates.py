@@ -35,17 +35,11 @@ def estimate(
 ) -> Estimate:
     """Compute one of `METRICS` with an interval that resamples queries.
 
-    Returns
-    -------
-    Estimate
-        ``n`` passages, ``clusters`` queries. Fewer than two queries bound nothing: the interval is
-        the metric's whole range. BCa; percentile where that is undefined, as where every
-        query ranks alike; Clopper-Pearson over queries for ``"hit"`` without ties.
+    ``n`` counts passages, ``clusters`` queries. Fewer than two queries bound nothing: the interval
+    is the metric's whole range. BCa; percentile where that is undefined, as where every query ranks
+    alike; Clopper-Pearson over queries for ``"hit"`` without ties.
 
-    Raises
-    ------
-    KvError
-        As `kvcore.analysis.ranking.value` does.
+    Raises KvError as `kvcore.analysis.ranking.value` does.
     """
     kind, lists = metric_kind(metric, k), ranked_lists(scored)
     if metric == "hit":

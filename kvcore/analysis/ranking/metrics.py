@@ -144,11 +144,21 @@ def pairs_within_queries(lists: RankedLists, column: FloatArray) -> tuple[FloatA
     return lists.sums(ranks * lists.relevant) - n * (n + 1) / 2, n * m
 
 
+METRICS: Mapping[str, str] = {
+    "auc": "chance that a relevant passage outranks an irrelevant one, of whatever query",
+    "auc_per_query": "the same within each query's list, averaged over queries",
+    "mrr": "mean reciprocal rank of the first relevant passage, 0 beyond rank k",
+    "hit": "share of queries with a relevant passage in the first k ranks",
+    "d": "Cohen's d of the scores, relevant against irrelevant, in their pooled SD (ddof 1)",
+    "gap": "mean score of relevant passages minus that of irrelevant ones",
+}
+"""What each metric is, over a table's scores."""
+
+
 @dataclass(frozen=True)
 class MetricKind:
-    """A metric by name: what it is, its unit, its range and how it is computed."""
+    """A metric: its unit, its range and how it is computed from lists, a score and k."""
 
-    text: str
     unit: str
     bounds: tuple[float, float]
     make: Callable[[RankedLists, FloatArray, int], Metric]
@@ -160,45 +170,13 @@ def _mean_of(column: str) -> Callable[[RankedLists, FloatArray, int], Metric]:
 
 _SHARE = (0.0, 1.0)
 METRIC_KINDS: Mapping[str, MetricKind] = {
-    "auc": MetricKind(
-        "chance that a relevant passage outranks an irrelevant one, of whatever query",
-        "AUC",
-        _SHARE,
-        lambda lists, x, _k: auc_metric(lists, x),
-    ),
-    "auc_per_query": MetricKind(
-        "the same within each query's list, averaged over queries",
-        "AUC per query",
-        _SHARE,
-        _mean_of("auc"),
-    ),
-    "mrr": MetricKind(
-        "mean reciprocal rank of the first relevant passage, 0 beyond rank k",
-        "MRR",
-        _SHARE,
-        _mean_of("reciprocal_rank"),
-    ),
-    "hit": MetricKind(
-        "share of queries with a relevant passage in the first k ranks",
-        "proportion",
-        _SHARE,
-        _mean_of("hit"),
-    ),
-    "d": MetricKind(
-        "Cohen's d of the scores, relevant against irrelevant, in their pooled SD (ddof 1)",
-        "d of groups",
-        UNBOUNDED,
-        lambda lists, x, _k: gap_metric(lists, x, True),
-    ),
-    "gap": MetricKind(
-        "mean score of relevant passages minus that of irrelevant ones",
-        "nats/token",
-        UNBOUNDED,
-        lambda lists, x, _k: gap_metric(lists, x, False),
-    ),
+    "auc": MetricKind("AUC", _SHARE, lambda lists, x, _k: auc_metric(lists, x)),
+    "auc_per_query": MetricKind("AUC per query", _SHARE, _mean_of("auc")),
+    "mrr": MetricKind("MRR", _SHARE, _mean_of("reciprocal_rank")),
+    "hit": MetricKind("proportion", _SHARE, _mean_of("hit")),
+    "d": MetricKind("d of groups", UNBOUNDED, lambda lists, x, _k: gap_metric(lists, x, True)),
+    "gap": MetricKind("nats/token", UNBOUNDED, lambda lists, x, _k: gap_metric(lists, x, False)),
 }
-METRICS: Mapping[str, str] = {name: kind.text for name, kind in METRIC_KINDS.items()}
-"""What each metric is, over a table's scores."""
 
 
 def metric_kind(metric: str, k: int) -> MetricKind:
@@ -213,11 +191,8 @@ def metric_kind(metric: str, k: int) -> MetricKind:
 def value(scored: pd.DataFrame, metric: str = "auc", *, k: int = K) -> float:
     """Compute one of `METRICS` for a table; NaN for a table without queries.
 
-    Raises
-    ------
-    KvError
-        A column that is missing, a candidate twice, an infinite score, a query without a relevant
-        or without an irrelevant passage, an unknown metric, or k below 1.
+    Raises KvError for a column that is missing, a candidate twice, an infinite score, a query
+    without a relevant or without an irrelevant passage, an unknown metric, or k below 1.
     """
     kind, lists = metric_kind(metric, k), ranked_lists(scored)
     if not lists.queries:
@@ -238,11 +213,8 @@ def auc(scored: pd.DataFrame) -> float:
 def per_query(scored: pd.DataFrame, *, k: int = K) -> pd.DataFrame:
     """AUC, reciprocal rank and hit at k of every query.
 
-    Returns
-    -------
-    DataFrame
-        Indexed by query_id (text): ``auc``, ``reciprocal_rank``, ``hit``, each 0 to 1. With ties
-        at the best relevant score, expectations over the orders of the tied passages.
+    Indexed by query_id (text): ``auc``, ``reciprocal_rank``, ``hit``, each 0 to 1. With ties at the
+    best relevant score, expectations over the orders of the tied passages.
     """
     metric_kind("mrr", k)
     lists = ranked_lists(scored)

@@ -22,30 +22,18 @@ CALIPER = 0.2
 
 @dataclass(frozen=True)
 class OverlapControl:
-    """What is left of a ranking where passages overlap with the answer alike.
+    """What is left of a ranking where passages overlap with the answer alike."""
 
-    Parameters
-    ----------
-    plain : Estimate
-        AUC pooled over queries.
-    controlled : Estimate
-        AUC over the pairs of a relevant and an irrelevant passage of about equal overlap.
-    change : Estimate
-        controlled - plain, from the same resamples: negative where overlap did the ranking.
-    residual : float
-        AUC of the score after linear regression on overlap, the slope taken within the relevant
-        and the irrelevant passages, for comparison.
-    overlap : float
-        AUC of the overlap alone.
-    pairs, matched : int
-        All pairs, and those of about equal overlap.
-    """
-
-    plain: Estimate
+    plain: Estimate  # AUC pooled over queries
+    # AUC over the pairs of a relevant and an irrelevant passage of about equal overlap.
     controlled: Estimate
+    # controlled - plain, from the same resamples: negative where overlap did the ranking.
     change: Estimate
+    # AUC of the score after linear regression on overlap, the slope taken within the relevant
+    # and the irrelevant passages, for comparison.
     residual: float
-    overlap: float
+    overlap: float  # AUC of the overlap alone
+    # All pairs, and those of about equal overlap.
     pairs: int
     matched: int
 

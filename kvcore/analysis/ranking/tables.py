@@ -38,10 +38,7 @@ def pmi(bos_only: ArrayLike, nll: ArrayLike) -> FloatArray:
 def table(candidates: Iterable[Candidate], scores: Mapping[str, float]) -> pd.DataFrame:
     """Make a table from candidates and a score for each candidate's sample id.
 
-    Raises
-    ------
-    KvError
-        Where a candidate has no score; NaN says that there is none.
+    Raises KvError where a candidate has no score; NaN says that there is none.
     """
     listed = list(candidates)
     missing = [c.sample.id for c in listed if c.sample.id not in scores]
@@ -85,11 +82,8 @@ class RankedLists:
 def ranked_lists(*tables: pd.DataFrame, columns: tuple[str, ...] = ("score",)) -> RankedLists:
     """Align tables by query and passage and leave out queries with a NaN in any of them.
 
-    Raises
-    ------
-    KvError
-        A column that is missing, a candidate twice or not in all tables, an infinite score, a
-        query without a relevant or without an irrelevant passage.
+    Raises KvError for a column that is missing, a candidate twice or not in all tables, an infinite
+    score, a query without a relevant or without an irrelevant passage.
     """
     checked = [checked_table(frame, columns) for frame in tables]
     first = checked[0]

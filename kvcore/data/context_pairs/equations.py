@@ -25,39 +25,21 @@ _NAMED = re.compile(r"[A-Za-z]\w*\s*=(?!=)")
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of an equation, with the exact numbers that go in and come out.
-
-    Parameters
-    ----------
-    left : Fraction
-    operator : str
-        One of ``+ - * /``.
-    right, value : Fraction
-    """
+    """One operation of an equation, with the exact numbers that go in and come out."""
 
     left: Fraction
-    operator: str
+    operator: str  # one of ``+ - * /``
     right: Fraction
     value: Fraction
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the right side of an equation comes to.
+    """What the right side of an equation comes to."""
 
-    Parameters
-    ----------
-    value : Fraction
-        Exact.
-    steps : tuple of Step
-        Its operations in the order in which they are carried out.
-    numbers : tuple of Fraction
-        Those that stand in it, from left to right, repeats included.
-    """
-
-    value: Fraction
-    steps: tuple[Step, ...]
-    numbers: tuple[Fraction, ...]
+    value: Fraction  # exact
+    steps: tuple[Step, ...]  # its operations in the order in which they are carried out
+    numbers: tuple[Fraction, ...]  # those that stand in it, from left to right, repeats included
 
     @property
     def all_numbers(self) -> tuple[Fraction, ...]:

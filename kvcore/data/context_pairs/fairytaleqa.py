@@ -113,10 +113,7 @@ def fairytale_pairs(paths: Sequence[Path], seed: int) -> PairsAndCounts:
     answer stands in the section outside it. Both problems are the section, a line break and the
     question; there are no equations, and pronouns and grammar are left as they are.
 
-    Raises
-    ------
-    KvError
-        As `corpus_from`.
+    Raises KvError as `corpus_from`.
     """
     corpus = corpus_from(FAIRYTALEQA, paths)
     names: dict[tuple[str, str], set[str]] = defaultdict(set)

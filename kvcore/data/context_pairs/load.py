@@ -11,13 +11,7 @@ from pathlib import Path
 from kvcore.data.context_pairs.assignment import PairsAndCounts, numbered
 from kvcore.data.context_pairs.fairytaleqa import FAIRYTALEQA, fairytale_pairs
 from kvcore.data.context_pairs.mawps import MAWPS, mawps_pairs
-from kvcore.data.context_pairs.pair import (
-    CHANGES,
-    ENTITY,
-    Pair,
-    WrittenProblem,
-    inconsistency,
-)
+from kvcore.data.context_pairs.pair import CHANGES, ENTITY, Pair, WrittenProblem, inconsistency
 from kvcore.data.context_pairs.word_problems import word_problems
 from kvcore.data.files import FileRow, is_path, read_rows, repeated_id
 from kvcore.data.hub import HubDataset, local_files
@@ -50,22 +44,12 @@ PAIRS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class PairCorpus:
-    """Pairs, where they come from and what was left out.
-
-    Parameters
-    ----------
-    pairs : tuple of Pair
-        Never empty; ids are unique, and no two pairs share a problem.
-    revision : str
-        Hash of the generator's code and the seed, hub revision, or SHA-256 of the file.
-    name, dropped, note
-        As in `Corpus`.
-    """
+    """Pairs, where they come from and what was left out; name, dropped, note as in `Corpus`."""
 
     name: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Pair, ...]  # never empty; ids are unique, and no two pairs share a problem
     dropped: Mapping[str, int]
-    revision: str
+    revision: str  # hash of the generator's code and the seed, hub revision, or SHA-256 of the file
     note: str
 
 
@@ -142,10 +126,7 @@ def in_order(pairs: Iterable[Pair], seed: int) -> list[Pair]:
 def unique_pairs(rows: Iterable[FileRow]) -> tuple[list[Pair], dict[str, int]]:
     """Turn rows into pairs that share no problem, and counts of what was dropped.
 
-    Raises
-    ------
-    KvError
-        As `pair_of`; also where two pairs have one id.
+    Raises KvError as `pair_of`; also where two pairs have one id.
     """
     lines: dict[str, int] = {}
     problems: set[str] = set()
@@ -169,11 +150,8 @@ def unique_pairs(rows: Iterable[FileRow]) -> tuple[list[Pair], dict[str, int]]:
 def pair_of(row: FileRow) -> Pair | str:
     """Turn a row into a pair, or into the reason why it is dropped.
 
-    Raises
-    ------
-    KvError
-        Where a column is missing or holds something else than text, the type is unknown, or the
-        pair contradicts itself; the line is named.
+    Raises KvError where a column is missing or holds something else than text, the type is unknown,
+    or the pair contradicts itself; the line is named.
     """
     row.require(COLUMNS, ("id",))
     texts = {column: _text(row, column) for column in COLUMNS}

@@ -67,10 +67,7 @@ MAWPS = HubDataset(
 def csv_rows(data: HubDataset, path: Path) -> list[HubRow]:
     """Return the rows of a CSV file as text: decimals are not rounded to floats on the way.
 
-    Raises
-    ------
-    KvError
-        Where the file is not readable CSV, or a column is missing.
+    Raises KvError where the file is not readable CSV, or a column is missing.
     """
     import pyarrow as pa
     from pyarrow import csv
@@ -90,21 +87,11 @@ def csv_rows(data: HubDataset, path: Path) -> list[HubRow]:
 
 @dataclass(frozen=True)
 class MawpsProblem:
-    """A MAWPS problem whose placeholders can be filled with any numbers.
+    """A MAWPS problem whose placeholders can be filled with any numbers."""
 
-    Parameters
-    ----------
-    sample : Sample
-        As `mawps_sample` makes it.
-    equation : str
-        With placeholders.
-    numbers : tuple of Fraction
-        Those of the problem as it was published.
-    """
-
-    sample: Sample
-    equation: str
-    numbers: tuple[Fraction, ...]
+    sample: Sample  # as `mawps_sample` makes it
+    equation: str  # with placeholders
+    numbers: tuple[Fraction, ...]  # those of the problem as it was published
 
     def written_with(self, numbers: Sequence[Fraction]) -> WrittenProblem:
         """Write the problem with these numbers; KvError where its equation is not arithmetic."""
@@ -168,10 +155,7 @@ def mawps_pairs(paths: Sequence[Path], seed: int) -> PairsAndCounts:
     first one's and are whole where those are. The step that is added is a sentence after the
     question.
 
-    Raises
-    ------
-    KvError
-        As `csv_rows`.
+    Raises KvError as `csv_rows`.
     """
     dropped: Counter[str] = Counter()
     rows = []

@@ -42,32 +42,22 @@ class WrittenProblem(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """One problem, and the changed one that takes its place while it is being answered.
+    """One problem, and the changed one that takes its place while it is being answered."""
 
-    Parameters
-    ----------
-    id : str
-        Unique within a corpus.
-    question, answer, equation : str
-        All that is read before the answer; the answer; the equation that gives it, or the empty
-        text where the problem is no arithmetic.
-    alt_problem, alt_answer, alt_equation : str
-        The same of the changed problem.
-    variation_type : str or None
-        One of ``CHANGES``, ``ENTITY``, or None for a control whose two problems are identical.
-    number : int
-        Place among the corpus's pairs of the same type, from 0: what `injection_fraction` deals
-        by. It never depends on how many pairs are asked for.
-    """
-
-    id: str
+    id: str  # unique within a corpus
+    # All that is read before the answer; the answer; the equation that gives it, or the empty
+    # text where the problem is no arithmetic.
     question: str
     answer: str
     equation: str
+    # The same of the changed problem.
     alt_problem: str
     alt_answer: str
     alt_equation: str
+    # One of ``CHANGES``, ``ENTITY``, or None for a control whose two problems are identical.
     variation_type: str | None
+    # Place among the corpus's pairs of the same type, from 0: what `injection_fraction` deals
+    # by. It never depends on how many pairs are asked for.
     number: int = 0
 
     @classmethod

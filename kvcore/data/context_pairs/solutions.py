@@ -16,12 +16,9 @@ VERBS = {
 def worked_solutions(pair: Pair) -> tuple[str, str]:
     """Return a solution in words of each of a pair's two problems.
 
-    Returns
-    -------
-    tuple of (str, str)
-        A few sentences, the last of which is "The answer is N.". With an equation: the problem's
-        sentences with numbers, the equation, and each operation with its exact result. Without
-        one: the question and the sentence of the text that holds the answer.
+    Each is a few sentences, the last of which is "The answer is N.". With an equation: the
+    problem's sentences with numbers, the equation, and each operation with its exact result.
+    Without one: the question and the sentence of the text that holds the answer.
     """
     original, changed = pair.problems
     return _solution(original), _solution(changed)

@@ -49,20 +49,11 @@ class NumberRange:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence or two, and what they do to the number of things so far.
+    """One sentence or two, and what they do to the number of things so far."""
 
-    Parameters
-    ----------
-    text : str
-        With ``{0}`` (and ``{1}``) where its numbers stand, and names such as ``{thing}``.
-    operator : str
-        One of ``+ - * /``, or empty where it leaves the number as it is.
-    ranges : tuple of NumberRange
-        One for each of its numbers: an opening has one number, or two where it has an operator.
-    """
-
-    text: str
-    operator: str
+    text: str  # with ``{0}`` (and ``{1}``) where its numbers stand, and names such as ``{thing}``
+    operator: str  # one of ``+ - * /``, or empty where it leaves the number as it is
+    # One for each of its numbers: an opening has one number, or two where it has an operator.
     ranges: tuple[NumberRange, ...]
 
 

@@ -27,23 +27,12 @@ ATTEMPTS = 500  # draws until a problem is new and whole: one or two are usual
 
 @dataclass(frozen=True)
 class ProblemDraft:
-    """A word problem before it is written out.
-
-    Parameters
-    ----------
-    templates : TemplateSet
-    words : mapping of str to str
-        Whom and what it is about.
-    sentences : tuple of Sentence
-        Opening, changes and closing.
-    numbers : tuple of Fraction
-        Those of the sentences, in order.
-    """
+    """A word problem before it is written out."""
 
     templates: TemplateSet
-    words: Mapping[str, str]
-    sentences: tuple[Sentence, ...]
-    numbers: tuple[Fraction, ...] = ()
+    words: Mapping[str, str]  # whom and what it is about
+    sentences: tuple[Sentence, ...]  # opening, changes and closing
+    numbers: tuple[Fraction, ...] = ()  # those of the sentences, in order
 
     @property
     def signature(self) -> tuple[object, ...]:

@@ -147,10 +147,7 @@ def repeated_answers(items: Sequence[Docstring]) -> frozenset[int]:
 def similarity(texts: Sequence[str]) -> sparse.csr_array:
     """Compute the Jaccard similarity of word shingles of every pair that shares any (exact).
 
-    Returns
-    -------
-    sparse.csr_array
-        Shape (n, n), symmetric, 0 to 1, ones on the diagonal.
+    Shape (n, n), symmetric, 0 to 1, ones on the diagonal.
     """
     words = [words_of(text) for text in texts]
     sets = [{w[i : i + SHINGLE] for i in range(len(w) - SHINGLE + 1)} for w in words]

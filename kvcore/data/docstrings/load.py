@@ -28,10 +28,7 @@ SOURCES = tuple(
 def versions(packages: tuple[str, ...] = PACKAGES) -> Mapping[str, str]:
     """Return the installed version of each package, without importing it.
 
-    Raises
-    ------
-    MissingResource
-        Where a package is not installed.
+    Raises MissingResource where a package is not installed.
     """
     try:
         return {package: metadata.version(package) for package in packages}
@@ -56,16 +53,10 @@ def cache_file(revision: str) -> Path:
 def extract(packages: tuple[str, ...] = PACKAGES) -> Mapping[str, Any]:
     """Collect the docstrings of packages in a child process (about ten seconds).
 
-    Returns
-    -------
-    mapping
-        ``"callables"``: (name, module, docstring) triples; ``"failed"``: modules that do not
-        import.
+    Under ``"callables"`` (name, module, docstring) triples, under ``"failed"`` modules that do not
+    import.
 
-    Raises
-    ------
-    MissingResource
-        Where the child process fails; the last line it wrote is in the message.
+    Raises MissingResource where the child process fails; the last line it wrote is in the message.
     """
     settings = {"PYTHONHASHSEED": "0", "PYTHONOPTIMIZE": "", "MPLBACKEND": "agg"}
     with tempfile.TemporaryDirectory() as folder:
