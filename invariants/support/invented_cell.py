@@ -128,9 +128,7 @@ EXPECTED = (
     Expected("random-helps", "nll", ("bare", "random"), *HELPS, 0.5, (0.9, 400), own=True),
     Expected("random-helps", "nll_tail", ("bare", "random"), *HELPS, 0.5, own=True),
     Expected("framing-hurts", "nll", ("bare", "framed"), *HURTS, -0.4, known=True),
-    Expected(
-        "oracle-helps-not", "nll", ("bare", "oracle"), -INF, DELTA, (DELTA, INF), effect=0.0
-    ),
+    Expected("oracle-helps-not", "nll", ("bare", "oracle"), -INF, DELTA, (DELTA, INF), effect=0.0),
     Expected("framing-helps-less", "nll", ("random", "framed"), *HURTS, -DELTA, (-0.3, 200)),
     Expected("separator-helps", "nll", ("bare", "separator"), *HELPS, 0.3),
 )
