@@ -17,7 +17,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle, StepPatch
 
 from invariants.support import invented
 from invariants.support.comparing import must_see
@@ -36,7 +39,7 @@ from reports import text
 from reports.grouping import by_claim
 from reports.html import matrix, page, pictures, templates
 from reports.html.pictures import picture
-from reports.plots import curves, kinds, plot_helpers, samples, specification_curve, tokens
+from reports.plots import curves, kinds, plot_helpers, samples, specification_curve, svg, tokens
 from reports.words import VERDICT_STYLES
 
 NEW = sorted(plots())
@@ -54,6 +57,11 @@ def drawn(data: dict[str, Any]) -> Figure:
     figure = Figure(figsize=kind.size(data))
     assert kind.draw(figure, data, "#00619a")
     return figure
+
+
+def points(line: Line2D) -> list[list[float]]:
+    """Return the points of a line as [x, y]."""
+    return [[float(x), float(y)] for x, y in np.asarray(line.get_xydata())]
 
 
 def plain_texts(fragment: str) -> str:
@@ -225,14 +233,14 @@ def test_curves_twin(name: str) -> None:
     """A point less is seen."""
 
     def shorter(patch: pytest.MonkeyPatch) -> None:
-        numbers = curves.numbers
+        numbers = plot_helpers.numbers
         patch.setattr(curves, "numbers", lambda values: numbers(values)[1:])
 
     must_see(shorter, assert_draws_curves, name)
 
 
 def assert_draws_diagonal() -> None:
-    lines = [line.get_xydata().tolist() for line in drawn(plots()["roc"]).axes[0].get_lines()]
+    lines = [points(line) for line in drawn(plots()["roc"]).axes[0].get_lines()]
     assert [[0, 0], [1, 1]] in lines
 
 
@@ -245,9 +253,9 @@ def test_roc_twin() -> None:
     """A diagonal elsewhere is seen."""
 
     def without(patch: pytest.MonkeyPatch) -> None:
-        plot = curves.Axes.plot
+        plot = Axes.plot
         patch.setattr(
-            curves.Axes,
+            Axes,
             "plot",
             lambda self, x, y, **look: plot(
                 self, x, [0 for _ in y] if list(y) == [0, 1] else y, **look
@@ -261,12 +269,13 @@ def assert_draws_wins(data: dict[str, Any]) -> None:
     axes, stack = drawn(data).axes
     found: list[float] = []
     for patch in axes.patches:
+        assert isinstance(patch, StepPatch)
         heights, edges, _ = patch.get_data()
         found += np.repeat(heights, np.diff(edges).astype(int)).tolist()
     found = [gap for gap in found if gap != 0]
     assert found == sorted((gap for gap in data["differences"] if gap != 0), reverse=True)
-    counts = [bar.get_width() for bar in stack.patches]
-    assert counts == [data["wins"], data["ties"], data["losses"]]
+    widths = [bar.get_width() for bar in stack.patches if isinstance(bar, Rectangle)]
+    assert widths == [data["wins"], data["ties"], data["losses"]]
 
 
 @settings(max_examples=15)
@@ -305,8 +314,8 @@ def assert_draws_specifications() -> None:
     assert bold == [row["judged"] for row in rows]
     ends, marks = axes.get_lines()[1::2], axes.get_lines()[2::2]
     for row, end, mark, place in zip(rows, ends, marks, axes.get_yticks(), strict=True):
-        assert end.get_xydata().tolist() == [[row["low"], place], [row["high"], place]]
-        assert mark.get_xydata().tolist() == [[row["value"], place]]
+        assert points(end) == [[row["low"], place], [row["high"], place]]
+        assert points(mark) == [[row["value"], place]]
         assert (mark.get_marker() == "D") == row["judged"]
 
 
@@ -331,7 +340,7 @@ def assert_draws_stack() -> None:
     for part, area in zip(data["parts"], areas, strict=True):
         (path,) = area.get_paths()
         total = total + part["y"]
-        tops = {round(float(y), 9) for _, y in path.vertices}
+        tops = {round(float(y), 9) for y in np.asarray(path.vertices)[:, 1]}
         assert {round(float(y), 9) for y in total} <= tops, part["label"]
 
 
@@ -344,7 +353,7 @@ def test_stack_twin() -> None:
     """Parts in another order are seen."""
 
     def turned(patch: pytest.MonkeyPatch) -> None:
-        finite = tokens.finite
+        finite = plot_helpers.finite
         patch.setattr(tokens, "finite", lambda *columns: finite(*columns)[::-1])
 
     must_see(turned, assert_draws_stack)
@@ -355,9 +364,9 @@ def assert_draws_trace(count: int) -> None:
     data = {"kind": "trace", "tokens": tokens, "y": np.arange(count).tolist(), "y_label": "y"}
     rows = drawn(data).axes
     labels = [label.get_text() for axes in rows for label in axes.get_xticklabels()]
-    points = [y for axes in rows for y in axes.get_lines()[1].get_ydata()]
+    values = [y for axes in rows for _, y in points(axes.get_lines()[1])]
     assert labels == tokens
-    assert points == data["y"]
+    assert values == data["y"]
     assert len({axes.get_ylim() for axes in rows}) == 1
 
 
@@ -496,8 +505,7 @@ def test_several_figures_twin() -> None:
     """One seed for all pictures is seen."""
 
     def one_salt(patch: pytest.MonkeyPatch) -> None:
-        style = kinds.style
-        patch.setattr(kinds, "style", lambda _: style("one"))
+        patch.setattr(kinds, "style", lambda _: svg.style("one"))
 
     must_see(one_salt, assert_ids_apart)
 
@@ -730,8 +738,8 @@ def assert_curve_draws_every_way() -> None:
     axes = figure.subplots(2, 1)
     specification_curve.draw_estimates(axes[0], found, group[0])
     specification_curve.draw_choices(axes[1], found, specs.levels(found))
-    points = [line.get_ydata()[0] for line in axes[0].get_lines() if len(line.get_ydata()) == 1]
-    assert points == [each.value for each in found]
+    values = [line.get_ydata()[0] for line in axes[0].get_lines() if len(line.get_ydata()) == 1]
+    assert values == [each.value for each in found]
     names = [label.get_text() for label in axes[1].get_yticklabels()]
     marks = {
         (int(x), names[int(y)])

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from invariants.support import invented
+from invariants.support import check_page, invented
 from invariants.support.invented_texts import HOSTILE, assert_nothing_active
 from kvcore.errors import KvError
 from kvcore.verdict import Judgement
 from reports import junit, text
-from reports.html import check_page, page
+from reports.html import page
 
 pytest_plugins = ["pytester"]
 

@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def first(**changes: Any) -> Judgement:
     """Return one judgement whose numbers depend on no library's version."""
     estimate = Estimate(0.12, 0.05, 0.19, 0.95, "a method", 240, 200, "d", 0.2)
-    given = {
+    fields: dict[str, Any] = {
         "estimate": estimate,
         "verdict": "supported",
         "required_n": 970,
@@ -55,7 +55,7 @@ def first(**changes: Any) -> Judgement:
         "published": Published(0.091, 2303, "nll_tail"),
         "details": {"mean benefit, nats": 0.025, "excluded samples": "3"},
     }
-    return dataclasses.replace(invented.judgements()[0], **(given | changes))
+    return dataclasses.replace(invented.judgements()[0], **(fields | changes))
 
 
 def second() -> Judgement:
@@ -96,8 +96,11 @@ def test_forest_states_every_estimate_as_it_is(unit: str) -> None:
 
 def test_forest_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     """One digit less is seen."""
-    words = forest.interval_words
-    monkeypatch.setattr(forest, "interval_words", lambda e: re.sub(r"(\.\d\d)\d", r"\1", words(e)))
+
+    def shorter(estimate: Estimate) -> str:
+        return re.sub(r"(\.\d\d)\d", r"\1", interval_words(estimate))
+
+    monkeypatch.setattr(forest, "interval_words", shorter)
     with pytest.raises(AssertionError):
         assert_states_every_estimate(_with_unit("r"))
 
@@ -429,7 +432,9 @@ def test_properties_of_the_judgement_twin(name: str) -> None:
 
 
 def assert_plain_properties() -> None:
-    estimate = Estimate(*map(np.float64, (0.12, 0.05, 0.19, 0.95)), "a", np.int64(9), 9, "d")
+    value, low, high, confidence = np.array([0.12, 0.05, 0.19, 0.95])
+    size: Any = np.int64(9)  # no int, unlike a float64, which is a float
+    estimate = Estimate(value, low, high, confidence, "a", size, 9, "d")
     properties = dict(junit.properties(first(estimate=estimate, store=HOSTILE)))
     assert set(properties) == set(PROPERTIES)
     assert {type(value) for value in properties.values()} <= {str, int, float}

@@ -11,11 +11,11 @@ import pytest
 
 from invariants.support import invented
 from invariants.support.comparing import must_see, replaced
-from kvcore.verdict import Cell, Judgement, Published
+from kvcore.verdict import Cell, Judgement, Published, Verdict
 from reports.markdown import transfer
 
 ANY = invented.judgements()[0]
-VERDICTS = ("supported", "refuted", "inconclusive")
+VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "inconclusive")
 
 
 def judged() -> list[Judgement]:
@@ -29,7 +29,7 @@ def judged() -> list[Judgement]:
     return [*everywhere, _judgement("claim-lone", "m2", "nll", "refuted")]
 
 
-def _judgement(claim: str, model: str, metric: str, verdict: str) -> Judgement:
+def _judgement(claim: str, model: str, metric: str, verdict: Verdict) -> Judgement:
     return dataclasses.replace(
         ANY,
         claim=dataclasses.replace(ANY.claim, id=claim, family="topic"),

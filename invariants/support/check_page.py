@@ -1,4 +1,4 @@
-"""Look at a finished page as a browser does: ``python -m reports.html.check_page report.html``.
+"""Look at a finished page as a browser does: ``python -m invariants.support.check_page page.html``.
 
 Fails, with one line each, on a page that is too large, loads something from elsewhere, is wider
 than a phone, or has anything to say on the browser's console. Needs Chromium on the PATH.
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from reports.html.templates import render
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 LARGEST = 3_000_000
 """Bytes."""
@@ -38,6 +38,11 @@ EXTERNAL = re.compile(
     r"<\s*(?:link|script|img|iframe|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//"
 )
 """An element that loads something from elsewhere."""
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("check_page_templates")),
+    autoescape=True,
+    undefined=StrictUndefined,
+)
 _FINDING = re.compile(r"\sid=.found.>(.*?)<[/]p>")
 
 
@@ -59,9 +64,13 @@ def problems(page: Path, browser: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         # A headless window cannot be as narrow as a phone, a frame in it can: the page in the frame
         # reports what sticks out, and the page around it writes that down for --dump-dom.
-        Path(folder, "page.html").write_text(text + render("probe.html"), encoding="utf-8")
+        Path(folder, "page.html").write_text(
+            text + _TEMPLATES.get_template("probe.html").render(), encoding="utf-8"
+        )
         around = Path(folder, "around.html")
-        around.write_text(render("phone.html", width=PHONE), encoding="utf-8")
+        around.write_text(
+            _TEMPLATES.get_template("phone.html").render(width=PHONE), encoding="utf-8"
+        )
         for name, place in (("page", page.resolve()), ("page on a phone", around)):
             done = _open(browser, place, Path(folder, "profile"))
             if done.returncode:
@@ -90,7 +99,7 @@ def main(arguments: list[str]) -> int:
     """Check the pages named on the command line; return how many are wrong, or 2 without one."""
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None or not arguments:
-        print(f"usage: check_page.py PAGE... (and one of {', '.join(_BROWSERS)} on the PATH)")
+        print(f"usage: check_page PAGE... (and one of {', '.join(_BROWSERS)} on the PATH)")
         return 2
     wrong = [f"{page}: {line}" for page in arguments for line in problems(Path(page), browser)]
     print("\n".join(wrong) or f"{len(arguments)} page(s), nothing wrong")
