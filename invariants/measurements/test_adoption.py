@@ -13,6 +13,7 @@ import pytest
 
 from invariants.support.comparing import must_see
 from invariants.support.toy_kind import Toy, request
+from kvcore import io
 from kvcore.errors import KvError, StoreWarning
 from kvcore.measurements import collect
 from kvcore.measurements.collect import CollectedRows, collect_rows, stored_rows
@@ -222,14 +223,14 @@ def test_a_record_that_cannot_be_written_is_one_line(
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(adoption.io, "write_atomically", full_for_json(refuse))
+    monkeypatch.setattr(io, "write_atomically", full_for_json(refuse))
     with pytest.raises(KvError, match="cannot record an adoption: No space left"):
         run(toy, tmp_path)
 
 
 def full_for_json(refuse: Callable[..., None]) -> Callable[..., None]:
     """Return a writer that fails for records alone."""
-    real = adoption.io.write_atomically
+    real = io.write_atomically
     return lambda path, data, **more: (refuse if path.suffix == ".json" else real)(
         path, data, **more
     )

@@ -302,7 +302,7 @@ def check_keys(lm: LM, root: Path, asked: list[int]) -> None:
 
     runs: list[Callable[[], object]] = [
         *(
-            lambda other=other: written(files(**other), root)  # type: ignore[misc]
+            lambda other=other: written(files(**other), root)
             for other in ({"model_id": "x"}, {"dtype": "x"}, {"tokenizer_id": "x"})
         ),
         lambda: written(lm, root, source="temperature(0.8)"),

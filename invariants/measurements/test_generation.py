@@ -34,6 +34,7 @@ from kvcore.errors import KvError, StoreWarning
 from kvcore.measurements import generation, surrogate_queries, surrogate_store
 from kvcore.models.files import locate
 from kvcore.models.lm import LM
+from kvcore.store import artifacts
 
 ROOT = Path(__file__).parents[2]
 WINDOWED = "tiny-mistral"
@@ -531,16 +532,18 @@ def test_missing_only(counted: Counted, tmp_path: Path) -> None:
 def test_twin_missing_only(
     counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    present, calls = surrogate_store._present, iter(range(1000))
+    usable, calls = artifacts.usable_texts, iter(range(1000))
     monkeypatch.setattr(
-        surrogate_store, "_present", lambda *given: present(*given) if next(calls) % 3 == 2 else {}
+        artifacts,
+        "usable_texts",
+        lambda *a, **kw: usable(*a, **kw) if next(calls) % 3 == 2 else {},
     )
     with pytest.raises(AssertionError):
         check_missing_only(counted, tmp_path)
 
 
 def check_keys(seen: Counted, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another model, dtype, tokenizer, style, code, id or passage is another text."""
+    """Another model, dtype, tokenizer, style, method, id or passage is another text."""
     write(root)
     changed = [{"model_id": "x"}, {"dtype": "x"}, {"tokenizer_id": "x"}]
     runs: list[Callable[[], object]] = [
@@ -553,7 +556,7 @@ def check_keys(seen: Counted, root: Path, monkeypatch: pytest.MonkeyPatch) -> No
         run()
         assert len(seen.asked) == 3 * number
     with monkeypatch.context() as patch:
-        patch.setattr(surrogate_store, "code", lambda: "x")
+        patch.setattr(surrogate_store, "METHOD", "x")
         write(root)
     assert len(seen.asked) == 3 * (len(runs) + 2)
 
@@ -566,13 +569,13 @@ def test_keys(counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_twin_keys(
     left_out: int, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = surrogate_store._key
+    key = surrogate_store.surrogate_key
 
     def broken(*given: Any) -> tuple[str, ...]:
         parts = key(*given)
         return (*parts[:left_out], "", *parts[left_out + 1 :])
 
-    monkeypatch.setattr(surrogate_store, "_key", broken)
+    monkeypatch.setattr(surrogate_store, "surrogate_key", broken)
     with pytest.raises(AssertionError):
         check_keys(counted, tmp_path, monkeypatch)
 

@@ -60,7 +60,8 @@ def test_a_kind_that_takes_what_is_another_s_is_refused(
 ) -> None:
     """Catches rows of two kinds in one folder, and names or prefixes that mean two kinds."""
     registry.all_kinds()
-    toy = dataclasses.replace(toy_kind.Toy(tmp_path).kind(), **{field: value})
+    changes: dict[str, Any] = {field: value}
+    toy = dataclasses.replace(toy_kind.Toy(tmp_path).kind(), **changes)
     with pytest.raises(KvError, match=f"{field} '{value}' is taken by kind"):
         registry.register(toy)
     assert set(registry.all_kinds()) == set(NAMES)
@@ -247,7 +248,11 @@ class _Mutation(ast.NodeTransformer):
         return node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        if not self.done and type(node.value) in (int, float):
+        if (
+            not self.done
+            and isinstance(node.value, int | float)
+            and not isinstance(node.value, bool)
+        ):
             self.done = True
             return ast.copy_location(ast.Constant(node.value + 1), node)
         return node

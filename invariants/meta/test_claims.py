@@ -211,7 +211,7 @@ def settings(**changed: Any) -> Settings:
     return Settings(**(values | {"strict": False, "record": False} | changed))
 
 
-def judged(verdict: str, known: str = "") -> Any:
+def judged(verdict: Any, known: str = "") -> Any:
     return dataclasses.replace(invented.judgements()[0], verdict=verdict, ledger=known)
 
 

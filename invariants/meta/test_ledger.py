@@ -16,7 +16,7 @@ from kvcore.errors import KvError
 from kvcore.verdict import Cell, Claim, Judgement, helps
 
 
-def judged(verdict: str, **changes: Any) -> Judgement:
+def judged(verdict: Any, **changes: Any) -> Judgement:
     return dataclasses.replace(invented.judgements()[0], verdict=verdict, ledger="", **changes)
 
 

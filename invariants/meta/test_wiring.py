@@ -23,6 +23,8 @@ from invariants.support import invented_cell
 from invariants.support.claim_runs import ClaimRun, run_here
 from invariants.support.invented_cell import EXPECTED, Expected
 from kvcore import verdict
+from kvcore.analysis import paired_effect
+from kvcore.analysis.interval import IntervalSettings
 
 Fault = Callable[[pytest.MonkeyPatch], None]
 TOLERANCE = 1e-9
@@ -102,7 +104,10 @@ def check_junit(run: ClaimRun, confidence: float) -> None:
         assert shown.keys() == properties.keys()
         for name, value in properties.items():
             if isinstance(value, float):
-                assert float(shown[name]) == pytest.approx(value, abs=TOLERANCE), (expected, name)
+                assert float(shown[name] or "nan") == pytest.approx(value, abs=TOLERANCE), (
+                    expected,
+                    name,
+                )
             else:
                 assert shown[name] == str(value), (expected, name)
         kinds = {"passed": [], "failed": ["failure"]}.get(own["outcome"], ["skipped"])
@@ -168,17 +173,17 @@ def no_floor(patch: pytest.MonkeyPatch) -> None:
 
 
 def narrow_level(patch: pytest.MonkeyPatch) -> None:
-    right = judging.IntervalSettings
+    right = IntervalSettings
     patch.setattr(judging, "IntervalSettings", lambda _, seed: right(0.90, seed))
 
 
 def low_power(patch: pytest.MonkeyPatch) -> None:
     right = verdict.required_n
-    patch.setattr(judging.verdict, "required_n", lambda *a, **kw: right(*a, power=0.5, **kw))
+    patch.setattr(verdict, "required_n", lambda *a, **kw: right(*a, **(kw | {"power": 0.5})))
 
 
 def exchanged(patch: pytest.MonkeyPatch) -> None:
-    right = paired.paired_effect
+    right = paired_effect
     patch.setattr(paired, "paired_effect", lambda a, b, *rest: right(b, a, *rest))
 
 

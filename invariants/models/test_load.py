@@ -255,7 +255,6 @@ def test_twin_an_import_is_seen() -> None:
     assert {"pytest"} <= imported_by("import pytest")
 
 
-
 def test_conditions_share_their_prefills(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a prefill run once for each condition."""
     lm = loading.load("tiny-llama", device="cpu")

@@ -335,7 +335,9 @@ def flips(small: Store) -> Iterator[Callable[[bytes], bytes]]:
     size = victim.stat().st_size
     for offset in nll_pages(victim):
         for bit in range(8):
-            yield lambda data, at=offset, bit=bit: damage(data, (at + 0.5) / size, bit)
+            yield lambda data, at=offset, bit=bit: damage(  # type: ignore[misc]
+                data, (at + 0.5) / size, bit
+            )
 
 
 def test_page_checksums_detect_a_flip_on_their_own(
@@ -357,7 +359,7 @@ def test_twin_without_any_checksum_wrong_numbers_come_out(
     def unverified(source: Any, **_: Any) -> pq.ParquetFile:
         return trusting(source, page_checksum_verification=False)
 
-    monkeypatch.setattr(shard_file.pq, "ParquetFile", unverified)
+    monkeypatch.setattr(pq, "ParquetFile", unverified)
 
     def all_detected() -> None:
         for flip in flips(small):
@@ -983,12 +985,13 @@ def test_twin_hashing_rows_as_they_come_is_caught(
 def test_the_hash_of_rows_hangs_on_every_value(name: str, undisturbed: pd.DataFrame) -> None:
     """One value changed in the last bit, in any column, is another hash."""
     cells = undisturbed[name].tolist()
-    cells[5] = {
+    change: dict[type, Callable[[Any], Any]] = {
         str: lambda x: x + " ",
         int: lambda x: x + 1,
         float: lambda x: math.nextafter(x, 0),
         np.ndarray: lambda x: [*x[:-1], math.nextafter(x[-1], 0)],
-    }[type(cells[5])](cells[5])
+    }
+    cells[5] = change[type(cells[5])](cells[5])
     assert rows_hash(changed(undisturbed, **{name: cells})) != rows_hash(undisturbed)
 
 

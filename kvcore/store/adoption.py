@@ -2,8 +2,8 @@
 
 A row's key names the version of its method, not the code; the hash of the code stands beside it.
 Where a store holds rows of another hash, some of them are measured again. If they agree, the rest
-is adopted, which a file ``_adopted-<hash>.json`` beside the rows records: the two hashes, the model,
-which groups of rows it holds for, how many rows were compared and how far they lie apart.
+is adopted, which a file ``_adopted-<hash>.json`` beside the rows records: the two hashes, the
+model, which groups of rows it holds for, how many rows were compared and how far they lie apart.
 """
 
 from __future__ import annotations

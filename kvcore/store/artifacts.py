@@ -114,7 +114,7 @@ def obtain(
     StoreWarning
         For each damaged file, and where other code wrote other texts.
     """
-    texts = _usable(folder, kind, keys, code)
+    texts = usable_texts(folder, kind, keys, code)
     if len(texts) == len(keys):
         return [texts[key] for key in keys]
 
@@ -129,15 +129,15 @@ def obtain(
         missing = {keys.index(key) for other in by_code.values() for key in _drawn(other)
                    if not set(other) <= set(own) and key not in own}  # fmt: skip
         write_and_save(sorted(missing))
-        texts = _usable(folder, kind, keys, code, warn=True)
+        texts = usable_texts(folder, kind, keys, code, warn=True)
         for start in range(0, len(keys), per_file):
             block = range(start, min(start + per_file, len(keys)))
             write_and_save([i for i in block if keys[i] not in texts])
-    texts = _usable(folder, kind, keys, code)
+    texts = usable_texts(folder, kind, keys, code)
     return [texts[key] for key in keys]
 
 
-def _usable(
+def usable_texts(
     folder: Path, kind: ArtifactKind, keys: Sequence[Key], code: str, *, warn: bool = False
 ) -> dict[Key, Any]:
     """Return the texts that a code wrote, or other code whose texts it was seen to write too."""
