@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import signal
 import subprocess
@@ -34,6 +35,7 @@ from kvcore.errors import KvError, StoreWarning
 from kvcore.measurements import generation, surrogate_queries, surrogate_store
 from kvcore.models.files import locate
 from kvcore.models.lm import LM
+from kvcore.store import artifacts
 
 ROOT = Path(__file__).parents[2]
 WINDOWED = "tiny-mistral"
@@ -531,16 +533,16 @@ def test_missing_only(counted: Counted, tmp_path: Path) -> None:
 def test_twin_missing_only(
     counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    present, calls = surrogate_store._present, iter(range(1000))
+    key, calls = surrogate_store.surrogate_key, itertools.count()
     monkeypatch.setattr(
-        surrogate_store, "_present", lambda *given: present(*given) if next(calls) % 3 == 2 else {}
+        surrogate_store, "surrogate_key", lambda *given: (*key(*given)[:-1], str(next(calls)))
     )
     with pytest.raises(AssertionError):
         check_missing_only(counted, tmp_path)
 
 
 def check_keys(seen: Counted, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another model, dtype, tokenizer, style, code, id or passage is another text."""
+    """Another model, dtype, tokenizer, style, method, id or passage is another text."""
     write(root)
     changed = [{"model_id": "x"}, {"dtype": "x"}, {"tokenizer_id": "x"}]
     runs: list[Callable[[], object]] = [
@@ -553,7 +555,7 @@ def check_keys(seen: Counted, root: Path, monkeypatch: pytest.MonkeyPatch) -> No
         run()
         assert len(seen.asked) == 3 * number
     with monkeypatch.context() as patch:
-        patch.setattr(surrogate_store, "code", lambda: "x")
+        patch.setattr(surrogate_store, "METHOD", "x")
         write(root)
     assert len(seen.asked) == 3 * (len(runs) + 2)
 
@@ -566,13 +568,13 @@ def test_keys(counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_twin_keys(
     left_out: int, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = surrogate_store._key
+    key = surrogate_store.surrogate_key
 
     def broken(*given: Any) -> tuple[str, ...]:
         parts = key(*given)
         return (*parts[:left_out], "", *parts[left_out + 1 :])
 
-    monkeypatch.setattr(surrogate_store, "_key", broken)
+    monkeypatch.setattr(surrogate_store, "surrogate_key", broken)
     with pytest.raises(AssertionError):
         check_keys(counted, tmp_path, monkeypatch)
 
@@ -648,8 +650,8 @@ def test_damage(counted: Counted, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("counted")
 def test_twin_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        surrogate_store,
-        "_rows",
+        artifacts,
+        "read_file",
         lambda path: [json.loads(line) for line in path.read_bytes().splitlines()],
     )
     with pytest.raises((AssertionError, pytest.fail.Exception)):
@@ -689,6 +691,6 @@ def test_written_once(llama: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_twin_written_once(llama: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surrogate_store, "_alone", lambda *_given: contextlib.nullcontext())
+    monkeypatch.setattr(artifacts, "exclusive", lambda *_given: contextlib.nullcontext())
     with pytest.raises(AssertionError):
         check_written_once(llama, tmp_path, monkeypatch)

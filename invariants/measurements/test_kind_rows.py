@@ -1,4 +1,4 @@
-"""Rows of the kinds that run a model: keyed by what they depend on, whole, and the instrument's."""
+"""Rows of the kinds that run a model: keyed by all they depend on, whole, and the instrument's."""
 
 from __future__ import annotations
 
@@ -282,9 +282,7 @@ def test_stored_states_are_the_instruments(stored_states: pd.DataFrame) -> None:
         for name in states_kind.STATS:
             assert np.allclose(row[name], direct.loc[place, name], rtol=1e-4)
         assert list(row["tokens"]) == steps.loc[place, "token"].tolist()
-        assert np.allclose(
-            row["token_steps"], steps.loc[place, "step"], rtol=1e-4, equal_nan=True
-        )
+        assert np.allclose(row["token_steps"], steps.loc[place, "step"], rtol=1e-4, equal_nan=True)
 
 
 def test_another_text_or_rule_makes_another_key(

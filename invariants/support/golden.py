@@ -125,11 +125,7 @@ def summarised(rows: pd.DataFrame, columns: Mapping[str, Any]) -> Values:
     """Return by need and sample what each row holds: numbers, and the mean of a list."""
     return {
         f"{row['need']} | {row['sample']}": {"status": row["status"]}
-        | {
-            name: value
-            for name in columns
-            if (value := _summary(row[name])) is not None
-        }
+        | {name: value for name in columns if (value := _summary(row[name])) is not None}
         for row in rows.sort_values(["need", "sample"]).to_dict("records")
     }
 

@@ -163,9 +163,7 @@ def _drawn(texts: Mapping[Key, Any]) -> list[Key]:
     return sorted(texts, key=lambda key: digest("compare", *key))[:COMPARED_TEXTS]
 
 
-def _by_code(
-    folder: Path, kind: ArtifactKind, keys: Sequence[Key]
-) -> dict[str, dict[Key, Any]]:
+def _by_code(folder: Path, kind: ArtifactKind, keys: Sequence[Key]) -> dict[str, dict[Key, Any]]:
     """Return the texts of some keys by the code that wrote them, the earliest code first.
 
     Of two for one key by one code, the earlier written one counts for everybody.
