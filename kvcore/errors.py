@@ -19,7 +19,7 @@ class MissingResource(RuntimeError):
 
 
 class StoreWarning(UserWarning):
-    """A shard is damaged: it was set aside and its rows count as missing."""
+    """Stored rows or texts do not count: their file is damaged, or this code measures others."""
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> KvError:
