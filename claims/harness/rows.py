@@ -69,7 +69,7 @@ class Measured:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The store's columns, with ``need``, ``place`` and ``sample`` (see `CollectedRows`)."""
+        """Stored columns with ``need``, ``sample_set`` and ``sample`` (see `CollectedRows`)."""
         return self.collected.rows
 
     @property
@@ -97,7 +97,7 @@ class Measured:
                 or f"no measurable rows of {spelled!r} for {self.model} on {self.dataset}; "
                 "without --kv-no-measure they are measured."
             )
-        clusters = self._clusters[need.place]
+        clusters = self._clusters[need.sample_set]
         order = sorted(clusters)
         frame = own.set_index("sample").reindex(order)
         return Rows(
@@ -134,7 +134,7 @@ class Measured:
         """The cluster of every sample, measurable or not, by sample set."""
         return {
             str(name): dict(zip(own["sample"], own["cluster"], strict=True))
-            for name, own in self.rows.groupby("place", sort=False)
+            for name, own in self.rows.groupby("sample_set", sort=False)
         }
 
 

@@ -39,7 +39,7 @@ def samples_behind(dataset: str, need: Need, frame: pd.DataFrame) -> tuple[Sampl
 
 def every_sample(corpus: Any, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
     """Return the samples of a need: all of the corpus, or the lists of the rows' queries."""
-    if need.place != "lists":
+    if need.sample_set != "lists":
         return tuple(corpus.samples)
     seed = int(frame["seed"].dropna().iloc[0])
     lists = ranking_lists(corpus, int(frame["cluster"].nunique()), seed)

@@ -1,4 +1,4 @@
-"""What claims need: places and targets, the samples they take, and rows of several versions."""
+"""What claims need: sample sets and targets, their samples, and rows of several versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kvcore.measurements.needs import (
     base_of,
     choose_samples,
     dataset_of,
-    place_of,
+    sample_set_of,
 )
 from kvcore.measurements.surrogate_store import attach
 from kvcore.store import agreement
@@ -63,19 +63,19 @@ def asked(
 
 
 @given(condition_names(), st.sampled_from(PLACES), st.sampled_from(["answer", "qdoc"]))
-def test_a_need_comes_back_from_its_spelling(name: str, place: str, target: str) -> None:
+def test_a_need_comes_back_from_its_spelling(name: str, sample_set: str, target: str) -> None:
     """Whatever the condition, a literal with an @ included."""
-    need = Need(name, place, target)
+    need = Need(name, sample_set, target)
     assert Need.read(str(need)) == need
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_place_comes_back_from_the_stored_dataset(place: str) -> None:
+@pytest.mark.parametrize("sample_set", PLACES)
+def test_a_place_comes_back_from_the_stored_dataset(sample_set: str) -> None:
     """Padded, ranked and masked documents are datasets of their own; a seed is a seed."""
-    offset = Need("bare", place).seed
-    stored = dataset_of("docstrings", place)
-    assert place_of("docstrings", stored, offset) == place
-    assert place_of("docs", stored, offset) is None
+    offset = Need("bare", sample_set).seed
+    stored = dataset_of("docstrings", sample_set)
+    assert sample_set_of("docstrings", stored, offset) == sample_set
+    assert sample_set_of("docs", stored, offset) is None
 
 
 def test_a_padded_and_a_masked_sample_go_by_the_id_of_what_they_are_made_from() -> None:
@@ -147,14 +147,14 @@ def test_surrogates_are_written_for_all_samples_and_change_nothing_else() -> Non
 
 
 def frame(ids: list[str], need: list[str], nll: list[float], cluster: list[str]) -> Any:
-    places = [Need.read(n).place for n in need]
+    sample_sets = [Need.read(n).sample_set for n in need]
     return pd.DataFrame(
         {
-            "sample": [base_of(*p) for p in zip(ids, places, strict=True)],
+            "sample": [base_of(*p) for p in zip(ids, sample_sets, strict=True)],
             "status": "ok",
             "cluster": cluster,
             "need": need,
-            "place": places,
+            "sample_set": sample_sets,
             "nll": nll,
         }
     )

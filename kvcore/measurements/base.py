@@ -115,7 +115,7 @@ class RowSpec(NamedTuple):
 def by_condition(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
     """Arrange rows whose needs are their conditions: the default of `MeasurementKind.arrange`."""
     own = rows[(rows["dataset"] == dataset) & (rows["seed"] == seed)].reset_index(drop=True)
-    return own.assign(need=own["condition"], sample=own["sample_id"], place="samples")
+    return own.assign(need=own["condition"], sample=own["sample_id"], sample_set="samples")
 
 
 def source_files(sources: Iterable[str], package: Path = PACKAGE) -> tuple[Path, ...]:
@@ -175,7 +175,7 @@ class MeasurementKind:
         How many seeds from the run's own on its rows may have.
     arrange : callable
         Takes stored rows, the dataset's key and the run's seed, and adds ``need`` (as claims
-        spell it), ``sample`` (the id that rows share which stand side by side) and ``place``;
+        spell it), ``sample`` (the id that rows share which stand side by side) and ``sample_set``;
         rows of other datasets are left out.
     recipe_of : callable
         Takes a condition as it stands in rows and returns what it is made of where a user defined

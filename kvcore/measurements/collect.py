@@ -37,8 +37,8 @@ class CollectedRows:
     Attributes
     ----------
     rows : DataFrame
-        The schema's columns; ``need`` as claims spell it, ``place``, and ``sample``, the id that
-        rows share which stand side by side. Each key once.
+        The schema's columns; ``need`` as claims spell it, ``sample_set``, and ``sample``, the id
+        that rows share which stand side by side. Each key once.
     revision : str
         Of the model, or ``"as stored"``.
     facts : mapping
@@ -295,7 +295,7 @@ def _counts(
         "dataset": dataset,
         "revision": revision,
         "dtype": str(rows["dtype"].iloc[0]),
-        kind.counted: int(rows.loc[rows["place"] == "samples", "sample"].nunique()),
+        kind.counted: int(rows.loc[rows["sample_set"] == "samples", "sample"].nunique()),
         "not measurable": dropped or "none",
     }
 

@@ -2,7 +2,7 @@
 
 ``bare`` is a condition on the cell's samples; ``bare@512`` on documents padded to 512 tokens,
 ``bare@lists`` on lists of passages to rank, ``bare@masked`` on the same lists with names masked,
-``bare@seed1`` on samples and random prefixes of the next seed. ``.qdoc`` behind the place is the
+``bare@seed1`` on samples and random prefixes of the next seed. ``.qdoc`` behind the set is the
 target: ``bare@lists.qdoc``, ``bare@samples.answer_plain``. ``*`` stands for every layer.
 """
 
@@ -26,7 +26,7 @@ SHARES = {"padded": 6, "lists": 6, "choices": 3}
 EVERY_LAYER = "*"
 ONE_BASE = "one_base"
 _NEED = re.compile(
-    r"(?P<condition>.+?)(?:@(?P<place>\d+|lists|masked|samples|seed\d)(?:\.(?P<target>\w+))?)?",
+    r"(?P<condition>.+?)(?:@(?P<sample_set>\d+|lists|masked|samples|seed\d)(?:\.(?P<target>\w+))?)?",
     re.DOTALL,
 )
 _SEED = re.compile(r"seed(\d)")
@@ -38,7 +38,7 @@ class Need:
     """One condition on one set of samples, scored by one target."""
 
     condition: str
-    place: str = "samples"
+    sample_set: str = "samples"
     target: str = "answer"
 
     @classmethod
@@ -46,24 +46,26 @@ class Need:
         """Read a need as claims spell it."""
         parts = _NEED.fullmatch(spelled)
         if parts is None:
-            raise KvError(f"need {spelled!r}: write a condition, or condition@place.target.")
-        return cls(parts["condition"], parts["place"] or "samples", parts["target"] or "answer")
+            raise KvError(f"need {spelled!r}: write a condition, or condition@set.target.")
+        return cls(
+            parts["condition"], parts["sample_set"] or "samples", parts["target"] or "answer"
+        )
 
     def __str__(self) -> str:
         target = "" if self.target == "answer" else f".{self.target}"
-        place = "" if self.place == "samples" and not target else f"@{self.place}"
-        return f"{self.condition}{place}{target}"
+        sample_set = "" if self.sample_set == "samples" and not target else f"@{self.sample_set}"
+        return f"{self.condition}{sample_set}{target}"
 
     @property
     def seed(self) -> int:
         """How much is added to the run's seed."""
-        offset = _SEED.fullmatch(self.place)
+        offset = _SEED.fullmatch(self.sample_set)
         return int(offset[1]) if offset else 0
 
     @property
     def share(self) -> str:
-        """Which share of its place's samples must do, "" for all of them."""
-        return "choices" if self.place == "samples" and self.target != "answer" else ""
+        """Which share of its set's samples must do, "" for all of them."""
+        return "choices" if self.sample_set == "samples" and self.target != "answer" else ""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -72,22 +74,28 @@ class Need:
         return tuple(prefix.text for prefix in prefixes if prefix.kind == "own")
 
 
-def dataset_of(dataset: str, place: str) -> str:
+def dataset_of(dataset: str, sample_set: str) -> str:
     """Return the dataset's name in the rows' keys: padded documents are another dataset."""
-    return dataset if place == "samples" or _SEED.fullmatch(place) else f"{dataset}@{place}"
+    return (
+        dataset
+        if sample_set == "samples" or _SEED.fullmatch(sample_set)
+        else f"{dataset}@{sample_set}"
+    )
 
 
-def place_of(dataset: str, stored: str, offset: int) -> str | None:
-    """Return the place of stored rows from their dataset and the seed's offset, None for others."""
+def sample_set_of(dataset: str, stored: str, offset: int) -> str | None:
+    """Return the sample set of stored rows from dataset and offset of the seed, None for others."""
     if stored == dataset:
         return f"seed{offset}" if offset else "samples"
     ours = stored.startswith(f"{dataset}@") and not offset
     return stored.removeprefix(f"{dataset}@") if ours else None
 
 
-def base_of(sample_id: str, place: str) -> str:
+def base_of(sample_id: str, sample_set: str) -> str:
     """Return the id that a padded or masked sample shares with the one it is made from."""
-    return sample_id.removesuffix(f"@{place}").removesuffix("#masked" if place == "masked" else "")
+    return sample_id.removesuffix(f"@{sample_set}").removesuffix(
+        "#masked" if sample_set == "masked" else ""
+    )
 
 
 def plain(needs: Iterable[str]) -> tuple[str, ...]:
@@ -141,7 +149,7 @@ def choose_samples(
     spelled : iterable of str
         Needs as claims spell them.
     limit : int
-        Samples of the cell; places that cost more take a share of them (`SHARES`).
+        Samples of the cell; sets that cost more take a share of them (`SHARES`).
     depth : int
         Layers of the model, for sweeps over every layer.
     write_surrogates : callable
@@ -154,11 +162,11 @@ def choose_samples(
     chosen: dict[Need, tuple[Sample, ...]] = {}
     lacking: dict[str, str] = {}
     for need in needs:
-        reason = reasons.get(need.place) or _missing_text(need, corpus, pools[need.place])
+        reason = reasons.get(need.sample_set) or _missing_text(need, corpus, pools[need.sample_set])
         if reason:
             lacking[str(need)] = reason
         else:
-            chosen[need] = _share_of(need, pools[need.place])
+            chosen[need] = _share_of(need, pools[need.sample_set])
     chosen = _with_surrogates(chosen, pools.get("samples", ()), write_surrogates)
     bare = chosen.get(Need("bare"), ())
     controls = {Need(name): bare[:CONTROL_SAMPLES] for name in CONTROLS if bare}
@@ -168,34 +176,34 @@ def choose_samples(
 def _pools(
     needs: Iterable[Need], corpus: Corpus, limit: int, seed: int
 ) -> tuple[dict[str, tuple[Sample, ...]], dict[str, str]]:
-    """Return the samples of every place, and why the corpus has none for some."""
+    """Return the samples of every set, and why the corpus has none for some."""
     pools: dict[str, tuple[Sample, ...]] = {}
     reasons: dict[str, str] = {}
-    for need in {need.place: need for need in needs}.values():
-        if need.place not in ("lists", "masked"):
-            pools[need.place] = _pool(need, corpus, limit, seed)
+    for need in {need.sample_set: need for need in needs}.values():
+        if need.sample_set not in ("lists", "masked"):
+            pools[need.sample_set] = _pool(need, corpus, limit, seed)
             continue
         try:
             ranked = ranking_lists(
-                corpus, _count(limit, "lists"), seed, masked=need.place == "masked"
+                corpus, _count(limit, "lists"), seed, masked=need.sample_set == "masked"
             )
         except KvError as error:
-            reasons[need.place] = str(error)
+            reasons[need.sample_set] = str(error)
         else:
-            pools[need.place] = tuple(candidate.sample for candidate in ranked)
+            pools[need.sample_set] = tuple(candidate.sample for candidate in ranked)
     return pools, reasons
 
 
 def _pool(need: Need, corpus: Corpus, limit: int, seed: int) -> tuple[Sample, ...]:
-    """Return the samples of a place other than lists."""
-    if need.place == "samples":
+    """Return the samples of a set other than lists."""
+    if need.sample_set == "samples":
         return samples_module.choose_samples(corpus.samples, limit, seed)
     if need.seed:
         return samples_module.choose_samples(
             corpus.samples, _count(limit, "choices"), seed + need.seed
         )
     some = samples_module.choose_samples(corpus.samples, _count(limit, "padded"), seed)
-    return lengthened(some, corpus.samples, int(need.place), seed)
+    return lengthened(some, corpus.samples, int(need.sample_set), seed)
 
 
 def _count(limit: int, share: str) -> int:
@@ -224,7 +232,7 @@ def _with_surrogates(
         {
             text.removeprefix("surrogate(").removesuffix(")")
             for need in chosen
-            if need.place == "samples"
+            if need.sample_set == "samples"
             for text in need.texts
             if text.startswith("surrogate(")
         }
@@ -233,6 +241,6 @@ def _with_surrogates(
         return chosen
     written = {sample.id: sample for sample in write_surrogates(pool, styles)}
     return {
-        need: tuple(written[s.id] for s in samples) if need.place == "samples" else samples
+        need: tuple(written[s.id] for s in samples) if need.sample_set == "samples" else samples
         for need, samples in chosen.items()
     }

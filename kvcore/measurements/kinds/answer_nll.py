@@ -26,8 +26,8 @@ from kvcore.measurements.needs import (
     choose_samples,
     dataset_of,
     is_sweep,
-    place_of,
     plain,
+    sample_set_of,
 )
 from kvcore.measurements.registry import register
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
@@ -98,7 +98,7 @@ def explain(request: MeasureRequest) -> tuple[Mapping[str, Any], ...]:
 
 
 def row_specs(samples: Mapping[Need, Sequence[Sample]]) -> list[RowSpec]:
-    """List the rows of some needs, whatever their place."""
+    """List the rows of some needs, whatever their sample set."""
     rows = []
     for need, chosen in samples.items():
         template = template_of(need.target)
@@ -125,21 +125,21 @@ def target_of(template: str) -> str:
 
 
 def arrange(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
-    """Add place, need and the id that samples of one origin share; leave out other datasets."""
+    """Add sample set, need and the id that samples of one origin share; drop other datasets."""
     rows = rows[rows["template"].isin([template_of(target) for target in tokenization.TARGETS])]
-    places = [
-        place_of(dataset, stored, row_seed - seed)
+    sample_sets = [
+        sample_set_of(dataset, stored, row_seed - seed)
         for stored, row_seed in zip(rows["dataset"], rows["seed"], strict=True)
     ]
-    rows = rows.assign(place=pd.Series(places, index=rows.index, dtype=object))
-    rows = rows[rows["place"].notna()].reset_index(drop=True)
+    rows = rows.assign(sample_set=pd.Series(sample_sets, index=rows.index, dtype=object))
+    rows = rows[rows["sample_set"].notna()].reset_index(drop=True)
     needs = [
-        str(Need(name, place, target_of(template)))
-        for name, place, template in zip(
-            rows["condition"], rows["place"], rows["template"], strict=True
+        str(Need(name, sample_set, target_of(template)))
+        for name, sample_set, template in zip(
+            rows["condition"], rows["sample_set"], rows["template"], strict=True
         )
     ]
-    base = [base_of(*ids) for ids in zip(rows["sample_id"], rows["place"], strict=True)]
+    base = [base_of(*ids) for ids in zip(rows["sample_id"], rows["sample_set"], strict=True)]
     return rows.assign(need=pd.Series(needs, dtype=object), sample=pd.Series(base, dtype=object))
 
 
@@ -149,9 +149,11 @@ def _keys(
     """Return the keys of all rows, and the samples by the dataset's name in the keys."""
     tables = []
     samples: dict[str, tuple[Sample, ...]] = {}
-    for place in dict.fromkeys(need.place for need in needed.samples):
-        own = {need: chosen for need, chosen in needed.samples.items() if need.place == place}
-        name, seed = dataset_of(dataset, place), request.seed + Need("bare", place).seed
+    for sample_set in dict.fromkeys(need.sample_set for need in needed.samples):
+        own = {
+            need: chosen for need, chosen in needed.samples.items() if need.sample_set == sample_set
+        }
+        name, seed = dataset_of(dataset, sample_set), request.seed + Need("bare", sample_set).seed
         tables.append(KIND.keys(request.files, name, seed, row_specs(own)))
         new = dict.fromkeys(sample for chosen in own.values() for sample in chosen)
         samples[name] = (*samples.get(name, ()), *new)
