@@ -84,7 +84,7 @@ def ask_the_answer_always(patch: pytest.MonkeyPatch) -> None:
 
 def answer_in_reverse(patch: pytest.MonkeyPatch) -> None:
     right = answer_nll._answer_nlls
-    patch.setattr(answer_nll, "_answer_nlls", lambda *given_: right(*given_)[::-1])
+    patch.setattr(answer_nll, "_answer_nlls", lambda *arguments: right(*arguments)[::-1])
 
 
 @pytest.mark.parametrize("fault", [ask_the_answer_always, answer_in_reverse])

@@ -56,7 +56,7 @@ def test_batches_padding_and_order_change_no_score(
 def return_rows_in_reverse(patch: pytest.MonkeyPatch) -> None:
     """Hand the answers' scores out in the reverse of the answers' order."""
     right = answer_nll._answer_nlls
-    patch.setattr(answer_nll, "_answer_nlls", lambda *given_: right(*given_)[::-1])
+    patch.setattr(answer_nll, "_answer_nlls", lambda *arguments: right(*arguments)[::-1])
 
 
 def see_padding_in_dear_passes(patch: pytest.MonkeyPatch) -> None:

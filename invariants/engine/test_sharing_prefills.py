@@ -56,11 +56,11 @@ def check_prefills_are_shared(lm: LM, batch: Sequence[Sample], targets: Sequence
         patch.setattr(forward, "run_model", counting)
         for sample in batch:
             answer_nll.score(lm, [sample], HYBRIDS, targets=targets)
-    wanted_ = []
+    expected = []
     for sample in batch:
         case = Case(lm, sample)
-        wanted_ += [[[lm.bos_id, *case.document]], [[lm.bos_id, *case.question, *case.document]]]
-    assert read == wanted_, f"{len(read)} prefills, not two for each sample"
+        expected += [[[lm.bos_id, *case.document]], [[lm.bos_id, *case.question, *case.document]]]
+    assert read == expected, f"{len(read)} prefills, not two for each sample"
 
 
 @few
@@ -84,7 +84,7 @@ def keep_jobs_apart(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         answer_nll,
         "_document_groups",
-        lambda *given_: ([job] for part in right(*given_) for job in part),
+        lambda *arguments: ([job] for part in right(*arguments) for job in part),
     )
 
 

@@ -191,7 +191,7 @@ def never_shared(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("fault", [
-    replaced(switching, "_partial", lambda real, count, one, bos: real(
+    replaced(switching, "plan_partial", lambda real, count, one, bos: real(
         None if count is None else count + 1, one, bos)),
     replaced(switching, "switch_method", a_part_more), never_shared],
     ids=["one-more-anew", "two-parts", "never-shared"])
