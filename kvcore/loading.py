@@ -17,7 +17,7 @@ def load(name: str, **options: Any) -> LM:
     name : str
         Registry name, ``tiny-*`` name, hub id or local folder.
     **options
-        As `kvcore.models.load_model`: ``device``, ``dtype``, ``quantization``, ``revision``,
+        As `kvcore.models.load.load_model`: ``device``, ``dtype``, ``quantization``, ``revision``,
         ``trust_remote_code``.
 
     Raises

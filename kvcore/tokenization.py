@@ -243,7 +243,7 @@ def random_prefix(
     Raises
     ------
     Unusable
-        If no such prefix is found.
+        If none survives decoding and encoding.
 
     Notes
     -----

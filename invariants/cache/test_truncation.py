@@ -75,10 +75,10 @@ PLAIN_ROUTES = (plain.truncated_nlls, plain.shifted_nlls, plain.one_pass_nlls)
 
 def plain_ids(lm: LM, sample: Sample, name: str | Condition) -> tuple[Any, ...]:
     """Return a condition's arguments for the plain procedure."""
-    given_ = parse.condition(name)
-    ready = prepared.prepare_one(lm, sample, given_)
+    chosen = parse.condition(name)
+    ready = prepared.prepare_one(lm, sample, chosen)
     read = ready.tokens
-    prefix = ready.prefixes[given_.prefixes()[0]]
+    prefix = ready.prefixes[chosen.prefixes()[0]]
     return lm.bos_id, prefix, read.document, read.prompt, read.answer
 
 
@@ -98,11 +98,11 @@ def check_truncated_equals_plain(
 
 def check_truncated_cache(lm: LM, sample: Sample, name: str) -> None:
     """Compare the cache itself with BOS alone and a document prefilled where it belongs."""
-    given_ = parse.condition(name)
-    ready = prepared.prepare_one(lm, sample, given_)
-    (leaf,) = given_.prefills()
-    prefilled = forward.run(lm, build.prefill_input(lm, leaf, [ready]))[1]
-    found = build.build(lm, given_.recipe, {leaf: prefilled}, [ready])
+    chosen = parse.condition(name)
+    ready = prepared.prepare_one(lm, sample, chosen)
+    (prefill,) = chosen.prefills()
+    prefilled = forward.run(lm, build.prefill_input(lm, prefill, [ready]))[1]
+    found = build.build(lm, chosen.recipe, {prefill: prefilled}, [ready])
     bos, prefix, document, *_ = plain_ids(lm, sample, name)
     wanted = plain.shifted_layers(lm.model, bos, prefix, document)
     keys, values = zip(*wanted, strict=True)

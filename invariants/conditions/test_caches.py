@@ -80,14 +80,14 @@ def test_twin_suffix(lm: LM, fault: Fault) -> None:
 
 def check_copies_are_isolated(lm: LM, sample: Sample, times: int, which: int) -> None:
     """Change one copy's tokens; demand that every other copy's keys and values stay."""
-    given_ = condition(f"blocks(oracle,{times},none)")
-    ready = prepared.prepare_one(lm, sample, given_)
+    chosen = condition(f"blocks(oracle,{times},none)")
+    ready = prepared.prepare_one(lm, sample, chosen)
     ((prefix, ids),) = [item for item in ready.prefixes.items() if item[1]]
     each = len(ids) // times
     start, stop = which * each, (which + 1) * each
     other = (*ids[:start], *(3 + (i + 5) % 300 for i in ids[start:stop]), *ids[stop:])
     changed = replace(ready, prefixes={**ready.prefixes, prefix: other})
-    own, moved = (build.build(lm, given_.recipe, {}, [one]) for one in (ready, changed))
+    own, moved = (build.build(lm, chosen.recipe, {}, [one]) for one in (ready, changed))
     kept = [i for i in range(1 + len(ids)) if not start < i <= stop]
     for a, b, what in ((own.keys, moved.keys, "keys"), (own.values, moved.values, "values")):
         assert_close_per_layer(

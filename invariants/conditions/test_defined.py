@@ -104,6 +104,6 @@ def test_twin_shadowing() -> None:
     """Would catch a check blind to a definition simply taken over."""
 
     def take_all(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(registry, "define", lambda *given_: Condition(*given_))
+        patch.setattr(registry, "define", lambda *arguments: Condition(*arguments))
 
     must_see(take_all, check_no_shadowing, HEADS)

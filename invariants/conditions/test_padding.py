@@ -61,8 +61,8 @@ def check_padding(lm: LM, sample: Sample, pool: Sequence[Sample], length: int) -
     case = Case(lm, made)
     assert rows.doc_len.tolist() == [length] * 3
     assert rows.prefix_len.tolist() == [0, len(case.static), len(case.question)]
-    wanted_ = plain.bare_nlls(lm.model, lm.bos_id, list(read.document), *case.asked)
-    assert_scores(rows.token_nlls[0], wanted_, "a padded document")
+    expected = plain.bare_nlls(lm.model, lm.bos_id, list(read.document), *case.asked)
+    assert_scores(rows.token_nlls[0], expected, "a padded document")
 
 
 @few

@@ -202,11 +202,11 @@ def test_one_layer_is_not_the_whole_depth(
 
 def test_blocks_of_repeats_hold_every_repeat(llama: LM) -> None:
     """Would catch blocks of a repeated prefix that hold one repeat each."""
-    given_ = condition("blocks(repeat(oracle,5),2,all)")
-    ready = prepared.prepare_one(llama, LONG, given_)
+    chosen = condition("blocks(repeat(oracle,5),2,all)")
+    ready = prepared.prepare_one(llama, LONG, chosen)
     case = Case(llama, LONG)
-    (leaf,) = given_.prefills()
-    assert list(ready.prefill_ids(leaf, llama.bos_id)) == [
+    (prefill,) = chosen.prefills()
+    assert list(ready.prefill_ids(prefill, llama.bos_id)) == [
         llama.bos_id,
         *case.question * 10,
         *case.document,

@@ -26,10 +26,10 @@ from kvcore.models.lm import LM
 
 def prefilled_ids(lm: LM, sample: Sample, name: str) -> Iterator[list[int]]:
     """Yield the token ids that the engine prefills for a condition, padding left out."""
-    given_ = parse.condition(name)
-    ready = prepared.prepare_one(lm, sample, given_)
-    for leaf in given_.prefills():
-        step = build.prefill_input(lm, leaf, [ready])
+    chosen = parse.condition(name)
+    ready = prepared.prepare_one(lm, sample, chosen)
+    for prefill in chosen.prefills():
+        step = build.prefill_input(lm, prefill, [ready])
         yield step.ids[0][step.real[0]].tolist()
 
 

@@ -101,8 +101,8 @@ def one_by_one(widths: Sequence[int]) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     "fault",
     [
-        changing_cut("last lost", lambda right: lambda *given_: right(*given_)[:-1]),
-        changing_cut("reversed", lambda right: lambda *given_: right(*given_)[::-1]),
+        changing_cut("last lost", lambda right: lambda *arguments: right(*arguments)[:-1]),
+        changing_cut("reversed", lambda right: lambda *arguments: right(*arguments)[::-1]),
         changing_cut(
             "too large", lambda right: lambda widths, _budget, _cost: right(widths, 10**6, 10**6)
         ),

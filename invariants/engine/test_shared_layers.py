@@ -105,8 +105,8 @@ def from_the_base(patch: pytest.MonkeyPatch) -> None:
 def mistake_the_last(patch: pytest.MonkeyPatch) -> None:
     right = shared_layers.classify_rows
 
-    def broken(*given_: Any) -> shared_layers.RowClasses:
-        classes = right(*given_)
+    def broken(*arguments: Any) -> shared_layers.RowClasses:
+        classes = right(*arguments)
         return dataclasses.replace(classes, last_classes=classes.last_classes[::-1])
 
     patch.setattr(shared_layers, "classify_rows", broken)

@@ -56,11 +56,11 @@ def check_prefills_are_shared(lm: LM, batch: Sequence[Sample], targets: Sequence
         patch.setattr(forward, "run_model", counting)
         for sample in batch:
             answer_nll.score(lm, [sample], HYBRIDS, targets=targets)
-    wanted_ = []
+    expected = []
     for sample in batch:
         case = Case(lm, sample)
-        wanted_ += [[[lm.bos_id, *case.document]], [[lm.bos_id, *case.question, *case.document]]]
-    assert read == wanted_, f"{len(read)} prefills, not two for each sample"
+        expected += [[[lm.bos_id, *case.document]], [[lm.bos_id, *case.question, *case.document]]]
+    assert read == expected, f"{len(read)} prefills, not two for each sample"
 
 
 @few

@@ -189,7 +189,7 @@ def never_shared(patch: pytest.MonkeyPatch) -> None:
     [
         replaced(
             switching,
-            "_partial",
+            "plan_partial",
             lambda real, count, one, bos: real(None if count is None else count + 1, one, bos),
         ),
         replaced(switching, "switch_method", a_part_more),

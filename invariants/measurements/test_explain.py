@@ -36,8 +36,8 @@ def received(lm: LM, sample: Sample, name: str, route: answer_nll.Route) -> set[
     """Return the distinct masks that the model itself is handed while a score is made."""
     seen: set[Truth] = set()
 
-    def note(_module: Any, _ids: Any, given_: dict[str, Any]) -> None:
-        mask = given_["attention_mask"]
+    def note(_module: Any, _ids: Any, chosen: dict[str, Any]) -> None:
+        mask = chosen["attention_mask"]
         for one in mask.values() if isinstance(mask, dict) else [mask]:
             allowed = one[0, 0] if one.dtype == torch.bool else one[0, 0] == 0
             seen.add(tuple(tuple(row) for row in allowed.int().tolist()))
@@ -133,9 +133,9 @@ def test_twin_explanations(llama: LM, fault: Fault, name: str) -> None:
 
 def check_labels(lm: LM, sample: Sample, name: str) -> None:
     """Demand that a single pass's labels stand where its BOS tokens stand."""
-    given_ = condition(name)
-    ready = prepared.prepare_one(lm, sample, given_)
-    reading = one_pass.one_pass(ready, given_, lm.bos_id)
+    chosen = condition(name)
+    ready = prepared.prepare_one(lm, sample, chosen)
+    reading = one_pass.one_pass(ready, chosen, lm.bos_id)
     single = [
         p
         for p in explain.exposition(lm, sample, name).panels

@@ -47,9 +47,9 @@ def another_grouping(patch: pytest.MonkeyPatch) -> None:
     """Let the heads that share a key head stand apart: 0, 2, 4 and 1, 3, 5."""
     right = attention.attend
 
-    def broken(module: Any, query: Any, *given_: Any, **named: Any) -> Any:
+    def broken(module: Any, query: Any, *arguments: Any, **named: Any) -> Any:
         mixed = query.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
-        out, none = right(module, mixed, *given_, **named)
+        out, none = right(module, mixed, *arguments, **named)
         return out.unflatten(2, (2, -1)).transpose(2, 3).flatten(2, 3), none
 
     patch.setattr(attention, "attend", broken)
@@ -57,7 +57,7 @@ def another_grouping(patch: pytest.MonkeyPatch) -> None:
 
 def no_scaling(patch: pytest.MonkeyPatch) -> None:
     right = attention.attend
-    patch.setattr(attention, "attend", lambda *given_, **_: right(*given_))
+    patch.setattr(attention, "attend", lambda *arguments, **_: right(*arguments))
 
 
 @pytest.mark.parametrize("fault", [another_grouping, no_scaling])
@@ -76,7 +76,7 @@ def check_the_models_own_attention(lm: LM) -> None:
         for name in (pinned, "sdpa"):
             lm.config._attn_implementation = name
             found += [
-                lm.model(input_ids=ids, attention_mask=given_).logits for given_ in (mask, None)
+                lm.model(input_ids=ids, attention_mask=chosen).logits for chosen in (mask, None)
             ]
     finally:
         lm.config._attn_implementation = pinned

@@ -1,8 +1,8 @@
 """A context switched in mid-answer, as plainly as it can be written: one way, one sequence.
 
-The oracle of `test_switches` and `test_attention`. It imports nothing from ``kvcore``: no cache
-is cut and no key is turned. What is computed anew is prefilled at the positions where it will
-stand, and everything else is one forward over the whole sequence.
+The oracle of the tests of context switches and of attention shares. It imports nothing from
+``kvcore``: no cache is cut and no key is rotated. What is computed anew is prefilled at the
+positions where it will stand, and everything else is one forward over the whole sequence.
 """
 
 from __future__ import annotations

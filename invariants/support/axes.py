@@ -7,8 +7,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import jaxtyped
+
+CHECKER = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for mypy
 
 
 def check_axes(module: ModuleType) -> None:
@@ -32,7 +34,7 @@ def _check_class(cls: type) -> None:
             setattr(cls, name, _checked(thing))
         elif isinstance(thing, property) and thing.fget is not None:
             setattr(cls, name, property(_checked(thing.fget)))
-    jaxtyped(cls, typechecker=beartype)  # a dataclass's fields, when one is made
+    jaxtyped(cls, typechecker=CHECKER)  # a dataclass's fields, when one is made
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,5 +42,5 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
         inspect.unwrap(function)
     ):
         return function  # a context manager: its arguments are plain
-    checked: Callable[..., Any] = jaxtyped(function, typechecker=beartype)
+    checked: Callable[..., Any] = jaxtyped(function, typechecker=CHECKER)
     return checked

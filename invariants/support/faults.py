@@ -33,7 +33,9 @@ def changing_mix(name: str, change: Callable[..., tuple[Any, ...]]) -> Fault:
 
     def fault(patch: pytest.MonkeyPatch) -> None:
         right = kv_cache.KVCache.mix
-        patch.setattr(kv_cache.KVCache, "mix", lambda self, *given_: right(self, *change(*given_)))
+        patch.setattr(
+            kv_cache.KVCache, "mix", lambda self, *arguments: right(self, *change(*arguments))
+        )
 
     fault.__name__ = name
     return fault
@@ -186,16 +188,17 @@ def lay_out(name: str, change: Callable[[Prefill], Prefill]) -> Fault:
 
 
 read_parts_in_reverse = lay_out(
-    "read_parts_in_reverse", lambda leaf: replace(leaf, parts=leaf.parts[::-1])
+    "read_parts_in_reverse", lambda prefill: replace(prefill, parts=prefill.parts[::-1])
 )
 
 
 one_beacon_only = lay_out(
     "one_beacon_only",
-    lambda leaf: replace(
-        leaf,
+    lambda prefill: replace(
+        prefill,
         parts=tuple(
-            replace(p, every=1000) if isinstance(p, Document) and p.every else p for p in leaf.parts
+            replace(p, every=1000) if isinstance(p, Document) and p.every else p
+            for p in prefill.parts
         ),
     ),
 )
@@ -332,8 +335,8 @@ def read_the_wrong_logit(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         forward,
         "run_model",
-        lambda lm, given_, wanted, **cache: right(
-            lm, given_, (wanted[0], [c - 1 for c in wanted[1]]), **cache
+        lambda lm, chosen, wanted, **cache: right(
+            lm, chosen, (wanted[0], [c - 1 for c in wanted[1]]), **cache
         ),
     )
 

@@ -185,20 +185,22 @@ def caches(lm: LM, sample: Sample, *recipes: Recipe | str) -> list[kv_cache.KVCa
     made: dict[Recipe, kv_cache.KVCache] = {}
     built = []
     for recipe in recipes:
-        given_ = condition(recipe) if isinstance(recipe, str) else Condition("", recipe, "")
-        ready = prepared.prepare_one(lm, sample, given_)
-        built.append(build.build(lm, given_.recipe, made, [ready]))
+        chosen = condition(recipe) if isinstance(recipe, str) else Condition("", recipe, "")
+        ready = prepared.prepare_one(lm, sample, chosen)
+        built.append(build.build(lm, chosen.recipe, made, [ready]))
     return built
 
 
-def assert_same_cache(found: kv_cache.KVCache, wanted_: kv_cache.KVCache, what: str) -> None:
+def assert_same_cache(found: kv_cache.KVCache, expected: kv_cache.KVCache, what: str) -> None:
     """Compare two caches bit for bit."""
     __tracebackhide__ = True
-    assert torch.equal(found.positions, wanted_.positions), f"{what}: other positions"
-    assert torch.equal(found.real, wanted_.real), f"{what}: other slots are real"
+    assert torch.equal(found.positions, expected.positions), f"{what}: other positions"
+    assert torch.equal(found.real, expected.real), f"{what}: other slots are real"
     for layer in range(DEPTH):
-        assert torch.equal(found.keys[layer], wanted_.keys[layer]), f"{what}: keys of {layer}"
-        assert torch.equal(found.values[layer], wanted_.values[layer]), f"{what}: values of {layer}"
+        assert torch.equal(found.keys[layer], expected.keys[layer]), f"{what}: keys of {layer}"
+        assert torch.equal(found.values[layer], expected.values[layer]), (
+            f"{what}: values of {layer}"
+        )
 
 
 ALL = (

@@ -63,8 +63,8 @@ def condition(spelled: str | Condition) -> Condition:
     form = registry.CONDITIONS[name]
     if form.arguments[:1] == ("prefix",) and len(arguments) < len(form.arguments):
         arguments = [ast.Name(registry.DEFAULT_PREFIX), *arguments]
-    made: Condition = _make(name, form, arguments, spelled)
-    return made
+    named: Condition = _make(name, form, arguments, spelled)
+    return named
 
 
 def parse_prefix(node: ast.expr, spelled: str) -> NamedPrefix:

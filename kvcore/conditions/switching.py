@@ -1,15 +1,14 @@
 """A context switched in mid-answer: what is switched, the ways to do it, and each token by token.
 
-Nothing here touches a model. A switch is spelled out as an opening, that is, which slots are
-cached and which tokens are read on top of them, and then as a script, the opening followed by the
-tokens whose predictions are wanted.
+Nothing here touches a model. A switch is planned in two steps: `CachePlan` says which slots are
+cached and which tokens are read on top of them, `DecodePlan` what follows, token by token.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,7 +83,7 @@ class SwitchMethod:
     Attributes
     ----------
     kind : str
-        A key of `KINDS`.
+        A key of `METHOD_MEANINGS`.
     count : int or None
         Parts of ``gradual``, tokens of ``partial``; None: all of them.
     every : int
@@ -120,7 +119,7 @@ that way leaves it (ignore, oracle, flush, partial) or by the last injected toke
 
 **partial(m)** counts m back from g_{t-1}, over the generated tokens and then, where m is larger
 than t - 1, over the context. What is taken was read behind BOS and the whole new context, and its
-keys are turned to follow on what is kept, so that the positions stay contiguous whatever the
+keys are rotated to follow on what is kept, so that the positions stay contiguous whatever the
 lengths of the contexts. The tokens behind see BOS, what is kept of the original context and of
 the text, and what was computed anew; the new context itself they see only where it is counted in.
 With m = 0 this is ignore. From m = t - 1 + length of the new context on, and as partial(all),
@@ -149,15 +148,15 @@ def switch_method(spelled: str | SwitchMethod) -> SwitchMethod:
 
     Examples
     --------
-    >>> way("gradual(4,2)")
-    Way(name='gradual(4,2)', kind='gradual', count=4, every=2)
-    >>> way("partial(all)").count is None
+    >>> switch_method("gradual(4,2)")
+    SwitchMethod(name='gradual(4,2)', kind='gradual', count=4, every=2)
+    >>> switch_method("partial(all)").count is None
     True
     """
     if isinstance(spelled, SwitchMethod):
         return spelled
-    found = re.fullmatch(r"(\w+)(?:\((\d+|all)(?:,(\d+))?\))?", spelled.replace(" ", ""))
-    kind, count, every = found.groups() if found else (spelled, None, None)
+    match = re.fullmatch(r"(\w+)(?:\((\d+|all)(?:,(\d+))?\))?", spelled.replace(" ", ""))
+    kind, count, every = match.groups() if match else (spelled, None, None)
     if kind not in METHOD_MEANINGS:
         raise unknown("way to switch", spelled, METHOD_MEANINGS)
     name = f"{kind}({count}{f',{every}' if every else ''})" if count else str(kind)
@@ -192,12 +191,12 @@ def tokenize(
     """
     parts = {}
     for name in ("original", "new", "stream"):
-        given = getattr(switch, name)
+        text = getattr(switch, name)
         try:
             ids = (
-                tokenization.encode(tokenizer, given)
-                if isinstance(given, str)
-                else tuple(int(i) for i in given)
+                tokenization.encode(tokenizer, text)
+                if isinstance(text, str)
+                else tuple(int(i) for i in text)
             )
         except tokenization.Unusable as error:
             raise KvError(f"switch {switch.id!r}: {name} is {error}.") from error
@@ -234,7 +233,7 @@ def switch_position(switch: Switch, length: int) -> int:
 
 @dataclass(frozen=True)
 class CachePlan:
-    """What stands there when the first token behind the switch is predicted.
+    """What is cached, and what is read on top, when the token behind the switch is predicted.
 
     Attributes
     ----------
@@ -242,7 +241,7 @@ class CachePlan:
         One or two sequences, each read from BOS on, whose slots the cache is made of.
     slots_taken : (int, int)
         How many first slots of the first run and how many last slots of the second; what the
-        second gives is turned to follow on the first.
+        second gives is rotated to follow on the first.
     cached : tuple of int
         What each of these slots holds, `BOS` ... `GENERATED`.
     read : tuple of int
@@ -263,7 +262,7 @@ class CachePlan:
 
 @dataclass(frozen=True)
 class DecodePlan:
-    """An opening and the tokens that follow, as one pass on top of the cache.
+    """A cache and the tokens that follow on it, as one pass on top.
 
     Attributes
     ----------
@@ -287,52 +286,51 @@ class DecodePlan:
 
 
 def plan_cache(
-    given: SwitchMethod, one: TokenizedSwitch, bos_id: int, noise: Ids = ()
+    method: SwitchMethod, switch: TokenizedSwitch, bos_id: int, noise: Ids = ()
 ) -> CachePlan:
-    """Spell out a way to switch.
+    """Plan the cache of a way to switch.
 
     Parameters
     ----------
     noise : tuple of int
         What the noise control injects.
     """
-    if given.kind in ("oracle", "flush"):
-        return reprefill(one.new, INJECTED, one.before, bos_id)
-    if given.kind == "partial":
-        return _partial(given.count, one, bos_id)
-    old = reprefill(one.original, ORIGINAL, one.before, bos_id)
-    injected = {"ignore": (), "noise": noise, "repetition": one.original}.get(given.kind, one.new)
-    parts = _parts(injected, (given.count or 1) if given.kind == "gradual" else 1)
-    later = tuple((i * given.every, part) for i, part in enumerate(parts) if i and part)
-    return CachePlan(
-        old.runs,
-        old.slots_taken,
-        old.cached,
-        (*old.read, *parts[0]),
-        (*old.slot_spans, *[INJECTED] * len(parts[0])),
-        later,
+    if method.kind in ("oracle", "flush"):
+        return reprefill(switch.new, INJECTED, switch.before, bos_id)
+    if method.kind == "partial":
+        return plan_partial(method.count, switch, bos_id)
+    old = reprefill(switch.original, ORIGINAL, switch.before, bos_id)
+    controls = {"ignore": (), "noise": noise, "repetition": switch.original}
+    injected = controls.get(method.kind, switch.new)
+    parts = _parts(injected, (method.count or 1) if method.kind == "gradual" else 1)
+    return replace(
+        old,
+        read=(*old.read, *parts[0]),
+        slot_spans=(*old.slot_spans, *[INJECTED] * len(parts[0])),
+        later=tuple((i * method.every, part) for i, part in enumerate(parts) if i and part),
     )
 
 
 def reprefill(context: Ids, kind: int, before: Ids, bos_id: int) -> CachePlan:
     """Return what is there after reading a context and a text anew, the last token unread."""
     ids = (bos_id, *context, *before)
-    holds = (BOS, *[kind] * len(context), *[GENERATED] * len(before))
-    return CachePlan((ids[:-1],), (len(ids) - 1, 0), holds[:-1], ids[-1:], holds[-1:])
+    spans = (BOS, *[kind] * len(context), *[GENERATED] * len(before))
+    return CachePlan((ids[:-1],), (len(ids) - 1, 0), spans[:-1], ids[-1:], spans[-1:])
 
 
-def _partial(count: int | None, one: TokenizedSwitch, bos_id: int) -> CachePlan:
-    old = reprefill(one.original, ORIGINAL, one.before, bos_id)
-    new = reprefill(one.new, INJECTED, one.before, bos_id)
+def plan_partial(count: int | None, switch: TokenizedSwitch, bos_id: int) -> CachePlan:
+    """Plan a cache whose last slots are computed anew, ``count`` of them or all."""
+    old = reprefill(switch.original, ORIGINAL, switch.before, bos_id)
+    new = reprefill(switch.new, INJECTED, switch.before, bos_id)
     most = new.slots_taken[0] - 1
-    anew = most if count is None else min(count, most)
-    if anew in (0, most):
-        return new if anew else old
-    kept = max(1, old.slots_taken[0] - anew)
+    recomputed = most if count is None else min(count, most)
+    if recomputed in (0, most):
+        return new if recomputed else old
+    from_old = max(1, old.slots_taken[0] - recomputed)
     return CachePlan(
         (*old.runs, *new.runs),
-        (kept, anew),
-        (*old.cached[:kept], *new.cached[-anew:]),
+        (from_old, recomputed),
+        (*old.cached[:from_old], *new.cached[-recomputed:]),
         old.read,
         old.slot_spans,
     )
@@ -343,26 +341,26 @@ def _parts(ids: Ids, count: int) -> list[Ids]:
     return [tuple(part.tolist()) for part in np.array_split(np.array(ids, dtype=np.int64), count)]
 
 
-def plan_decode(start: CachePlan, followed: Ids) -> DecodePlan:
-    """Let tokens follow on an opening; the last one is predicted and not read."""
-    read, holds = list(start.read), list(start.slot_spans)
-    later = dict(start.later)
+def plan_decode(opening: CachePlan, followed: Ids) -> DecodePlan:
+    """Let tokens follow on a cache; the last one is predicted and not read."""
+    read, spans = list(opening.read), list(opening.slot_spans)
+    later = dict(opening.later)
     predicts = []
     for number, token in enumerate(followed):
         due = later.get(number, ())
         read += due
-        holds += [INJECTED] * len(due)
+        spans += [INJECTED] * len(due)
         predicts.append(len(read) - 1)
         read.append(token)
-        holds.append(GENERATED)
-    return DecodePlan(start, tuple(read[:-1]), (*start.cached, *holds[:-1]), tuple(predicts))
+        spans.append(GENERATED)
+    return DecodePlan(opening, tuple(read[:-1]), (*opening.cached, *spans[:-1]), tuple(predicts))
 
 
-def noise_ids(tokenizer: PreTrainedTokenizerBase, one: TokenizedSwitch, seed: int) -> Ids:
+def noise_ids(tokenizer: PreTrainedTokenizerBase, switch: TokenizedSwitch, seed: int) -> Ids:
     """Return the noise control's tokens, as many as the new context has; (seed, id) decide."""
     try:
-        return tokenization.random_prefix(tokenizer, len(one.new), one.id, seed)
+        return tokenization.random_prefix(tokenizer, len(switch.new), switch.id, seed)
     except tokenization.Unusable as error:
         raise KvError(
-            f"switch {one.id!r}: {error}; leave the noise control out or pass another seed."
+            f"switch {switch.id!r}: {error}; leave the noise control out or pass another seed."
         ) from error
