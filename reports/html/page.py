@@ -24,7 +24,6 @@ Explanation = Mapping[str, Any]
 """``condition``, ``text``, ``masks`` (each with ``title``, ``mask``: queries × slots, 0 / 1, and
 ``slots``: a name a column) and optionally ``model``."""
 
-TITLE = "Claims about primed KV caches"
 MAX_CHARACTERS = 2_300_000
 """Of the report proper; with the table of tests a page has to stay below 3 MB."""
 _TEXT_CHARACTERS = 3_000  # about one judgement, without its pictures

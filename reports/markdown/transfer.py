@@ -36,9 +36,7 @@ def verdicts(judgements: Sequence[Judgement]) -> str:
     """Return verdicts.md: a count for each model, then a table of claims for each topic."""
     topics = grouped(judgements, lambda judgement: judgement.claim.family)
     groups = grouped(judgements, lambda judgement: judgement.cell.model)
-    models = [
-        (model, groups[model], _counts(judgements, [model])[0]) for model in _models(judgements)
-    ]
+    models = [(m, groups[m], _counts(groups[m], [m])[0]) for m in _models(judgements)]
     return _render("verdicts.md", models=models, topics=[_topic(*each) for each in topics.items()])
 
 

@@ -72,16 +72,10 @@ def _draw_lines(
             step, raster = "post" if steps else None, known.sum() > RASTER_FROM
             look = {"color": ink, "alpha": 0.16, "linewidth": 0}
             axes.fill_between(*band, step=step, rasterized=raster, **look)
-        handles += axes.plot(
-            curve.x,
-            curve.y,
-            color=ink,
-            linestyle=DASHES[index % len(DASHES)],
-            linewidth=1.6,
-            drawstyle="steps-post" if steps else "default",
-            markersize=3.2,
-            marker="o" if marked and curve.x.size <= _MARKED_UP_TO else "",
-        )
+        marker = "o" if marked and curve.x.size <= _MARKED_UP_TO else ""
+        look = {"linestyle": DASHES[index % len(DASHES)], "linewidth": 1.6, "markersize": 3.2}
+        look |= {"drawstyle": "steps-post" if steps else "default", "marker": marker}
+        handles += axes.plot(curve.x, curve.y, color=ink, **look)
     return handles
 
 

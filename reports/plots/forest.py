@@ -63,16 +63,16 @@ def forest(judgements: Sequence[Judgement], *, narrow: bool = False) -> str:
     """
     layout = _NARROW if narrow else _WIDE
     rows, height = _rows(judgements, layout)
-    low, high = _limits(judgements)
+    limits = _limits(judgements)
     with style(f"forest-{judgements[0].estimate.unit}-{narrow}"):
         inches = (height + 2.2) * _LINE
         figure = Figure(figsize=(layout.width, inches))
         left, bottom = layout.left / layout.width, 1.7 * _LINE / inches
         width = 1 - (layout.left + layout.right) / layout.width
         axes = figure.add_axes((left, bottom, width, height * _LINE / inches))
-        _frame(axes, height, (low, high), judgements[0].estimate.unit, 5 if narrow else 9)
+        _frame(axes, height, limits, judgements[0].estimate.unit, 5 if narrow else 9)
         for row in rows:
-            _draw_row(axes, row, layout, (low, high))
+            _draw_row(axes, row, layout, limits)
         return to_svg(figure, f"Forest plot, {len(judgements)} estimates")
 
 
@@ -105,8 +105,8 @@ def _limits(judgements: Sequence[Judgement]) -> tuple[float, float]:
     values: list[float] = []
     for judgement in judgements:
         estimate, published = judgement.estimate, judgement.published
-        values += [judgement.claim.prediction.null, estimate.value]
-        values += [estimate.ci_low, estimate.ci_high]
+        null = judgement.claim.prediction.null
+        values += [null, estimate.value, estimate.ci_low, estimate.ci_high]
         values += [] if published is None else [published.value]
     return padded_range(values, 0.05)
 
@@ -122,13 +122,13 @@ def _frame(axes: Axes, height: float, limits: tuple[float, float], unit: str, ti
 
 
 def _draw_row(axes: Axes, row: _Row, layout: _Layout, limits: tuple[float, float]) -> None:
-    judgement = row.content
-    if isinstance(judgement, str):
+    if isinstance(row.content, str):
         # on a phone the text stands inside the plot, so it covers the lines behind it
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1} if layout.narrow else None
         weight = "bold" if row.bold else "normal"
-        _beside(axes, 0.08 - layout.left, row.y, judgement, weight=weight, bbox=paper)
+        _beside(axes, 0.08 - layout.left, row.y, row.content, weight=weight, bbox=paper)
         return
+    judgement = row.content
     _draw_interval(axes, judgement, row.y, limits)
     if not layout.narrow:
         verdict = VERDICT_STYLES[judgement.verdict]

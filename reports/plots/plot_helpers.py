@@ -69,14 +69,8 @@ def draw_zero(axes: Axes) -> None:
 
 def legend(figure: Figure, handles: Sequence[Artist], labels: Iterable[object]) -> None:
     """Name what is drawn, a line each under the picture, where it hides nothing."""
-    figure.legend(
-        handles,
-        [_label(text) for text in labels],
-        loc="outside lower left",
-        handlelength=2.4,
-        labelspacing=0.2,
-        borderpad=0.1,
-    )
+    look = {"handlelength": 2.4, "labelspacing": 0.2, "borderpad": 0.1}
+    figure.legend(handles, [_label(text) for text in labels], loc="outside lower left", **look)
 
 
 def _label(text: object) -> str:
