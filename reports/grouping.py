@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kvcore.verdict import Judgement
@@ -11,12 +11,19 @@ Groups = Sequence[Sequence[Judgement]]
 """Judgements claim by claim."""
 
 
-def by_claim(judgements: Iterable[Judgement]) -> Groups:
-    """Group judgements by claim; claims and cells keep the order of their first appearance."""
+def grouped(
+    judgements: Iterable[Judgement], key: Callable[[Judgement], str]
+) -> dict[str, list[Judgement]]:
+    """Group judgements by a key; keys and judgements keep the order of their first appearance."""
     groups: dict[str, list[Judgement]] = {}
     for judgement in judgements:
-        groups.setdefault(judgement.claim.id, []).append(judgement)
-    return list(groups.values())
+        groups.setdefault(key(judgement), []).append(judgement)
+    return groups
+
+
+def by_claim(judgements: Iterable[Judgement]) -> Groups:
+    """Group judgements by claim; claims and cells keep the order of their first appearance."""
+    return list(grouped(judgements, lambda judgement: judgement.claim.id).values())
 
 
 def plot_parts(plot: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -148,28 +148,24 @@ class Reporter:
     @property
     def provenance(self) -> dict[str, Any]:
         """How the session was started and what its cells were measured with."""
+        cells = [record.context.get("provenance") for record in self._ordered()]
         arguments = [str(argument) for argument in self.config.invocation_params.args]
         return {
             "command": shlex.join(["pytest", *arguments]),
             "configuration": self.configuration,
-            "cells": self._distinct("provenance"),
+            "cells": [cell for i, cell in enumerate(cells) if cell and cell not in cells[:i]],
         }
 
     @property
     def explanations(self) -> list[Mapping[str, Any]]:
         """The conditions of the session, each explained once."""
-        every = [
-            each for record in self._ordered() for each in record.context.get("explanations", ())
-        ]
+        contexts = [record.context for record in self._ordered()]
+        every = [each for context in contexts for each in context.get("explanations", ())]
         first = {(each.get("model"), each["condition"]): each for each in reversed(every)}
         return list(reversed(first.values()))
 
     def _ordered(self) -> list[Record]:
         return sorted(self.records.values(), key=lambda record: record.place)
-
-    def _distinct(self, name: str) -> list[Mapping[str, Any]]:
-        facts = [record.context[name] for record in self._ordered() if record.context.get(name)]
-        return [each for index, each in enumerate(facts) if each not in facts[:index]]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the judgement off a report, wherever the test ran."""
@@ -183,10 +179,8 @@ class Reporter:
         """Write results.json; let pytest-html write its page; give that its head."""
         if not self.records and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        data = results.document(
-            self.judgements, provenance=self.provenance, environment=self.environment
-        )
-        results.write(self.out / "results.json", data)
+        facts = {"provenance": self.provenance, "environment": self.environment}
+        results.write(self.out / "results.json", results.document(self.judgements, **facts))
         yield
         self._finish_page()
 
@@ -211,9 +205,7 @@ class Reporter:
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:
         """Name the page."""
-        from reports.html import page
-
-        report.title = page.TITLE
+        report.title = "Claims about primed KV caches"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
@@ -233,12 +225,9 @@ class Reporter:
     def pytest_html_results_table_row(self, report: pytest.TestReport, cells: list[str]) -> None:
         """Fill our columns; the test's own name is escaped, which pytest-html leaves to us."""
         record = self.records.get(report.nodeid)
-        cells[:] = [
-            cells[0],
-            *tests_table.cells(record.judgement if record else None),
-            tests_table.cell("testId", report.nodeid),
-            cells[2],
-        ]
+        judgement = record.judgement if record else None
+        name = tests_table.cell("testId", report.nodeid)
+        cells[:] = [cells[0], *tests_table.cells(judgement), name, cells[2]]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_html(self, data: list[str]) -> None:

@@ -20,22 +20,9 @@ from reports.words import counts
 SCHEMA_VERSION = 1
 
 PACKAGES = (
-    "kvclaims",
-    "torch",
-    "transformers",
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "gguf",
-    "numpy",
-    "scipy",
-    "pandas",
-    "pyarrow",
-    "matplotlib",
-    "pytest",
-    "pytest-html",
-    "pytest-xdist",
-)
+    "kvclaims torch transformers accelerate bitsandbytes datasets gguf numpy scipy pandas pyarrow "
+    "matplotlib pytest pytest-html pytest-xdist"
+).split()
 
 
 def environment(root: Path) -> dict[str, Any]:
@@ -100,6 +87,10 @@ def document(
     ``"-Infinity"`` in estimates, null elsewhere. The data behind the plots is left out: it lies
     in the rows, under ``rows``.
     """
+    judged = [judgement.to_dict() for judgement in judgements]
+    for each in judged:
+        del each["plot"]
+    stores = dict.fromkeys((j.store, j.rows_hash) for j in judgements)
     data: dict[str, Any] = inert_data(
         {
             "schema_version": SCHEMA_VERSION,
@@ -108,21 +99,11 @@ def document(
             "environment": dict(environment),
             "cells": [dict(cell) for cell in provenance.get("cells", ())],
             "counts": counts(judgements),
-            "judgements": [_without_plot(judgement) for judgement in judgements],
-            "rows": _rows(judgements),
+            "judgements": judged,
+            "rows": [{"store": store, "rows_hash": rows_hash} for store, rows_hash in stores],
         }
     )
     return data
-
-
-def _without_plot(judgement: Judgement) -> dict[str, Any]:
-    return {name: value for name, value in judgement.to_dict().items() if name != "plot"}
-
-
-def _rows(judgements: Sequence[Judgement]) -> list[dict[str, str]]:
-    """Return each store with the hashes of the rows that were taken from it."""
-    stores = dict.fromkeys((j.store, j.rows_hash) for j in judgements)
-    return [{"store": store, "rows_hash": rows_hash} for store, rows_hash in stores]
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:

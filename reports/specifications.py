@@ -49,15 +49,10 @@ def by_value(ways: Sequence[Specification]) -> list[Specification]:
 
 
 def _judged(judgement: Judgement) -> Specification:
-    estimate = judgement.estimate
+    e = judgement.estimate
     labels = [row["label"] for row in specification_rows(judgement) if row["judged"]]
-    return Specification(
-        _choices(judgement, labels[0] if labels else AS_JUDGED),
-        estimate.value,
-        estimate.ci_low,
-        estimate.ci_high,
-        judgement.verdict,
-    )
+    choices = _choices(judgement, labels[0] if labels else AS_JUDGED)
+    return Specification(choices, e.value, e.ci_low, e.ci_high, judgement.verdict)
 
 
 def further_ways(judgement: Judgement) -> list[Specification]:
@@ -113,13 +108,12 @@ def hangs_on(ways: Sequence[Specification]) -> dict[str, tuple[int, int]]:
         Choice to (groups with more than one verdict, groups); a group holds the specifications
         that differ in that choice alone. A choice that nothing varied alone is left out.
     """
-    counts = {}
-    for factor in FACTORS:
-        groups = alike_but_for(factor, ways)
-        if groups:
-            changed = sum(len({way.verdict for way in group}) > 1 for group in groups)
-            counts[factor] = (changed, len(groups))
-    return counts
+    groups = {factor: alike_but_for(factor, ways) for factor in FACTORS}
+    return {
+        factor: (sum(len({way.verdict for way in group}) > 1 for group in alike), len(alike))
+        for factor, alike in groups.items()
+        if alike
+    }
 
 
 def alike_but_for(factor: str, ways: Sequence[Specification]) -> list[list[Specification]]:

@@ -9,17 +9,15 @@ from reports.text import one_line
 from reports.words import VERDICT_STYLES, counts, interval_words, required_words
 
 _HEAD = ("claim", "cell", "estimate [CI]", "n", "verdict", "n needed")
-_RIGHT = (3, 5)
+_ALIGNMENT = ("<", "<", "<", ">", "<", ">")
 
 
 def table(judgements: Sequence[Judgement]) -> list[str]:
     """Return the verdicts as lines of text, columns aligned, and a line of totals."""
     rows = [_HEAD, *(_row(judgement) for judgement in judgements)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = [
-        "  ".join(_pad(text, widths[i], i in _RIGHT) for i, text in enumerate(row)).rstrip()
-        for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    formats = [f"{side}{width}" for side, width in zip(_ALIGNMENT, widths, strict=True)]
+    lines = ["  ".join(map(format, row, formats)).rstrip() for row in rows]
     totals = ", ".join(f"{number} {verdict}" for verdict, number in counts(judgements).items())
     return [*lines, "", totals]
 
@@ -34,7 +32,3 @@ def _row(judgement: Judgement) -> tuple[str, ...]:
         f"{symbol} {judgement.verdict}",
         required_words(judgement),
     )
-
-
-def _pad(text: str, width: int, right: bool) -> str:
-    return text.rjust(width) if right else text.ljust(width)

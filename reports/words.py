@@ -94,17 +94,17 @@ def _region_words(region: Region) -> str:
     return f"between {_bound(low)} and {_bound(high)}"
 
 
-def _regions_words(regions: Iterable[Region]) -> str:
-    return " or ".join(_region_words(region) for region in regions)
-
-
 def prediction_words(prediction: Prediction) -> str:
     """Return a prediction in plain words: what is expected, and what would settle it."""
+    supported, refuted = (
+        " or ".join(map(_region_words, regions))
+        for regions in (prediction.supported, prediction.refuted)
+    )
     measure = _MEASURES.get(prediction.unit, prediction.unit)
     return (
         f"Prediction: {_NAMES.get(prediction.name, prediction.name)}. Supported when the whole "
-        f"interval of {measure} lies {_regions_words(prediction.supported)}; else refuted when it "
-        f"lies {_regions_words(prediction.refuted)}."
+        f"interval of {measure} lies {supported}; else refuted when it "
+        f"lies {refuted}."
     )
 
 

@@ -48,20 +48,16 @@ class Column:
 def columns(judgements: Iterable[Judgement]) -> list[Column]:
     """Return every column: models, then their datasets, as they first appear; then metrics."""
     distinct = list(dict.fromkeys(Column.of(j.cell) for j in judgements))
-    models, datasets, dtypes = (
-        list(dict.fromkeys(names))
-        for names in zip(*(column.place for column in distinct), strict=True)
-    )
+    places = [
+        list(dict.fromkeys(names)) for names in zip(*(c.place for c in distinct), strict=True)
+    ]
     metrics = (*_METRICS, _OTHER)
-    return sorted(
-        distinct,
-        key=lambda c: (
-            models.index(c.model),
-            datasets.index(c.dataset),
-            dtypes.index(c.dtype),
-            metrics.index(c.metric),
-        ),
-    )
+
+    def rank(column: Column) -> list[int]:
+        first_seen = (names.index(part) for names, part in zip(places, column.place, strict=True))
+        return [*first_seen, metrics.index(column.metric)]
+
+    return sorted(distinct, key=rank)
 
 
 def blocks(ordered: Sequence[Column]) -> list[list[Column]]:

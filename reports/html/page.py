@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from markupsafe import Markup
@@ -11,19 +12,18 @@ from markupsafe import Markup
 from kvcore.errors import KvError
 from kvcore.verdict import Judgement
 from reports import words
-from reports.grouping import Groups, by_claim
+from reports.grouping import Groups, by_claim, grouped
 from reports.html import matrix, pictures
 from reports.html.templates import FOLDER, render
 from reports.plots.forest import forest
 from reports.plots.masks import mask_svg
 from reports.plots.specification_curve import specification_curve
-from reports.specifications import by_value, hangs_on, specifications
+from reports.specifications import Specification, by_value, hangs_on, specifications
 
 Explanation = Mapping[str, Any]
 """``condition``, ``text``, ``masks`` (each with ``title``, ``mask``: queries × slots, 0 / 1, and
 ``slots``: a name a column) and optionally ``model``."""
 
-TITLE = "Claims about primed KV caches"
 MAX_CHARACTERS = 2_300_000
 """Of the report proper; with the table of tests a page has to stay below 3 MB."""
 _TEXT_CHARACTERS = 3_000  # about one judgement, without its pictures
@@ -105,27 +105,18 @@ def document(html: str) -> str:
 
 
 def _forests(judgements: Sequence[Judgement]) -> str:
-    units: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        units.setdefault(judgement.estimate.unit, []).append(judgement)
-    return render(
-        "forest.html",
-        forests=[
-            (unit, forest(group), forest(group, narrow=True)) for unit, group in units.items()
-        ],
-    )
+    units = grouped(judgements, lambda judgement: judgement.estimate.unit)
+    return render("forest.html", units=units, forest=forest)
 
 
 def choices(groups: Groups) -> str:
     """Return the part of the page on choices, or "" where nothing was measured in two ways."""
-    cards = [
-        _card(index, group) for index, group in enumerate(groups) if len(specifications(group)) > 1
-    ]
+    ways = [by_value(specifications(group)) for group in groups]
+    cards = [_card(index, groups[index], each) for index, each in enumerate(ways) if len(each) > 1]
     return render("choices.html", cards=cards) if cards else ""
 
 
-def _card(index: int, group: Sequence[Judgement]) -> dict[str, Any]:
-    ways = by_value(specifications(group))
+def _card(index: int, group: Sequence[Judgement], ways: Sequence[Specification]) -> dict[str, Any]:
     return {
         "index": index,
         "claim": group[0].claim,
@@ -144,7 +135,7 @@ def _card(index: int, group: Sequence[Judgement]) -> dict[str, Any]:
 def _claims(groups: Groups, characters: int) -> str:
     drawings = _drawings(groups, characters)
     claims = [
-        _claim(group, [drawings.get((index, at), "") for at in range(len(group))])
+        _claim([(j, drawings.get((index, at), "")) for at, j in enumerate(group)])
         for index, group in enumerate(groups)
     ]
     left_out = sum(map(len, groups)) - len(drawings)
@@ -156,12 +147,9 @@ def _drawings(groups: Groups, characters: int) -> dict[tuple[int, int], str]:
 
     Returns (number of the claim, number of the cell) to what is shown there, which may be "".
     """
-    places = sorted(
-        ((index, at) for index, group in enumerate(groups) for at in range(len(group))),
-        key=lambda place: place[1],
-    )
+    places = [(index, at) for index, group in enumerate(groups) for at in range(len(group))]
     drawings: dict[tuple[int, int], str] = {}
-    for index, at in places:
+    for index, at in sorted(places, key=itemgetter(1)):
         drawing = pictures.picture(groups[index][at])
         characters -= len(drawing)
         if characters < 0:
@@ -170,8 +158,9 @@ def _drawings(groups: Groups, characters: int) -> dict[tuple[int, int], str]:
     return drawings
 
 
-def _claim(group: Sequence[Judgement], drawings: Sequence[str]) -> dict[str, Any]:
-    drawn = [(j, drawing) for j, drawing in zip(group, drawings, strict=True) if drawing]
+def _claim(cells: Sequence[tuple[Judgement, str]]) -> dict[str, Any]:
+    group = [j for j, _ in cells]
+    drawn = [(j, drawing) for j, drawing in cells if drawing]
     captions = dict.fromkeys(caption for j, _ in drawn for caption in pictures.captions(j))
     return {
         "claim": group[0].claim,
@@ -189,9 +178,8 @@ def _claim(group: Sequence[Judgement], drawings: Sequence[str]) -> dict[str, Any
 def _details(group: Sequence[Judgement]) -> list[list[object]]:
     """Return the secondary numbers of every cell: a row a number, a column a cell."""
     names = dict.fromkeys(name for j in group for name in j.details)
-    numbers: list[list[object]] = [[name, *(j.details.get(name) for j in group)] for name in names]
     return [
-        *numbers,
+        *([name, *(j.details.get(name) for j in group)] for name in names),
         ["interval", *(j.estimate.method for j in group)],
         ["conditions", *(", ".join(j.conditions) for j in group)],
         ["seed", *(str(j.seed) for j in group)],
@@ -205,21 +193,7 @@ def _details(group: Sequence[Judgement]) -> list[list[object]]:
 def _conditions(explanations: Sequence[Explanation]) -> str:
     if not explanations:
         return ""
-    return render(
-        "conditions.html",
-        explanations=[
-            {
-                "condition": each["condition"],
-                "model": each.get("model"),
-                "text": each["text"],
-                "masks": [
-                    (panel["title"], mask_svg(panel["mask"], panel["slots"], panel["title"]))
-                    for panel in each.get("masks", ())
-                ],
-            }
-            for each in explanations
-        ],
-    )
+    return render("conditions.html", explanations=explanations, mask_svg=mask_svg)
 
 
 def _provenance(

@@ -22,16 +22,6 @@ def inert(value: Any) -> Any:
     return value if isinstance(value, Markup) else inert_text(value)
 
 
-def file_name(path: str) -> str:
-    """Return the last part of a path: no page names a folder of the machine."""
-    return PurePath(path).name
-
-
-def thousands(value: int) -> str:
-    """Return a whole number with a comma between thousands."""
-    return f"{value:,}"
-
-
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(FOLDER),
     autoescape=True,
@@ -43,7 +33,8 @@ ENVIRONMENT = Environment(
 ENVIRONMENT.filters |= {
     "cell": words.cell_words,
     "end": words.end_words,
-    "file_name": file_name,
+    # no page names a folder of the machine
+    "file_name": lambda path: PurePath(path).name,
     "interval": words.interval_words,
     "level": words.level_words,
     "number": number,
@@ -51,7 +42,7 @@ ENVIRONMENT.filters |= {
     "published": words.published_words,
     "required": words.required_words,
     "signed": words.is_signed,
-    "thousands": thousands,
+    "thousands": "{:,}".format,
     "token": token_text,
     "unit": words.unit_words,
 }

@@ -10,14 +10,10 @@ from reports.words import cell_words, interval_words
 
 def heads() -> list[str]:
     """Return the heads of the columns that `cells` fills."""
-    columns = (
-        ("Claim", "claim"),
-        ("Cell", "cell"),
-        ("Estimate", ""),
-        ("n", ""),
-        ("Verdict", "verdict"),
-    )
-    return [render("test_head.html", title=title, sorted_by=name) for title, name in columns]
+    columns = {"Claim": "claim", "Cell": "cell", "Estimate": "", "n": "", "Verdict": "verdict"}
+    return [
+        render("test_head.html", title=title, sorted_by=name) for title, name in columns.items()
+    ]
 
 
 def cells(judgement: Judgement | None) -> list[str]:

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
-from reports.grouping import by_claim
+from reports.grouping import by_claim, grouped
 
 FOLDER = Path(__file__).parents[1]
 LETTERS = {"supported": "**S**", "refuted": "**R**", "inconclusive": "?"}
@@ -26,28 +26,18 @@ def transfer(judgements: Sequence[Judgement]) -> str:
     """Return transfer.md: counts for each topic and model, then the claims by what came of them."""
     models = _models(judgements)
     first = first_metric(judgements)
-    topics = dict.fromkeys(j.claim.family for j in first.values())
-    counts = [
-        *(
-            (topic, _counts([j for j in first.values() if j.claim.family == topic], models))
-            for topic in topics
-        ),
-        ("**all**", _counts(first.values(), models)),
-    ]
+    topics = grouped(first.values(), lambda judgement: judgement.claim.family)
+    topics["**all**"] = list(first.values())
+    counts = [(topic, _counts(group, models)) for topic, group in topics.items()]
     return _render("transfer.md", models=models, counts=counts, outcomes=_by_outcome(first, models))
 
 
 def verdicts(judgements: Sequence[Judgement]) -> str:
     """Return verdicts.md: a count for each model, then a table of claims for each topic."""
-    topics: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        topics.setdefault(judgement.claim.family, []).append(judgement)
-    models = _models(judgements)
-    return _render(
-        "verdicts.md",
-        models=[_model(judgements, model) for model in models],
-        topics=[_topic(topic, group) for topic, group in topics.items()],
-    )
+    topics = grouped(judgements, lambda judgement: judgement.claim.family)
+    groups = grouped(judgements, lambda judgement: judgement.cell.model)
+    models = [(m, groups[m], _counts(groups[m], [m])[0]) for m in _models(judgements)]
+    return _render("verdicts.md", models=models, topics=[_topic(*each) for each in topics.items()])
 
 
 def _models(judgements: Iterable[Judgement]) -> list[str]:
@@ -78,28 +68,11 @@ def _by_outcome(first: FirstMetric, models: Sequence[str]) -> list[tuple[str, li
         groups.setdefault(outcome, []).append(claim)
     rank = {name: place for place, name in enumerate((*LETTERS, ""))}
     ordered = sorted(groups, key=lambda outcome: ("" in outcome, [rank[name] for name in outcome]))
-    return [
-        (
-            ", ".join(
-                f"{model} {verdict or 'not judged'}"
-                for model, verdict in zip(models, outcome, strict=True)
-            ),
-            groups[outcome],
-        )
-        for outcome in ordered
+    texts = [
+        ", ".join(f"{m} {verdict or 'not judged'}" for m, verdict in zip(models, each, strict=True))
+        for each in ordered
     ]
-
-
-def _model(judgements: Iterable[Judgement], model: str) -> dict[str, Any]:
-    own = [j for j in judgements if j.cell.model == model]
-    sizes = [j.estimate.n for j in own]
-    return {
-        "name": model,
-        "datasets": dict.fromkeys(j.cell.dataset for j in own),
-        "fewest": min(sizes),
-        "most": max(sizes),
-        "counts": _counts(own, [model])[0],
-    }
+    return [(text, groups[outcome]) for text, outcome in zip(texts, ordered, strict=True)]
 
 
 def _topic(topic: str, judgements: Sequence[Judgement]) -> dict[str, Any]:

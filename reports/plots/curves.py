@@ -68,26 +68,14 @@ def _draw_lines(
         ink = colour if len(curves) == 1 else LINES[index % len(LINES)]
         known = np.isfinite(curve.low) & np.isfinite(curve.high)
         if known.any():
-            axes.fill_between(
-                curve.x[known],
-                curve.low[known],
-                curve.high[known],
-                color=ink,
-                alpha=0.16,
-                linewidth=0,
-                step="post" if steps else None,
-                rasterized=known.sum() > RASTER_FROM,
-            )
-        handles += axes.plot(
-            curve.x,
-            curve.y,
-            color=ink,
-            linestyle=DASHES[index % len(DASHES)],
-            linewidth=1.6,
-            drawstyle="steps-post" if steps else "default",
-            markersize=3.2,
-            marker="o" if marked and curve.x.size <= _MARKED_UP_TO else "",
-        )
+            band = (curve.x[known], curve.low[known], curve.high[known])
+            step, raster = "post" if steps else None, known.sum() > RASTER_FROM
+            look = {"color": ink, "alpha": 0.16, "linewidth": 0}
+            axes.fill_between(*band, step=step, rasterized=raster, **look)
+        marker = "o" if marked and curve.x.size <= _MARKED_UP_TO else ""
+        look = {"linestyle": DASHES[index % len(DASHES)], "linewidth": 1.6, "markersize": 3.2}
+        look |= {"drawstyle": "steps-post" if steps else "default", "marker": marker}
+        handles += axes.plot(curve.x, curve.y, color=ink, **look)
     return handles
 
 
@@ -123,40 +111,32 @@ def _powers_of_two(axes: Axes, x: FloatArray) -> None:
 
 def draw_layers(figure: Figure, data: Data, colour: str) -> bool:
     """Draw several curves over the same numbers, each with its band where it has one."""
-    curves = _curves(data["curves"])
-    if not curves:
-        return False
-    axes = figure.add_subplot()
-    handles = _draw_lines(axes, curves, colour)
-    draw_zero(axes)
-    _name(figure, axes, data["x_label"], data["y_label"], curves, handles)
-    return True
+    axes = _draw_named_curves(figure, data, colour)
+    if axes is not None:
+        draw_zero(axes)
+    return axes is not None
 
 
 def draw_survival(figure: Figure, data: Data, colour: str) -> bool:
     """Draw steps: the share that is still left after each x."""
+    data = {"y_label": "share left", **data}
+    axes = _draw_named_curves(figure, data, colour, steps=True, marked=False)
+    if axes is not None:
+        axes.set_ylim(0, 1.03)
+    return axes is not None
+
+
+def _draw_named_curves(figure: Figure, data: Data, colour: str, **look: bool) -> Axes | None:
+    """Draw curves over named axes, with a legend; None where there is no curve."""
     curves = _curves(data["curves"])
     if not curves:
-        return False
+        return None
     axes = figure.add_subplot()
-    handles = _draw_lines(axes, curves, colour, steps=True, marked=False)
-    axes.set_ylim(0, 1.03)
-    _name(figure, axes, data["x_label"], data.get("y_label", "share left"), curves, handles)
-    return True
-
-
-def _name(
-    figure: Figure,
-    axes: Axes,
-    x_label: str,
-    y_label: str,
-    curves: Sequence[_Curve],
-    handles: Sequence[Artist],
-) -> None:
+    handles = _draw_lines(axes, curves, colour, **look)
     few_ticks(axes, whole=_whole(curves))
-    axes.set_xlabel(wrapped(x_label))
-    axes.set_ylabel(wrapped(y_label))
+    axes.set(xlabel=wrapped(data["x_label"]), ylabel=wrapped(data["y_label"]))
     legend(figure, handles, [curve.label for curve in curves])
+    return axes
 
 
 def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
@@ -172,15 +152,10 @@ def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
     if not curves:
         return False
     axes = figure.add_subplot()
-    handles: list[Artist] = list(
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.5)))
-    )
-    handles += _draw_lines(axes, curves, colour, marked=False)
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
-    axes.set_box_aspect(1)
-    axes.set_xlabel("false positive rate")
-    axes.set_ylabel("true positive rate")
+    chance = axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.5)))
+    handles = [*chance, *_draw_lines(axes, curves, colour, marked=False)]
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), box_aspect=1)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
     few_ticks(axes)
     legend(figure, handles, ["AUC 0.500, chance", *(curve.label for curve in curves)])
     return True

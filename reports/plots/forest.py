@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from kvcore.verdict import Judgement
 from reports.grouping import by_claim
+from reports.plots.plot_helpers import draw_mark, padded_range
 from reports.plots.svg import BAND, GRID, INK, MUTED, style, to_svg
 from reports.text import one_line
 from reports.words import VERDICT_STYLES, interval_words
@@ -21,12 +22,11 @@ from reports.words import VERDICT_STYLES, interval_words
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of a forest plot: a claim's heading, or a cell's label, interval or both."""
+    """One line of a forest plot: a claim's id in bold, a cell's name, or its interval."""
 
     y: float
-    heading: str = ""
-    label: str = ""
-    judgement: Judgement | None = None
+    content: str | Judgement
+    bold: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,16 @@ def forest(judgements: Sequence[Judgement], *, narrow: bool = False) -> str:
     """
     layout = _NARROW if narrow else _WIDE
     rows, height = _rows(judgements, layout)
-    low, high = _limits(judgements)
+    limits = _limits(judgements)
     with style(f"forest-{judgements[0].estimate.unit}-{narrow}"):
         inches = (height + 2.2) * _LINE
         figure = Figure(figsize=(layout.width, inches))
-        axes = figure.add_axes(
-            (
-                layout.left / layout.width,
-                1.7 * _LINE / inches,
-                1 - (layout.left + layout.right) / layout.width,
-                height * _LINE / inches,
-            )
-        )
-        _frame(axes, height, (low, high), judgements[0].estimate.unit, 5 if narrow else 9)
+        left, bottom = layout.left / layout.width, 1.7 * _LINE / inches
+        width = 1 - (layout.left + layout.right) / layout.width
+        axes = figure.add_axes((left, bottom, width, height * _LINE / inches))
+        _frame(axes, height, limits, judgements[0].estimate.unit, 5 if narrow else 9)
         for row in rows:
-            _draw_row(axes, row, layout, (low, high))
+            _draw_row(axes, row, layout, limits)
         return to_svg(figure, f"Forest plot, {len(judgements)} estimates")
 
 
@@ -86,13 +81,13 @@ def _rows(judgements: Sequence[Judgement], layout: _Layout) -> tuple[list[_Row],
     y = 0.6
     for cells in by_claim(judgements):
         for line in textwrap.wrap(one_line(cells[0].claim.id), layout.wrap):
-            rows.append(_Row(y, heading=line))
+            rows.append(_Row(y, line, bold=True))
             y += 1
         for judgement in cells:
             if layout.narrow:
-                rows.append(_Row(y, label=_cell_label(judgement)))
+                rows.append(_Row(y, _cell_label(judgement)))
                 y += 0.95
-            rows.append(_Row(y, judgement=judgement))
+            rows.append(_Row(y, judgement))
             y += 1.1
         y += 0.45
     return rows, y - 0.2
@@ -110,19 +105,14 @@ def _limits(judgements: Sequence[Judgement]) -> tuple[float, float]:
     values: list[float] = []
     for judgement in judgements:
         estimate, published = judgement.estimate, judgement.published
-        values += [judgement.claim.prediction.null]
-        values += [estimate.value, estimate.ci_low, estimate.ci_high]
+        null = judgement.claim.prediction.null
+        values += [null, estimate.value, estimate.ci_low, estimate.ci_high]
         values += [] if published is None else [published.value]
-    finite = [value for value in values if math.isfinite(value)]
-    low, high = min(finite), max(finite)
-    margin = 0.05 * (high - low) or 1.0
-    return low - margin, high + margin
+    return padded_range(values, 0.05)
 
 
 def _frame(axes: Axes, height: float, limits: tuple[float, float], unit: str, ticks: int) -> None:
-    axes.set_xlim(*limits)
-    axes.set_ylim(height, 0)
-    axes.set_yticks([])
+    axes.set(xlim=limits, ylim=(height, 0), yticks=[])
     axes.spines["left"].set_visible(False)
     axes.locator_params(axis="x", nbins=ticks)
     axes.grid(axis="x", color=GRID, linewidth=0.6)
@@ -132,43 +122,28 @@ def _frame(axes: Axes, height: float, limits: tuple[float, float], unit: str, ti
 
 
 def _draw_row(axes: Axes, row: _Row, layout: _Layout, limits: tuple[float, float]) -> None:
-    if row.judgement is None:
-        weight = "bold" if row.heading else "normal"
+    if isinstance(row.content, str):
         # on a phone the text stands inside the plot, so it covers the lines behind it
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1} if layout.narrow else None
-        _beside(
-            axes, -layout.left + 0.08, row.y, row.heading or row.label, weight=weight, bbox=paper
-        )
+        weight = "bold" if row.bold else "normal"
+        _beside(axes, 0.08 - layout.left, row.y, row.content, weight=weight, bbox=paper)
         return
-    _draw_interval(axes, row.judgement, row.y, limits)
-    verdict = VERDICT_STYLES[row.judgement.verdict]
+    judgement = row.content
+    _draw_interval(axes, judgement, row.y, limits)
     if not layout.narrow:
-        _beside(axes, -layout.left + 0.2, row.y, _cell_label(row.judgement))
-        _beside(
-            axes,
-            0.1,
-            row.y,
-            f"{verdict.symbol} {interval_words(row.judgement.estimate)}",
-            end=True,
-            color=verdict.colour,
-        )
+        verdict = VERDICT_STYLES[judgement.verdict]
+        words = f"{verdict.symbol} {interval_words(judgement.estimate)}"
+        _beside(axes, 0.2 - layout.left, row.y, _cell_label(judgement))
+        _beside(axes, 0.1, row.y, words, end=True, color=verdict.colour)
 
 
 def _beside(
     axes: Axes, inches: float, y: float, text: str, *, end: bool = False, **properties: Any
 ) -> None:
     """Write text at a distance in inches from the left edge of the axes, or from the right one."""
-    axes.annotate(
-        text,
-        (1.0 if end else 0.0, y),
-        xycoords=("axes fraction", "data"),
-        xytext=(inches * 72, 0),
-        textcoords="offset points",
-        va="center",
-        annotation_clip=False,
-        fontsize=9,
-        **properties,
-    )
+    at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    at |= {"xytext": (inches * 72, 0), "va": "center", "annotation_clip": False}
+    axes.annotate(text, (1.0 if end else 0.0, y), fontsize=9, **at, **properties)
 
 
 def _draw_interval(axes: Axes, judgement: Judgement, y: float, limits: tuple[float, float]) -> None:
@@ -182,25 +157,9 @@ def _draw_interval(axes: Axes, judgement: Judgement, y: float, limits: tuple[flo
         if math.isinf(bound):
             axes.plot([end], [y], marker=arrow, color=verdict.colour, markersize=5, clip_on=False)
     if judgement.published is not None:
-        axes.plot(
-            [judgement.published.value],
-            [y],
-            marker="D",
-            markersize=8,
-            zorder=2.5,
-            markerfacecolor="white",
-            markeredgecolor=INK,
-            markeredgewidth=1.1,
-        )
-    face = verdict.colour if verdict.filled else "white"
-    axes.plot(
-        [estimate.value],
-        [y],
-        marker=verdict.marker,
-        markersize=5.5,
-        color=verdict.colour,
-        markerfacecolor=face,
-        markeredgewidth=1.3,
-        zorder=4,
-        linestyle="none",
+        look = {"markersize": 8, "markeredgewidth": 1.1, "zorder": 2.5}
+        draw_mark(axes, judgement.published.value, y, "D", INK, filled=False, **look)
+    look = {"markersize": 5.5, "markeredgewidth": 1.3, "zorder": 4}
+    draw_mark(
+        axes, estimate.value, y, verdict.marker, verdict.colour, filled=verdict.filled, **look
     )

@@ -57,23 +57,12 @@ def draw_mask(mask: tuple[tuple[int, ...], ...], slots: tuple[str, ...], label: 
     with style("mask"):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72))
         axes = figure.add_axes((1 / size[0], foot / size[1], width / size[0], height / size[1]))
-        axes.imshow(
-            allowed,
-            cmap=_COLOURS,
-            vmin=0,
-            vmax=1,
-            interpolation="none",
-            aspect="auto",
-            extent=(0, width, height, 0),
-            clip_on=False,
-        )
+        look = {"vmin": 0, "vmax": 1, "interpolation": "none", "aspect": "auto", "clip_on": False}
+        axes.imshow(allowed, cmap=_COLOURS, extent=(0, width, height, 0), **look)
         axes.autoscale(enable=False)
         axes.set_axis_off()
-        axes.add_patch(
-            Rectangle(
-                (0, 0), width, height, fill=False, edgecolor=_FRAME, linewidth=0.6, clip_on=False
-            )
-        )
+        look = {"fill": False, "edgecolor": _FRAME, "linewidth": 0.6, "clip_on": False}
+        axes.add_patch(Rectangle((0, 0), width, height, **look))
         if slots:
             _name_slots(axes, slots, unit, width, height)
         return to_svg(figure, label, "kv-mask")
@@ -84,27 +73,15 @@ def _name_slots(axes: Axes, slots: Sequence[str], unit: float, width: float, hei
     runs = [(name, len(list(run))) for name, run in groupby(one_line(slot, 24) for slot in slots)]
     ends = unit * np.cumsum([length for _, length in runs])
     # NaN lifts the pen: all boundaries are one path
-    axes.plot(
-        np.repeat(ends[:-1], 3),
-        [0, height + 4, np.nan] * (len(runs) - 1),
-        linewidth=0.6,
-        color=_BOUNDARY,
-        linestyle=(0, (3.3, 3.3)),
-        clip_on=False,
-    )
+    x, y = np.repeat(ends[:-1], 3), [0, height + 4, np.nan] * (len(runs) - 1)
+    dashes = (0, (3.3, 3.3))
+    axes.plot(x, y, linewidth=0.6, color=_BOUNDARY, linestyle=dashes, clip_on=False)
     occupied = [0.0] * _LINES  # up to where, a line of names
     for (name, length), end in zip(runs, ends, strict=True):
         half = _LETTER / 2 * len(name)
         place = max(min(end - length * unit / 2, width - half), half)
         line = next((i for i, taken in enumerate(occupied) if place - half >= taken), None)
         if line is not None:
-            axes.text(
-                place,
-                height + 13 + _LINE * line,
-                name,
-                fontsize=10,
-                color=INK,
-                ha="center",
-                va="baseline",
-            )
+            base = height + 13 + _LINE * line
+            axes.text(place, base, name, fontsize=10, color=INK, ha="center", va="baseline")
             occupied[line] = place + half + 4

@@ -40,6 +40,21 @@ def finite(*columns: Iterable[Any]) -> list[FloatArray]:
     return list(table[:, np.isfinite(table).all(axis=0)])
 
 
+def padded_range(values: Iterable[float], share: float) -> tuple[float, float]:
+    """Return the range of the finite values, wider at each end by a share of it."""
+    known = [value for value in values if math.isfinite(value)]
+    room = share * (max(known) - min(known)) or 1.0
+    return min(known) - room, max(known) + room
+
+
+def draw_mark(
+    axes: Axes, x: float, y: float, marker: str, colour: str, *, filled: bool, **look: Any
+) -> None:
+    """Draw one mark, or its outline on white."""
+    face = colour if filled else "white"
+    axes.plot([x], [y], marker=marker, color=colour, markerfacecolor=face, linestyle="none", **look)
+
+
 def few_ticks(axes: Axes, *, whole: bool = False) -> None:
     """Keep the labels under a narrow picture apart, and whole where only whole numbers count."""
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
@@ -54,14 +69,8 @@ def draw_zero(axes: Axes) -> None:
 
 def legend(figure: Figure, handles: Sequence[Artist], labels: Iterable[object]) -> None:
     """Name what is drawn, a line each under the picture, where it hides nothing."""
-    figure.legend(
-        handles,
-        [_label(text) for text in labels],
-        loc="outside lower left",
-        handlelength=2.4,
-        labelspacing=0.2,
-        borderpad=0.1,
-    )
+    look = {"handlelength": 2.4, "labelspacing": 0.2, "borderpad": 0.1}
+    figure.legend(handles, [_label(text) for text in labels], loc="outside lower left", **look)
 
 
 def _label(text: object) -> str:

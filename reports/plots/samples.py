@@ -18,6 +18,7 @@ from reports.plots.plot_helpers import (
     Data,
     FloatArray,
     Size,
+    draw_mark,
     few_ticks,
     finite,
     numbers,
@@ -41,8 +42,7 @@ def draw_paired(figure: Figure, data: Data, colour: str) -> bool:
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.axvline(float(differences.mean()), color=colour, linewidth=1.8)
     axes.axvline(float(np.median(differences)), color=colour, linewidth=1.4, linestyle=(0, (2, 2)))
-    axes.set_xlabel("benefit, nats per answer token")
-    axes.set_ylabel("samples")
+    axes.set(xlabel="benefit, nats per answer token", ylabel="samples")
     few_ticks(axes)
     return True
 
@@ -57,14 +57,8 @@ def draw_scatter(figure: Figure, data: Data, colour: str) -> bool:
     axes.scatter(x, y, s=7, color=MUTED, alpha=0.4, linewidths=0, rasterized=True)
     order = np.argsort(x, kind="stable")
     tenths = [part for part in np.array_split(order, 10) if part.size]
-    axes.plot(
-        [x[part].mean() for part in tenths],
-        [y[part].mean() for part in tenths],
-        color=colour,
-        linewidth=1.6,
-        marker="o",
-        markersize=3.5,
-    )
+    means = np.array([(x[part].mean(), y[part].mean()) for part in tenths])
+    axes.plot(*means.T, color=colour, linewidth=1.6, marker="o", markersize=3.5)
     low, high = np.quantile(y, [0.005, 0.995])
     if high > low:
         room = 0.08 * (high - low)
@@ -88,12 +82,9 @@ def draw_quartiles(figure: Figure, data: Data, colour: str) -> bool:
     axes.vlines(places[drawn], low[drawn], high[drawn], color=colour, linewidth=1.8)
     axes.plot(places, d, marker="o", markersize=4, color=colour, linestyle="none")
     axes.axhline(0, color=INK, linewidth=0.9)
+    names = [_QUARTILES.get(int(row["quartile"]), row["quartile"]) for row in rows]
     axes.set_xticks(
-        places,
-        [
-            f"{_QUARTILES.get(int(row['quartile']), row['quartile'])}\nn = {int(row['n'])}"
-            for row in rows
-        ],
+        places, [f"{name}\nn = {int(row['n'])}" for name, row in zip(names, rows, strict=True)]
     )
     axes.set_ylabel("d in the quartile")
     return True
@@ -115,30 +106,24 @@ def draw_wins(figure: Figure, data: Data, colour: str) -> bool:
         return False
     axes, stack = figure.subplots(2, 1, height_ratios=[1, 0.1])
     draw_bars(axes, differences, colour)
-    axes.set_ylabel(wrapped(data["label"], 26))
-    axes.set_xlabel("queries, the largest gain first")
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    for start, width, fill in zip(ends[:-1], counts, _WINS, strict=True):
-        stack.barh(0, width, left=start, height=1, color=fill)
-    stack.set_xlim(0, ends[-1])
+    axes.set(xlabel="queries, the largest gain first", ylabel=wrapped(data["label"], 26))
+    starts = np.cumsum([0, *counts[:-1]])
+    for (word, fill, place, side), start, count in zip(_OUTCOMES, starts, counts, strict=True):
+        stack.barh(0, count, left=start, height=1, color=fill)
+        at = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, -3)}
+        text = f"{count:,} {word}"
+        stack.annotate(text, (place, 0), ha=side, va="top", fontsize=8, **at)
+    stack.set_xlim(0, sum(counts))
     stack.set_axis_off()
-    for place, side, count, word in zip(
-        (0, 0.5, 1), ("left", "center", "right"), counts, ("better", "alike", "worse"), strict=True
-    ):
-        stack.annotate(
-            f"{count:,} {word}",
-            (place, 0),
-            xycoords="axes fraction",
-            xytext=(0, -3),
-            textcoords="offset points",
-            ha=side,
-            va="top",
-            fontsize=8,
-        )
     return True
 
 
-_WINS = (LINES[0], FILL, LINES[1])
+_BETTER, _WORSE = LINES[0], LINES[1]
+_OUTCOMES = (
+    ("better", _BETTER, 0, "left"),
+    ("alike", FILL, 0.5, "center"),
+    ("worse", _WORSE, 1, "right"),
+)
 
 
 def draw_bars(axes: Axes, differences: FloatArray, colour: str) -> None:
@@ -146,7 +131,7 @@ def draw_bars(axes: Axes, differences: FloatArray, colour: str) -> None:
     # queries of equal difference stand side by side, so each value is one wide bar
     values, lengths = np.unique(-differences, return_counts=True)
     edges = np.concatenate([[0], np.cumsum(lengths)])
-    for side, fill in ((values < 0, _WINS[0]), (values > 0, _WINS[2])):
+    for side, fill in ((values < 0, _BETTER), (values > 0, _WORSE)):
         axes.stairs(np.where(side, -values, 0), edges, fill=True, color=fill)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.axhline(float(differences.mean()), color=colour, linewidth=1.2, linestyle=(0, (2, 2)))
@@ -162,7 +147,7 @@ def specification_labels(data: Data) -> list[str]:
 
 def size_specifications(data: Data) -> Size:
     """Return a size with room for every label."""
-    lines = sum(max(1, label.count("\n") + 1) for label in specification_labels(data))
+    lines = sum(label.count("\n") + 1 for label in specification_labels(data))
     return BROAD_WIDTH, 0.75 + LINE_HEIGHT * lines
 
 
@@ -178,18 +163,10 @@ def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
     axes = figure.add_subplot()
     axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
     for place, row in zip(places, rows, strict=True):
-        ink, face = (colour, colour) if row["judged"] else (MUTED, "white")
-        low, high = numbers([row["low"], row["high"]])
-        axes.plot([low, high], [place, place], color=ink, linewidth=1.7)
-        axes.plot(
-            [row["value"]],
-            [place],
-            marker="D" if row["judged"] else "o",
-            markersize=5,
-            color=ink,
-            markerfacecolor=face,
-            linestyle="none",
-        )
+        ink = colour if row["judged"] else MUTED
+        axes.plot(numbers([row["low"], row["high"]]), [place, place], color=ink, linewidth=1.7)
+        look = {"filled": row["judged"], "markersize": 5}
+        draw_mark(axes, row["value"], place, "D" if row["judged"] else "o", ink, **look)
     axes.set_ylim(lines.sum(), 0)
     axes.set_yticks(places, labels)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -198,9 +175,8 @@ def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     above = sum(numbers([row["low"]])[0] > 0 for row in rows)
-    axes.set_title(
-        f"{above} of {len(rows)} intervals lie above 0", fontsize=8, loc="left", color=INK
-    )
+    title = f"{above} of {len(rows)} intervals lie above 0"
+    axes.set_title(title, fontsize=8, loc="left", color=INK)
     axes.set_xlabel(wrapped(data["unit"]))
     few_ticks(axes)
     return True

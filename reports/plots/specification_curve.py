@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kvcore.verdict import Judgement
-from reports.plots.plot_helpers import BROAD_WIDTH
+from reports.plots.plot_helpers import BROAD_WIDTH, draw_mark, padded_range
 from reports.plots.svg import BAND, GRID, INK, MUTED, style, to_svg
 from reports.specifications import Specification, by_value, levels, specifications
 from reports.text import one_line
@@ -43,31 +43,18 @@ def specification_curve(group: Sequence[Judgement]) -> str:
 
 def draw_estimates(axes: Axes, ways: Sequence[Specification], judgement: Judgement) -> None:
     """Draw one interval a way, over the band where the claim of the judgement is supported."""
-    ends = [end for way in ways for end in (way.low, way.high, way.value)]
     null = judgement.claim.prediction.null
-    known = [end for end in (*ends, null) if np.isfinite(end)]
-    margin = 0.06 * (max(known) - min(known)) or 1.0
-    limits = (min(known) - margin, max(known) + margin)
+    ends = [end for way in ways for end in (way.low, way.high, way.value)]
+    limits = padded_range([*ends, null], 0.06)
     for region in judgement.claim.prediction.supported:
         axes.axhspan(*np.clip([region.low, region.high], *limits), color=BAND, linewidth=0)
     axes.axhline(null, color=INK, linewidth=0.8)
     for place, way in enumerate(ways):
         verdict = VERDICT_STYLES[way.verdict]
-        axes.plot(
-            [place, place],
-            np.clip([way.low, way.high], *limits),
-            color=verdict.colour,
-            linewidth=1.4,
-        )
-        axes.plot(
-            [place],
-            [way.value],
-            marker=verdict.marker,
-            markersize=4,
-            color=verdict.colour,
-            markerfacecolor=verdict.colour if verdict.filled else "white",
-            linestyle="none",
-        )
+        interval = np.clip([way.low, way.high], *limits)
+        axes.plot([place, place], interval, color=verdict.colour, linewidth=1.4)
+        look = {"filled": verdict.filled, "markersize": 4}
+        draw_mark(axes, place, way.value, verdict.marker, verdict.colour, **look)
     _frame(axes, len(ways))
     axes.set_ylim(*limits)
     axes.locator_params(axis="y", nbins=4)
@@ -88,9 +75,8 @@ def draw_choices(
             axes.axhline(row - 0.5, color=GRID, linewidth=0.8)
     _frame(axes, len(ways))
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(
-        range(len(rows)), [one_line(level, 24) for _, level in rows], fontsize=7.5, color=INK
-    )
+    names = [one_line(level, 24) for _, level in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=7.5, color=INK)
     axes.tick_params(axis="y", length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
 

@@ -94,14 +94,12 @@ def to_svg(figure: Figure, label: str, css_class: str = "kv-figure") -> Markup:
         _shorten(element, references)
     _keep_visible(root)
     # the first two are what matplotlib's own style sheet says, which would reach the whole page
-    root.attrib.update(
-        {
-            "style": "stroke-linejoin:round;stroke-linecap:butt",
-            "role": "img",
-            "aria-label": one_line(label),
-            "class": css_class,
-        }
-    )
+    root.attrib |= {
+        "style": "stroke-linejoin:round;stroke-linecap:butt",
+        "role": "img",
+        "aria-label": one_line(label),
+        "class": css_class,
+    }
     return Markup(ET.tostring(root, encoding="unicode").replace(" />", "/>"))
 
 

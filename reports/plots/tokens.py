@@ -38,20 +38,12 @@ def draw_stack(figure: Figure, data: Data, _: str) -> bool:
     axes = figure.add_subplot()
     x = np.arange(1, len(columns[0]) + 1)
     fills = [AREAS[index % len(AREAS)] for index in range(len(columns))]
-    handles = axes.stackplot(
-        x,
-        *columns,
-        colors=fills,
-        edgecolor="white",
-        linewidth=0.3,
-        step="mid",
-        rasterized=len(x) > RASTER_FROM,
-    )
-    axes.set_xlim(0.5, len(x) + 0.5)
-    axes.set_ylim(0, float(np.sum(columns, axis=0).max()) or 1.0)
+    look = {"edgecolor": "white", "linewidth": 0.3, "rasterized": len(x) > RASTER_FROM}
+    handles = axes.stackplot(x, *columns, colors=fills, step="mid", **look)
+    top = float(np.sum(columns, axis=0).max()) or 1.0
+    axes.set(xlim=(0.5, len(x) + 0.5), ylim=(0, top))
     few_ticks(axes, whole=True)
-    axes.set_xlabel(wrapped(data["x_label"]))
-    axes.set_ylabel(wrapped(data["y_label"]))
+    axes.set(xlabel=wrapped(data["x_label"]), ylabel=wrapped(data["y_label"]))
     # read from top to bottom, as the areas lie
     legend(figure, handles[::-1], [part["label"] for part in reversed(parts)])
     return True
@@ -86,9 +78,8 @@ def draw_trace(figure: Figure, data: Data, colour: str) -> bool:
         axes.step(places, y[part], where="mid", color=colour, linewidth=1.1)
         axes.plot(places, y[part], marker="o", markersize=2.6, color=colour, linestyle="none")
         axes.set_xlim(start + 0.5, start + min(TRACE_TOKENS, max(len(tokens), 8)) + 0.5)
-        axes.set_xticks(
-            places, [one_line(token, 9) for token in tokens[part]], rotation=90, fontsize=7.5
-        )
+        labels = [one_line(token, 9) for token in tokens[part]]
+        axes.set_xticks(places, labels, rotation=90, fontsize=7.5)
         axes.grid(axis="y", color=GRID, linewidth=0.6)
         draw_zero(axes)
     figure.supylabel(wrapped(data["y_label"]), fontsize=8, color=MUTED)
