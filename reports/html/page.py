@@ -178,8 +178,9 @@ def _claim(cells: Sequence[tuple[Judgement, str]]) -> dict[str, Any]:
 def _details(group: Sequence[Judgement]) -> list[list[object]]:
     """Return the secondary numbers of every cell: a row a number, a column a cell."""
     names = dict.fromkeys(name for j in group for name in j.details)
+    numbers: list[list[object]] = [[name, *(j.details.get(name) for j in group)] for name in names]
     return [
-        *([name, *(j.details.get(name) for j in group)] for name in names),
+        *numbers,
         ["interval", *(j.estimate.method for j in group)],
         ["conditions", *(", ".join(j.conditions) for j in group)],
         ["seed", *(str(j.seed) for j in group)],

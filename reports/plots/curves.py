@@ -69,9 +69,10 @@ def _draw_lines(
         known = np.isfinite(curve.low) & np.isfinite(curve.high)
         if known.any():
             band = (curve.x[known], curve.low[known], curve.high[known])
-            step, raster = "post" if steps else None, known.sum() > RASTER_FROM
-            look = {"color": ink, "alpha": 0.16, "linewidth": 0}
-            axes.fill_between(*band, step=step, rasterized=raster, **look)
+            fill = axes.fill_between(
+                *band, color=ink, alpha=0.16, linewidth=0, step="post" if steps else None
+            )
+            fill.set_rasterized(bool(known.sum() > RASTER_FROM))
         marker = "o" if marked and curve.x.size <= _MARKED_UP_TO else ""
         look = {"linestyle": DASHES[index % len(DASHES)], "linewidth": 1.6, "markersize": 3.2}
         look |= {"drawstyle": "steps-post" if steps else "default", "marker": marker}

@@ -158,8 +158,6 @@ def _draw_interval(axes: Axes, judgement: Judgement, y: float, limits: tuple[flo
             axes.plot([end], [y], marker=arrow, color=verdict.colour, markersize=5, clip_on=False)
     if judgement.published is not None:
         look = {"markersize": 8, "markeredgewidth": 1.1, "zorder": 2.5}
-        draw_mark(axes, judgement.published.value, y, "D", INK, filled=False, **look)
+        draw_mark(axes, judgement.published.value, y, "D", INK, False, **look)
     look = {"markersize": 5.5, "markeredgewidth": 1.3, "zorder": 4}
-    draw_mark(
-        axes, estimate.value, y, verdict.marker, verdict.colour, filled=verdict.filled, **look
-    )
+    draw_mark(axes, estimate.value, y, verdict.marker, verdict.colour, verdict.filled, **look)

@@ -57,12 +57,13 @@ def draw_mask(mask: tuple[tuple[int, ...], ...], slots: tuple[str, ...], label: 
     with style("mask"):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72))
         axes = figure.add_axes((1 / size[0], foot / size[1], width / size[0], height / size[1]))
-        look = {"vmin": 0, "vmax": 1, "interpolation": "none", "aspect": "auto", "clip_on": False}
-        axes.imshow(allowed, cmap=_COLOURS, extent=(0, width, height, 0), **look)
+        box = (0, width, height, 0)
+        image = axes.imshow(allowed, cmap=_COLOURS, vmin=0, vmax=1, extent=box, aspect="auto")
+        image.set(interpolation="none", clip_on=False)
         axes.autoscale(enable=False)
         axes.set_axis_off()
-        look = {"fill": False, "edgecolor": _FRAME, "linewidth": 0.6, "clip_on": False}
-        axes.add_patch(Rectangle((0, 0), width, height, **look))
+        frame = Rectangle((0, 0), width, height, fill=False, edgecolor=_FRAME, linewidth=0.6)
+        axes.add_patch(frame).set_clip_on(False)
         if slots:
             _name_slots(axes, slots, unit, width, height)
         return to_svg(figure, label, "kv-mask")

@@ -48,7 +48,7 @@ def padded_range(values: Iterable[float], share: float) -> tuple[float, float]:
 
 
 def draw_mark(
-    axes: Axes, x: float, y: float, marker: str, colour: str, *, filled: bool, **look: Any
+    axes: Axes, x: float, y: float, marker: str, colour: str, filled: bool, **look: Any
 ) -> None:
     """Draw one mark, or its outline on white."""
     face = colour if filled else "white"

@@ -165,8 +165,8 @@ def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
     for place, row in zip(places, rows, strict=True):
         ink = colour if row["judged"] else MUTED
         axes.plot(numbers([row["low"], row["high"]]), [place, place], color=ink, linewidth=1.7)
-        look = {"filled": row["judged"], "markersize": 5}
-        draw_mark(axes, row["value"], place, "D" if row["judged"] else "o", ink, **look)
+        marker = "D" if row["judged"] else "o"
+        draw_mark(axes, row["value"], place, marker, ink, row["judged"], markersize=5)
     axes.set_ylim(lines.sum(), 0)
     axes.set_yticks(places, labels)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):

@@ -53,8 +53,9 @@ def draw_estimates(axes: Axes, ways: Sequence[Specification], judgement: Judgeme
         verdict = VERDICT_STYLES[way.verdict]
         interval = np.clip([way.low, way.high], *limits)
         axes.plot([place, place], interval, color=verdict.colour, linewidth=1.4)
-        look = {"filled": verdict.filled, "markersize": 4}
-        draw_mark(axes, place, way.value, verdict.marker, verdict.colour, **look)
+        draw_mark(
+            axes, place, way.value, verdict.marker, verdict.colour, verdict.filled, markersize=4
+        )
     _frame(axes, len(ways))
     axes.set_ylim(*limits)
     axes.locator_params(axis="y", nbins=4)

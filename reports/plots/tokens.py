@@ -38,8 +38,10 @@ def draw_stack(figure: Figure, data: Data, _: str) -> bool:
     axes = figure.add_subplot()
     x = np.arange(1, len(columns[0]) + 1)
     fills = [AREAS[index % len(AREAS)] for index in range(len(columns))]
-    look = {"edgecolor": "white", "linewidth": 0.3, "rasterized": len(x) > RASTER_FROM}
-    handles = axes.stackplot(x, *columns, colors=fills, step="mid", **look)
+    dense = len(x) > RASTER_FROM
+    handles = axes.stackplot(
+        x, *columns, colors=fills, edgecolor="white", linewidth=0.3, step="mid", rasterized=dense
+    )
     top = float(np.sum(columns, axis=0).max()) or 1.0
     axes.set(xlim=(0.5, len(x) + 0.5), ylim=(0, top))
     few_ticks(axes, whole=True)
