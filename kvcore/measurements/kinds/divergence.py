@@ -112,6 +112,8 @@ KIND = register(
             *ENGINE,
             "measurements/answer_nll.py",
             "measurements/divergence.py",
+            "measurements/frames.py",
+            "measurements/token_nlls.py",
             "measurements/kinds/divergence.py",
         ),
         plan=plan,
