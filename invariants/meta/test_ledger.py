@@ -13,10 +13,10 @@ from claims.harness import ledger
 from invariants.support import invented
 from invariants.support.claim_runs import ClaimRun, copy_project, run
 from kvcore.errors import KvError
-from kvcore.verdict import Cell, Claim, Judgement, helps
+from kvcore.verdict import Cell, Claim, Judgement, Verdict, helps
 
 
-def judged(verdict: Any, **changes: Any) -> Judgement:
+def judged(verdict: Verdict, **changes: Any) -> Judgement:
     return dataclasses.replace(invented.judgements()[0], verdict=verdict, ledger="", **changes)
 
 

@@ -8,6 +8,7 @@ Two routes to each number:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,13 @@ import pytest
 
 from claims.harness import hooks, judging, ledger
 from claims.harness.claims import ClaimSpec
-from claims.harness.estimands import paired
 from claims.harness.session import Session
 from claims.harness.settings import Settings
 from invariants.support import invented_cell
 from invariants.support.claim_runs import ClaimRun, run_here
 from invariants.support.invented_cell import EXPECTED, Expected
 from kvcore import verdict
-from kvcore.analysis import paired_effect
-from kvcore.analysis.interval import IntervalSettings
+from kvcore.analysis import IntervalSettings, paired_effect
 
 Fault = Callable[[pytest.MonkeyPatch], None]
 TOLERANCE = 1e-9
@@ -104,7 +103,7 @@ def check_junit(run: ClaimRun, confidence: float) -> None:
         assert shown.keys() == properties.keys()
         for name, value in properties.items():
             if isinstance(value, float):
-                assert float(shown[name] or "nan") == pytest.approx(value, abs=TOLERANCE), (
+                assert float(str(shown[name])) == pytest.approx(value, abs=TOLERANCE), (
                     expected,
                     name,
                 )
@@ -173,18 +172,21 @@ def no_floor(patch: pytest.MonkeyPatch) -> None:
 
 
 def narrow_level(patch: pytest.MonkeyPatch) -> None:
-    right = IntervalSettings
-    patch.setattr(judging, "IntervalSettings", lambda _, seed: right(0.90, seed))
+    patch.setattr(
+        "claims.harness.judging.IntervalSettings", lambda _, seed: IntervalSettings(0.90, seed)
+    )
 
 
 def low_power(patch: pytest.MonkeyPatch) -> None:
-    right = verdict.required_n
-    patch.setattr(verdict, "required_n", lambda *a, **kw: right(*a, **(kw | {"power": 0.5})))
+    right = functools.partial(verdict.required_n, power=0.5)
+    patch.setattr("claims.harness.judging.verdict.required_n", right)
 
 
 def exchanged(patch: pytest.MonkeyPatch) -> None:
-    right = paired_effect
-    patch.setattr(paired, "paired_effect", lambda a, b, *rest: right(b, a, *rest))
+    patch.setattr(
+        "claims.harness.estimands.paired.paired_effect",
+        lambda a, b, *rest: paired_effect(b, a, *rest),
+    )
 
 
 def no_ledger(patch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from kvcore.analysis import (
     ratio_of_means,
     slopes,
 )
-from kvcore.errors import KvError
+from kvcore.errors import MissingResource
 
 SIZES = (4, 8, 16, 32, 64, 128, 256)
 SMALL, LARGE = 4, 32  # the published comparison of widths
@@ -106,7 +106,10 @@ def _widths(rows: Rows, sizes: tuple[int, ...], interval: IntervalSettings) -> F
 def _complete(rows: Rows) -> FloatArray:
     x: FloatArray = rows.values[~np.isnan(rows.values)]
     if x.size < LARGE:
-        raise KvError(f"{rows.condition} must have {LARGE} divergences or more; got {x.size}.")
+        raise MissingResource(
+            f"{rows.condition} must have {LARGE} divergences or more; got {x.size}, measure more "
+            "samples (--kv-limit)."
+        )
     return x
 
 
