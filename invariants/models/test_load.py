@@ -9,15 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Params4bit
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from invariants.oracle import plain
+from invariants.support.comparing import assert_scores
 from kvcore import loading, tokenization
 from kvcore.conditions import parse, registry
+from kvcore.conditions.parse import condition
 from kvcore.data import sample
 from kvcore.engine import build, rope_probe
+from kvcore.engine.prepared import prepare_one
 from kvcore.errors import KvError, MissingResource, NotExact
-from kvcore.measurements import answer_nll, answer_nll_rows, explain
+from kvcore.measurements import answer_nll, explain
 from kvcore.models import gguf, tiny, tiny_configs
 from kvcore.models.files import locate
 from kvcore.models.lm import LM
@@ -104,7 +110,11 @@ def test_the_fingerprint_follows_the_weights(saved: Path, tmp_path: Path) -> Non
 
 
 def test_nf4_loads_and_scores_on_cpu(tmp_path: Path) -> None:
-    """The 4-bit path gives finite scores near, but not at, those of the full weights."""
+    """Catches 4-bit weights that the engine reads as others than they stand for.
+
+    1. The engine on the 4-bit model.
+    2. The plain procedure on the full model, every 4-bit weight of which is put in dequantised.
+    """
     wide = LlamaConfig(
         **{
             **tiny_configs.settings("tiny-llama"),
@@ -121,9 +131,28 @@ def test_nf4_loads_and_scores_on_cpu(tmp_path: Path) -> None:
     small = loading.load(str(tmp_path), device="cpu", quantization="nf4")
     kinds = {type(m).__name__ for m in small.model.modules()}
     assert "Linear4bit" in kinds
-    a, b = (answer_nll.score(lm, [SAMPLE], ["bare", "random"])["nll"] for lm in (full, small))
-    assert bool((a - b).abs().max() < 3)
-    assert bool((a - b).abs().max() > 0)
+    exact = answer_nll.score(full, [SAMPLE], ["bare", "random"]).nll
+    weights = dict(small.model.named_modules())
+    with torch.no_grad():
+        for name, module in full.model.named_modules():
+            stored = getattr(weights[name], "weight", None)
+            if isinstance(stored, Params4bit):
+                whole = dequantize_4bit(stored.data, stored.quant_state)
+                module.get_parameter("weight").copy_(whole.to(torch.float32))
+    scored = answer_nll.score(small, [SAMPLE], ["bare", "random"])
+    for row in scored.itertuples(index=False):
+        given = condition(row.condition)
+        ready = prepare_one(full, SAMPLE, given)
+        read = ready.tokens
+        prefix = ready.prefixes[given.prefixes()[0]]
+        assert_scores(
+            row.token_nlls,
+            plain.truncated_nlls(
+                full.model, full.bos_id, prefix, read.document, read.prompt, read.answer
+            ),
+            f"nf4 {row.condition}",
+        )
+    assert bool((scored.nll - exact).abs().max() > 1e-3), "nothing was quantised"
 
 
 def test_a_wrong_gguf_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
