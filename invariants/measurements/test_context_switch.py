@@ -83,6 +83,7 @@ def by_table(token: int, oracle: int, ignore: int) -> str:
 
 
 def test_follow(lm: LM) -> None:
+    """Catches any number of a way to switch that is not that of plain passes."""
     check_follow(lm)
 
 
@@ -120,6 +121,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_twin_follow(llama: LM, fault: Fault) -> None:
+    """Catches a check blind to a wrong row, slot, key, KL or reference."""
     must_see(fault, check_follow, llama)
 
 
@@ -162,6 +164,7 @@ def check_identities(lm: LM) -> None:
 
 
 def test_identities(lm: LM) -> None:
+    """Catches a way whose ends are not other ways, and a control that is not exactly 0."""
     check_identities(lm)
 
 
@@ -198,6 +201,7 @@ def never_shared(patch: pytest.MonkeyPatch) -> None:
     ids=["one-more-anew", "two-parts", "never-shared"],
 )
 def test_twin_identities(llama: LM, fault: Fault) -> None:
+    """Catches a check blind to one token more anew, another part, or rows that are not shared."""
     must_see(fault, check_identities, llama)
 
 
@@ -218,10 +222,13 @@ def check_batches(lm: LM) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-mistral", "tiny-gemma3", "tiny-longrope"])
 def test_batches(name: str) -> None:
+    """Catches a number that hangs on order, neighbours or the size of a pass."""
     check_batches(loading.load(name, device="cpu"))
 
 
 def test_twin_batches(llama: LM) -> None:
+    """Catches a check blind to one row's positions used for all."""
+
     def first_length(
         _real: Callable[..., forward.ForwardInput],
         lm: LM,
@@ -256,10 +263,12 @@ def check_contiguous(lm: LM) -> None:
 
 
 def test_contiguous(lm: LM) -> None:
+    """Catches gaps or repeats in the positions of any pass."""
     check_contiguous(lm)
 
 
 def test_twin_contiguous(llama: LM) -> None:
+    """Catches a check blind to slots that keep their old positions."""
     must_see(FAULTS["keys-unturned"], check_contiguous, llama)
 
 
@@ -325,6 +334,8 @@ def check_script(one: TokenizedSwitch, name: str) -> None:
 
 
 def test_twin_scripts() -> None:
+    """Catches a check blind to predictions taken a token early."""
+
     def late(
         real: Callable[..., switching.DecodePlan],
         start: switching.CachePlan,
@@ -387,6 +398,7 @@ def written_plainly(lm: LM, name: str, one: Plain, noise: switching.Ids, n: int)
 
 
 def test_free(lm: LM) -> None:
+    """Catches a token, text, attribution or reference that is not that of plain passes."""
     check_free(lm)
 
 
@@ -412,6 +424,7 @@ def chosen_although_due(_real: Callable[..., int], page: free.AnswerState, chose
     ids=["part-never-read", "reads-one-late", "references-lack-a-token"],
 )
 def test_twin_free(llama: LM, fault: Fault) -> None:
+    """Catches a check blind to a part never read, a slot late or a reference that lacks a token."""
     must_see(fault, check_free, llama)
 
 
@@ -434,6 +447,7 @@ def test_twin_free(llama: LM, fault: Fault) -> None:
     ],
 )
 def test_one_clear_line(llama: LM, asked: dict[str, object], said: str) -> None:
+    """Catches a bad request that is not refused in one line."""
     arguments = {"switches": GIVEN, "conditions": WAYS, **asked}
     with pytest.raises(KvError, match=said) as caught:
         context_switch.follow(llama, **arguments)  # type: ignore[arg-type]

@@ -76,10 +76,12 @@ def check_one_bos(lm: LM, switch: Switch) -> None:
 
 @given(original=texts(1, 6), new=texts(1, 6), stream=texts(3, 8))
 def test_one_bos(llama: LM, original: str, new: str, stream: str) -> None:
+    """Catches a second BOS, or none, whatever the texts are."""
     check_one_bos(llama, Switch("drawn", original, new, stream, 0.5))
 
 
 def test_one_bos_although_spelled(lm: LM) -> None:
+    """Catches a BOS spelled in a text that is read as one."""
     check_one_bos(lm, SPELLED)
 
 
@@ -96,10 +98,12 @@ TWO_BOS = replaced(
 
 
 def test_twin_one_bos(llama: LM) -> None:
+    """Catches a check blind to two BOS tokens."""
     must_see(TWO_BOS, check_one_bos, llama, SPELLED)
 
 
 def test_a_spelled_bos_read_as_one_is_refused(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a tokenizer's BOS inside a context that goes unnoticed."""
     replaced(tokenization, "encode", special)(monkeypatch)
     with pytest.raises(KvError, match="original holds BOS"):
         check_one_bos(llama, SPELLED)
@@ -123,6 +127,7 @@ def check_again(lm: LM) -> None:
 
 @pytest.mark.parametrize("name", tiny_configs.NAMES)
 def test_again(name: str) -> None:
+    """Catches a repetition that is read anywhere but behind the text."""
     check_again(loading.load(name, device="cpu"))
 
 
@@ -134,6 +139,7 @@ def over_the_first(
 
 
 def test_twin_again(llama: LM) -> None:
+    """Catches a check blind to a repetition read at its first positions."""
     must_see(replaced(passes, "append_input", over_the_first), check_again, llama)
 
 
@@ -157,6 +163,7 @@ def check_noise(lm: LM) -> None:
 
 
 def test_noise(lm: LM) -> None:
+    """Catches noise of another length, of special tokens, or that hangs on more than seed, id."""
     check_noise(lm)
 
 
@@ -180,6 +187,7 @@ def by_length(
     ids=["one-for-all", "as-long-as-the-old"],
 )
 def test_twin_noise(llama: LM, fault: Fault) -> None:
+    """Catches a check blind to noise that all switches share or of another length."""
     must_see(fault, check_noise, llama)
 
 
@@ -207,6 +215,7 @@ def check_steps(lm: LM) -> None:
 
 
 def test_steps(lm: LM) -> None:
+    """Catches fewer steps that are not the first of more."""
     check_steps(lm)
 
 
@@ -218,6 +227,7 @@ def the_last(
 
 
 def test_twin_steps(llama: LM) -> None:
+    """Catches a check blind to the last tokens followed in place of the first."""
     must_see(replaced(cases, "build_case", the_last), check_steps, llama)
 
 
@@ -231,6 +241,7 @@ def check_parts(lm: LM) -> None:
 
 
 def test_parts(lm: LM) -> None:
+    """Catches logits reduced in parts that differ from those reduced at once."""
     check_parts(lm)
 
 
@@ -245,6 +256,7 @@ def always_the_first(
 
 
 def test_twin_parts(llama: LM) -> None:
+    """Catches a check blind to every part scored against the first tokens."""
     must_see(replaced(passes, "token_numbers", always_the_first), check_parts, llama)
 
 
@@ -270,6 +282,7 @@ def check_stops(lm: LM) -> None:
 
 
 def test_stops(lm: LM) -> None:
+    """Catches a stop that ends another text, or one that goes unheard."""
     check_stops(lm)
 
 
@@ -286,6 +299,7 @@ def test_stops(lm: LM) -> None:
     ids=["wrong-rows", "stops-unheard"],
 )
 def test_twin_stops(llama: LM, fault: Fault) -> None:
+    """Catches a check blind to wrong rows that go on and to stops unheard."""
     must_see(fault, check_stops, llama)
 
 
@@ -308,6 +322,7 @@ def check_company(lm: LM) -> None:
 
 
 def test_company(lm: LM) -> None:
+    """Catches slots that are named by what else was asked for."""
     check_company(lm)
 
 
@@ -326,6 +341,7 @@ def named_apart(
 
 
 def test_twin_company(llama: LM) -> None:
+    """Catches a check blind to slots named after the first way asked for."""
     must_see(replaced(cases, "build_case", named_apart), check_company, llama)
 
 
@@ -350,10 +366,12 @@ def check_lengths(lm: LM) -> None:
 
 
 def test_lengths() -> None:
+    """Catches an answer written although a reference cannot read it exactly."""
     check_lengths(loading.load("tiny-longrope", device="cpu"))
 
 
 def test_twin_lengths() -> None:
+    """Catches a check blind to references that are longer than the answer's own cache."""
     must_see(
         lambda patch: patch.setattr(cases.AnswerJob, "length", property(lambda job: job.slots)),
         check_lengths,

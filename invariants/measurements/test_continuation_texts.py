@@ -106,10 +106,12 @@ def check_order(lm: LM) -> None:
 
 
 def test_sources(lm: LM) -> None:
+    """Catches a continuation that is not its source's, or not as long as the human's."""
     check_sources(lm)
 
 
 def test_order(lm: LM) -> None:
+    """Catches a continuation that hangs on the other texts or sources asked for."""
     check_order(lm)
 
 
@@ -175,6 +177,7 @@ def alone_tokenized(patch: pytest.MonkeyPatch) -> None:
     ids=lambda fault: fault.__name__,
 )
 def test_twin_sources(llama: LM, fault: Fault) -> None:
+    """Catches a check blind to another source's or a wrong text."""
     must_see(fault, check_sources, llama)
 
 
@@ -188,6 +191,7 @@ def by_turn(patch: pytest.MonkeyPatch) -> None:
     "fault", [by_turn, patched(continuations, "seed_of", lambda _seed, name, _source: len(name))]
 )
 def test_twin_order(llama: LM, fault: Fault) -> None:
+    """Catches a check blind to texts that hang on their order."""
     must_see(fault, check_order, llama)
 
 
@@ -235,12 +239,14 @@ def test_what_cannot_be_compared(llama: LM) -> None:
     ],
 )
 def test_unknown_sources(llama: LM, asked: str, said: str) -> None:
+    """Catches a source that nobody writes and that is not refused."""
     with pytest.raises(KvError, match=re.escape(said)) as error:
         continuations.load_continuations(llama, SOME, ["human", asked])
     assert "\n" not in str(error.value)
 
 
 def test_a_text_twice(llama: LM) -> None:
+    """Catches two texts of one id that overwrite each other."""
     with pytest.raises(KvError, match="two texts have the id 'x0'"):
         continuations.load_continuations(llama, [SOME[0], SOME[0]])
 
@@ -281,12 +287,14 @@ def check_kept(lm: LM, root: Path, asked: list[int]) -> None:
 
 
 def test_kept(llama: LM, tmp_path: Path, asked: list[int]) -> None:
+    """Catches a continuation that is written twice."""
     check_kept(llama, tmp_path, asked)
 
 
 def test_twin_kept(
     llama: LM, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Catches a check blind to texts that are never found again."""
     key, calls = continuations.continuation_key, itertools.count()
     monkeypatch.setattr(
         continuations, "continuation_key", lambda *given: (*key(*given)[:-1], str(next(calls)))
@@ -313,7 +321,7 @@ def check_keys(lm: LM, root: Path, asked: list[int]) -> None:
         lambda: written(lm, root, [dataclasses.replace(t, id=f"{t.id}x") for t in SOME]),
         lambda: written(lm, root, [dataclasses.replace(t, prompt=f"So {t.prompt}") for t in SOME]),
     ]
-    for name, value in (("code", lambda: "x"), ("NEW_TOKENS", 70)):
+    for name, value in (("METHOD", "x"), ("NEW_TOKENS", 70)):
 
         def run(name: str = name, value: object = value) -> None:
             with pytest.MonkeyPatch.context() as patch:
@@ -331,6 +339,7 @@ def check_keys(lm: LM, root: Path, asked: list[int]) -> None:
 
 
 def test_keys(llama: LM, tmp_path: Path, asked: list[int]) -> None:
+    """Catches a stored text that is used for another model, source, seed or prompt."""
     check_keys(llama, tmp_path, asked)
 
 
@@ -338,6 +347,7 @@ def test_keys(llama: LM, tmp_path: Path, asked: list[int]) -> None:
 def test_twin_keys(
     left_out: int, llama: LM, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Catches a check blind to a key that lacks a part."""
     key = continuations.continuation_key
 
     def broken(*given: Any) -> tuple[str, ...]:

@@ -118,10 +118,12 @@ def check_batch_is_alone(lm: LM) -> None:
 
 
 def test_greedy_is_plain(lm: LM) -> None:
+    """Catches a token that a full forward would not choose, on every architecture."""
     check_greedy_is_plain(lm)
 
 
 def test_batch_is_alone(lm: LM) -> None:
+    """Catches a text that hangs on its batch."""
     check_batch_is_alone(lm)
 
 
@@ -167,6 +169,7 @@ def no_window(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_twin_greedy_is_plain(
     model: str, breakage: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Catches a check blind to padding, positions, windows or rows that are wrong."""
     lm = loading.load(model, device="cpu")
     breakage(monkeypatch)
     with pytest.raises(AssertionError):
@@ -174,6 +177,7 @@ def test_twin_greedy_is_plain(
 
 
 def test_twin_batch_is_alone(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check blind to padding that is attended to."""
     no_padding(monkeypatch)
     with pytest.raises(AssertionError):
         check_batch_is_alone(llama)
@@ -203,16 +207,19 @@ def check_ends(lm: LM) -> None:
 
 
 def test_ends(lm: LM) -> None:
+    """Catches a text that ends too early or too late, and a banned token that is chosen."""
     check_ends(lm)
 
 
 def test_twin_ends_bans(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check blind to bans that are not heeded."""
     monkeypatch.setattr(generation.DecodingRule, "banned", lambda _self, _step: [])
     with pytest.raises(AssertionError):
         check_ends(llama)
 
 
 def test_twin_ends_defaults(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check blind to the model's own end tokens left out."""
     end = generation.end_ids(llama)
     known = iter([frozenset[int]()])  # what generate asks for; the check itself still knows
     monkeypatch.setattr(
@@ -238,12 +245,14 @@ def test_twin_ends_defaults(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_one_clear_line(llama: LM, asked: dict[str, Any], said: str) -> None:
+    """Catches a bad request that is not refused in one line."""
     with pytest.raises(KvError, match=said) as error:
         generation.generate(llama, PROMPTS, **asked)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_id_and_style(llama: LM, tmp_path: Path) -> None:
+    """Catches an id outside the vocabulary or a misspelled style that passes."""
     with pytest.raises(KvError, match="prompt 1 holds the id 999"):
         generation.generate(llama, [(5,), (6, 999)], max_new_tokens=1)
     with pytest.raises(KvError, match="did you mean 'keyword'"):
@@ -303,15 +312,18 @@ def check_frequencies(lm: LM, temperature: float) -> None:
 
 @pytest.mark.parametrize("model", ["tiny-llama", WINDOWED, "tiny-gemma3"])
 def test_seed_decides(model: str) -> None:
+    """Catches a sampled text that hangs on more than prompt and seed."""
     check_seed_decides(loading.load(model, device="cpu"))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_frequencies(llama: LM, temperature: float) -> None:
+    """Catches tokens that come more or less often than the softmax says."""
     check_frequencies(llama, temperature)
 
 
 def test_twin_seed_decides(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check blind to one generator for the whole batch."""
     monkeypatch.setattr(  # one generator for the whole batch
         generation,
         "uniform_numbers",
@@ -324,6 +336,7 @@ def test_twin_seed_decides(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_twin_frequencies_of_noise(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check blind to numbers that are not uniform."""
     noise = generation.uniform_numbers
     monkeypatch.setattr(generation, "uniform_numbers", lambda *given: noise(*given) ** 1.5)
     with pytest.raises(AssertionError):
@@ -331,6 +344,7 @@ def test_twin_frequencies_of_noise(llama: LM, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_twin_frequencies_of_temperature(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check blind to another temperature."""
     choose = generation.choose_tokens
     monkeypatch.setattr(
         generation,
@@ -371,10 +385,12 @@ def check_surrogates(lm: LM) -> None:
 
 
 def test_surrogates(llama: LM) -> None:
+    """Catches a surrogate that is not what the model writes behind the prompt."""
     check_surrogates(llama)
 
 
 def test_twin_surrogates_of_another_passage(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check blind to another passage."""
     prompt = surrogate_queries.surrogate_prompt
     monkeypatch.setattr(
         surrogate_queries,
@@ -386,6 +402,7 @@ def test_twin_surrogates_of_another_passage(llama: LM, monkeypatch: pytest.Monke
 
 
 def test_twin_surrogates_of_the_whole_passage(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check blind to a passage cut elsewhere."""
     monkeypatch.setattr(surrogate_queries, "PASSAGE_TOKENS", 200)
     with pytest.raises(AssertionError):
         check_surrogates(llama)
@@ -406,6 +423,7 @@ def test_twin_surrogates_of_the_whole_passage(llama: LM, monkeypatch: pytest.Mon
     ],
 )
 def test_cleaned(said: str, kept: str) -> None:
+    """Catches wrapping, broken characters or further lines left in a query."""
     assert surrogate_queries.cleaned(said) == kept
 
 
@@ -469,6 +487,7 @@ def write(
 
 
 def test_texts_are_attached(llama: LM, counted: Counted, tmp_path: Path) -> None:
+    """Catches a text attached to another sample, style or condition."""
     counted.truly = True
     check_attached(llama, tmp_path)
     assert counted.loads == 1
@@ -498,6 +517,7 @@ def check_attached(lm: LM, root: Path) -> None:
 def test_twin_texts_are_attached(
     llama: LM, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Catches a check blind to samples left without their texts."""
     monkeypatch.setattr(surrogate_store, "replace", lambda sample, **_changes: sample)
     with pytest.raises(AssertionError):
         check_attached(llama, tmp_path)
@@ -505,6 +525,7 @@ def test_twin_texts_are_attached(
 
 
 def test_no_usable_text_attaches_none() -> None:
+    """Catches an empty text that is attached, or lists of unlike length."""
     first, second = surrogate_store.attach(SAMPLES[:2], {"keyword": ["", "x"], "need": ["y", ""]})
     assert first.texts == (("surrogate(need)", "y"),)
     assert second.texts == (("surrogate(keyword)", "x"),)
@@ -524,6 +545,7 @@ def check_missing_only(seen: Counted, root: Path) -> None:
 
 
 def test_missing_only(counted: Counted, tmp_path: Path) -> None:
+    """Catches a text that is written again, or a model loaded for nothing."""
     check_missing_only(counted, tmp_path)
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "part-1.parquet")
     assert len(pd.read_parquet(tmp_path)) == 1  # the store beside it stays readable as a folder
@@ -532,6 +554,7 @@ def test_missing_only(counted: Counted, tmp_path: Path) -> None:
 def test_twin_missing_only(
     counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Catches a check blind to texts that are never found again."""
     usable, calls = artifacts.usable_texts, iter(range(1000))
     monkeypatch.setattr(
         artifacts,
@@ -562,6 +585,7 @@ def check_keys(seen: Counted, root: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_keys(counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a stored text that is used for another model, style, id or passage."""
     check_keys(counted, tmp_path, monkeypatch)
 
 
@@ -569,6 +593,7 @@ def test_keys(counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_twin_keys(
     left_out: int, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Catches a check blind to a key that lacks a part."""
     key = surrogate_store.surrogate_key
 
     def broken(*given: Any) -> tuple[str, ...]:
@@ -644,12 +669,14 @@ def check_damage(root: Path) -> None:
 
 
 def test_damage(counted: Counted, tmp_path: Path) -> None:
+    """Catches a damaged file that is read as if it were whole."""
     check_damage(tmp_path)
     assert [len(ids) for ids in counted.asked] == [2] * 4
 
 
 @pytest.mark.usefixtures("counted")
 def test_twin_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check blind to files that are read without their checksum."""
     monkeypatch.setattr(
         surrogate_store,
         "_rows",
@@ -688,10 +715,12 @@ def check_written_once(llama: LM, root: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_written_once(llama: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches two threads that write the same texts."""
     check_written_once(llama, tmp_path, monkeypatch)
 
 
 def test_twin_written_once(llama: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surrogate_store, "_alone", lambda *_given: contextlib.nullcontext())
+    """Catches a check blind to a lock that does not lock."""
+    monkeypatch.setattr(artifacts, "exclusive", lambda *_given: contextlib.nullcontext())
     with pytest.raises(AssertionError):
         check_written_once(llama, tmp_path, monkeypatch)

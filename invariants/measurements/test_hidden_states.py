@@ -151,10 +151,12 @@ def check_entropy(lm: LM) -> None:
 
 
 def test_stats(lm: LM) -> None:
+    """Catches a layer's numbers that are not those of its raw states, on every architecture."""
     check_stats(lm)
 
 
 def test_entropy(lm: LM) -> None:
+    """Catches a cross-entropy that is not that of one plain forward."""
     check_entropy(lm)
 
 
@@ -220,6 +222,7 @@ def changed(**changes: Callable[[torch.Tensor], torch.Tensor]) -> Fault:
     ids=lambda fault: fault.__name__,
 )
 def test_twin_stats(llama: LM, fault: Fault) -> None:
+    """Catches a check blind to wrong tokens, layers or formulas."""
     must_see(fault, check_stats, llama)
 
 
@@ -246,6 +249,7 @@ def first_chunk_again(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fault", [next_column, first_chunk_again])
 def test_twin_entropy(llama: LM, fault: Fault) -> None:
+    """Catches a check blind to NLLs of other columns or chunks."""
     must_see(fault, check_entropy, llama)
 
 
@@ -260,10 +264,12 @@ def check_composition(lm: LM) -> None:
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_composition(name: str) -> None:
+    """Catches a number that hangs on padding, batch, order or chunks."""
     check_composition(loading.load(name, device="cpu"))
 
 
 def test_twin_composition(llama: LM) -> None:
+    """Catches a check blind to padding that counts."""
     must_see(padding_counts, check_composition, llama)
 
 
@@ -290,6 +296,7 @@ def check_constant(tokens: int) -> None:
 
 @given(tokens=st.integers(3, 12))
 def test_constant(tokens: int) -> None:
+    """Catches steps, turns or variance where nothing moves."""
     check_constant(tokens)
 
 
@@ -306,6 +313,7 @@ def check_scaling(seed: int, tokens: int, scale: float) -> None:
 
 @given(seed=st.integers(0, 2**32), tokens=st.integers(3, 12), scale=st.floats(0.01, 1000))
 def test_scaling(seed: int, tokens: int, scale: float) -> None:
+    """Catches numbers that do not scale as lengths do."""
     check_scaling(seed, tokens, scale)
 
 
@@ -323,6 +331,7 @@ def check_gaps(seed: int) -> None:
 
 @given(seed=st.integers(0, 2**32))
 def test_gaps(seed: int) -> None:
+    """Catches steps across a token that does not count."""
     check_gaps(seed)
 
 
@@ -343,6 +352,7 @@ def all_count(patch: pytest.MonkeyPatch) -> None:
     ids=["moves", "varies", "squares", "bends", "everything"],
 )
 def test_twin_stream(fault: Fault, check: Callable[..., None], given_: tuple[Any, ...]) -> None:
+    """Catches checks blind to formulas that are off."""
     must_see(fault, check, *given_)
 
 
@@ -372,6 +382,7 @@ def check_logits(lm: LM) -> None:
 
 
 def test_logits(lm: LM) -> None:
+    """Catches watching that changes a bit of the logits."""
     check_logits(lm)
 
 
@@ -384,6 +395,7 @@ def in_place(patch: pytest.MonkeyPatch) -> None:
 
 
 def test_twin_logits(llama: LM) -> None:
+    """Catches a check blind to a stream changed in place."""
     must_see(in_place, check_logits, llama)
 
 
@@ -413,6 +425,7 @@ def check_hooks_gone(name: str) -> None:
 
 
 def test_hooks_gone() -> None:
+    """Catches a hook that stays, whatever went wrong."""
     check_hooks_gone("tiny-llama")
 
 
@@ -446,6 +459,7 @@ def never_removed(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fault", [kept_on, never_removed])
 def test_twin_hooks_gone(fault: Fault) -> None:
+    """Catches a check blind to hooks that stay after an error or always."""
     must_see(fault, check_hooks_gone, "tiny-llama")
 
 
@@ -476,6 +490,7 @@ def check_memory(lm: LM) -> None:
 
 
 def test_memory(llama: LM) -> None:
+    """Catches hidden states that outlive the next layer."""
     check_memory(llama)
 
 
@@ -483,14 +498,16 @@ def hoards(patch: pytest.MonkeyPatch) -> None:
     """Keep what was reduced."""
     reduced = stream_stats.reduced
     held: list[torch.Tensor] = []
-    patch.setattr(
-        stream_stats,
-        "reduced",
-        lambda stream, inside: held.append(stream) or reduced(stream, inside),  # type: ignore[func-returns-value]
-    )
+
+    def hoarding(stream: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+        held.append(stream)
+        return reduced(stream, counted)
+
+    patch.setattr(stream_stats, "reduced", hoarding)
 
 
 def test_twin_memory(llama: LM) -> None:
+    """Catches a check blind to states that are held on to."""
     must_see(hoards, check_memory, llama)
 
 
@@ -540,6 +557,7 @@ def check_raw(lm: LM, folder: Path) -> None:
 
 
 def test_raw(lm: LM, tmp_path: Path) -> None:
+    """Catches raw states that are not the model's, and files beside the one asked for."""
     check_raw(lm, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
     with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
@@ -554,6 +572,7 @@ def parts_swapped(patch: pytest.MonkeyPatch) -> None:
 
 
 def test_twin_raw(llama: LM, tmp_path: Path) -> None:
+    """Catches a check blind to attention and MLP swapped."""
     must_see(parts_swapped, check_raw, llama, tmp_path)
 
 
@@ -588,10 +607,13 @@ def check_part_stats(lm: LM, folder: Path) -> None:
 
 
 def test_part_stats(llama: LM, tmp_path: Path) -> None:
+    """Catches a part's numbers that are not those of its raw output."""
     check_part_stats(llama, tmp_path)
 
 
 def test_twin_part_stats(llama: LM, tmp_path: Path) -> None:
+    """Catches a check blind to the residual stream's numbers under a part's name."""
+
     def one_name(patch: pytest.MonkeyPatch) -> None:
         measured = hidden_states.measured_row
         patch.setattr(
@@ -632,6 +654,7 @@ def check_trace(lm: LM) -> None:
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_trace(name: str) -> None:
+    """Catches a token with another token's norm, step, turn or NLL."""
     check_trace(loading.load(name, device="cpu"))
 
 
@@ -645,6 +668,7 @@ def test_trace(name: str) -> None:
     ids=["steps-late", "turns-late", "next-layer"],
 )
 def test_twin_trace(llama: LM, fault: Fault) -> None:
+    """Catches a check blind to numbers a token late or a layer off."""
     must_see(fault, check_trace, llama)
 
 
@@ -693,14 +717,17 @@ def test_unusable_texts_have_a_status(llama: LM) -> None:
 
 
 def test_numbers_that_are_not_finite_have_a_status() -> None:
+    """Catches NaN in a row that says it is fine."""
     lm = loading.load("tiny-llama", device="cpu")
-    lm.model.get_parameter("model.embed_tokens.weight")[TEXTS[3].ids[4]] = math.nan
+    embeddings: Any = lm.model.get_input_embeddings()
+    embeddings.weight[TEXTS[3].ids[4]] = math.nan
     found = dynamics(lm, [TEXTS[1], TEXTS[3]])
     assert found.status.tolist() == ["ok", "the model's activations or logits are not finite"]
     assert found.smoothness.map(len).tolist() == [3, 0]
 
 
 def test_out_of_memory_halves_the_batch(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches texts lost, or numbers changed, where memory runs out."""
     wanted = dynamics(llama, TEXTS)
     measure = hidden_states.measure_batch
 
@@ -721,6 +748,7 @@ def test_out_of_memory_halves_the_batch(llama: LM, monkeypatch: pytest.MonkeyPat
 
 
 def test_one_clear_line(llama: LM, tmp_path: Path) -> None:
+    """Catches a bad request that is not refused in one line."""
     odd = TokenText("odd", "human", (5,), (6, 384))
     asked: list[tuple[str, Callable[[], object]]] = [
         ("did you mean 'attention'", lambda: dynamics(llama, TEXTS, parts=["atention"])),
