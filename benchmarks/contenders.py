@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from lm_eval.models.huggingface import HFLM
 
 from invariants.oracle import plain
 from kvcore.conditions import parse
@@ -102,6 +100,8 @@ def harness(lm: LM, wanted: Sequence[Request], batch_size: int) -> Contender:
         raise MissingResource(
             "lm-eval is not installed, so it is left out: pip install --no-deps lm-eval==0.4.13"
         )
+    from lm_eval.models.huggingface import HFLM  # here: the package is optional
+
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns that a loaded model is odd
     peer = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size)
     asked: list[Any] = [
