@@ -17,7 +17,7 @@ from invariants.support.claim_runs import ROOT, ClaimRun, copy_project, run
 def example(heading: str, number: int = 0) -> str:
     """Return a code block below a heading of the README."""
     section = (ROOT / "README.md").read_text("utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
-    blocks: list[str] = re.findall(r"(?s)```python\n(.*?)```", section)
+    blocks: list[str] = re.findall(r"(?s)```python[^\n]*\n(.*?)```", section)
     return blocks[number]
 
 
