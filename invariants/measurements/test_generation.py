@@ -678,8 +678,8 @@ def test_damage(counted: Counted, tmp_path: Path) -> None:
 def test_twin_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a check blind to files that are read without their checksum."""
     monkeypatch.setattr(
-        surrogate_store,
-        "_rows",
+        artifacts,
+        "read_file",
         lambda path: [json.loads(line) for line in path.read_bytes().splitlines()],
     )
     with pytest.raises((AssertionError, pytest.fail.Exception)):
