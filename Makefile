@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OLDEST := 5.0.0
 ONE_THREAD := OMP_NUM_THREADS=1
+# Processes that tests start begin seconds sooner where modules stay compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What `make check` runs of the invariants: on one tiny model, and nothing that loads real weights.
 QUICK := invariants/conditions invariants/cache invariants/meta/test_docs.py
