@@ -24,7 +24,7 @@ def is_of_project(module: str) -> bool:
 
 def imported_names(tree: ast.AST) -> set[str]:
     """Return the dotted names by which a module may reach modules and classes of the project."""
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {each.asname or each.name for each in node.names if is_of_project(each.name)}
