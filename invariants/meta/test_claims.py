@@ -132,13 +132,11 @@ def test_an_option_may_come_from_the_environment(capfd: pytest.CaptureFixture[st
     assert "tiny-llama-docstrings-nll" in done.stdout
 
 
-def test_explain_prints_conditions_and_measures_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_explain_prints_conditions_and_measures_nothing(tmp_path: Path) -> None:
     """Rows stored or a failure reported where conditions were to be explained alone."""
     store = str(tmp_path / "store")
     options = ("--kv-explain", "--kv-models", "tiny-llama", "--kv-store", store)
-    done = run_inside(capfd, "claims", *options, *outputs(tmp_path))
+    done = run("claims", *options, *outputs(tmp_path))
     assert "random: whether any prefix, read and dropped again, helps" in done.stdout
     assert not (tmp_path / "store").exists()
     assert done.returncode == 0, done.stdout
