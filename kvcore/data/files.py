@@ -88,15 +88,9 @@ def jsonl_rows(path: Path, data: bytes, _columns: Sequence[str]) -> Iterator[Fil
 def parquet_rows(path: Path, data: bytes, columns: Sequence[str]) -> Iterator[FileRow]:
     """Yield the rows of a Parquet file, counted from 1.
 
-    Parameters
-    ----------
-    columns : sequence of str
-        Which of its columns are made into rows; none named: all.
+    `columns`: which of its columns are made into rows; none named: all.
 
-    Raises
-    ------
-    KvError
-        Where the bytes are not Parquet.
+    Raises KvError where the bytes are not Parquet.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -119,15 +113,9 @@ READERS: Mapping[str, Callable[[Path, bytes, Sequence[str]], Iterator[FileRow]]]
 def read_rows(path: Path, columns: Sequence[str] = ()) -> tuple[Iterator[FileRow], str]:
     """Return the rows of a JSON Lines or Parquet file, counted from 1, and its SHA-256.
 
-    Parameters
-    ----------
-    columns : sequence of str
-        Those that are needed: others of a Parquet file are not made into rows. Default: all.
+    `columns`: those that are needed: others of a Parquet file are not made into rows. Default: all.
 
-    Raises
-    ------
-    KvError
-        One line: no such file, unknown extension; the bad line, as the rows are read.
+    Raises KvError, one line: no such file, unknown extension; the bad line, as the rows are read.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -189,16 +177,10 @@ def repeated_id(row: FileRow, id: str, earlier_line: int) -> KvError:
 def load_file(name: str) -> Corpus:
     """Load a JSON Lines or Parquet file with the columns query, passage and answer.
 
-    Parameters
-    ----------
-    name : str
-        Path that ends in ``.jsonl`` or ``.parquet``. Optional columns: ``id``, ``cluster`` and
-        ``past_query`` (text: an earlier query of the passage; blank or null where there is none).
+    `name`: path that ends in ``.jsonl`` or ``.parquet``. Optional columns: ``id``, ``cluster`` and
+    ``past_query`` (text: an earlier query of the passage; blank or null where there is none).
 
-    Raises
-    ------
-    KvError
-        One line: no such file, unknown extension, the bad line, or nothing left.
+    Raises KvError, one line: no such file, unknown extension, the bad line, or nothing left.
     """
     path = Path(name).expanduser()
     rows, revision = read_rows(path, (*REQUIRED, *OPTIONAL))

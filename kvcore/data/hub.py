@@ -89,13 +89,8 @@ def schema_mismatch(
 ) -> str | None:
     """Say which column is missing or of another type than required, or None.
 
-    Parameters
-    ----------
-    required : mapping of str to ColumnType
-    fields : iterable of pyarrow.Field
-        What the file has.
-    within : str
-        Path of the column that holds these, with a dot at its end.
+    - `fields`: what the file has.
+    - `within`: path of the column that holds these, with a dot at its end.
     """
     types = {field.name: field.type for field in fields}
     for name, type_ in required.items():

@@ -89,24 +89,15 @@ TEXTS: Mapping[str, str] = {
 def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     """Load texts by name, or from a JSON Lines or Parquet file.
 
-    Parameters
-    ----------
-    name_or_path : str
-        A key of ``TEXTS``, or a path that ends in ``.jsonl`` or ``.parquet``. A file has a column
-        text, a paragraph a row, and optionally id. The named corpora keep paragraphs of 60 to 90
-        words; a file's are of any length.
+    `name_or_path`: a key of ``TEXTS``, or a path that ends in ``.jsonl`` or ``.parquet``. A file
+    has a column text, a paragraph a row, and optionally id. The named corpora keep paragraphs of 60
+    to 90 words; a file's are of any length.
 
-    Raises
-    ------
-    KvError
-        One line: an unknown name (with the nearest one), a bad file, or no text left.
-    MissingResource
-        Where the data is not on this machine; names the command that fetches it.
-
-    Notes
-    -----
     Deterministic, in the order of the source. A paragraph is left out where it has no second
     sentence or does not end with one, and where it was there before.
+
+    Raises KvError, one line: an unknown name (with the nearest one), a bad file, or no text left.
+    Raises MissingResource where the data is not on this machine; names the command that fetches it.
     """
     if name_or_path == "pydoc":
         return _from_pydoc()

@@ -142,12 +142,7 @@ def score_pairs(
     batch_tokens: int | None = None,
     route: Route = "auto",
 ) -> pd.DataFrame:
-    """Score samples and targets that need not share their conditions; see `score`.
-
-    Parameters
-    ----------
-    requests : sequence of (sample, target, conditions)
-    """
+    """Score samples and targets that need not share their conditions; see `score`."""
     # 1. Refuse by name, before anything is run, what the model cannot do exactly.
     prepared.check_conditions(lm, dict.fromkeys(c for *_, some in requests for c in some))
 
@@ -207,12 +202,8 @@ def score_batches(
 ) -> Iterator[ScoreBatch]:
     """Divide jobs into batches: those that share no prefill run in one pass, the others on caches.
 
-    Parameters
-    ----------
-    budget, cost : int
-        As `kvcore.engine.batching.cut_into_passes` takes them.
-    pass_order, document_order : callable
-        What the jobs of the one and of the other are sorted by.
+    - `budget`, `cost`: as `kvcore.engine.batching.cut_into_passes` takes them.
+    - `pass_order`, `document_order`: what the jobs of the one and of the other are sorted by.
     """
     shared = _places_on_caches(jobs) if route == "auto" else {job.place for job in jobs}
     alone = sorted((job for job in jobs if job.place not in shared), key=pass_order)
@@ -244,10 +235,7 @@ def document_groups(
 ) -> Iterator[list[ScoreJob]]:
     """Group jobs so that no prefill exceeds the budget; jobs with equal prefills stay together.
 
-    Parameters
-    ----------
-    order : callable
-        What the jobs are sorted by before they are grouped.
+    `order`: what the jobs are sorted by before they are grouped.
     """
     # 1. The jobs of each document, whose prefills are equal.
     keys = _prefill_keys(jobs)
@@ -367,12 +355,8 @@ def answer_nlls(
 ) -> list[list[float]]:
     """Run one pass and return the NLL of each answer token, in nats.
 
-    Parameters
-    ----------
-    forward_input : ForwardInput
-        One row per sample.
-    starts : sequence of int
-        The column at which each row's question begins.
+    - `forward_input`: one row per sample.
+    - `starts`: the column at which each row's question begins.
     """
     answers = [sample.tokens.answer for sample in samples]
     rows = [row for row, answer in enumerate(answers) for _ in answer]

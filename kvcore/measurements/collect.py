@@ -34,21 +34,13 @@ _RECORDED = ("torch", "transformers", "numpy", "bitsandbytes")
 class CollectedRows:
     """Every row of one cell, and where they come from.
 
-    Attributes
-    ----------
-    rows : DataFrame
-        The schema's columns; ``need`` as claims spell it, ``sample_set``, and ``sample``, the id
-        that rows share which stand side by side. Each key once.
-    revision : str
-        Of the model, or ``"as stored"``.
-    facts : mapping
-        What the report says of model, data and rows.
-    lacking : mapping of str to str
-        Why the data cannot serve some needs.
-    two_bases : bool
-        Whether the model has two rope bases.
-    sentencepiece : bool
-        Whether its vocabulary marks words as SentencePiece does.
+    - `rows`: the schema's columns; ``need`` as claims spell it, ``sample_set``, and ``sample``, the
+      id that rows share which stand side by side. Each key once.
+    - `revision`: of the model, or ``"as stored"``.
+    - `facts`: what the report says of model, data and rows.
+    - `lacking`: why the data cannot serve some needs.
+    - `two_bases`: whether the model has two rope bases.
+    - `sentencepiece`: whether its vocabulary marks words as SentencePiece does.
     """
 
     rows: pd.DataFrame
@@ -64,22 +56,13 @@ def collect_rows(
 ) -> CollectedRows:
     """Return a cell's rows, measuring what the store lacks.
 
-    Parameters
-    ----------
-    store : Path
-        The store's root.
-    progress : str or None
-        Label of the progress bar on stderr, None for no bar.
+    - `store`: the store's root.
+    - `progress`: label of the progress bar on stderr, None for no bar.
 
-    Raises
-    ------
-    MissingResource
-        If the data or the model is not on this machine, or the data gives nothing to measure.
-
-    Warns
-    -----
-    StoreWarning
-        Where rows that other code measured do not agree with what this code measures.
+    Raises MissingResource if the data or the model is not on this machine, or the data gives
+    nothing to measure.
+    Warns StoreWarning where rows that other code measured do not agree with what this code
+    measures.
     """
     from kvcore.models.files import rope_bases
 
@@ -124,17 +107,10 @@ def stored_rows(
     they agree on what both measured; the facts say which hashes, and whether the code at hand has
     adopted them.
 
-    Parameters
-    ----------
-    dataset : str
-        Name or path, without the kind's prefix.
-    store : Path
-        The store's root.
+    - `dataset`: name or path, without the kind's prefix.
+    - `store`: the store's root.
 
-    Raises
-    ------
-    MissingResource
-        If nothing is stored for the cell.
+    Raises MissingResource if nothing is stored for the cell.
     """
     folder = kind.store(store)
     seeds = [seed + offset for offset in range(kind.seeds)]
@@ -161,10 +137,7 @@ def stored_rows(
 def join_code_versions(rows: pd.DataFrame, schema: RowSchema) -> tuple[pd.DataFrame, str]:
     """Join what several versions of the code measured, where they agree on what both measured.
 
-    Parameters
-    ----------
-    rows : DataFrame
-        Of one model and tokenizer.
+    `rows`: of one model and tokenizer.
 
     Returns
     -------

@@ -60,12 +60,8 @@ Ids = tuple[int, ...]
 class ContinuationSet:
     """Texts by source, of equal length within each text.
 
-    Parameters
-    ----------
-    texts : tuple of TokenText
-        For each usable text one per source, in the order given.
-    unusable : mapping of str to str
-        Why a text cannot be compared, by its id; such a text has no source at all.
+    - `texts`: for each usable text one per source, in the order given.
+    - `unusable`: why a text cannot be compared, by its id; such a text has no source at all.
     """
 
     texts: tuple[TokenText, ...]
@@ -88,6 +84,10 @@ def load_continuations(
 ) -> ContinuationSet:
     """Return each text's continuations by the sources asked for.
 
+    Prompt ids are those that the text as a whole begins with.
+
+    Raises KvError for an unknown source, a text twice, or a folder that cannot be read or written.
+
     Parameters
     ----------
     lm : LM
@@ -105,16 +105,6 @@ def load_continuations(
         Without it nothing is stored.
     batch_tokens : int, optional
         As `generation.generate` takes it.
-
-    Returns
-    -------
-    ContinuationSet
-        Prompt ids are those that the text as a whole begins with.
-
-    Raises
-    ------
-    KvError
-        An unknown source, a text twice, or a folder that cannot be read or written.
 
     Notes
     -----
@@ -152,11 +142,8 @@ def load_continuations(
 def tokenize_text(lm: LM, text: Text) -> TokenText:
     """Tokenize prompt and continuation as one text, and cut the continuation to `NEW_TOKENS`.
 
-    Raises
-    ------
-    Unusable
-        Where a token spans the two, the continuation is too short, the text is too long for the
-        model, or it is not valid Unicode.
+    Raises Unusable where a token spans the two, the continuation is too short, the text is too long
+    for the model, or it is not valid Unicode.
     """
     prompt = tokenization.encode(lm.tokenizer, text.prompt)
     whole = tokenization.encode(lm.tokenizer, text.prompt + text.continuation)
@@ -181,10 +168,7 @@ def continuation_by(
 ) -> TokenText:
     """Return the text as one source continues it, as long as the human's.
 
-    Parameters
-    ----------
-    by_model : mapping
-        What the model wrote, by source and the text's id.
+    `by_model`: what the model wrote, by source and the text's id.
     """
     ids = human.continuation
     if source == "shuffled":

@@ -40,13 +40,9 @@ SHOWN = 6  # tokens shown of each part in the text
 class Panel:
     """One forward pass: its title, a segment label per key slot, and who may attend to whom.
 
-    Attributes
-    ----------
-    slots : tuple of str
-        Segment of each key slot: ``BOS``, ``prefix`` (``prefix 2``, ... for further copies),
-        ``doc``, ``after``, ``mean``, ``prompt`` or ``answer``.
-    mask : tuple of tuple of int, (queries, slots)
-        1 where the token (row) may attend to the slot (column).
+    - `slots`: segment of each key slot: ``BOS``, ``prefix`` (``prefix 2``, ... for further copies),
+      ``doc``, ``after``, ``mean``, ``prompt`` or ``answer``.
+    - `mask`: 1 where the token (row) may attend to the slot (column).
     """
 
     title: str
@@ -130,10 +126,7 @@ def expositions(
 ) -> tuple[Mapping[str, Any], ...]:
     """Explain conditions on the shortest of a corpus's first samples that all can be measured on.
 
-    Raises
-    ------
-    KvError
-        If there is no such sample among the first 20.
+    Raises KvError if there is no such sample among the first 20.
     """
     samples = [_with_placeholders(s) for s in choose_samples(corpus.samples, CANDIDATES, seed)]
     for sample in sorted(samples, key=lambda s: len(s.passage)):

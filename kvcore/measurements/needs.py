@@ -122,11 +122,7 @@ def expanded(need: Need, depth: int) -> list[Need]:
 class NeededSamples:
     """The samples of every need, and the needs that this data cannot serve.
 
-    Attributes
-    ----------
-    samples : mapping of Need to samples
-    lacking : mapping of str to str
-        Reasons, by the need as it is spelled.
+    `lacking`: reasons, by the need as it is spelled.
     """
 
     samples: Mapping[Need, tuple[Sample, ...]]

@@ -39,6 +39,10 @@ def with_surrogates(
 ) -> tuple[Sample, ...]:
     """Give each sample the surrogate queries that a model wrote for its passage.
 
+    Raises KvError for an unknown style, a folder that cannot be read or written, or whatever `load`
+    raises.
+    Warns StoreWarning for each damaged file.
+
     Parameters
     ----------
     files : ModelFiles
@@ -56,16 +60,6 @@ def with_surrogates(
     -------
     tuple of Sample
         In the order given, as `attach` returns them.
-
-    Raises
-    ------
-    KvError
-        An unknown style, a folder that cannot be read or written, or whatever `load` raises.
-
-    Warns
-    -----
-    StoreWarning
-        For each damaged file.
 
     Notes
     -----
@@ -98,12 +92,8 @@ def with_surrogates(
 def attach(samples: Sequence[Sample], texts: Mapping[str, Sequence[str]]) -> tuple[Sample, ...]:
     """Return the samples with their surrogates as texts named ``surrogate(<style>)``.
 
-    Parameters
-    ----------
-    samples : sequence of Sample
-    texts : mapping of str to sequence of str
-        For each style one text per sample. Where it is "", the sample gets none of that style; a
-        text of that name which it had before is dropped.
+    `texts`: for each style one text per sample. Where it is "", the sample gets none of that style;
+    a text of that name which it had before is dropped.
     """
     names = {f"surrogate({style})": style for style in texts}
     for style, given in texts.items():

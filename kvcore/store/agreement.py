@@ -34,13 +34,9 @@ def disagreement(
 ) -> str | None:
     """Return the first column in which two rows differ by more than rounding, None for no column.
 
-    Parameters
-    ----------
-    first, second : mapping
-        Two measurements of one key.
-    lists : bool
-        Compare lists of numbers too, element by element. Lists of texts are never compared: they
-        describe choices between logits that may lie closer than rounding.
+    - `first`, `second`: two measurements of one key.
+    - `lists`: compare lists of numbers too, element by element. Lists of texts are never compared:
+      they describe choices between logits that may lie closer than rounding.
     """
     largest = tolerance(first["dtype"])
     for name in schema.values:

@@ -15,20 +15,11 @@ from kvcore.store import keys
 def code_hash(paths: Iterable[Path]) -> str:
     """Return a hash of what Python sources do, comments, docstrings and layout left out.
 
-    Parameters
-    ----------
-    paths : iterable of Path
-        Source files; their order and folders do not count, their names do.
+    Returns 16 hex digits, the same for every supported Python.
 
-    Returns
-    -------
-    str
-        16 hex digits, the same for every supported Python.
+    `paths`: source files; their order and folders do not count, their names do.
 
-    Raises
-    ------
-    KvError
-        A file that cannot be read or is no Python.
+    Raises KvError for a file that cannot be read or is no Python.
     """
     parts = []
     for path in paths:

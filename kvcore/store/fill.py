@@ -32,14 +32,9 @@ _POLL_SECONDS = 0.2
 class Shard:
     """Wanted rows that are measured and stored together.
 
-    Parameters
-    ----------
-    name : str
-        Hash of the keys: processes that want the same rows name their shards alike.
-    rows : DataFrame
-        All conditions of some samples under one configuration, as they were wanted.
-    keys : tuple
-        The key of each row.
+    - `name`: hash of the keys: processes that want the same rows name their shards alike.
+    - `rows`: all conditions of some samples under one configuration, as they were wanted.
+    - `keys`: the key of each row.
     """
 
     name: str
@@ -63,6 +58,8 @@ def measure_missing(
 ) -> None:
     """Measure the wanted rows that the store lacks, and store each shard as soon as it is done.
 
+    Raises KvError for measurements of other rows than those asked for, or whatever `Store` raises.
+
     Parameters
     ----------
     store : Store
@@ -84,11 +81,6 @@ def measure_missing(
         Samples per shard, from 1.
     progress : str or None
         Label of the progress bar on stderr (samples per second, time left); None for no bar.
-
-    Raises
-    ------
-    KvError
-        Measurements of other rows than those asked for, or whatever `Store` raises.
 
     Notes
     -----
@@ -127,10 +119,7 @@ def measure_missing(
 def plan(wanted: pd.DataFrame, shard_samples: int) -> tuple[Shard, ...]:
     """Divide the wanted rows into shards, the same way for any order of the rows.
 
-    Raises
-    ------
-    KvError
-        A column of ``KEY`` is absent, or one sample id stands for two texts.
+    Raises KvError where a column of ``KEY`` is absent, or one sample id stands for two texts.
     """
     if shard_samples < 1:
         raise KvError(f"shard_samples must be at least 1; got {shard_samples}.")
@@ -158,10 +147,7 @@ def with_keys(
 ) -> pd.DataFrame:
     """Give measured rows the keys of the rows asked for, matched by what tells them apart.
 
-    Raises
-    ------
-    KvError
-        Rows that were not asked for, came twice, or did not come.
+    Raises KvError for rows that were not asked for, came twice, or did not come.
     """
     indices = {name: index for index, name in enumerate(_row_names(asked))}
     names = _row_names(rows)

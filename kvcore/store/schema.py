@@ -43,13 +43,9 @@ _FIELD_OF = {field.name: field for field in _ROW_FIELDS}
 class RowSchema:
     """What the rows of one kind of measurement hold beside their key.
 
-    Parameters
-    ----------
-    types : mapping of str to pyarrow type
-        `NUMBER`, `NUMBERS`, `COUNT`, `TEXTS` or text by column; ``status`` and ``cluster`` come
-        before.
-    score : str
-        The column that is finite in every row whose status is ``ok``.
+    - `types`: `NUMBER`, `NUMBERS`, `COUNT`, `TEXTS` or text by column; ``status`` and ``cluster``
+      come before.
+    - `score`: the column that is finite in every row whose status is ``ok``.
     """
 
     types: Mapping[str, pa.DataType]
@@ -97,10 +93,7 @@ def check_columns(rows: pd.DataFrame, required: Sequence[str]) -> None:
 def to_table(rows: pd.DataFrame, schema: RowSchema) -> pa.Table:
     """Return rows as a table of exactly the schema's columns.
 
-    Raises
-    ------
-    KvError
-        A column is absent, or a value is not of its column's type.
+    Raises KvError where a column is absent, or a value is not of its column's type.
     """
     check_columns(rows, schema.schema.names)
     columns = []

@@ -44,14 +44,9 @@ class Vanished(Exception):
 class ShardFile:
     """A shard that was read and verified.
 
-    Parameters
-    ----------
-    name : str
-        Of its file.
-    written : str
-        When, as ISO 8601 in UTC: of two measurements of one row the earlier counts.
-    table : pyarrow.Table
-        Its rows.
+    - `name`: of its file.
+    - `written`: when, as ISO 8601 in UTC: of two measurements of one row the earlier counts.
+    - `table`: its rows.
     """
 
     name: str
@@ -98,18 +93,12 @@ def name_of(data: bytes) -> str:
 def read(path: Path, row_schema: RowSchema, first_method: str) -> ShardFile:
     """Read a shard whose bytes are exactly those written.
 
-    Parameters
-    ----------
-    first_method : str
-        What measured the rows of store version 1, which had no column for it.
+    `first_method`: what measured the rows of store version 1, which had no column for it.
 
-    Raises
-    ------
-    Damaged, Vanished
-        The file holds other bytes than those written, or is no longer there.
-    KvError
-        A store version that this code cannot read, another kind of measurement, a folder that
-        cannot be read.
+    Raises Damaged or Vanished where the file holds other bytes than those written, or is no longer
+    there.
+    Raises KvError for a store version that this code cannot read, another kind of measurement, a
+    folder that cannot be read.
     """
     with io.disk_errors(path.parent, f"read {path.name}"):
         try:

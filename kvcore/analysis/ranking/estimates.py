@@ -63,6 +63,11 @@ def difference(
 
     Queries are resampled, both scores together, so that what the scores share cancels.
 
+    Positive where the first score ranks better. Identical scores give exactly 0.
+
+    Raises KvError as `kvcore.analysis.ranking.value` does, and where the tables hold different
+    candidates.
+
     Parameters
     ----------
     first, second : DataFrame
@@ -73,16 +78,6 @@ def difference(
         Level, seed and number of resamples.
     k : int
         Ranks that count, for ``"mrr"`` and ``"hit"``.
-
-    Returns
-    -------
-    Estimate
-        Positive where the first score ranks better. Identical scores give exactly 0.
-
-    Raises
-    ------
-    KvError
-        As `kvcore.analysis.ranking.value` does, and where the tables hold different candidates.
     """
     kind, lists = metric_kind(metric, k), ranked_lists(first, second)
     computed: Metric = _no_query
@@ -105,22 +100,12 @@ def trend(
 ) -> Estimate:
     """Least-squares slope of a metric over a number that the scores hang on.
 
-    Parameters
-    ----------
-    tables : mapping of float to DataFrame
-        The same candidates, scored at each of two or more values of that number.
-    metric, interval, k
-        As `difference` takes them.
+    Returns the metric's change per unit of that number; queries are resampled, all scores together.
 
-    Returns
-    -------
-    Estimate
-        The metric's change per unit of that number; queries are resampled, all scores together.
+    - `tables`: the same candidates, scored at each of two or more values of that number.
+    - `metric`, `interval`, `k`: as `difference` takes them.
 
-    Raises
-    ------
-    KvError
-        As `difference` does, and for fewer than two values.
+    Raises KvError as `difference` does, and for fewer than two values.
     """
     if len(tables) < 2:
         raise KvError(f"tables must be scores at two values or more; got {len(tables)}.")
@@ -144,6 +129,9 @@ def benefit_gap(
 ) -> Estimate:
     """How much more a condition helps relevant passages than irrelevant ones.
 
+    Returns the mean benefit of relevant minus that of irrelevant passages; about 0 where the
+    condition cannot rank because it lowers the NLL of both alike.
+
     Parameters
     ----------
     baseline, condition : DataFrame
@@ -152,12 +140,6 @@ def benefit_gap(
         Level, seed and number of resamples (over queries).
     standardized : bool
         In SDs of the benefit (pooled within the two groups, ddof 1), not in nats per token.
-
-    Returns
-    -------
-    Estimate
-        Mean benefit of relevant minus mean benefit of irrelevant passages; about 0 where the
-        condition cannot rank because it lowers the NLL of both alike.
     """
     lists = ranked_lists(baseline, condition)
     benefit = replace(lists, columns=np.diff(lists.columns, axis=0))

@@ -58,6 +58,10 @@ def load_pairs(
 ) -> PairCorpus:
     """Load problem pairs by name, or from a JSON Lines or Parquet file.
 
+    Raises KvError, one line: an unknown name (with the nearest one), a number out of range, a bad
+    file, or the bad row of a file with its number.
+    Raises MissingResource where the data is not on this machine; names the command that fetches it.
+
     Parameters
     ----------
     name_or_path : str
@@ -70,14 +74,6 @@ def load_pairs(
     seed : int
         Decides the generator's content, what MAWPS and FairytaleQA are changed to, and the order
         in which a dataset's or a file's pairs are taken.
-
-    Raises
-    ------
-    KvError
-        One line: an unknown name (with the nearest one), a number out of range, a bad file, or
-        the bad row of a file with its number.
-    MissingResource
-        Where the data is not on this machine; names the command that fetches it.
     """
     if n is not None and n < 1:
         raise KvError(f"load_pairs: n must be 1 or more, or None for all pairs; got {n}.")

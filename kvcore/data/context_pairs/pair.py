@@ -110,8 +110,6 @@ def sentences_of(text: str) -> list[str]:
 def inconsistency(pair: Pair) -> str | None:
     """Say in which way a pair contradicts itself, or None.
 
-    Notes
-    -----
     Each equation must give its answer exactly, hold no number that its problem does not mention,
     and never fall below zero on the way. The two problems must differ in what the type says and
     in nothing else: numbers are read back out of the text. Whether a story is plausible is not

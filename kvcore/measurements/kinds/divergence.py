@@ -48,10 +48,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
 def split(pair: str) -> tuple[str, str]:
     """Return the two conditions of a pair as claims spell it, ``bare~random``.
 
-    Raises
-    ------
-    KvError
-        Where nothing separates two conditions.
+    Raises KvError where nothing separates two conditions.
     """
     first, separator, second = pair.partition(AGAINST)
     if not separator:
