@@ -21,6 +21,9 @@ from kvcore.store.schema import KEY, RowSchema, clean
 from kvcore.store.shards import Store
 
 if TYPE_CHECKING:
+    from kvcore.data.context_pairs.load import PairCorpus
+    from kvcore.data.sample import Corpus
+    from kvcore.data.texts import TextCorpus
     from kvcore.models.files import ModelFiles
     from kvcore.models.lm import LM
 
@@ -99,6 +102,21 @@ def by_condition(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
     return own.assign(need=own["condition"], sample=own["sample_id"], sample_set="samples")
 
 
+def corpus_facts(corpus: Corpus | TextCorpus | PairCorpus) -> dict[str, Any]:
+    """Return what the report says of any corpus."""
+    return {
+        "corpus": corpus.note,
+        "corpus revision": corpus.revision,
+        "left out of the corpus": dict(corpus.dropped),
+    }
+
+
+@functools.cache
+def sources_hash(sources: tuple[str, ...]) -> str:
+    """Return the hash of what some packages and modules do: provenance."""
+    return code_hash(source_files(sources))
+
+
 def source_files(sources: Iterable[str], package: Path = PACKAGE) -> tuple[Path, ...]:
     """Return the Python files of some packages and modules, in their order.
 
@@ -173,10 +191,10 @@ class MeasurementKind:
         recipe = self.recipe_of(condition) if condition else ""
         return f"{self.name}/{self.version}" + (f"/{digest(recipe)[:12]}" if recipe else "")
 
-    @functools.cached_property
+    @property
     def code(self) -> str:
         """Hash of what these files do; comments, docstrings and layout do not count."""
-        return code_hash(source_files(self.sources))
+        return sources_hash(self.sources)
 
     def store(self, root: Path) -> Store:
         """Return the folder of its rows in a store."""

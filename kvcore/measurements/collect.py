@@ -40,7 +40,6 @@ class CollectedRows:
     - `facts`: what the report says of model, data and rows.
     - `lacking`: why the data cannot serve some needs.
     - `two_bases`: whether the model has two rope bases.
-    - `sentencepiece`: whether its vocabulary marks words as SentencePiece does.
     """
 
     rows: pd.DataFrame
@@ -48,7 +47,11 @@ class CollectedRows:
     facts: Mapping[str, Any]
     lacking: Mapping[str, str] = field(default_factory=dict)
     two_bases: bool = False
-    sentencepiece: bool = False
+
+    @property
+    def sentencepiece(self) -> bool:
+        """Whether the model's vocabulary marks words as SentencePiece does."""
+        return str(self.rows["tokenizer"].iloc[0]).startswith("sentencepiece")
 
 
 def collect_rows(
@@ -95,7 +98,7 @@ def collect_rows(
         **_adopted_facts(kind, rows, adoptions),
     }
     two_bases = rope_bases(request.files) > 1
-    return _collected(rows, request.files.revision, facts, plan.lacking, two_bases)
+    return CollectedRows(rows, request.files.revision, facts, plan.lacking, two_bases)
 
 
 def stored_rows(
@@ -131,7 +134,7 @@ def stored_rows(
         "rows by code": _described_codes(kind, by_code, adoption.load(folder)),
     }
     two_bases = any(name.startswith(ONE_BASE) for name in rows["condition"])
-    return _collected(rows, "as stored", facts, {}, two_bases)
+    return CollectedRows(rows, "as stored", facts, {}, two_bases)
 
 
 def join_code_versions(rows: pd.DataFrame, schema: RowSchema) -> tuple[pd.DataFrame, str]:
@@ -306,17 +309,6 @@ def _described_codes(
 def _evidence(adoptions: Sequence[Adoption]) -> str:
     compared, largest = sum(a.compared for a in adoptions), max(a.largest for a in adoptions)
     return f"{compared} measured again, at most {largest:.1e} apart"
-
-
-def _collected(
-    rows: pd.DataFrame,
-    revision: str,
-    facts: Mapping[str, Any],
-    lacking: Mapping[str, str],
-    two_bases: bool,
-) -> CollectedRows:
-    sentencepiece = str(rows["tokenizer"].iloc[0]).startswith("sentencepiece")
-    return CollectedRows(rows, revision, facts, lacking, two_bases, sentencepiece)
 
 
 def _nothing_to_measure(request: MeasureRequest, plan: MeasurePlan) -> MissingResource:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kvcore.cache import masks
@@ -107,8 +107,12 @@ def exposition(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0
     panels += _one_pass_panels(lm, parsed, ready)
     lines = [
         f"{parsed.name}: {parsed.tests}",
-        *(line for p, step in prefills.items() for line in _prefill_lines(lm, p, step, labels[p])),
-        *_step_lines(parsed.recipe),
+    ]
+    for p, step in prefills.items():
+        lines += ["", f"prefill {_spell_prefill(p)}", *_token_lines(lm, step, labels[p])]
+    if steps := [f"then: {step}" for step in _steps(parsed.recipe)]:
+        lines += ["", *steps]
+    lines += [
         "",
         _visible_line(cache, all_labels),
         "",
@@ -139,14 +143,7 @@ def expositions(
                 "model": lm.name,
                 "condition": explanation.condition,
                 "text": explanation.text,
-                "masks": [
-                    {
-                        "title": panel.title,
-                        "slots": list(panel.slots),
-                        "mask": [list(row) for row in panel.mask],
-                    }
-                    for panel in explanation.panels
-                ],
+                "masks": [asdict(panel) for panel in explanation.panels],
             }
             for explanation in explanations
         )
@@ -155,16 +152,11 @@ def expositions(
 
 def _with_placeholders(sample: Sample) -> Sample:
     """Give a sample what it lacks of texts that are written elsewhere."""
-    known = dict(sample.texts)
-    texts = {
-        "past_query": "an earlier question about this passage",
-        **{
-            f"surrogate({style})": f"what the model writes as a {style} for this passage"
-            for style in STYLES
-        },
+    texts = {"past_query": "an earlier question about this passage"} | {
+        f"surrogate({style})": f"what the model writes as a {style} for this passage"
+        for style in STYLES
     }
-    missing = tuple((name, text) for name, text in texts.items() if name not in known)
-    return replace(sample, texts=(*sample.texts, *missing))
+    return replace(sample, texts=tuple((texts | dict(sample.texts)).items()))
 
 
 # --- masks ---------------------------------------------------------------------------------------
@@ -214,15 +206,6 @@ def _picture(panel: Panel) -> list[str]:
 
 
 # --- lines of text -------------------------------------------------------------------------------
-
-
-def _prefill_lines(lm: LM, prefill: Prefill, step: ForwardInput, slots: Sequence[str]) -> list[str]:
-    return ["", f"prefill {_spell_prefill(prefill)}", *_token_lines(lm, step, slots)]
-
-
-def _step_lines(recipe: Recipe) -> list[str]:
-    steps = [f"then: {step}" for step in _steps(recipe)]
-    return ["", *steps] if steps else []
 
 
 def _visible_line(cache: KVCache, slots: Sequence[str]) -> str:

@@ -33,11 +33,6 @@ def register(kind: MeasurementKind) -> MeasurementKind:
     return kind
 
 
-def unregister(kind: MeasurementKind) -> None:
-    """Forget a kind."""
-    _REGISTERED.pop(kind.name, None)
-
-
 def all_kinds() -> Mapping[str, MeasurementKind]:
     """Return every kind by its name, those of this package first."""
     _import_kinds()

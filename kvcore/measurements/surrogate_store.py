@@ -15,12 +15,11 @@ from kvcore.conditions.registry import STYLES
 from kvcore.data.sample import Sample
 from kvcore.errors import KvError, unknown
 from kvcore.measurements import surrogate_queries
-from kvcore.measurements.base import ENGINE, source_files
+from kvcore.measurements.base import ENGINE, sources_hash
 from kvcore.models.files import ModelFiles
 from kvcore.models.lm import LM
 from kvcore.store import artifacts
 from kvcore.store.artifacts import Key
-from kvcore.store.code_hash import code_hash
 from kvcore.store.schema import clean
 
 METHOD = "surrogate_queries/1"  # its version: raised by hand when texts are meant to change
@@ -82,7 +81,7 @@ def with_surrogates(
             TEXTS,
             [surrogate_key(files, style, sample) for sample in samples],
             write,
-            code=code(),
+            code=sources_hash(SOURCES),
             setting=_shared_key(files, style),
             per_file=FILE_SAMPLES,
         )
@@ -112,12 +111,6 @@ def attach(samples: Sequence[Sample], texts: Mapping[str, Sequence[str]]) -> tup
         )
         for n, sample in enumerate(samples)
     )
-
-
-@functools.cache
-def code() -> str:
-    """Return the hash of the code that decides what is written: provenance."""
-    return code_hash(source_files(SOURCES))
 
 
 def _shared_key(files: ModelFiles, style: str) -> Key:

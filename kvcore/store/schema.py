@@ -36,7 +36,8 @@ TEXTS = pa.list_(pa.field("element", pa.string()))
 _ROW_FIELDS = tuple(
     pa.field(name, pa.int64() if name == "seed" else pa.string()) for name in (*KEY, CODE)
 )
-_FIELD_OF = {field.name: field for field in _ROW_FIELDS}
+FIELD_OF = {field.name: field for field in _ROW_FIELDS}
+"""The columns of `KEY`, and `CODE`."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,10 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def key_type(name: str) -> pa.DataType:
-    """Return the type of a column of `KEY`, or of `CODE`."""
-    return _FIELD_OF[name].type
-
-
 def key_columns(rows: pd.DataFrame, names: Sequence[str] = KEY) -> list[list[Any]]:
     """Return columns of `KEY`, or `CODE`, as lists of plain Python objects, texts cleaned."""
     check_columns(rows, names)
-    return [_cells(rows[name], _FIELD_OF[name]) for name in names]
+    return [_cells(rows[name], FIELD_OF[name]) for name in names]
 
 
 def check_columns(rows: pd.DataFrame, required: Sequence[str]) -> None:
@@ -110,7 +106,7 @@ def _cells(column: pd.Series[Any], field: pa.Field) -> list[Any]:
     """Return a column's values as plain Python objects of the schema's type."""
     name, kind = field.name, field.type
     empty = column.isna().tolist()
-    if (name in _FIELD_OF or name == "status") and any(empty):
+    if (name in FIELD_OF or name == "status") and any(empty):
         raise KvError(f"rows: column {name!r} has an empty value; every row needs one.")
     cells = zip(column.tolist(), empty, strict=True)
     try:

@@ -219,7 +219,7 @@ def _typed_filters(filters: Mapping[str, Any]) -> dict[str, pa.Array]:
         if name not in (*KEY, CODE):
             raise unknown("filter", name, (*KEY, CODE))
         values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-        kind = schema.key_type(name)
+        kind = schema.FIELD_OF[name].type
         typed = [schema.clean(str(x)) if pa.types.is_string(kind) else int(x) for x in values]
         keep[name] = pa.array(typed, kind)
     return keep

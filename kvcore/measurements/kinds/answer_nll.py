@@ -16,7 +16,14 @@ from kvcore.conditions.registry import recipe_of_defined
 from kvcore.data.datasets import DATASETS, load_corpus
 from kvcore.data.sample import Sample
 from kvcore.errors import unknown
-from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
+from kvcore.measurements.base import (
+    ENGINE,
+    MeasurementKind,
+    MeasurePlan,
+    MeasureRequest,
+    RowSpec,
+    corpus_facts,
+)
 from kvcore.measurements.needs import (
     EVERY_LAYER,
     ONE_BASE,
@@ -70,10 +77,8 @@ def plan(request: MeasureRequest) -> MeasurePlan:
         functools.partial(_measure, request, samples),
         {
             "samples available": len(corpus.samples),
-            "corpus": corpus.note,
-            "corpus revision": corpus.revision,
             "clusters are": corpus.cluster_unit,
-            "left out of the corpus": dict(corpus.dropped),
+            **corpus_facts(corpus),
         },
         needed.lacking,
         max(10, min(50, SHARD_ROWS // max(1, len(needed.samples)))),

@@ -13,7 +13,14 @@ from kvcore.conditions.registry import recipe_of_defined
 from kvcore.data.datasets import DATASETS, load_corpus
 from kvcore.data.sample import Sample, choose_samples
 from kvcore.errors import KvError
-from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
+from kvcore.measurements.base import (
+    ENGINE,
+    MeasurementKind,
+    MeasurePlan,
+    MeasureRequest,
+    RowSpec,
+    corpus_facts,
+)
 from kvcore.measurements.kinds.answer_nll import template_of
 from kvcore.measurements.registry import register
 from kvcore.store.schema import NUMBER, RowSchema, clean
@@ -38,9 +45,8 @@ def plan(request: MeasureRequest) -> MeasurePlan:
         functools.partial(_measure, request, samples),
         {
             "samples available": len(corpus.samples),
-            "corpus": corpus.note,
-            "corpus revision": corpus.revision,
             "clusters are": corpus.cluster_unit,
+            **corpus_facts(corpus),
         },
     )
 
