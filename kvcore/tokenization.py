@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -101,6 +102,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
         raise Unusable("not valid Unicode (lone surrogate)") from error
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
     return tuple(int(i) for i in ids)
+
+
+def check_ids(name: str, ids: Iterable[int], size: int, model: str) -> None:
+    """Raise KvError for the first id that lies outside a model's vocabulary, 0 .. size - 1."""
+    outside = next((i for i in ids if not 0 <= i < size), None)
+    if outside is not None:
+        raise KvError(f"{name} holds the id {outside}; {model}'s vocabulary is 0..{size - 1}.")
 
 
 def tokenize(

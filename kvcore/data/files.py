@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,6 @@ def sample_of(row: FileRow) -> Sample | str:
     return Sample(query, passage, answer, id, cluster, further)  # type: ignore[arg-type]
 
 
-def same_content(a: Sample, b: Sample) -> bool:
-    """Tell whether two samples ask the same, with the same further texts."""
-    return (a.content_hash, a.texts) == (b.content_hash, b.texts)
-
-
 def unique_samples(rows: Iterable[FileRow]) -> tuple[tuple[Sample, ...], dict[str, int]]:
     """Turn rows into samples with unique ids, and counts of what was dropped.
 
@@ -159,7 +154,9 @@ def unique_samples(rows: Iterable[FileRow]) -> tuple[tuple[Sample, ...], dict[st
             dropped[sample] += 1
         elif sample.id not in samples:
             samples[sample.id], lines[sample.id] = sample, row.number
-        elif row.name("id") is None and same_content(samples[sample.id], sample):
+        elif (
+            row.name("id") is None and replace(samples[sample.id], cluster=sample.cluster) == sample
+        ):
             dropped["repeated sample"] += 1
         else:
             raise repeated_id(row, sample.id, lines[sample.id])

@@ -234,12 +234,3 @@ def local_files(data: HubDataset) -> list[Path]:
     raise MissingResource(
         f"{data.name} is not on this machine ({why}); with network, run: {data.fetch_command}"
     )
-
-
-def load_hub_dataset(data: HubDataset) -> Corpus:
-    """Load a dataset of the hub at its pinned revision.
-
-    Raises KvError where the files are not what the dataset's card says; MissingResource where they
-    are neither in the hub's cache nor reachable; says the command that fetches them.
-    """
-    return corpus_from(data, local_files(data))

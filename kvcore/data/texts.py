@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from kvcore.data.docstrings import prose
 from kvcore.data.files import FileRow, is_path, read_rows
-from kvcore.data.hub import HubDataset, HubRow, local_files, rows_of
+from kvcore.data.hub import HubDataset, local_files, rows_of
 from kvcore.errors import KvError, unknown
 from kvcore.io import digest
 
@@ -64,18 +64,13 @@ class Dropped(NamedTuple):
     reason: str
 
 
-def _no_sample(_row: HubRow) -> str:
-    """Return why a row makes no sample: it is a paragraph without a question."""
-    return "a paragraph, no sample"
-
-
 WIKITEXT = HubDataset(
     "wikitext2",
     "Salesforce/wikitext",
     "b08601e04326c79dfdd32d625aee71d232d685c3",
     ("wikitext-2-raw-v1/test-00000-of-00001.parquet",),
     {"text": "text"},
-    _no_sample,
+    lambda _row: "a paragraph, no sample",
     "paragraph",
     "WikiText-2 raw test split, paragraphs with their ' @-@ ' and ' , ' as they are",
 )

@@ -34,17 +34,14 @@ from kvcore.measurements.token_nlls import token_nlls
 from kvcore.models.lm import LM
 
 TEXT_COLUMNS = ("sample_id", "condition", "target", "status")
-COLUMNS = (
-    *TEXT_COLUMNS,
-    "nll",
-    "nll_tail",
-    "token_nlls",
-    "n_answer_tokens",
-    "doc_len",
-    "prefix_len",
-    "cache_len",
-    "clean_boundary",
-)
+UNKNOWN: Mapping[str, Any] = {
+    "nll": math.nan,
+    "nll_tail": math.nan,
+    "token_nlls": [],
+    **dict.fromkeys(("n_answer_tokens", "doc_len", "prefix_len", "cache_len"), 0),
+    "clean_boundary": -1,
+}
+"""The numbers of a row that was not scored."""
 MAX_CONDITIONS_IN_MEMORY = 16  # conditions whose caches are held at the same time
 Route = Literal["auto", "cache"]
 Request = tuple[Sample, str, Sequence[Condition]]
@@ -170,7 +167,7 @@ def score_pairs(
 
     # 5. Arrange the rows in the order of the requests.
     ordered = [rows[n, c.name] for n, (*_, some) in enumerate(requests) for c in some]
-    return frame_of(ordered, COLUMNS, TEXT_COLUMNS)
+    return frame_of(ordered, (*TEXT_COLUMNS, *UNKNOWN), TEXT_COLUMNS)
 
 
 def _prepare_jobs(
@@ -249,13 +246,14 @@ def document_groups(
         alike.setdefault(tuple(names), []).append(of_document)
     # 3. Cut by the longest prefill of each document.
     for documents in alike.values():
-        widths = [max(map(_longest_prefill, of_document)) for of_document in documents]
+        widths = [
+            max(
+                1 + len(job.sample.prefill_spec(p)) for job in own for p in job.condition.prefills()
+            )
+            for own in documents
+        ]
         for start, stop in batching.cut_into_passes(widths, budget, cost):
             yield [job for of_document in documents[start:stop] for job in of_document]
-
-
-def _longest_prefill(job: ScoreJob) -> int:
-    return max(1 + len(job.sample.prefill_spec(p)) for p in job.condition.prefills())
 
 
 def _prefill_keys(jobs: Sequence[ScoreJob]) -> dict[int, object]:
@@ -405,5 +403,4 @@ def unscored_row(job: ScoreJob, status: str) -> Row:
 
 
 def _unscored(sample_id: str | None, name: str, target: str, status: str) -> Row:
-    numbers: tuple[Any, ...] = (math.nan, math.nan, [], 0, 0, 0, 0, -1)
-    return dict(zip(COLUMNS, (sample_id, name, target, status, *numbers), strict=True))
+    return dict(zip(TEXT_COLUMNS, (sample_id, name, target, status), strict=True)) | dict(UNKNOWN)

@@ -32,17 +32,8 @@ from kvcore.errors import KvError, unknown
 from kvcore.models.lm import LM
 
 TOP = 256
-COLUMNS = (
-    "sample_id",
-    "first",
-    "second",
-    "status",
-    "js",
-    "kl",
-    "kl_back",
-    "kept_first",
-    "kept_second",
-)
+NUMBERS = ("js", "kl", "kl_back", "kept_first", "kept_second")
+COLUMNS = ("sample_id", "first", "second", "status", *NUMBERS)
 Unit = Literal["nats", "bits"]
 FloatArray = NDArray[np.float64]
 View = tuple[int, str]
@@ -215,15 +206,9 @@ def _numbers(p: Distribution | str, q: Distribution | str, unit: Unit) -> dict[s
     """Return what a row says of two views, or why one of them could not be measured."""
     if isinstance(p, str) or isinstance(q, str):
         reason = p if isinstance(p, str) else q
-        return {"status": reason} | dict.fromkeys(COLUMNS[4:], math.nan)
-    return {
-        "status": "ok",
-        "js": js(p, q, unit),
-        "kl": kl(p, q, unit),
-        "kl_back": kl(q, p, unit),
-        "kept_first": p.kept,
-        "kept_second": q.kept,
-    }
+        return {"status": reason} | dict.fromkeys(NUMBERS, math.nan)
+    numbers = js(p, q, unit), kl(p, q, unit), kl(q, p, unit), p.kept, q.kept
+    return {"status": "ok"} | dict(zip(NUMBERS, numbers, strict=True))
 
 
 def next_token_distributions(
@@ -303,9 +288,8 @@ def _read(
 
 
 def _check_same_vocabulary(lm: LM, other: LM) -> None:
-    if lm.tokenizer.get_vocab() != other.tokenizer.get_vocab() or (
-        lm.config.vocab_size != other.config.vocab_size
-    ):
+    sizes = {lm.config.vocab_size, other.config.vocab_size}
+    if len(sizes) > 1 or lm.tokenizer.get_vocab() != other.tokenizer.get_vocab():
         raise KvError(
             f"{lm.name} and {other.name} have other vocabularies; compare models with one "
             "tokenizer."

@@ -181,11 +181,7 @@ def check_prompts(lm: LM, sequences: Sequence[tuple[int, ...]], rule: DecodingRu
     limit = limits.exact_positions(lm)
     named = [(f"prompt {number}", ids) for number, ids in enumerate(sequences)]
     for name, ids in [*named, ("stop or never", tuple(rule.stop | rule.never))]:
-        outside = next((i for i in ids if not 0 <= i < size), None)
-        if outside is not None:
-            raise KvError(
-                f"{name} holds the id {outside}; {lm.name}'s vocabulary is 0..{size - 1}."
-            )
+        tokenization.check_ids(name, ids, size, lm.name)
     for name, ids in named:
         if len(ids) + rule.max_new_tokens > limit:
             raise KvError(
@@ -210,10 +206,10 @@ def uniform_numbers(count: int, rule: DecodingRule, seeds: Sequence[int] | None)
             f"temperature={rule.temperature} needs one seed from 0 per prompt; got {got} for "
             f"{count} prompts."
         )
-    rows = [
-        np.random.Generator(np.random.PCG64(seed)).random(rule.max_new_tokens) for seed in seeds
-    ]
-    return np.stack(rows) if rows else np.zeros((0, rule.max_new_tokens))
+    noise = np.zeros((count, rule.max_new_tokens))
+    for row, seed in zip(noise, seeds, strict=True):
+        np.random.Generator(np.random.PCG64(seed)).random(out=row)
+    return noise
 
 
 def write_batch(

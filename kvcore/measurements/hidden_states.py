@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 
+from kvcore import tokenization
 from kvcore.engine import batching, forward, hooks, limits
 from kvcore.engine.forward import NO_TOKENS
 from kvcore.engine.hooks import PARTS, Seen
@@ -221,13 +222,9 @@ def _assert_adds_up(lm: LM) -> None:
 
 def check_ids(lm: LM, texts: Sequence[TokenText]) -> None:
     """Refuse a text that holds an id outside the vocabulary."""
-    size = int(lm.config.vocab_size)
     for text in texts:
-        outside = next((i for i in text.ids if not 0 <= i < size), None)
-        if outside is not None:
-            raise KvError(
-                f"text {text.id!r} holds the id {outside}; {lm.name}'s vocabulary is 0..{size - 1}."
-            )
+        name = f"text {text.id!r}"
+        tokenization.check_ids(name, text.ids, int(lm.config.vocab_size), lm.name)
 
 
 def _unusable(lm: LM, text: TokenText) -> str | None:
@@ -284,10 +281,8 @@ def measure_batch(lm: LM, texts: Sequence[TokenText], parts: Sequence[str]) -> l
 
     nlls = read_nlls(lm, texts, parts, reduce)
     stats = {part: torch.stack(layers, dim=2).tolist() for part, layers in by_layer.items()}
-    return [
-        measured_row(text, of_text, {part: stats[part][n] for part in parts})
-        for n, (text, of_text) in enumerate(zip(texts, nlls, strict=True))
-    ]
+    by_text = [{part: stats[part][n] for part in parts} for n in range(len(texts))]
+    return [measured_row(*row) for row in zip(texts, nlls, by_text, strict=True)]
 
 
 def trace_batch(lm: LM, texts: Sequence[TokenText], layer: int) -> list[list[Row]]:

@@ -20,6 +20,7 @@ from kvcore.analysis.ranking.metrics import (
     by_query,
     gap_metric,
     metric_kind,
+    no_query,
 )
 from kvcore.analysis.ranking.tables import RankedLists, ranked_lists
 from kvcore.analysis.samples import FloatArray
@@ -46,7 +47,7 @@ def estimate(
         hits = by_query(lists, lists.columns[0], k)["hit"]
         if hits.isin((0, 1)).all():
             return proportion(int(hits.sum()), lists.queries, interval.confidence)
-    computed = kind.make(lists, lists.columns[0], k) if lists.queries else _no_query
+    computed = kind.of(lists, lists.columns[0], k)
     sd = _sd(lists) if metric == "d" else None
     return resampled(computed, lists.ids, interval, unit=kind.unit, bounds=kind.bounds, sd=sd)
 
@@ -80,9 +81,7 @@ def difference(
         Ranks that count, for ``"mrr"`` and ``"hit"``.
     """
     kind, lists = metric_kind(metric, k), ranked_lists(first, second)
-    computed: Metric = _no_query
-    if lists.queries:
-        computed = minus(*(kind.make(lists, x, k) for x in lists.columns))
+    computed = minus(*(kind.of(lists, x, k) for x in lists.columns))
     width = kind.bounds[1] - kind.bounds[0]
     unit = f"{kind.unit} difference"
     change = resampled(computed, lists.ids, interval, unit=unit, bounds=(-width, width))
@@ -111,13 +110,13 @@ def trend(
         raise KvError(f"tables must be scores at two values or more; got {len(tables)}.")
     kind, lists = metric_kind(metric, k), ranked_lists(*tables.values())
     weights = slope_weights(list(tables))
-    points = [kind.make(lists, column, k) for column in lists.columns] if lists.queries else []
+    points = [kind.of(lists, column, k) for column in lists.columns]
 
     def slope(counts: FloatArray) -> FloatArray:
         return np.asarray(sum(w * point(counts) for w, point in zip(weights, points, strict=True)))
 
     unit = f"{kind.unit} slope"
-    return resampled(slope if points else _no_query, lists.ids, interval, unit=unit)
+    return resampled(slope, lists.ids, interval, unit=unit)
 
 
 def benefit_gap(
@@ -144,16 +143,9 @@ def benefit_gap(
     lists = ranked_lists(baseline, condition)
     benefit = replace(lists, columns=np.diff(lists.columns, axis=0))
     unit = METRIC_KINDS["d" if standardized else "gap"].unit
-    computed: Metric = _no_query
-    if lists.queries:
-        computed = gap_metric(benefit, benefit.columns[0], standardized)
+    computed = gap_metric(benefit, benefit.columns[0], standardized) if lists.queries else no_query
     sd = _sd(benefit) if standardized else None
     return resampled(computed, lists.ids, interval, unit=unit, sd=sd)
-
-
-def _no_query(counts: FloatArray) -> FloatArray:
-    """Stand for the metric of no query."""
-    return np.full(counts.shape[:-1], np.nan)
 
 
 def minus(first: Metric, second: Metric) -> Metric:

@@ -239,14 +239,13 @@ def assemble_cache(lm: LM, plan: CachePlan, prefills: Prefills) -> KVCache:
 def concat_slots(first: KVCache, second: KVCache) -> KVCache:
     """Join the slots of two caches of as many sequences, positions as they are."""
 
-    def joined(
-        a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.cat(pair, dim=2) for pair in zip(a, b, strict=True))
-
+    keys, values = (
+        tuple(torch.cat(pair, dim=2) for pair in zip(*layers, strict=True))
+        for layers in ((first.keys, second.keys), (first.values, second.values))
+    )
     return KVCache(
-        joined(first.keys, second.keys),
-        joined(first.values, second.values),
+        keys,
+        values,
         torch.cat([first.positions, second.positions], dim=1),
         torch.cat([first.real, second.real], dim=1),
     )
