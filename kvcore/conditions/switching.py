@@ -171,13 +171,10 @@ def tokenize(
     for name in ("original", "new", "stream"):
         text = getattr(switch, name)
         try:
-            ids = (
-                tokenization.encode(tokenizer, text)
-                if isinstance(text, str)
-                else tuple(int(i) for i in text)
-            )
+            ids = tokenization.encode(tokenizer, text) if isinstance(text, str) else map(int, text)
         except tokenization.Unusable as error:
             raise KvError(f"switch {switch.id!r}: {name} is {error}.") from error
+        ids = tuple(ids)
         odd = next((i for i in ids if not 0 <= i < vocabulary), None)
         if not ids or odd is not None:
             what = "holds no tokens" if odd is None else f"holds the id {odd}"

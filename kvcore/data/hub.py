@@ -64,9 +64,6 @@ class HubDataset:
         )
 
 
-# --- what a file must hold ---------------------------------------------------------------------
-
-
 def column_paths(columns: Mapping[str, ColumnType]) -> list[str]:
     """Return the dotted paths that pyarrow is asked for: down to the first list of each."""
     paths = []
@@ -119,9 +116,6 @@ def _type_mismatch(column: str, required: ColumnType, actual: pa.DataType) -> st
         "bool": types.is_boolean(actual),
     }
     return None if fits[required] else f"column {column!r} is {actual}, not {required}"
-
-
-# --- from rows to a corpus ---------------------------------------------------------------------
 
 
 def rows_of(data: HubDataset, path: Path) -> Iterator[HubRow]:
@@ -190,9 +184,6 @@ def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:
     if data.past_queries:
         unique = with_past_queries(unique)
     return Corpus(data.name, unique, counts, data.revision, data.cluster_unit, data.note, others)
-
-
-# --- where the files are -----------------------------------------------------------------------
 
 
 def hub_answers() -> bool:

@@ -185,9 +185,6 @@ def _first_distinct(passages: Sequence[_Passage], n: int) -> list[_Passage]:
         size *= 2
 
 
-# --- masking -----------------------------------------------------------------------------------
-
-
 def names_of(qualified: str) -> frozenset[str]:
     """Return the components of a qualified name that tell it from others, in lower case.
 

@@ -103,9 +103,6 @@ def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     raise unknown("texts", name_or_path, (*TEXTS, "a path to a .jsonl or .parquet file"))
 
 
-# --- one rule for all --------------------------------------------------------------------------
-
-
 def split_first_sentence(paragraph: str) -> tuple[str, str] | None:
     """Cut a paragraph behind its first sentence, or return None where there is no second one.
 
@@ -175,9 +172,6 @@ def of_length(paragraph: str) -> str | Dropped:
     return paragraph if fits else Dropped(f"not {WORDS[0]} to {WORDS[1]} words")
 
 
-# --- Python's language reference ---------------------------------------------------------------
-
-
 def _from_pydoc() -> TextCorpus:
     from pydoc_data.topics import topics
 
@@ -213,9 +207,6 @@ def is_running_text(block: prose.Block) -> bool:
     return prose.is_prose(block._replace(lines=lines))
 
 
-# --- the hub -----------------------------------------------------------------------------------
-
-
 def from_hub(data: HubDataset, paths: Iterable[Path]) -> TextCorpus:
     """Make the corpus from files that have the hub's schema, wherever they lie.
 
@@ -233,9 +224,6 @@ def _wiki_paragraph(line: str) -> str | Dropped:
     if HEADING.fullmatch(line):
         return Dropped("heading")
     return of_length(line) if line else ""
-
-
-# --- files -------------------------------------------------------------------------------------
 
 
 def _from_file(path: Path) -> TextCorpus:

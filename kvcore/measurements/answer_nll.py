@@ -60,14 +60,6 @@ class ScoreJob:
     condition: Condition
 
 
-@dataclass(frozen=True)
-class ScoreBatch:
-    """Jobs that are scored at once, on top of caches or in one masked pass without any."""
-
-    jobs: list[ScoreJob]
-    on_caches: bool
-
-
 Order = Callable[[ScoreJob], Any]
 """What jobs are sorted by."""
 
@@ -160,10 +152,10 @@ def score_pairs(
     on_caches = partial(score_on_caches, lm, budget=budget, cost=cost)
     in_one_pass = partial(score_in_one_pass, lm)
     give_up = partial(unscored_row, status="out of memory")
-    for batch in batches:
-        scorer = on_caches if batch.on_caches else in_one_pass
-        scored = limits.run_or_halve(lm, batch.jobs, scorer, give_up, what="scores")
-        rows |= dict(zip((job.place for job in batch.jobs), scored, strict=True))
+    for batch, needs_caches in batches:
+        scorer = on_caches if needs_caches else in_one_pass
+        scored = limits.run_or_halve(lm, batch, scorer, give_up, what="scores")
+        rows |= dict(zip((job.place for job in batch), scored, strict=True))
 
     # 5. Arrange the rows in the order of the requests.
     ordered = [rows[n, c.name] for n, (*_, some) in enumerate(requests) for c in some]
@@ -196,8 +188,10 @@ def score_batches(
     route: Route,
     pass_order: Order,
     document_order: Order,
-) -> Iterator[ScoreBatch]:
-    """Divide jobs into batches: those that share no prefill run in one pass, the others on caches.
+) -> Iterator[tuple[list[ScoreJob], bool]]:
+    """Divide jobs into batches, and say of each whether it is scored on caches.
+
+    Those that share no prefill are scored in one masked pass without any.
 
     - `budget`, `cost`: as `kvcore.engine.batching.cut_into_passes` takes them.
     - `pass_order`, `document_order`: what the jobs of the one and of the other are sorted by.
@@ -206,10 +200,10 @@ def score_batches(
     alone = sorted((job for job in jobs if job.place not in shared), key=pass_order)
     widths = [_by_one_pass_length(job) for job in alone]
     for start, stop in batching.cut_into_passes(widths, budget, cost):
-        yield ScoreBatch(alone[start:stop], on_caches=False)
+        yield alone[start:stop], False
     together = [job for job in jobs if job.place in shared]
     for group in document_groups(together, budget, cost, document_order):
-        yield ScoreBatch(group, on_caches=True)
+        yield group, True
 
 
 def _places_on_caches(jobs: Sequence[ScoreJob]) -> set[Place]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from kvcore.errors import KvError
+from kvcore.io import json_digest
 from kvcore.store import keys
 
 
@@ -28,7 +28,7 @@ def code_hash(paths: Iterable[Path]) -> str:
         except (OSError, SyntaxError, ValueError) as error:
             raise KvError(f"code hash: {path} is no readable Python source: {error}.") from error
     ordered = sorted(parts, key=keys.json_bytes)  # names may repeat from one folder to the next
-    return hashlib.sha256(keys.json_bytes(ordered)).hexdigest()[:16]
+    return json_digest(ordered)[:16]
 
 
 def _outline(node: object) -> Any:

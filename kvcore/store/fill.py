@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import sys
 import time
 from collections import Counter
@@ -17,7 +15,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kvcore.errors import KvError
-from kvcore.io import disk_errors
+from kvcore.io import disk_errors, json_digest
 from kvcore.store.keys import row_keys
 from kvcore.store.schema import CODE, KEY, Key, RowSchema, clean
 from kvcore.store.shards import Store
@@ -92,8 +90,8 @@ def measure_missing(
     """
     present = PresentRows(code).updated(store)
     shards = plan(wanted, shard_samples)
-    pending = [(shard, _count_samples(shard.missing(present.keys))) for shard in shards]
-    pending = [(shard, samples) for shard, samples in pending if samples]
+    counts = [len(set(shard.missing(present.keys)["sample_id"].tolist())) for shard in shards]
+    pending = [(s, samples) for s, samples in zip(shards, counts, strict=True) if samples]
     if not pending:
         return
     store.sweep()
@@ -212,10 +210,6 @@ def _row_names(rows: pd.DataFrame) -> list[tuple[str, ...]]:
     return list(zip(*columns, strict=True))
 
 
-def _count_samples(rows: pd.DataFrame) -> int:
-    return len(set(rows["sample_id"].tolist()))
-
-
 def _check_ids(keys: list[Key]) -> None:
     names = [tuple(key[KEY.index(column)] for column in ROW_NAME) for key in keys]
     repeated = [name for name, count in Counter(names).items() if count > 1]
@@ -227,7 +221,6 @@ def _check_ids(keys: list[Key]) -> None:
 
 def _shard(wanted: pd.DataFrame, keys: list[Key], indices: list[int]) -> Shard:
     chosen = tuple(sorted((keys[index], index) for index in indices))
-    spelled = json.dumps([key for key, _ in chosen], ensure_ascii=True)
-    name = hashlib.sha256(spelled.encode()).hexdigest()[:32]
     rows = wanted.iloc[[index for _, index in chosen]]
-    return Shard(name, rows, tuple(key for key, _ in chosen))
+    chosen_keys = tuple(key for key, _ in chosen)
+    return Shard(json_digest(chosen_keys)[:32], rows, chosen_keys)

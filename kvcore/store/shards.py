@@ -100,19 +100,6 @@ class Store:
         keep = _typed_filters(filters)
         return self._merge(self._verified(self.shards(), keep)).to_pandas()
 
-    def missing(self, wanted: pd.DataFrame, code: str) -> pd.DataFrame:
-        """Return the wanted rows that a code has not measured yet.
-
-        Returns the rows of `wanted` that are to be measured, each key once, in their order.
-
-        - `wanted`: the columns `KEY`; others are carried along.
-        - `code`: hash of the code.
-        """
-        present = self.keys(self.shards(), code)
-        row_keys = keys.row_keys(wanted)
-        first = {key: index for index, key in reversed(list(enumerate(row_keys)))}
-        return wanted.iloc[sorted(index for key, index in first.items() if key not in present)]
-
     def shards(self) -> tuple[Path, ...]:
         """List the shards, damaged and unfinished ones excluded, by name.
 

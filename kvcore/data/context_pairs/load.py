@@ -102,21 +102,14 @@ def _from_hub(name: str, n: int | None, seed: int) -> PairCorpus:
     return PairCorpus(name, pairs[:n], dropped, data.revision, PAIRS[name])
 
 
-# --- files -------------------------------------------------------------------------------------
-
-
 def _from_file(path: Path, n: int | None, seed: int) -> PairCorpus:
     rows, revision = read_rows(path)
     pairs, dropped = unique_pairs(rows)
     if not pairs:
         raise KvError(f"{path}: no pair left; dropped: {dropped or 'nothing, the file is empty'}.")
-    chosen = numbered(in_order(pairs, seed))[:n]
+    in_order = sorted(pairs, key=lambda pair: (digest(str(seed), pair.id), pair.id))
+    chosen = numbered(in_order)[:n]
     return PairCorpus(path.stem, chosen, dropped, revision, f"pairs of {path.name}")
-
-
-def in_order(pairs: Iterable[Pair], seed: int) -> list[Pair]:
-    """Put pairs in the order of the hash of (seed, id)."""
-    return sorted(pairs, key=lambda pair: (digest(str(seed), pair.id), pair.id))
 
 
 def unique_pairs(rows: Iterable[FileRow]) -> tuple[list[Pair], dict[str, int]]:

@@ -74,9 +74,6 @@ class Pair:
         return WrittenProblem(self.question, self.answer, self.equation), changed
 
 
-# --- what a text says --------------------------------------------------------------------------
-
-
 def numbers_in(text: str) -> tuple[Fraction, ...]:
     """Return the numbers written in digits in a text, in order.
 
@@ -102,9 +99,6 @@ def without_numbers(text: str) -> str:
 def sentences_of(text: str) -> list[str]:
     """Cut a text after every full stop, question mark or exclamation mark before white space."""
     return _SENTENCE.split(text.strip())
-
-
-# --- consistency -------------------------------------------------------------------------------
 
 
 def inconsistency(pair: Pair) -> str | None:

@@ -14,14 +14,8 @@ from kvcore.data.context_pairs.load import PAIRS, load_pairs
 from kvcore.data.context_pairs.pair import Pair, numbers_in
 from kvcore.data.context_pairs.solutions import worked_solutions
 from kvcore.io import digest
-from kvcore.measurements.base import (
-    ENGINE,
-    MeasurementKind,
-    MeasurePlan,
-    MeasureRequest,
-    RowSpec,
-    corpus_facts,
-)
+from kvcore.measurements import base
+from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, TEXTS, RowSchema, clean
 
@@ -71,7 +65,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
     return MeasurePlan(
         KIND.keys(request.files, corpus.name, request.seed, rows),
         functools.partial(_measure, request, corpus.pairs),
-        {"pairs": len(corpus.pairs), **corpus_facts(corpus)},
+        {"pairs": len(corpus.pairs), **base.corpus_facts(corpus)},
         shard_samples=SHARD_PAIRS,
     )
 

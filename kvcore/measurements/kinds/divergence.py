@@ -13,14 +13,8 @@ from kvcore.conditions.registry import recipe_of_defined
 from kvcore.data.datasets import DATASETS, load_corpus
 from kvcore.data.sample import Sample, choose_samples
 from kvcore.errors import KvError
-from kvcore.measurements.base import (
-    ENGINE,
-    MeasurementKind,
-    MeasurePlan,
-    MeasureRequest,
-    RowSpec,
-    corpus_facts,
-)
+from kvcore.measurements import base
+from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.kinds.answer_nll import template_of
 from kvcore.measurements.registry import register
 from kvcore.store.schema import NUMBER, RowSchema, clean
@@ -46,7 +40,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
         {
             "samples available": len(corpus.samples),
             "clusters are": corpus.cluster_unit,
-            **corpus_facts(corpus),
+            **base.corpus_facts(corpus),
         },
     )
 

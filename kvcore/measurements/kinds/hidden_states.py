@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kvcore.data.texts import TEXTS, Text, load_texts
-from kvcore.measurements.base import (
-    ENGINE,
-    MeasurementKind,
-    MeasurePlan,
-    MeasureRequest,
-    RowSpec,
-    corpus_facts,
-)
+from kvcore.measurements import base
+from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
 from kvcore.measurements.text_sources import check_source
 from kvcore.store import schema
@@ -72,7 +66,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
     return MeasurePlan(
         KIND.keys(request.files, corpus.name, request.seed, rows),
         functools.partial(_measure, request, texts),
-        {"texts available": len(corpus.texts), **corpus_facts(corpus)},
+        {"texts available": len(corpus.texts), **base.corpus_facts(corpus)},
     )
 
 
