@@ -78,9 +78,6 @@ def score(
 
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
-    samples : iterable of Sample
     conditions : iterable of str or Condition
         Names as `kvcore.conditions.condition` reads them.
     seed : int

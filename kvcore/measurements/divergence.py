@@ -144,8 +144,6 @@ def between(
 
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
     samples : iterable of Sample
         What is predicted is the first token behind the question.
     pairs : iterable of (condition, condition)

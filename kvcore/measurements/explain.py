@@ -62,23 +62,8 @@ class Explanation:
 def explain(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0) -> str:
     """Explain a condition on one sample: what is cached, what the query sees, what it tests.
 
-    Parameters
-    ----------
-    lm : LM
-    sample : Sample
-    condition : str or Condition
-    seed : int
-        Of the random prefix.
-
-    Returns
-    -------
-    str
-        Rendered from the ids, positions and masks that the engine receives.
-
-    Raises
-    ------
-    Unusable
-        If the sample cannot be measured under this condition.
+    The text is rendered from the ids, positions and masks that the engine receives; `seed` is that
+    of the random prefix. Raises Unusable if the sample cannot be measured under this condition.
     """
     return exposition(lm, sample, condition, seed).text
 

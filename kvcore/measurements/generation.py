@@ -77,8 +77,6 @@ def generate(
 
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
     prompts : sequence of int sequences
         Token ids without BOS, which is put before each; an empty prompt is BOS alone.
     max_new_tokens : int

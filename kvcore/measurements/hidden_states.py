@@ -88,9 +88,6 @@ def dynamics(
 
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
-    texts : sequence of TokenText
     batch_tokens : int, optional
         Most tokens in one forward pass; changes speed and memory, never a number beyond rounding.
     parts : sequence of str

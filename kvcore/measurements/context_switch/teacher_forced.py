@@ -31,8 +31,6 @@ def follow(
 
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
     switches : iterable of Switch
         No two with the same id.
     conditions : iterable of str or SwitchMethod
