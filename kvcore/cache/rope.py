@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kvcore.errors import NotExact
+from kvcore.errors import KvError, NotExact
 from kvcore.models.lm import LM
 
 Pairing = Literal["none", "half", "interleaved"]
@@ -140,11 +140,20 @@ def rotation(lm: LM, layer_type: str | None, deltas: Int[Tensor, "batch slot"]) 
     cos, sin : float32
         Scaling factors that some rope types multiply in are divided out again.
 
+    Raises
+    ------
+    KvError
+        For a frequency set that the model does not have.
+
     Notes
     -----
     Exact to float32: the module is handed a float32 dummy, because it answers in its dtype.
     """
-    module, kind = frequency_sets(lm)[layer_type]
+    sets = frequency_sets(lm)
+    if layer_type not in sets:
+        known = ", ".join(map(str, sets))
+        raise KvError(f"{lm.name}: rope base must be one of {known}; got {layer_type!r}.")
+    module, kind = sets[layer_type]
     dummy = torch.zeros(1, dtype=torch.float32, device=deltas.device)
     angles = module(dummy, deltas.abs(), *(() if kind is None else (kind,)))
     cos, sin = (angles.real, angles.imag) if torch.is_tensor(angles) else angles

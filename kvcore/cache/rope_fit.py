@@ -108,13 +108,13 @@ def _fit_layer(
         raise NotExact(
             f"{where}'s keys or values are not finite in {dtype}; use a dtype of wider range."
         )
-    moved = _norm(new[1] - old[1]) / _norm(old[1]).clamp_min(1e-30)
-    if float(moved) > 4 * torch.finfo(old[1].dtype).eps:
+    moved = relative_change(old[1], new[1])
+    if moved > 4 * torch.finfo(old[1].dtype).eps:
         raise NotExact(
-            f"{where}'s values change with position (by {float(moved):.1e} of their size), so its "
+            f"{where}'s values change with position (by {moved:.1e} of their size), so its "
             "cache cannot be re-positioned (latent attention or learned positions)."
         )
-    explanations = _explanations(rotations, old[0], new[0])
+    explanations = explain(rotations, old[0], new[0])
     best = explanations[0]
     if best.error > TOLERANCE[dtype]:
         raise NotExact(
@@ -131,7 +131,7 @@ def _fit_layer(
     return best.layer
 
 
-def _explanations(rotations: Rotations, old: Tensor, new: Tensor) -> list[Explanation]:
+def explain(rotations: Rotations, old: Tensor, new: Tensor) -> list[Explanation]:
     """Return every explanation of how keys changed, the best first."""
     pairings: tuple[Pairing, ...] = ("half", "interleaved")
     layers = [LayerRope("none", None, 0)] + [
@@ -174,13 +174,15 @@ def _rotated(layer: LayerRope, keys: Tensor, rotations: Rotations) -> Tensor:
 
 def _pair_norms(x: Tensor, layer: LayerRope) -> Tensor:
     """Return the norm over tokens of each head's pairs of dimensions, single ones behind them."""
-    per_dimension = x.float().square().sum(dim=(0, 2))  # (kv_head, head_dim)
+    per_dimension: Tensor = x.float().square().sum(dim=(0, 2))  # (kv_head, head_dim)
     turning, still = per_dimension[:, : layer.dims], per_dimension[:, layer.dims :]
     if layer.pairing == "none":
         return still.sqrt()
     paired = torch.stack(rope.pairs(turning, layer.pairing)).sum(dim=0)
-    return torch.cat([paired, still], dim=-1).sqrt()
+    norms: Tensor = torch.cat([paired, still], dim=-1).sqrt()
+    return norms
 
 
-def _norm(x: Tensor) -> Tensor:
-    return x.float().norm()
+def relative_change(old: Tensor, new: Tensor) -> float:
+    """Return the norm of a tensor's change, relative to its own."""
+    return float((new.float() - old.float()).norm() / old.float().norm().clamp_min(1e-30))

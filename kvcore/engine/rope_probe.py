@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from kvcore.cache import rope, rope_fit
 from kvcore.cache.kv_cache import KVCache
 from kvcore.engine import forward
-from kvcore.errors import KvError
+from kvcore.errors import KvError, NotExact
 from kvcore.models import memory
 from kvcore.models.lm import LM
 
@@ -43,7 +44,7 @@ def rope_plan(lm: LM) -> rope.RopePlan:
 def _probe(lm: LM) -> rope.RopePlan:
     rope.rotary_module(lm)  # refused first, where there is none
     shift = max(1, min(PROBE_SHIFT, (rope.max_positions(lm) or lm.max_length) - PROBE_TOKENS))
-    wide = lm.dtype != "float32" and _room_for_float32(lm)
+    wide = lm.dtype != "float32" and room_for_float32(lm)
     try:
         caches = _read_twice(lm, shift, in_float32=wide)
     except RuntimeError:
@@ -59,16 +60,25 @@ def _read_twice(lm: LM, shift: int, *, in_float32: bool) -> tuple[KVCache, KVCac
     """Read the probe's tokens from position 0 and from a shifted one, on equal inputs."""
     tokens = range(lm.bos_id + 3, lm.bos_id + 3 + 7 * PROBE_TOKENS, 7)
     ids = [i % lm.config.vocab_size for i in tokens]
-    first: list[torch.Tensor] = []
 
-    def read(start: int, inputs: Sequence[torch.Tensor]) -> KVCache:
+    def read(start: int, inputs: LayerInputs) -> KVCache:
         with ExitStack() as contexts:
             if in_float32:
-                contexts.enter_context(_layers_in_float32(lm))
-            contexts.enter_context(_layer_inputs(lm, first, inputs))
+                contexts.enter_context(layers_in_float32(lm))
+            contexts.enter_context(layer_inputs(lm, inputs))
             return forward.prefill(lm, forward.pad_ids(lm, [ids], [start]))
 
-    return read(0, ()), read(shift, first)
+    first = LayerInputs([])
+    second = LayerInputs([], first.own)
+    caches = read(0, first), read(shift, second)
+    moved = rope_fit.relative_change(first.own[0], second.own[0])
+    if moved > 0:
+        raise NotExact(
+            f"{lm.name}: what is handed to the first layer changes with position (by {moved:.1e} "
+            "of its size: learned positions), so no cache can be re-positioned; use a model with "
+            "rotary positions alone."
+        )
+    return caches
 
 
 def decoder_layers(lm: LM) -> Sequence[nn.Module]:
@@ -86,24 +96,35 @@ def decoder_layers(lm: LM) -> Sequence[nn.Module]:
     raise KvError(f"{lm.name}: no list of decoder layers found; load a causal language model.")
 
 
-@contextmanager
-def _layer_inputs(
-    lm: LM, record: list[torch.Tensor], replay: Sequence[torch.Tensor]
-) -> Iterator[None]:
-    """Append the hidden states that layers are handed to a list, or replace them by earlier ones.
+@dataclass(frozen=True)
+class LayerInputs:
+    """The hidden states that layers are handed in a pass, in the order of their calls.
 
-    In the order of the calls, which is the same in both passes.
+    Attributes
+    ----------
+    own : list of tensor
+        Filled by the pass: what its layers would be handed.
+    replayed : sequence of tensor
+        What they are handed instead, if anything.
     """
-    earlier = iter(replay)
+
+    own: list[torch.Tensor]
+    replayed: Sequence[torch.Tensor] = ()
+
+
+@contextmanager
+def layer_inputs(lm: LM, inputs: LayerInputs) -> Iterator[None]:
+    """Record what every layer is handed, and hand it something else where there is such."""
 
     def change(_module: nn.Module, args: Any, options: Any) -> Any:
         name = "hidden_states" if "hidden_states" in options else next(iter(options), "")
-        if not replay:
-            record.append(args[0] if args else options[name])
+        call = len(inputs.own)
+        inputs.own.append(args[0] if args else options[name])
+        if not inputs.replayed:
             return None
         if args:
-            return (next(earlier), *args[1:]), options
-        return args, {**options, name: next(earlier)}
+            return (inputs.replayed[call], *args[1:]), options
+        return args, {**options, name: inputs.replayed[call]}
 
     with ExitStack() as hooks:
         for layer in decoder_layers(lm):
@@ -113,7 +134,7 @@ def _layer_inputs(
 
 
 @contextmanager
-def _layers_in_float32(lm: LM) -> Iterator[None]:
+def layers_in_float32(lm: LM) -> Iterator[None]:
     """Run each layer and the angles of its rotation in float32; the model stays as it is.
 
     Weights in 4 bits stay, and compute in their own dtype.
@@ -162,7 +183,7 @@ def _in_float32(x: Any) -> Any:
     return x.float() if _is_16_bit(x) else x
 
 
-def _room_for_float32(lm: LM) -> bool:
+def room_for_float32(lm: LM) -> bool:
     """Whether the largest layer fits beside the model once more, in float32."""
     largest = max(
         sum(4 * p.numel() for p in layer.parameters() if _is_16_bit(p))
