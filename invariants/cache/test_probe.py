@@ -52,8 +52,16 @@ def plan_of(lm: LM, *, native: bool = False) -> tuple[LayerRope, ...]:
     with pytest.MonkeyPatch.context() as patch:
         if native:
             patch.setattr(rope_probe, "room_for_float32", lambda _: False)
-        patch.delitem(rope_probe._PLANS, lm, raising=False)
-        return rope_probe.rope_plan(lm).layers
+        return rope_probe.probe(lm).layers
+
+
+def refusal_of(lm: LM) -> str:
+    """Return the line by which the probe refuses a model, empty where it does not."""
+    try:
+        rope_probe.probe(lm)
+    except NotExact as error:
+        return str(error)
+    return ""
 
 
 def must_refuse_or_fail(fault: Fault, check: Callable[..., None], *arguments: object) -> None:
@@ -139,7 +147,12 @@ def test_four_bits_hide_no_rotation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_16_bits_find_what_float32_finds(lm: LM, dtype: str) -> None:
-    """Would catch a layer that is explained otherwise, or refused, in 16 bits.
+    """Would catch a layer that is explained otherwise, or refused, in 16 bits."""
+    check_16_bits(lm, dtype)
+
+
+def check_16_bits(lm: LM, dtype: str) -> None:
+    """Compare two plans.
 
     1. The plan in 16 bits, with layers in float32 and in their own dtype.
     2. The plan in float32.
@@ -149,8 +162,34 @@ def test_16_bits_find_what_float32_finds(lm: LM, dtype: str) -> None:
         assert plan_of(half, native=native) == rope_probe.rope_plan(lm).layers
 
 
+def try_one_base(patch: pytest.MonkeyPatch) -> None:
+    right = rope.frequency_sets
+    patch.setattr(rope, "frequency_sets", lambda lm: dict([*right(lm).items()][:1]))
+
+
+def test_twin_16_bits() -> None:
+    """Would catch a check blind to a probe that tries the first of two bases alone."""
+    lm = loading.load("tiny-gemma3", device="cpu")
+    must_refuse_or_fail(try_one_base, check_16_bits, lm, "bfloat16")
+
+
+def try_rotations_alone(patch: pytest.MonkeyPatch) -> None:
+    right = rope_fit.explain
+    patch.setattr(rope_fit, "explain", lambda *a: [e for e in right(*a) if e.layer != NOT_ROTATED])
+
+
 def test_every_fourth_layer_without_rotation_is_found() -> None:
     """Would catch a layer without rotation that is taken for one with, or the reverse."""
+    check_fourth_layers()
+
+
+def test_twin_fourth_layers() -> None:
+    """Would catch a check blind to a probe that takes every layer to rotate."""
+    must_refuse_or_fail(try_rotations_alone, check_fourth_layers)
+
+
+def check_fourth_layers() -> None:
+    """Demand that exactly the layers that do not rotate are found not to, in every dtype."""
     config = transformers.SmolLM3Config(
         **settings(num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0])
     )
@@ -273,13 +312,7 @@ def two_bases(full: float, sliding: float) -> LM:
 
 def check_bases_too_close() -> None:
     """Demand a refusal where two bases look alike over the probe and differ farther away."""
-    lm = two_bases(10_000.0, 10_000.2)
-    try:
-        plan_of(lm)
-    except NotExact as error:
-        assert "explained by half pairs of" in str(error)
-        return
-    raise AssertionError("two bases that cannot be told apart were let pass")
+    assert "explained by half pairs of" in refusal_of(two_bases(10_000.0, 10_000.2))
 
 
 def test_bases_that_cannot_be_told_apart_are_refused() -> None:
@@ -307,12 +340,7 @@ def check_learned_positions() -> None:
         return (), options
 
     lm.model.model.register_forward_pre_hook(add_positions, with_kwargs=True)
-    try:
-        plan_of(lm)
-    except NotExact as error:
-        assert "first layer changes with position" in str(error)
-        return
-    raise AssertionError("learned positions were let pass")
+    assert "first layer changes with position" in refusal_of(lm)
 
 
 def test_learned_positions_beside_rotary_ones_are_refused() -> None:
