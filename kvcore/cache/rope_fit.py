@@ -7,6 +7,7 @@ pair's own size: a large bias on pairs that turn slowly hides no pair that turns
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,17 +105,17 @@ def _fit_layer(
 ) -> LayerRope:
     where = f"{lm.name}: layer {index}"
     dtype = str(old[0].dtype).removeprefix("torch.")
-    if not all(bool(torch.isfinite(x).all()) for x in (*old, *new)):
+    moved = relative_change(old[1], new[1])
+    explanations = explain(rotations, old[0], new[0])
+    if not all(map(math.isfinite, (moved, *(e.error for e in explanations)))):
         raise NotExact(
             f"{where}'s keys or values are not finite in {dtype}; use a dtype of wider range."
         )
-    moved = relative_change(old[1], new[1])
     if moved > 4 * torch.finfo(old[1].dtype).eps:
         raise NotExact(
             f"{where}'s values change with position (by {moved:.1e} of their size), so its "
             "cache cannot be re-positioned (latent attention or learned positions)."
         )
-    explanations = explain(rotations, old[0], new[0])
     best = explanations[0]
     if best.error > TOLERANCE[dtype]:
         raise NotExact(
@@ -146,12 +147,13 @@ def explain(rotations: Rotations, old: Tensor, new: Tensor) -> list[Explanation]
 
 
 def _explanation(layer: LayerRope, old: Tensor, new: Tensor, rotations: Rotations) -> Explanation:
-    expected = _rotated(layer, old, rotations)
-    size = _pair_norms(expected, layer)
-    error, change = (
-        _pair_norms(a - b, layer) / size.clamp_min(1e-30)
-        for a, b in ((new.float(), expected), (expected, old.float()))
+    expected, before = _rotated(layer, old, rotations), old.float()
+    size, off, turned = _pair_norms(
+        torch.stack([expected, new.float() - expected, expected - before]), layer
     )
+    # Below this, 16 bits round more coarsely than relative to the size.
+    size = size.clamp_min(max(1e-30, torch.finfo(old.dtype).smallest_normal))
+    error, change = off / size, turned / size
     worst = int(error.argmax())
     return Explanation(layer, float(error.flatten()[worst]), float(change.flatten()[worst]))
 
@@ -161,8 +163,8 @@ def _differ(lm: LM, keys: Tensor, one: LayerRope, other: LayerRope) -> bool:
     farthest = min(lm.max_length, rope.max_positions(lm) or FARTHEST, FARTHEST) - 1
     rotations = _rotations(lm, keys, farthest)
     a, b = (_rotated(layer, keys, rotations) for layer in (one, other))
-    size = _pair_norms(a, one).clamp_min(1e-30)
-    return bool((_pair_norms(a - b, one) / size).max() > TOLERANCE["float32"])
+    size, off = _pair_norms(torch.stack([a, a - b]), one)
+    return bool((off / size.clamp_min(1e-30)).max() > TOLERANCE["float32"])
 
 
 def _rotated(layer: LayerRope, keys: Tensor, rotations: Rotations) -> Tensor:
@@ -173,13 +175,22 @@ def _rotated(layer: LayerRope, keys: Tensor, rotations: Rotations) -> Tensor:
 
 
 def _pair_norms(x: Tensor, layer: LayerRope) -> Tensor:
-    """Return the norm over tokens of each head's pairs of dimensions, single ones behind them."""
-    per_dimension: Tensor = x.float().square().sum(dim=(0, 2))  # (kv_head, head_dim)
-    turning, still = per_dimension[:, : layer.dims], per_dimension[:, layer.dims :]
+    """Return the norms over tokens of each head's pairs of dimensions, single ones behind them.
+
+    Parameters
+    ----------
+    x : (several, 1, kv_head, slot, head_dim) float32
+
+    Returns
+    -------
+    (several, kv_head, pairs and single dimensions)
+    """
+    per_dimension: Tensor = x.square().sum(dim=(1, 3))
+    turning, still = per_dimension[..., : layer.dims], per_dimension[..., layer.dims :]
     if layer.pairing == "none":
         return still.sqrt()
-    paired = torch.stack(rope.pairs(turning, layer.pairing)).sum(dim=0)
-    norms: Tensor = torch.cat([paired, still], dim=-1).sqrt()
+    first, second = rope.pairs(turning, layer.pairing)
+    norms: Tensor = torch.cat([first + second, still], dim=-1).sqrt()
     return norms
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from kvcore.cache import rope, rope_fit
 from kvcore.cache.kv_cache import KVCache
-from kvcore.engine import forward
+from kvcore.engine import forward, hooks
 from kvcore.errors import KvError, NotExact
 from kvcore.models import memory
 from kvcore.models.lm import LM
@@ -45,15 +45,19 @@ def probe(lm: LM) -> rope.RopePlan:
     """Probe a model anew; see `rope_plan`. Exact in choosing; costs two prefills of 11 tokens."""
     rope.rotary_module(lm)  # refused first, where there is none
     shift = max(1, min(PROBE_SHIFT, (rope.max_positions(lm) or lm.max_length) - PROBE_TOKENS))
-    wide = lm.dtype != "float32" and room_for_float32(lm)
-    try:
-        caches = _read_twice(lm, shift, in_float32=wide)
-    except RuntimeError:
-        if not wide:
-            raise
-        # Something between the layers insists on its dtype, or memory ran out.
-        caches = _read_twice(lm, shift, in_float32=False)
-    at_zero, shifted = (list(zip(c.keys, c.values, strict=True)) for c in caches)
+    if lm.dtype != "float32" and room_for_float32(lm):
+        # Refused here where memory runs out, or where something outside the layers insists on
+        # the model's dtype; the layers' own dtype then decides.
+        with suppress(RuntimeError, NotExact):
+            return _fit(lm, shift, in_float32=True)
+    return _fit(lm, shift, in_float32=False)
+
+
+def _fit(lm: LM, shift: int, *, in_float32: bool) -> rope.RopePlan:
+    at_zero, shifted = (
+        list(zip(cache.keys, cache.values, strict=True))
+        for cache in _read_twice(lm, shift, in_float32=in_float32)
+    )
     return rope_fit.fit_layers(lm, at_zero, shifted, shift)
 
 
@@ -90,6 +94,8 @@ def decoder_layers(lm: LM) -> Sequence[nn.Module]:
     KvError
         Where no list of modules is as long as the model has layers.
     """
+    if hooks.has_layer_list(lm):
+        return hooks.layers_of(lm)
     decoder: Any = lm.model.get_decoder() or lm.model
     for module in decoder.modules():
         if isinstance(module, nn.ModuleList) and len(module) == lm.config.num_hidden_layers:
@@ -127,10 +133,10 @@ def layer_inputs(lm: LM, inputs: LayerInputs) -> Iterator[None]:
             return (inputs.replayed[call], *args[1:]), options
         return args, {**options, name: inputs.replayed[call]}
 
-    with ExitStack() as hooks:
+    with ExitStack() as handles:
         for layer in decoder_layers(lm):
             handle = layer.register_forward_pre_hook(change, with_kwargs=True)
-            hooks.callback(handle.remove)
+            handles.callback(handle.remove)
         yield
 
 
@@ -160,14 +166,14 @@ def layers_in_float32(lm: LM) -> Iterator[None]:
     def cast_input(_module: nn.Module, args: Any, options: Any) -> Any:
         return _in_float32(args), _in_float32(options)
 
-    with ExitStack() as hooks:
-        hooks.callback(restore)
+    with ExitStack() as handles:
+        handles.callback(restore)
         for layer in decoder_layers(lm):
             handle = layer.register_forward_pre_hook(cast_layer, with_kwargs=True)
-            hooks.callback(handle.remove)
+            handles.callback(handle.remove)
         for _, module in rope.rotary_modules(lm):
             handle = module.register_forward_pre_hook(cast_input, with_kwargs=True)
-            hooks.callback(handle.remove)
+            handles.callback(handle.remove)
         yield
 
 
