@@ -73,14 +73,15 @@ class RopePlan:
 
 
 def rotary_module(lm: LM) -> Any:
-    """Return the model's own rotary module.
+    """Return the rotary module of the part that reads text, not that of a part that reads images.
 
     Raises
     ------
     NotExact
         If the model has none (learned positions, ALiBi).
     """
-    for name, module in lm.model.named_modules():
+    decoder = lm.model.get_decoder() or lm.model
+    for name, module in decoder.named_modules():
         if name.endswith("rotary_emb"):
             return module
     raise NotExact(
