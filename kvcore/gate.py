@@ -20,7 +20,8 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ from kvcore.conditions.recipes import Condition
 from kvcore.engine import build, forward, limits, one_pass
 from kvcore.engine.forward import ForwardInput
 from kvcore.engine.prepared import PreparedSample
-from kvcore.errors import KvError, NotExact
+from kvcore.errors import KvError, NotExact, one_line
 from kvcore.models.lm import LM
 from kvcore.tokenization import TokenizedSample
 
@@ -119,25 +120,36 @@ def try_pass(lm: LM) -> None:
         Naming what the model's forward raised; `NotExact` where fewer layers cache than there are.
     """
     step = forward.pad_ids(lm, [_ids(lm, 1 + TRIAL), _ids(lm, TRIAL)], [0, 0])
-    try:
+    with refused_in_one_line(lm, "given positions, a 4-D mask and a plain cache"):
         forward.run_model(lm, step, ([0], [0]), use_cache=False)
         _, cache = forward.run(lm, step, ([0], [0]))
-    except (KvError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # of code that is not ours: whatever it may be
-        if limits.is_out_of_memory(error):
-            raise
-        lines = [*str(error).splitlines(), ""]
-        raise KvError(
-            f"{lm.name}: {type(lm.model).__name__} cannot be run with given positions, a 4-D mask "
-            f"and a plain cache ({type(error).__name__}: {lines[0][:200]}); use a decoder with "
-            "rotary positions."
-        ) from error
     if len(cache.keys) != lm.config.num_hidden_layers:
         raise NotExact(
             f"{lm.name}: {len(cache.keys)} of {lm.config.num_hidden_layers} layers cache keys and "
             "values (layers that share them); use a model that caches them in every layer."
         )
+
+
+@contextmanager
+def refused_in_one_line(lm: LM, what: str) -> Iterator[None]:
+    """Turn whatever a model's own code raises into one line; memory errors pass.
+
+    Parameters
+    ----------
+    what : str
+        What the model is run with.
+    """
+    try:
+        yield
+    except KvError:
+        raise
+    except Exception as error:  # of code that is not ours: whatever it may be
+        if limits.is_out_of_memory(error):
+            raise
+        raise KvError(
+            f"{lm.name}: {type(lm.model).__name__} cannot be run with {what} ({one_line(error)}); "
+            "use a decoder with rotary positions."
+        ) from error
 
 
 # --- scores ------------------------------------------------------------------------------------
@@ -176,9 +188,7 @@ def gate_samples(lm: LM, conditions: Sequence[Condition]) -> list[PreparedSample
     ]
 
 
-def _sample(
-    lm: LM, name: str, length: int, conditions: Sequence[Condition]
-) -> PreparedSample:
+def _sample(lm: LM, name: str, length: int, conditions: Sequence[Condition]) -> PreparedSample:
     ids = _ids(lm, PREFIX + length + PROMPT + ANSWER)
     ends = (PREFIX, PREFIX + length, PREFIX + length + PROMPT)
     prefix, document, prompt, answer = (
@@ -201,9 +211,7 @@ def _by_own_forward(lm: LM, sample: PreparedSample, each: Condition) -> list[flo
     return _nlls(forward.own_logits(lm, ids, columns), [sample])[0]
 
 
-def _in_one_pass(
-    lm: LM, samples: Sequence[PreparedSample], each: Condition
-) -> list[list[float]]:
+def _in_one_pass(lm: LM, samples: Sequence[PreparedSample], each: Condition) -> list[list[float]]:
     sequences = [one_pass.one_pass(sample, each, lm.bos_id) for sample in samples]
     step = forward.pad_sequences(lm, sequences)
     return _read(lm, step, samples, [len(sequence.ids) for sequence in sequences])

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kvcore.errors import NotExact
-from kvcore.models.lm import LM
+from kvcore.models.lm import LM, text_decoder
 
 Pairing = Literal["none", "half", "interleaved"]
 KeysAndValues = tuple[
@@ -80,8 +80,7 @@ def rotary_module(lm: LM) -> Any:
     NotExact
         If the model has none (learned positions, ALiBi).
     """
-    decoder = lm.model.get_decoder() or lm.model
-    for name, module in decoder.named_modules():
+    for name, module in text_decoder(lm.model).named_modules():
         if name.endswith("rotary_emb"):
             return module
     raise NotExact(

@@ -21,6 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from kvcore.models.lm import text_decoder
+
 
 def choose_attention(config: Any) -> str:
     """Return the attention to pin: SDPA, or eager for a model that SDPA cannot be exact on.
@@ -65,13 +67,15 @@ def takes_any(model: Any) -> bool:
 
     Some classes call their own, and some ask whether the name is ``"sdpa"``.
     """
-    parts = {type(model), type(model.get_decoder())}
+    parts = {type(model), type(text_decoder(model))}
     return all(part._supports_attention_backend and not _asks_for_name(part) for part in parts)
 
 
 def _asks_for_name(model_class: type) -> bool:
     source = inspect.getsource(sys.modules[model_class.__module__])
-    return re.search(r"_attn_implementation\s*(==|!=|in)\s*[^\n]*[\"']sdpa[\"']", source) is not None
+    return (
+        re.search(r"_attn_implementation\s*(==|!=|in)\s*[^\n]*[\"']sdpa[\"']", source) is not None
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from kvcore.errors import KvError
+from kvcore.errors import KvError, one_line
 from kvcore.models.registry import DTYPES, Quantization
 
 LFS_MARK = b"version https://git-lfs"
@@ -114,11 +114,11 @@ def _no_weights(folder: Path) -> str:
 
 def _check_weight_file(name: str, path: Path, *, quantized: bool) -> None:
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+        with safe_open(path, "pt") as file:
+            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}
     except (SafetensorError, OSError) as error:
         raise KvError(
-            f"model {name!r}: {path} is cut or damaged ({_first_line(error)}); download it again."
+            f"model {name!r}: {path} is cut or damaged ({one_line(error)}); download it again."
         ) from error
     odd = sorted(k for k, kind in kinds.items() if k.endswith("weight") and _packed(kind))
     if odd and not quantized:
@@ -149,7 +149,7 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise KvError(
-            f"model {name!r}: {path} cannot be read ({_first_line(error)}); download it again."
+            f"model {name!r}: {path} cannot be read ({one_line(error)}); download it again."
         ) from error
     if not isinstance(value, dict):
         raise KvError(f"model {name!r}: {path} holds no JSON object; download it again.")
@@ -204,9 +204,11 @@ def _quantization_settings(settings: Mapping[str, Any]) -> Mapping[str, Any] | N
         for key in ("quantization_config", "compression_config"):
             if source.get(key):
                 stored: Mapping[str, Any] = source[key]
-                return {"quant_method": key.removesuffix("_config"), **stored} if (
-                    key == "compression_config"
-                ) else stored
+                return (
+                    {"quant_method": key.removesuffix("_config"), **stored}
+                    if (key == "compression_config")
+                    else stored
+                )
     return None
 
 
@@ -240,8 +242,3 @@ def chosen_precision(
                 f"{own} or left out; got {value}, leave --kv-{option} out."
             )
     return stored
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
-from kvcore.errors import KvError
+from kvcore.errors import KvError, one_line
 from kvcore.models import attention, folder_checks, model_checks, tiny
 from kvcore.models import device as devices
 from kvcore.models import files as model_files
@@ -88,6 +88,7 @@ def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[A
             attn_implementation=attention.choose_attention(config),
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told, and refused
             **options,
             **_placement(files, device, config),
         )
@@ -123,22 +124,24 @@ def _in_one_line(files: ModelFiles, part: str) -> Iterator[None]:
     except (KvError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        settings = folder_checks.read_json(files.name, Path(str(files.folder)) / "config.json")
-        kind = settings.get("model_type")
-        if part == "configuration" and kind not in CONFIG_MAPPING:
-            cause = (
-                f"its model_type {kind!r} is not known to transformers {transformers.__version__}; "
-                "update transformers"
-            )
-            if "auto_map" in settings:
-                cause += ", or pass trust_remote_code=True to run the code that it ships"
-        else:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            text = lines[0][:300] if lines else ""
-            cause = f"{type(error).__name__}: {text}; check the folder's files, or download it again"
         raise KvError(
-            f"model {files.name!r}: the {part} in {files.folder} cannot be loaded: {cause}."
+            f"model {files.name!r}: the {part} in {files.folder} cannot be loaded: "
+            f"{_cause(files, error, part)}."
         ) from error
+
+
+def _cause(files: ModelFiles, error: Exception, part: str) -> str:
+    settings = folder_checks.read_json(files.name, Path(str(files.folder)) / "config.json")
+    kind = settings.get("model_type")
+    if part != "configuration" or kind in CONFIG_MAPPING:
+        return f"{one_line(error)}; check the folder's files, or download it again"
+    if kind is None:
+        return "config.json names no model_type; download the model again"
+    ships_code = ", or pass trust_remote_code=True to run the code that it ships"
+    return (
+        f"its model_type {kind!r} is not known to transformers {transformers.__version__}; "
+        f"update transformers{ships_code if 'auto_map' in settings else ''}"
+    )
 
 
 def _bos(tokenizer: Any, config: Any, name: str) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from kvcore.errors import KvError
 from kvcore.models import folder_checks
 
-FORWARD_ARGUMENTS = ("input_ids", "position_ids", "attention_mask", "past_key_values", "use_cache")
+FORWARD_ARGUMENTS = ("input_ids", "position_ids", "attention_mask", "past_key_values")
 OUTPUT_SWITCHES = ("output_router_logits", "output_attentions", "output_hidden_states")
 # Keys of a file that no number of a text model hangs on, though the model does not read them.
 HARMLESS_KEYS = re.compile(
@@ -74,7 +75,7 @@ def _unsupported(text: Any) -> str | None:
     for key, value in sorted(vars(text).items()):
         if "bidirectional" in key and value in (True, "all"):
             return f"attends in both directions ({key}: {str(value).lower()})"
-    if hasattr(type(text), "is_decoder") and getattr(text, "is_decoder", True) is False:
+    if getattr(text, "is_decoder", True) is False and _reads_is_decoder(text):
         return "attends in both directions (is_decoder: false)"
     attention = getattr(text, "attn_config", None)
     alibi = (
@@ -91,6 +92,15 @@ def _unsupported(text: Any) -> str | None:
             f"caches keys and values in fewer layers than it has (num_kv_shared_layers: {shared})"
         )
     return None
+
+
+def _reads_is_decoder(config: Any) -> bool:
+    """Whether a model's code asks its configuration if it is a decoder; others always are."""
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        return False
+    model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    source = inspect.getsource(sys.modules[model_class.__module__])
+    return re.search(r"self\.is_decoder|if (self\.)?config\.is_decoder", source) is not None
 
 
 def switch_off_outputs(config: Any) -> None:
@@ -174,7 +184,7 @@ def _is_buffer_or_tied(name: str, folder: Path, model: Any, key: str) -> bool:
 def _stored(name: str, folder: Path, key: str) -> torch.Tensor:
     for path in folder_checks.weight_files(name, folder):
         with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            if key in file.keys():  # noqa: SIM118
+            if key in file.keys():
                 return file.get_tensor(key)  # type: ignore[no-any-return]
     return torch.empty(0)
 
@@ -201,7 +211,7 @@ def check_ids(name: str, model: Any, tokenizer: Any, bos_id: int) -> None:
     }
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
     beyond = _beyond((i for i in vocabulary.values() if i not in special), rows)
-    used = [i for i in (bos_id, tokenizer.eos_token_id, tokenizer.unk_token_id) if i is not None]
+    used = [i for i in (bos_id, tokenizer.eos_token_id) if i is not None]
     beyond = beyond or _beyond(used, rows)
     if beyond:
         raise KvError(
