@@ -37,9 +37,9 @@ from kvcore.errors import KvError, NotExact, one_line
 from kvcore.models.lm import LM
 from kvcore.tokenization import TokenizedSample
 
-# Largest mean difference of an answer token's NLL between two routes, in nats.
+# Largest mean difference of an answer token's NLL between two routes, in nats. On the tiny models
+# it is at most 1e-6, 2.5e-3 and 2.2e-2.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-QUANTIZED_TOLERANCES = TOLERANCES
 CONDITIONS = ("bare", "oracle")
 OWN, PASS, PASS_BATCH = "its own forward", "one masked pass", "one masked pass in a batch"
 CACHE, CACHE_BATCH = "caches", "caches in a batch"
@@ -195,7 +195,8 @@ def _sample(lm: LM, name: str, length: int, conditions: Sequence[Condition]) -> 
         ids[a:b] for a, b in zip((0, *ends), (*ends, None), strict=True)
     )
     tokens = TokenizedSample(name, prefix, document, prompt, answer, clean_boundary=True)
-    return PreparedSample(tokens, {p: prefix for each in conditions for p in each.prefixes()})
+    prefixes = {p for each in conditions for p in each.prefixes()}
+    return PreparedSample(tokens, {p: () if p.kind == "none" else prefix for p in prefixes})
 
 
 def _ids(lm: LM, count: int) -> tuple[int, ...]:
@@ -270,7 +271,7 @@ def _not_finite(lm: LM, route: str) -> str:
 
 def _largest_difference(lm: LM, place: str, routes: Mapping[str, list[float]]) -> float:
     reference = OWN if OWN in routes else PASS
-    allowed = (QUANTIZED_TOLERANCES if lm.files.quantization else TOLERANCES)[lm.dtype]
+    allowed = TOLERANCES[lm.dtype]
     largest = 0.0
     for route, nlls in routes.items():
         pairs = list(zip(routes[reference], nlls, strict=True))

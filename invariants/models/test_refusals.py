@@ -162,7 +162,11 @@ DAMAGED: dict[str, tuple[Damage, str, tuple[Any, str]]] = {
         "in another shape than config.json",
         (model_checks, "check_weights"),
     ),
-    "gptq": (quantized_by("gptq", bits=4), "quantized by gptq", (files.folder_checks, "_unreadable")),
+    "gptq": (
+        quantized_by("gptq", bits=4),
+        "quantized by gptq",
+        (files.folder_checks, "_unreadable"),
+    ),
     "awq": (quantized_by("awq", bits=4), "quantized by awq", (folder_checks, "_unreadable")),
     "compressed": (
         quantized_by("compressed-tensors"),
@@ -275,7 +279,10 @@ def other_models() -> dict[str, tuple[Any, str]]:
         "shared layers": (t.Gemma3nTextConfig(**{**size, **shared}), "num_kv_shared_layers: 2"),
         "falcon with alibi": (t.FalconConfig(**falcon, alibi=True), "ALiBi"),
         "bert": (t.BertConfig(**size), "is_decoder: false"),
-        "bloom": (t.BloomConfig(vocab_size=384, hidden_size=32, n_layer=2, n_head=4), "no position"),
+        "bloom": (
+            t.BloomConfig(vocab_size=384, hidden_size=32, n_layer=2, n_head=4),
+            "no position",
+        ),
         "mamba": (
             t.MambaConfig(vocab_size=384, hidden_size=32, num_hidden_layers=2, state_size=4),
             "cannot be run with given positions",
