@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,10 @@ BROKEN = (KvError, AssertionError)
 
 
 @pytest.fixture(autouse=True)
-def no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test's gate runs anew, and leaves nothing for other runs to believe."""
     monkeypatch.setenv("KVCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gate, "_ADMITTED", set())
-    yield
 
 
 def load(folder: Path, **options: Any) -> LM:
