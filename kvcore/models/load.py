@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
 from kvcore.errors import KvError, one_line
-from kvcore.models import attention, folder_checks, model_checks, tiny
+from kvcore.models import attention, folder_checks, memory, model_checks, tiny
 from kvcore.models import device as devices
 from kvcore.models import files as model_files
 from kvcore.models.files import ModelFiles
@@ -80,6 +80,7 @@ def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[A
         files.name, folder, config, own_code=trust and hasattr(config, "auto_map")
     )
     model_checks.switch_off_outputs(config)
+    memory.check_fits(files, config, device)
     with _in_one_line(files, "model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
