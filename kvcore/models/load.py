@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
-from kvcore.errors import KvError, one_line
+from kvcore.errors import KvError, MissingResource, one_line
 from kvcore.models import attention, folder_checks, memory, model_checks, tiny
 from kvcore.models import device as devices
 from kvcore.models import files as model_files
@@ -80,8 +80,8 @@ def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[A
         files.name, folder, config, own_code=trust and hasattr(config, "auto_map")
     )
     model_checks.switch_off_outputs(config)
-    memory.check_fits(files, config, device)
     with _in_one_line(files, "model"):
+        memory.check_fits(files, config, device)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -122,7 +122,7 @@ def _in_one_line(files: ModelFiles, part: str) -> Iterator[None]:
     """Turn whatever transformers raises on a folder into one line; memory errors pass."""
     try:
         yield
-    except (KvError, MemoryError, torch.OutOfMemoryError):
+    except (KvError, MissingResource, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise KvError(
