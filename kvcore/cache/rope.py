@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kvcore.errors import KvError, NotExact
-from kvcore.models.lm import LM
+from kvcore.models.lm import LM, text_decoder
 
 Pairing = Literal["none", "half", "interleaved"]
 Rotation = tuple[Float[Tensor, "batch 1 slot half"], Float[Tensor, "batch 1 slot half"]]
@@ -69,8 +69,7 @@ class RopePlan:
 
 def rotary_modules(lm: LM) -> Iterator[tuple[str, Any]]:
     """Yield path and module of what turns positions into angles, in the part that reads text."""
-    decoder = lm.model.get_decoder() or lm.model
-    for path, module in decoder.named_modules():
+    for path, module in text_decoder(lm.model).named_modules():
         if "rotary" in path.lower() and "position_ids" in _parameters(module):
             yield path, module
 
