@@ -8,7 +8,7 @@ import pytest
 
 from claims.harness.claims import ClaimSpec
 from claims.harness.datasets import is_for
-from claims.harness.settings import Settings
+from claims.harness.options import Settings
 from kvcore.errors import MissingResource
 from kvcore.measurements.base import Place
 from kvcore.models.registry import entry_of, installed

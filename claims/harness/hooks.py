@@ -19,8 +19,8 @@ import pytest
 from claims.harness import cells, claims, judging, ledger, options
 from claims.harness.claims import CellClaim, Declaration
 from claims.harness.judging import CellJudge, TestOutcome
+from claims.harness.options import Settings
 from claims.harness.session import Session
-from claims.harness.settings import Settings
 from kvcore.errors import KvError, MissingResource
 from kvcore.verdict import Cell, Judgement
 from reports import plugin

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from claims.harness.claims import ClaimSpec
 from claims.harness.estimands.base import Finding, Outcome
 from claims.harness.ledger import Entry, Key, key_of
+from claims.harness.options import Settings
 from claims.harness.rows import CellRows, Measured
-from claims.harness.settings import Settings
 from kvcore import analysis, verdict
 from kvcore.analysis import Estimate, IntervalSettings
 from kvcore.data import overlap

@@ -13,8 +13,8 @@ from claims.harness.cells import check_gpu
 from claims.harness.claims import CellClaim
 from claims.harness.datasets import path_of
 from claims.harness.ledger import Entry, Key
+from claims.harness.options import Settings
 from claims.harness.rows import Measured
-from claims.harness.settings import Settings
 from kvcore import analysis
 from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder

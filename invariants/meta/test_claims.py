@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from claims.harness import judging
+from claims.harness.options import Settings
 from claims.harness.session import Session
-from claims.harness.settings import Settings
 from invariants.support import invented
 from invariants.support.claim_runs import ClaimRun, run
 from kvcore.measurements.registry import all_kinds
