@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 
 from claims.harness import cells, claims, judging, ledger, options
 from claims.harness.claims import CellClaim, Declaration
-from claims.harness.judging import CellJudge, TestOutcome
+from claims.harness.judging import CellJudge, Conclusion
 from claims.harness.options import Settings
 from claims.harness.session import Session
 from kvcore.errors import KvError, MissingResource
@@ -28,14 +27,6 @@ from reports import plugin
 SETTINGS = pytest.StashKey[Settings]()
 SESSION = pytest.StashKey[Session]()
 PROBLEMS = pytest.StashKey[dict[tuple[str, str], None]]()
-
-
-@dataclass(frozen=True)
-class Conclusion:
-    """What a test of a claim is to tell pytest."""
-
-    outcome: TestOutcome
-    sentence: str
 
 
 def configure(config: pytest.Config) -> None:
@@ -69,7 +60,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         try:
             tests += _tests(declared, metafunc.function, settings)
         except Exception as error:  # a claim's own code may raise anything
-            problem = f"{_where(metafunc, error)}: claim {declared.id!r}: {_line(error)}"
+            problem = f"{_where(metafunc, error)}: claim {declared.claim_id!r}: {_line(error)}"
             metafunc.config.stash[PROBLEMS][metafunc.definition.nodeid, problem] = None
     taken = inspect.signature(metafunc.function).parameters
     names = list(
@@ -78,7 +69,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         )
     )
     rows = [
-        pytest.param(*(test.spec.parameters[n] for n in names), test, id=name, marks=marks)
+        pytest.param(*(test.spec.declared.parameters[n] for n in names), test, id=name, marks=marks)
         for test, name, marks in tests
     ]
     metafunc.parametrize([*names, "cell"], rows)
@@ -92,7 +83,7 @@ def _tests(
     tests = []
     for cell in cells.cells_of(spec, settings):
         finding = claims.finding_of(test, spec, cell)
-        name = "-".join([*map(_id, spec.parameters.values()), cell.slug])
+        name = "-".join([*map(_id, spec.declared.parameters.values()), cell.slug])
         tests.append((CellClaim(spec, cell, finding), name, cells.marks(spec, cell, settings)))
     return tests
 
@@ -175,32 +166,20 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
     Skips where this machine lacks what the cell needs, or the claim has no meaning there.
     """
     session = request.config.stash[SESSION]
-    spec, cell = test.spec, test.cell
     try:
-        measured = session.measured(spec.kind.name, cell.model, cell.dataset)
-        reason = spec.applies(measured)
+        measured = session.measured(*test.measured_as)
+        reason = test.spec.declared.applies(measured)
         if reason:
             pytest.skip(f"not applicable: {reason}")
-        judge = CellJudge(
-            spec,
-            cell,
-            measured,
-            session.settings,
-            session.families[spec.claim.family],
-            session.known,
-        )
-        judgement = judge.judge(test.finding)
+        judgement = CellJudge(test, measured, session).judge()
     except MissingResource as missing:
         pytest.skip(f"no resource: {missing}")
-    plugin.attach(
-        request.node,
-        judgement,
-        {
-            "explanations": session.explained_once(spec.kind.name, cell.model, cell.dataset),
-            "provenance": measured.facts,
-        },
-    )
-    return Conclusion(*judging.conclusion(judgement, session.settings))
+    context = {
+        "explanations": session.explained_once(*test.measured_as),
+        "provenance": measured.facts,
+    }
+    plugin.attach(request.node, judgement, context)
+    return judging.conclusion(judgement, session.settings)
 
 
 def tell(item: Any) -> bool | None:

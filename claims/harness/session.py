@@ -29,17 +29,8 @@ CellKey = tuple[str, str, str]
 
 
 class Session:
-    """What a run measures and judges by.
-
-    Parameters
-    ----------
-    settings : Settings
-    needs : mapping of (kind, model, dataset) to needs
-        What the claims of each cell rest on, as they spell it.
-    families : mapping of family to int
-        How many judgements it has in this run.
-    known : mapping of key to Entry
-        The ledger.
+    """What a run measures and judges by: for each cell the needs of its claims, as they spell
+    them; how many judgements each family has; and the ledger.
     """
 
     def __init__(
@@ -69,10 +60,9 @@ class Session:
         needs: dict[CellKey, set[str]] = {}
         members: dict[str, set[tuple[str, str]]] = {}
         for test in tests:
-            claim, cell = test.spec.claim, test.cell
-            key = (test.spec.kind.name, cell.model, cell.dataset)
-            needs.setdefault(key, set()).update(test.finding.needs)
-            members.setdefault(claim.family, set()).add((claim.id, str(cell)))
+            claim = test.spec.claim
+            needs.setdefault(test.measured_as, set()).update(test.finding.needs)
+            members.setdefault(claim.family, set()).add((claim.id, str(test.cell)))
         try:
             known = ledger.read()
         except KvError as error:
