@@ -43,24 +43,10 @@ def page(
     provenance: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> str:
-    """Return the whole report as one HTML fragment, pictures inside.
+    """Return the whole report as one HTML fragment, pictures inside; `document` adds the style.
 
-    Parameters
-    ----------
-    judgements : sequence of Judgement
-        In the order in which they are to be read; may be empty.
-    explanations : sequence of mappings
-        Conditions on a real sample: see `Explanation`.
-    provenance : mapping
-        ``command`` (str), ``configuration`` (mapping) and ``cells`` (sequence of mappings, one
-        for each model and dataset); each of them optional.
-    environment : mapping
-        Versions, platform and commit, as `reports.results.environment` returns them.
-
-    Returns
-    -------
-    str
-        Every text from outside is inert, escaped and isolated; `document` adds the style.
+    Every text from outside is inert, escaped and isolated. The provenance may hold ``command``
+    (str), ``configuration`` (mapping) and ``cells`` (a mapping for each model and dataset).
     """
     groups = by_claim(judgements)
     sections = {
@@ -88,10 +74,7 @@ def page(
 def document(html: str) -> str:
     """Return a page by pytest-html with what its head lacks: language, viewport, our style.
 
-    Raises
-    ------
-    KvError
-        The text has no head, so it is no page by pytest-html.
+    Raises KvError for a text without a head, which is no page by pytest-html.
     """
     parts = re.split(r"<[/]?head>", html, maxsplit=2)
     if len(parts) != 3:

@@ -37,19 +37,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Derived:
-    """What a function makes of rows that are known by name alone.
-
-    Attributes
-    ----------
-    sources : tuple
-        Needs (str) and `Derived`, also inside mappings and sequences.
-    parameters : mapping
-        What else the function takes, by keyword; no needs.
-    """
+    """What a function makes of rows that are known by name alone."""
 
     function: Callable[..., Any]
-    sources: tuple[Any, ...]
-    parameters: Mapping[str, Any]
+    sources: tuple[Any, ...]  # needs (str) and `Derived`, also inside mappings and sequences
+    parameters: Mapping[str, Any]  # what else the function takes, by keyword; no needs
 
     @property
     def name(self) -> str:
@@ -97,10 +89,7 @@ class Finding(Derived):
 def estimand(unit: str) -> Callable[[Callable[..., Outcome]], Callable[..., Finding]]:
     """Decorate a function of interval settings and rows: called with needs, it gives a `Finding`.
 
-    Parameters
-    ----------
-    unit : str
-        Of its estimate.
+    The unit is that of its estimate.
     """
 
     def decorate(function: Callable[..., Outcome]) -> Callable[..., Finding]:
@@ -160,13 +149,10 @@ def _spelled(value: object) -> str:
     return getattr(value, "__qualname__", None) or str(value)
 
 
-def with_bounds(name: str, estimate: Estimate) -> dict[str, float | str]:
-    """Return an estimate and its interval as three secondary numbers."""
-    return {
-        name: estimate.value,
-        f"{name}, CI low": estimate.ci_low,
-        f"{name}, CI high": estimate.ci_high,
-    }
+def with_bounds(name: str, estimate: Estimate, short: str = "") -> dict[str, float | str]:
+    """Return an estimate and its interval as three secondary numbers, the ends by a short name."""
+    ends = {"low": estimate.ci_low, "high": estimate.ci_high}
+    return {name: estimate.value} | {f"{short or name}, CI {k}": end for k, end in ends.items()}
 
 
 def differences_plot(x: FloatArray, digits: int = 5) -> Plot:

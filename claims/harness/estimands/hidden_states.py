@@ -108,7 +108,7 @@ def surprise_and_steps(interval: IntervalSettings, *sources: Rows, metric: str) 
 
     With two sources each text counts twice, and is resampled as one.
     """
-    ce = np.concatenate([_cross_entropy(r) for r in sources])
+    ce = np.concatenate([r.numbers("ce") for r in sources])
     steps = np.concatenate([over_layers(r, metric).values for r in sources])
     clusters = [c for r in sources for c in r.clusters]
     plot = scatter_plot(ce, steps, "cross-entropy, nats/token", LABELS[metric])
@@ -120,7 +120,7 @@ def differences_of_surprise_and_steps(
     interval: IntervalSettings, first: Rows, second: Rows, *, metric: str
 ) -> Outcome:
     """Correlation of the differences in cross-entropy with those in the metric, text by text."""
-    ce = _cross_entropy(first) - _cross_entropy(second)
+    ce = first.numbers("ce") - second.numbers("ce")
     steps = over_layers(first, metric).values - over_layers(second, metric).values
     labels = "difference of cross-entropy, nats/token", f"difference of {LABELS[metric]}"
     estimate = correlation(ce, steps, first.clusters, interval)
@@ -144,10 +144,6 @@ def steps_and_token_nlls(interval: IntervalSettings, rows: Rows) -> Outcome:
         {"mean rank correlation": float(np.nanmean(values))},
         {"kind": "several", "figures": [_steps_table(measured), _trace_plot(measured)]},
     )
-
-
-def _cross_entropy(rows: Rows) -> FloatArray:
-    return np.asarray(rows.frame["ce"], dtype=np.float64)
 
 
 def _gap_plot(first: Rows, second: Rows, metric: str, interval: IntervalSettings) -> Plot:

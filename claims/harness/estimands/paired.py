@@ -86,12 +86,10 @@ def trend_with_hardness(
     """Correlation of benefit with a hardness measured without the document."""
     benefit, hard = baseline.values - condition.values, hardness.values
     estimate = correlation(hard, benefit, baseline.clusters, interval)
-    label = f"hardness: NLL without the document ({hardness.condition})"
-    return Outcome(
-        estimate,
-        _published_trend(baseline, condition, interval),
-        _benefit_plot(hard, benefit, label),
+    plot = _benefit_plot(
+        hard, benefit, f"hardness: NLL without the document ({hardness.condition})"
     )
+    return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
 @estimand("r")
@@ -100,11 +98,8 @@ def oldham_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) ->
     estimate = oldham(baseline.values, condition.values, baseline.clusters, interval)
     benefit = baseline.values - condition.values
     mean = (baseline.values + condition.values) / 2
-    return Outcome(
-        estimate,
-        _published_trend(baseline, condition, interval),
-        _benefit_plot(mean, benefit, "mean of the two NLLs"),
-    )
+    plot = _benefit_plot(mean, benefit, "mean of the two NLLs")
+    return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
 @estimand("r")
@@ -112,11 +107,8 @@ def odd_even_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) 
     """Correlation of benefit on the even answer tokens with hardness on the odd ones."""
     hard, benefit = _odd_even(baseline, condition)
     estimate = correlation(hard, benefit, baseline.clusters, interval)
-    return Outcome(
-        estimate,
-        _published_trend(baseline, condition, interval),
-        _benefit_plot(hard, benefit, "hardness: NLL of the odd answer tokens"),
-    )
+    plot = _benefit_plot(hard, benefit, "hardness: NLL of the odd answer tokens")
+    return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
 @estimand("d")
@@ -279,11 +271,8 @@ def share_of_samples(
 
 
 def _secondary(effect: PairedEffect) -> dict[str, float | str]:
-    mean = effect.mean
     return {
-        "mean benefit (nats/token)": mean.value,
-        "mean, CI low": mean.ci_low,
-        "mean, CI high": mean.ci_high,
+        **with_bounds("mean benefit (nats/token)", effect.mean, "mean"),
         "median (nats/token)": effect.median,
         **with_bounds("win rate", effect.win_rate),
         "t": effect.t,
@@ -295,12 +284,8 @@ def _secondary(effect: PairedEffect) -> dict[str, float | str]:
 
 def _as_published(what: str, estimate: Any, why: str) -> dict[str, float | str]:
     """Show a published estimand, which is biased by arithmetic alone, beside ours."""
-    return {
-        f"as published: {what}": estimate.value,
-        "as published, CI low": estimate.ci_low,
-        "as published, CI high": estimate.ci_high,
-        "why it is not judged": why,
-    }
+    shown = with_bounds(f"as published: {what}", estimate, "as published")
+    return shown | {"why it is not judged": why}
 
 
 def _published_trend(
@@ -335,7 +320,7 @@ def _in_quartile(
 
 
 def _benefit_on(variant: str, baseline: Rows, condition: Rows) -> FloatArray:
-    return np.asarray(baseline.frame[variant] - condition.frame[variant], dtype=np.float64)
+    return baseline.numbers(variant) - condition.numbers(variant)
 
 
 def _odd_even(baseline: Rows, condition: Rows) -> tuple[FloatArray, FloatArray]:
