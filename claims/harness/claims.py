@@ -76,14 +76,8 @@ class Topic:
     ) -> pytest.MarkDecorator:
         """Declare a test to be several claims, one for each value of a parameter that it takes.
 
-        Parameters
-        ----------
-        parameter : str
-            The argument's name; ``{parameter}`` in the docstring stands for its value.
-        cases : mapping
-            By the argument's value: ``claim_id``, and fields of this claim alone.
-        **fields
-            What all of them share.
+        ``{parameter}`` in the docstring stands for its value. The cases hold, by that value, the
+        ``claim_id`` and fields of this claim alone; the rest of the fields is shared.
         """
         shared = {**self.defaults, **fields}
         return pytest.mark.claim(

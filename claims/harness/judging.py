@@ -54,10 +54,7 @@ class CellJudge:
     def judge(self) -> Judgement:
         """Judge the finding against the claim's prediction, noise floor and published value.
 
-        Raises
-        ------
-        MissingResource
-            If no row was measured of something that the finding needs.
+        Raises MissingResource if no row was measured of something that the finding needs.
         """
         spec, cell, finding = self.test.spec, self.test.cell, self.test.finding
         settings = self.session.settings

@@ -67,13 +67,7 @@ class Measured:
         return {**self.collected.facts, "dataset": self.dataset}
 
     def of(self, spelled: str, metric: str) -> Rows:
-        """Return the rows of one need, ``bare`` or ``bare@256``.
-
-        Raises
-        ------
-        MissingResource
-            If the store holds none.
-        """
+        """Return the rows of one need, ``bare`` or ``bare@256``; MissingResource if none stored."""
         need = Need.read(spelled)
         own = self._by_need.get(str(need))
         if own is None:
@@ -137,10 +131,7 @@ class CellRows:
     def __call__(self, need: str) -> Rows | dict[int, Rows]:
         """Return the rows of a need; of a sweep over the layers (``*``) those of each layer.
 
-        Raises
-        ------
-        MissingResource
-            If the store holds none.
+        Raises MissingResource if the store holds none.
         """
         if is_sweep(need):
             layers = self._layers(need)
@@ -166,10 +157,7 @@ class CellRows:
 def samples_behind(dataset: str, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
     """Return the samples behind some rows, from the corpus as it is now.
 
-    Raises
-    ------
-    MissingResource
-        If the corpus no longer holds them as they were measured.
+    Raises MissingResource if it no longer holds them as they were measured.
     """
     known = {clean(s.id): s for s in every_sample(load_corpus(dataset), need, frame)}
     present = tuple(known[name] for name in frame.index if name in known)

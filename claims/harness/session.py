@@ -50,13 +50,7 @@ class Session:
 
     @classmethod
     def of(cls, settings: Settings, tests: Iterable[CellClaim]) -> Session:
-        """Return the session of a run's tests.
-
-        Raises
-        ------
-        pytest.UsageError
-            If the ledger cannot be read.
-        """
+        """Return the session of a run's tests; pytest.UsageError for an unreadable ledger."""
         needs: dict[CellKey, set[str]] = {}
         members: dict[str, set[tuple[str, str]]] = {}
         for test in tests:
@@ -77,10 +71,7 @@ class Session:
     def measured(self, kind: str, model: str, dataset: str) -> Measured:
         """Return what was measured in a cell, measuring what the store lacks.
 
-        Raises
-        ------
-        MissingResource
-            What this machine lacks; it is remembered, not looked for once more per claim.
+        Raises MissingResource for what this machine lacks: it is not looked for again per claim.
         """
         result: Measured | MissingResource = self._measured(kind, model, dataset)
         if isinstance(result, MissingResource):

@@ -31,19 +31,10 @@ def correlation(
     *,
     kind: Literal["pearson", "spearman"] = "pearson",
 ) -> Estimate:
-    """Correlate two measurements of the same samples.
+    """Correlate two measurements of the same samples, (n,) each; pairs with a NaN are left out.
 
     Spearman's is Pearson's of the ranks; the ranks are taken once, over all samples. Where either
     side is constant the correlation is undefined: value NaN, interval [-1, 1].
-
-    Parameters
-    ----------
-    x, y : array, (n,)
-        Pairs with a NaN are left out.
-    clusters, interval
-        As `kvcore.analysis.paired_effect` takes them.
-    kind : str
-        ``"pearson"`` or ``"spearman"``.
     """
     if kind not in ("pearson", "spearman"):
         raise unknown("correlation", kind, ("pearson", "spearman"))

@@ -50,14 +50,10 @@ def detection(kl_ignore: ArrayLike, threshold: float) -> Latency:
 
 
 def adaptation(kl_oracle: ArrayLike, kl_ignore: ArrayLike, run: int = RUN) -> Latency:
-    """First token of the first run in which the new context is the nearer one.
+    """First token of the first run, of 1 token or more, in which the new context is the nearer one.
 
-    Parameters
-    ----------
-    kl_oracle, kl_ignore : array, (n,)
-        Divergence from having had the new context all along, and from not having it, in nats.
-    run : int
-        Tokens for which KL to the oracle must stay below KL to ignore, from 1.
+    Takes the divergences, (n,), in nats, from having had the new context all along and from not
+    having it; the first must stay below the second.
     """
     oracle, ignore = _numbers("kl_oracle", kl_oracle), _numbers("kl_ignore", kl_ignore)
     if run < 1:
@@ -75,12 +71,8 @@ def adaptation(kl_oracle: ArrayLike, kl_ignore: ArrayLike, run: int = RUN) -> La
 def correction(towards_oracle: ArrayLike, attribution: Sequence[str]) -> Latency:
     """First token of a free generation that is the new context's choice alone.
 
-    Parameters
-    ----------
-    towards_oracle : array, (n,)
-        log P(token | oracle) - log P(token | ignore), nats.
-    attribution : sequence of str
-        Whose choice each token is: ``"injected"``, ``"original"``, ``"mixed"`` or ``"neither"``.
+    ``towards_oracle`` is log P(token | oracle) - log P(token | ignore), (n,), in nats; the choice
+    is ``"injected"``, ``"original"``, ``"mixed"`` or ``"neither"``.
     """
     towards = _numbers("towards_oracle", towards_oracle)
     chosen = np.array([name == "injected" for name in attribution], dtype=bool)
@@ -125,19 +117,10 @@ def threshold(controls: Sequence[ArrayLike], quantile: float = QUANTILE) -> floa
 def cross_fitted(
     ids: Sequence[str], controls: Sequence[ArrayLike], folds: int = FOLDS
 ) -> FloatArray:
-    """Return each sequence's threshold, taken from the controls of the other folds alone.
+    """Return each sequence's threshold, (n,), taken from the controls of the other folds alone.
 
-    Parameters
-    ----------
-    ids : sequence of str
-        Names of the control sequences; the fold hangs on the name, so that what is judged and
-        its own control never share one with the threshold.
-    controls : sequence of array
-        Divergences from ignore of each control sequence.
-
-    Returns
-    -------
-    (len(ids),) float64
+    The controls are divergences from ignore. The fold hangs on a sequence's name, so that what is
+    judged and its own control never share one with the threshold.
     """
     fold = [int(digest("fold", name)[:8], 16) % folds for name in ids]
     if len(set(fold)) < 2:

@@ -39,14 +39,7 @@ class CompleteRows:
 
 
 def complete_rows(clusters: Clusters, **named: ArrayLike) -> CompleteRows:
-    """Check columns against each other and keep the rows in which none is NaN.
-
-    Parameters
-    ----------
-    clusters : sequence, (n,), optional
-        Label of the unit each sample is resampled with.
-    **named : array, (n,)
-        The columns by the names that errors call them; NaN excludes a sample.
+    """Check columns, (n,), by the names that errors call them; keep the rows without any NaN.
 
     Raises
     ------

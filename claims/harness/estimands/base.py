@@ -74,13 +74,7 @@ class Finding(Derived):
     unit: str
 
     def compute(self, rows: Lookup, interval: IntervalSettings) -> Outcome:
-        """Compute the finding from its rows.
-
-        Raises
-        ------
-        MissingResource
-            If no row was measured of something it rests on.
-        """
+        """Compute the finding; MissingResource if no row was measured of what it rests on."""
         sources = _resolved(self.sources, rows)
         outcome: Outcome = self.function(interval, *sources, **self.parameters)
         return outcome
