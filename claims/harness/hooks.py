@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,9 @@ def _id(value: Any) -> str:
 
 def _where(metafunc: pytest.Metafunc, error: Exception) -> str:
     """Return the claim's file, with the line where its own code broke."""
-    path = metafunc.definition.path
-    lines = []
-    step = error.__traceback__
-    while step is not None:
-        if step.tb_frame.f_code.co_filename == str(path):
-            lines.append(step.tb_lineno)
-        step = step.tb_next
+    path = str(metafunc.definition.path)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == path]
     file = metafunc.definition.nodeid.split("::")[0]
     return f"{file}:{lines[-1]}" if lines else file
 

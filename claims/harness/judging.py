@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,7 +15,7 @@ from claims.harness.options import Settings
 from claims.harness.rows import CellRows, Measured
 from claims.harness.session import Session
 from kvcore import analysis, verdict
-from kvcore.analysis import Estimate, IntervalSettings
+from kvcore.analysis import IntervalSettings
 from kvcore.data import overlap
 from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder
@@ -109,20 +108,10 @@ class CellJudge:
         }
         key = analysis.estimate_key(rows_hash, harness_hash(), parameters)
 
-        def compute() -> Mapping[str, Any]:
-            outcome = finding.compute(rows, self.interval)
-            return {
-                "estimate": outcome.estimate.to_dict(),
-                "details": dict(outcome.details),
-                "plot": dict(outcome.plot),
-            }
+        def compute() -> dict[str, Any]:
+            return finding.compute(rows, self.interval).to_dict()
 
-        stored = analysis.cached_json(cache_folder() / "estimates", key, compute)
-        return Outcome(
-            Estimate.from_dict(stored["estimate"]),
-            analysis.from_plain(stored["details"]),
-            analysis.from_plain(stored["plot"]),
-        )
+        return Outcome.from_dict(analysis.cached_json(cache_folder() / "estimates", key, compute))
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -28,22 +29,16 @@ CellKey = tuple[str, str, str]
 """Kind of measurement, model and dataset."""
 
 
+@dataclass(eq=False)
 class Session:
-    """What a run measures and judges by: for each cell the needs of its claims, as they spell
-    them; how many judgements each family has; and the ledger.
-    """
+    """What a run measures and judges by."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        needs: Mapping[CellKey, tuple[str, ...]],
-        families: Mapping[str, int],
-        known: Mapping[Key, Entry],
-    ) -> None:
-        self.settings = settings
-        self.needs = needs
-        self.families = families
-        self.known = known
+    settings: Settings
+    needs: Mapping[CellKey, tuple[str, ...]]  # of the claims of each cell, as they spell them
+    families: Mapping[str, int]  # how many judgements each has in this run
+    known: Mapping[Key, Entry]  # the ledger
+
+    def __post_init__(self) -> None:
         self._measured = functools.cache(self._measured_or_missing)
         self._explanations = functools.cache(self._explain)
         self._explained: set[CellKey] = set()

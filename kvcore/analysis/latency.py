@@ -79,19 +79,17 @@ def correction(towards_oracle: ArrayLike, attribution: Sequence[str]) -> Latency
     return first_latency(np.flatnonzero(chosen & (towards > 0)), towards.size)
 
 
-def stabilisation(
-    kl_oracle: ArrayLike, variance: float = STABLE_VARIANCE, window: int = WINDOW
-) -> Latency:
-    """First token from which the variance over so many tokens stays below a threshold.
+def stabilisation(kl_oracle: ArrayLike) -> Latency:
+    """First token from which the variance over `WINDOW` tokens stays below `STABLE_VARIANCE`.
 
-    Nats squared, ddof 0; the window begins at the token.
+    With ddof 0; the window begins at the token.
     """
     x = _numbers("kl_oracle", kl_oracle)
-    if x.size < window:
+    if x.size < WINDOW:
         return Latency(0, False)
-    low = np.lib.stride_tricks.sliding_window_view(x, window).var(axis=1) < variance
+    low = np.lib.stride_tricks.sliding_window_view(x, WINDOW).var(axis=1) < STABLE_VARIANCE
     stays = np.logical_and.accumulate(low[::-1])[::-1]
-    return first_latency(np.flatnonzero(stays), _windows(x.size, window))
+    return first_latency(np.flatnonzero(stays), _windows(x.size, WINDOW))
 
 
 def gaps(kl_oracle: ArrayLike) -> tuple[float, ...]:
@@ -102,8 +100,8 @@ def gaps(kl_oracle: ArrayLike) -> tuple[float, ...]:
     return tuple(float(part.mean()) if part.size else math.nan for part in parts)
 
 
-def threshold(controls: Sequence[ArrayLike], quantile: float = QUANTILE) -> float:
-    """Return the quantile, over control sequences, of each sequence's largest divergence.
+def threshold(controls: Sequence[ArrayLike]) -> float:
+    """Return the `QUANTILE`, over control sequences, of each sequence's largest divergence.
 
     The maximum, not each token: of the tokens of 64-token controls 5 % exceed a per-token
     percentile, so that nearly all controls would "detect" something.
@@ -111,18 +109,16 @@ def threshold(controls: Sequence[ArrayLike], quantile: float = QUANTILE) -> floa
     maxima = [float(np.max(_numbers("control", x))) for x in controls if np.size(x)]
     if not maxima:
         raise KvError("controls must hold a sequence; got no control sequence, measure one first.")
-    return float(np.quantile(maxima, quantile))
+    return float(np.quantile(maxima, QUANTILE))
 
 
-def cross_fitted(
-    ids: Sequence[str], controls: Sequence[ArrayLike], folds: int = FOLDS
-) -> FloatArray:
+def cross_fitted(ids: Sequence[str], controls: Sequence[ArrayLike]) -> FloatArray:
     """Return each sequence's threshold, (n,), taken from the controls of the other folds alone.
 
     The controls are divergences from ignore. The fold hangs on a sequence's name, so that what is
     judged and its own control never share one with the threshold.
     """
-    fold = [int(digest("fold", name)[:8], 16) % folds for name in ids]
+    fold = [int(digest("fold", name)[:8], 16) % FOLDS for name in ids]
     if len(set(fold)) < 2:
         raise KvError(f"controls must lie in two folds or more; got {len(ids)} in one, pass more.")
     by_fold = {

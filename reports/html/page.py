@@ -49,13 +49,18 @@ def page(
     (str), ``configuration`` (mapping) and ``cells`` (a mapping for each model and dataset).
     """
     groups = by_claim(judgements)
+    units = grouped(judgements, lambda judgement: judgement.estimate.unit)
+    explained = render("conditions.html", explanations=explanations, mask_svg=mask_svg)
+    facts = [*provenance.get("cells", ()), provenance.get("configuration", {}), environment]
     sections = {
-        "forest": _forests(judgements),
+        "forest": render("forest.html", units=units, forest=forest),
         "matrix": matrix.section(judgements, groups) if judgements else "",
         "choices": choices(groups),
         "claims": "",
-        "conditions": _conditions(explanations),
-        "provenance": _provenance(judgements, provenance, environment),
+        "conditions": explained if explanations else "",
+        "provenance": render(
+            "provenance.html", judgements=judgements, facts=facts, command=provenance.get("command")
+        ),
     }
     left = MAX_CHARACTERS - _TEXT_CHARACTERS * len(judgements)
     sections["claims"] = _claims(groups, left - sum(map(len, sections.values())))
@@ -85,11 +90,6 @@ def document(html: str) -> str:
     _, head, rest = map(Markup, parts)
     style = Markup((FOLDER / "report.css").read_text(encoding="utf-8"))
     return render("document.html", head=head, rest=rest, style=style)
-
-
-def _forests(judgements: Sequence[Judgement]) -> str:
-    units = grouped(judgements, lambda judgement: judgement.estimate.unit)
-    return render("forest.html", units=units, forest=forest)
 
 
 def choices(groups: Groups) -> str:
@@ -169,21 +169,3 @@ def _details(group: Sequence[Judgement]) -> list[list[object]]:
         ["seed", *(str(j.seed) for j in group)],
         ["test outcome", *(j.outcome for j in group)],
     ]
-
-
-# --- conditions and provenance -----------------------------------------------------------------
-
-
-def _conditions(explanations: Sequence[Explanation]) -> str:
-    if not explanations:
-        return ""
-    return render("conditions.html", explanations=explanations, mask_svg=mask_svg)
-
-
-def _provenance(
-    judgements: Sequence[Judgement], provenance: Mapping[str, Any], environment: Mapping[str, Any]
-) -> str:
-    facts = [*provenance.get("cells", ()), provenance.get("configuration", {}), environment]
-    return render(
-        "provenance.html", judgements=judgements, facts=facts, command=provenance.get("command")
-    )

@@ -5,7 +5,6 @@ Each takes (figure, data, colour of the verdict) and leaves the figure empty whe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -45,14 +44,10 @@ class _Curve:
 
 
 def _curve(curve: Data) -> _Curve:
-    columns = [numbers(curve["x"]), numbers(curve["y"])]
-    columns += [
-        numbers(curve[name]) if curve.get(name) is not None else np.full(len(columns[0]), math.nan)
-        for name in ("low", "high")
-    ]
-    table = np.array(columns)
-    x, y, low, high = table[:, np.isfinite(table[:2]).all(axis=0)]
-    return _Curve(str(curve.get("label", "")), x, y, low, high)
+    missing = [None] * len(curve["x"])
+    ends = (missing if curve.get(name) is None else curve[name] for name in ("low", "high"))
+    table = np.array([numbers(column) for column in (curve["x"], curve["y"], *ends)])
+    return _Curve(str(curve.get("label", "")), *table[:, np.isfinite(table[:2]).all(axis=0)])
 
 
 def _curves(curves: Iterable[Data]) -> list[_Curve]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from claims.harness.rows import Rows
 from kvcore.analysis import Estimate, FloatArray, IntervalSettings, mean_difference
+from kvcore.analysis.estimate import Record
 
 Plot = dict[str, Any]
 Lookup = Callable[[str], Rows | dict[int, Rows]]
@@ -27,7 +28,7 @@ BAND_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Record):
     """An estimate, secondary numbers for the report's block, and data for its figure."""
 
     estimate: Estimate

@@ -55,18 +55,8 @@ def score_table(rows: Rows, without: Rows | None = None, **beside: Sequence[floa
 
 
 scored = derived(score_table)
-
-
-@derived
-def best_of(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Each passage's best score."""
-    return ranking.best_of(tables)
-
-
-@derived
-def routed(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """For each query the score that looks best for it."""
-    return ranking.route(tables)
+best_of = derived(ranking.best_of)  # each passage's best score
+routed = derived(ranking.route)  # for each query the score that looks best for it
 
 
 @estimand("AUC")
