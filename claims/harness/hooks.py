@@ -56,36 +56,28 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     if marker is None:
         return
     settings = metafunc.config.stash[SETTINGS]
-    tests = []
+    taken = inspect.signature(metafunc.function).parameters
+    parameters = [name for declared in marker.args for name in declared.parameters]
+    names = list(dict.fromkeys(name for name in parameters if name in taken))
+    rows: list[Any] = []
     for declared in marker.args:
         try:
-            tests += _tests(declared, metafunc.function, settings)
+            rows += _tests(declared, metafunc.function, names, settings)
         except Exception as error:  # a claim's own code may raise anything
             problem = f"{_where(metafunc, error)}: claim {declared.claim_id!r}: {_line(error)}"
             metafunc.config.stash[PROBLEMS][metafunc.definition.nodeid, problem] = None
-    taken = inspect.signature(metafunc.function).parameters
-    names = list(
-        dict.fromkeys(
-            name for declared in marker.args for name in declared.parameters if name in taken
-        )
-    )
-    rows = [
-        pytest.param(*(test.spec.declared.parameters[n] for n in names), test, id=name, marks=marks)
-        for test, name, marks in tests
-    ]
     metafunc.parametrize([*names, "cell"], rows)
 
 
-def _tests(
-    declared: Declaration, test: Any, settings: Settings
-) -> list[tuple[CellClaim, str, list[pytest.MarkDecorator]]]:
-    """Return a claim's tests with their ids and marks."""
+def _tests(declared: Declaration, test: Any, names: list[str], settings: Settings) -> list[Any]:
+    """Return a claim's tests, a `pytest.param` each: its named parameters and its cell."""
     spec = claims.specified(declared, test)
-    tests = []
+    values, tests = [declared.parameters[name] for name in names], []
     for cell in cells.cells_of(spec, settings):
-        finding = claims.finding_of(test, spec, cell)
-        name = "-".join([*map(_id, spec.declared.parameters.values()), cell.slug])
-        tests.append((CellClaim(spec, cell, finding), name, cells.marks(spec, cell, settings)))
+        claim = CellClaim(spec, cell, claims.finding_of(test, spec, cell))
+        test_id = "-".join([*map(_id, declared.parameters.values()), cell.slug])
+        marks = cells.marks(spec, cell, settings)
+        tests.append(pytest.param(*values, claim, id=test_id, marks=marks))
     return tests
 
 
