@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -113,6 +113,17 @@ class ClaimSpec:
         return (shown if fits else None), own is not None
 
 
+class CellKey(NamedTuple):
+    """What a cell is measured by: all its metrics rest on the same rows."""
+
+    kind: str
+    model: str
+    dataset: str
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.dataset}"
+
+
 @dataclass(frozen=True)
 class CellClaim:
     """One claim in one cell: what a test of the run is about."""
@@ -122,9 +133,9 @@ class CellClaim:
     finding: Finding
 
     @property
-    def measured_as(self) -> tuple[str, str, str]:
-        """Kind of measurement, model and dataset: what its rows are measured by."""
-        return self.spec.kind.name, self.cell.model, self.cell.dataset
+    def key(self) -> CellKey:
+        """What its rows are measured by."""
+        return CellKey(self.spec.kind.name, self.cell.model, self.cell.dataset)
 
 
 def specified(declared: Declaration, test: Callable[..., Any]) -> ClaimSpec:

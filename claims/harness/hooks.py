@@ -156,7 +156,7 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
     """
     session = request.config.stash[SESSION]
     try:
-        measured = session.measured(*test.measured_as)
+        measured = session.measured(test.key)
         reason = test.spec.declared.applies(measured)
         if reason:
             pytest.skip(f"not applicable: {reason}")
@@ -164,7 +164,7 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
     except MissingResource as missing:
         pytest.skip(f"no resource: {missing}")
     context = {
-        "explanations": session.explained_once(*test.measured_as),
+        "explanations": session.explained_once(test.key),
         "provenance": measured.facts,
     }
     plugin.attach(request.node, judgement, context)
