@@ -141,10 +141,7 @@ class CellClaim:
 def specified(declared: Declaration, test: Callable[..., Any]) -> ClaimSpec:
     """Return what a declared test claims.
 
-    Raises
-    ------
-    KvError
-        An unknown kind of measurement, no statement, an id that is no slug.
+    Raises KvError for an unknown kind of measurement, no statement, an id that is no slug.
     """
     kind = kind_of(declared.kind)
     statement = declared.statement or (inspect.getdoc(test) or "")
@@ -170,13 +167,9 @@ def specified(declared: Declaration, test: Callable[..., Any]) -> ClaimSpec:
 def finding_of(test: Callable[..., Any], spec: ClaimSpec, cell: Cell) -> Finding:
     """Call a claim's test to learn its finding; nothing is computed.
 
-    Raises
-    ------
-    KvError
-        A test that takes something else than ``judge``, ``cell`` and its parameters, that judges
-        nothing or twice, or whose finding and prediction have different units.
-    Exception
-        Whatever the test itself raises.
+    Raises KvError for a test that takes something else than ``judge``, ``cell`` and its parameters,
+    that judges nothing or twice, or whose finding and prediction have different units; and
+    whatever the test itself raises.
     """
     judged: list[Any] = []
     available = {"judge": judged.append, "cell": cell, **spec.declared.parameters}

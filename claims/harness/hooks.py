@@ -172,13 +172,7 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
 
 
 def tell(item: Any) -> bool | None:
-    """Tell pytest a claim's verdict, in place of calling its test once more.
-
-    Raises
-    ------
-    pytest's outcomes
-        ``fail``, ``skip`` or ``xfail``, by the verdict and the ledger.
-    """
+    """Tell pytest a claim's verdict, by its outcomes, in place of calling its test once more."""
     __tracebackhide__ = True
     conclusion = item.funcargs.get("judge")
     if not isinstance(conclusion, Conclusion):

@@ -162,10 +162,7 @@ def add(parser: pytest.Parser) -> None:
 def read(config: pytest.Config) -> Settings:
     """Check the options and return the settings.
 
-    Raises
-    ------
-    pytest.UsageError
-        For a value that does not fit or an unknown model or dataset, in one line.
+    Raises pytest.UsageError, one line, for a value that does not fit or an unknown name.
     """
     try:
         values = {

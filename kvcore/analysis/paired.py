@@ -61,12 +61,8 @@ def paired_effect(
 
     Benefit = baseline - condition: positive means the condition helps. A pair with a NaN is
     excluded and counted. A cluster's samples are resampled together; fewer than about 20 clusters
-    make any bootstrap interval too narrow.
-
-    Raises
-    ------
-    KvError
-        Lengths or indexes that differ, infinite values, missing cluster labels.
+    make any bootstrap interval too narrow. Raises KvError for lengths or indexes that differ,
+    infinite values and missing cluster labels.
     """
     rows = complete_rows(clusters, baseline=baseline, condition=condition)
     differences = rows.columns[0] - rows.columns[1]

@@ -41,10 +41,7 @@ class CompleteRows:
 def complete_rows(clusters: Clusters, **named: ArrayLike) -> CompleteRows:
     """Check columns, (n,), by the names that errors call them; keep the rows without any NaN.
 
-    Raises
-    ------
-    KvError
-        Lengths or indexes that differ, infinite values, missing cluster labels.
+    Raises KvError for lengths or indexes that differ, infinite values, missing cluster labels.
     """
     columns = aligned_columns(**named)
     keep = ~np.isnan(columns).any(axis=0)

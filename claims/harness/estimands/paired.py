@@ -23,6 +23,7 @@ from claims.harness.estimands.base import (
 )
 from claims.harness.rows import Rows
 from kvcore.analysis import (
+    Estimate,
     FloatArray,
     IntervalSettings,
     PairedEffect,
@@ -121,8 +122,8 @@ def benefit_in_quartile(
     quartile: Quartile,
 ) -> Outcome:
     """d within one quartile (1 easy, 4 hard) of a hardness measured without the document."""
-    benefit = baseline.values - condition.values
-    return _in_quartile(quartile, hardness.values, benefit, baseline, condition, interval)
+    measured = hardness.values, baseline.values - condition.values
+    return _in_quartile(interval, baseline, condition, measured, quartile)
 
 
 @estimand("d")
@@ -130,8 +131,8 @@ def odd_even_benefit_in_quartile(
     interval: IntervalSettings, baseline: Rows, condition: Rows, *, quartile: Quartile
 ) -> Outcome:
     """d on the even answer tokens within one quartile of the odd ones' NLL."""
-    hard, benefit = _odd_even(baseline, condition)
-    return _in_quartile(quartile, hard, benefit, baseline, condition, interval)
+    measured = _odd_even(baseline, condition)
+    return _in_quartile(interval, baseline, condition, measured, quartile)
 
 
 @estimand("d")
@@ -282,7 +283,7 @@ def _secondary(effect: PairedEffect) -> dict[str, float | str]:
     }
 
 
-def _as_published(what: str, estimate: Any, why: str) -> dict[str, float | str]:
+def _as_published(what: str, estimate: Estimate, why: str) -> dict[str, float | str]:
     """Show a published estimand, which is biased by arithmetic alone, beside ours."""
     shown = with_bounds(f"as published: {what}", estimate, "as published")
     return shown | {"why it is not judged": why}
@@ -298,23 +299,23 @@ def _published_trend(
 
 
 def _in_quartile(
-    quartile: Quartile,
-    hard: FloatArray,
-    benefit: FloatArray,
+    interval: IntervalSettings,
     baseline: Rows,
     condition: Rows,
-    interval: IntervalSettings,
+    measured: tuple[FloatArray, FloatArray],
+    quartile: Quartile,
 ) -> Outcome:
-    clusters = baseline.clusters
-    estimate = quartile_effect(hard, benefit, quartile, clusters, interval)
-    coupled = quartile_effect(
-        baseline.values, baseline.values - condition.values, quartile, clusters, interval
+    """Judge by the hardness and benefit measured; show those by bare NLL beside it."""
+    coupled = baseline.values, baseline.values - condition.values
+    estimate, published = (
+        quartile_effect(*pair, quartile, baseline.clusters, interval)
+        for pair in (measured, coupled)
     )
-    table = quartile_table(hard, benefit, clusters, interval)
+    table = quartile_table(*measured, baseline.clusters, interval)
     why = "quartiles by bare NLL regress to the mean"
     return Outcome(
         estimate,
-        _as_published("d in the quartile by bare NLL", coupled, why),
+        _as_published("d in the quartile by bare NLL", published, why),
         {"kind": "quartiles", "rows": table.to_dict("records")},
     )
 
