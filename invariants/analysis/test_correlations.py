@@ -76,10 +76,6 @@ def test_twin_uncoupled_sees_the_baseline_used_as_hardness(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: analysis.correlation([1.0], [1.0], kind="pearsn"),  # type: ignore[arg-type]
-            "did you mean 'pearson'",
-        ),
         (lambda: analysis.proportion(3, 2), "got successes=3 of n=2"),
         (lambda: analysis.proportion(1, 2, 95), r"confidence must be in \(0, 1\); got 95"),
         (lambda: analysis.clustered_proportion([0.5], None), "outcomes must be 0 or 1"),

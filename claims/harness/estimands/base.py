@@ -146,8 +146,10 @@ def _spelled(value: object) -> str:
 
 def with_bounds(name: str, estimate: Estimate, short: str = "") -> dict[str, float | str]:
     """Return an estimate and its interval as three secondary numbers, the ends by a short name."""
-    ends = {"low": estimate.ci_low, "high": estimate.ci_high}
-    return {name: estimate.value} | {f"{short or name}, CI {k}": end for k, end in ends.items()}
+    bounds: dict[str, float | str] = {name: estimate.value}
+    for end, value in (("low", estimate.ci_low), ("high", estimate.ci_high)):
+        bounds[f"{short or name}, CI {end}"] = value
+    return bounds
 
 
 def differences_plot(x: FloatArray, digits: int = 5) -> Plot:
