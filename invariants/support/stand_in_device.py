@@ -252,6 +252,12 @@ class _Functions(TorchFunctionMode):
             self.wait("a number is read")
         return func(_bare(args[0]))
 
+    def nonzero(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Tensor.nonzero, whose result has a size that the host must know."""
+        if isinstance(args[0], DeviceTensor):
+            self.wait("nonzero")
+        return self.inside(func, args, kwargs)
+
     def numpy(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Tensor.numpy, which CUDA refuses."""
         if isinstance(args[0], DeviceTensor):
@@ -338,6 +344,8 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
     Tensor.__getitem__: _Functions.index,
     Tensor.__setitem__: _Functions.index,
     Tensor.copy_: _Functions.copy,
+    Tensor.nonzero: _Functions.nonzero,
+    torch.nonzero: _Functions.nonzero,
     torch.tensor: _Functions.tensor,
     torch.as_tensor: _Functions.tensor,
     torch.nn.functional.scaled_dot_product_attention: _Functions.attention,
