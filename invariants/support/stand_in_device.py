@@ -68,7 +68,18 @@ class Event(NamedTuple):
 
 
 class Counts:
-    """What happened on the device since `reset`."""
+    """What happened on the device since `reset`.
+
+    Attributes
+    ----------
+    waits : counter of Event
+        The host waited for a result: a number, a copy to the host, a size.
+    uploads : counter of Event
+        A copy to the device that waits for what was launched before it; those that are put in the
+        queue (``non_blocking``) do not count.
+    passes : int
+        Calls of models that `counting_passes` watches.
+    """
 
     def __init__(self) -> None:
         self.waits: Counter[Event] = Counter()
@@ -78,6 +89,19 @@ class Counts:
     def reset(self) -> None:
         """Forget everything."""
         self.__init__()  # type: ignore[misc]
+
+    @contextmanager
+    def counting_passes(self, model: Any) -> Iterator[None]:
+        """Count the passes of a model, inside the context."""
+
+        def count(*_inputs: Any) -> None:
+            self.passes += 1
+
+        handle = model.register_forward_pre_hook(count)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def worst(self, events: Counter[Event], count: int = 8) -> str:
         """Return the most frequent events, in words."""
@@ -156,9 +180,7 @@ class _Dispatch(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # nothing is compiled here, and importing the compiler takes seconds
 
-    def __torch_dispatch__(
-        self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         on_device = [x for x in tensors if isinstance(x, DeviceTensor)]
@@ -171,7 +193,7 @@ class _Dispatch(TorchDispatchMode):
             to_device = (
                 isinstance(args[0], DeviceTensor) if func is aten.copy_.default else to_device
             )
-            self._count_copy(source_there, to_device)
+            self._count_copy(source_there, to_device, bool(kwargs.get("non_blocking")))
         elif on_device:
             self._check(func, args, tensors)
             self._count_wait(func, args)
@@ -213,10 +235,10 @@ class _Dispatch(TorchDispatchMode):
         if what:
             self.counts.waits[Event(what, project_line())] += 1
 
-    def _count_copy(self, source_there: bool, to_device: bool) -> None:
+    def _count_copy(self, source_there: bool, to_device: bool, queued: bool) -> None:
         if source_there and not to_device:
             self.counts.waits[Event("copy to the host", project_line())] += 1
-        if to_device and not source_there:
+        if to_device and not source_there and not queued:
             self.counts.uploads[Event("copy to the device", project_line())] += 1
 
 
@@ -276,7 +298,7 @@ class _Functions(TorchFunctionMode):
     def copy(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Tensor.copy_, between whatever devices."""
         there, from_there = (isinstance(x, DeviceTensor) for x in args[:2])
-        if there and not from_there:
+        if there and not from_there and not kwargs.get("non_blocking"):
             self.counts.uploads[Event("copy to the device", project_line())] += 1
         if from_there and not there:
             self.wait("copy to the host")

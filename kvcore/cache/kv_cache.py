@@ -91,10 +91,10 @@ class KVCache:
 
     def hide(self, slots: Sequence[Sequence[int]]) -> KVCache:
         """Return the cache with some slots of each sequence masked: nothing attends to them."""
-        seen = torch.ones_like(self.real)
+        seen = torch.ones(self.real.shape, dtype=torch.bool)  # on the host, a copy for all rows
         for row, hidden in enumerate(slots):
             seen[row, list(hidden)] = False
-        return replace(self, real=self.real & seen)
+        return replace(self, real=self.real & upload(seen, self.real.device))
 
     def reposition(
         self,
@@ -219,7 +219,10 @@ class KVCache:
         if rows == list(range(self.batch)):
             return self
         run = range(rows[0], rows[0] + len(rows))
-        picked = slice(run.start, run.stop) if rows == list(run) else rows  # a view where it can be
+        # A view where it can be.
+        picked = (
+            slice(run.start, run.stop) if rows == list(run) else upload(rows, self.positions.device)
+        )
         return KVCache(
             tuple(k[picked] for k in self.keys),
             tuple(v[picked] for v in self.values),

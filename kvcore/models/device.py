@@ -32,9 +32,7 @@ def resolve_device(device: str) -> torch.device:
     return chosen
 
 
-def upload(
-    data: Any, device: torch.device | str, dtype: torch.dtype | None = None
-) -> torch.Tensor:
+def upload(data: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Return numbers of the host as a tensor of a device, without waiting for what runs there.
 
     Parameters

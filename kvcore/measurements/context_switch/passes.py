@@ -195,7 +195,9 @@ def _reduce(lm: LM, case: SwitchCase, outputs: Sequence[PlanOutput]) -> list[Tok
     similar = similarity.double().cpu().numpy()
     logp, choice, oracle, ignore, _ = np.concatenate(parts, axis=2)
     return [
-        TokenCurves(logp[n], choice[n].astype(np.int64), oracle[n], ignore[n], similar[n], output.shares)
+        TokenCurves(
+            logp[n], choice[n].astype(np.int64), oracle[n], ignore[n], similar[n], output.shares
+        )
         for n, output in enumerate(outputs)
     ]
 
