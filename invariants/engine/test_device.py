@@ -26,7 +26,7 @@ from invariants.support.samples import LONG, SHORT, TINY
 from invariants.support.stand_in_device import Counts, DevicesMixed, stand_in_device
 from invariants.support.switches import GIVEN, WAYS
 from kvcore import loading
-from kvcore.cache import kv_cache, masks
+from kvcore.cache import masks
 from kvcore.data.sample import Sample
 from kvcore.engine import forward, limits
 from kvcore.engine.hooks import PARTS
@@ -353,9 +353,13 @@ FAULTS: Mapping[str, tuple[Fault, str, str]] = {
         "got a tensor of the host.* in test_device.py|got a tensor of the host.* in masks.py",
         "scores-one-pass",
     ),
-    "slots-of-the-host": (
-        replaced(kv_cache, "_take", lambda real, x, index, alike: real(x, index.cpu(), alike)),
-        "got a tensor of the host.* in kv_cache.py",
+    "ids-of-the-host": (
+        replaced(
+            forward,
+            "upload",
+            lambda _real, data, _device, dtype=None: torch.as_tensor(data, dtype=dtype),
+        ),
+        "got a tensor of the host.* in forward.py",
         "scores-on-caches",
     ),
     "item-per-token": (
