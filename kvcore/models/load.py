@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging
 
 from kvcore.errors import KvError
-from kvcore.models import attention, tiny
+from kvcore.models import attention, memory, tiny
 from kvcore.models import device as devices
 from kvcore.models import files as model_files
 from kvcore.models.files import ModelFiles
@@ -83,6 +83,7 @@ def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[A
     if device.type != "cpu" or files.quantization:
         options["device_map"] = {"": device}
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+    memory.check_fits(files, config, device)
     model_and_info: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, files.dtype),
