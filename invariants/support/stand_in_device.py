@@ -111,27 +111,23 @@ class Counts:
 class DeviceTensor(Tensor):
     """A CPU tensor that calls itself one of the device; all it can do comes by dispatching."""
 
-    inner: Tensor
+    on_host: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls: type[DeviceTensor], inner: Tensor) -> DeviceTensor:
+    def __new__(cls: type[DeviceTensor], on_host: Tensor) -> DeviceTensor:
         """Wrap a CPU tensor, which is not copied."""
         wrapped: DeviceTensor = Tensor._make_wrapper_subclass(
             cls,
-            inner.shape,
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
+            on_host.shape,
+            strides=on_host.stride(),
+            storage_offset=on_host.storage_offset(),
+            dtype=on_host.dtype,
             device=DEVICE,
             requires_grad=False,
         )
-        wrapped.inner = inner
+        wrapped.on_host = on_host
         return wrapped
-
-    def __repr__(self, **_options: Any) -> str:
-        """Return the numbers, and where they claim to be."""
-        return f"DeviceTensor({self.inner!r})"
 
     @classmethod
     def __torch_dispatch__(
@@ -156,7 +152,7 @@ def project_line() -> str:
 
 
 def _bare(value: Any) -> Any:
-    return value.inner if isinstance(value, DeviceTensor) else value
+    return value.on_host if isinstance(value, DeviceTensor) else value
 
 
 def _is_device(device: Any) -> bool:
@@ -173,7 +169,7 @@ class _Dispatch(TorchDispatchMode):
     """Runs every operation on the CPU tensors inside, after looking where its operands lie."""
 
     def __init__(self, counts: Counts) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts = counts
 
     @classmethod
@@ -202,7 +198,7 @@ class _Dispatch(TorchDispatchMode):
         result = func(*tree_map(_bare, args), **tree_map(_bare, kwargs))
         if func is aten._local_scalar_dense.default or not to_device:
             return result
-        back = {id(x.inner): x for x in on_device}  # in-place operations return what they changed
+        back = {id(x.on_host): x for x in on_device}  # in-place operations return what they changed
 
         def wrapped(x: Any) -> Any:
             known = back.get(id(x))
@@ -290,8 +286,8 @@ class _Functions(TorchFunctionMode):
         """What asks where in memory a tensor lies, or has a single operand and asks the driver."""
         if not isinstance(args[0], DeviceTensor):
             return func(*args, **kwargs)
-        result = func(args[0].inner, *args[1:], **kwargs)
-        if result is args[0].inner:
+        result = func(args[0].on_host, *args[1:], **kwargs)
+        if result is args[0].on_host:
             return args[0]
         return DeviceTensor(result) if isinstance(result, Tensor) else result
 
@@ -334,7 +330,7 @@ class _Functions(TorchFunctionMode):
         for value in values:
             if type(value) is Tensor and value.ndim:
                 raise DevicesMixed(f"a tensor of the host was put in, in {project_line()}")
-        result = func(args[0].inner, *tree_map(_bare, args[1:]))
+        result = func(args[0].on_host, *tree_map(_bare, args[1:]))
         return DeviceTensor(result) if isinstance(result, Tensor) else result
 
     def attention(self, func: Any, args: Any, kwargs: Any) -> Any:
