@@ -386,6 +386,8 @@ def stand_in_device() -> Iterator[Counts]:
         patch.setattr(torch.cuda, "is_initialized", lambda: False)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
         patch.setattr(torch.cuda, "current_device", lambda: 0)
+        patch.setattr(torch.cuda, "get_device_name", lambda _device=None: "stand-in device")
+        patch.setattr(torch.cuda, "mem_get_info", lambda _device=None: (2**34, 2**34))
         # A module that is moved gets new parameters: the old ones cannot hold wrapped tensors.
         future = torch.__future__
         patch.setattr(future, "get_overwrite_module_params_on_conversion", lambda: True)
