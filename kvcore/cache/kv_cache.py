@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kvcore.cache import hf_cache, rope
 from kvcore.errors import KvError
+from kvcore.models.device import upload
 from kvcore.models.lm import LM
 
 
@@ -58,7 +59,7 @@ class KVCache:
         Parameters
         ----------
         index : int64
-            Slots to keep, in 0 .. slots - 1.
+            Slots to keep, in 0 .. slots - 1. On the host nothing waits for the device.
         real : bool
             Which of them count; the others are padding.
 
@@ -67,14 +68,16 @@ class KVCache:
         KvError
             If a slot lies outside the cache.
         """
-        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.slots:
+        least, most, alike = _extent(index)
+        if index.numel() and not 0 <= least <= most < self.slots:
             raise KvError(
                 f"select: `index` must lie in 0..{self.slots - 1}, the cache's slots; got "
-                f"{int(index.min())}..{int(index.max())}."
+                f"{least}..{most}."
             )
+        index, real = (upload(x, self.positions.device) for x in (index, real))
         return KVCache(
-            tuple(_take(k, index) for k in self.keys),
-            tuple(_take(v, index) for v in self.values),
+            tuple(_take(k, index, alike) for k in self.keys),
+            tuple(_take(v, index, alike) for v in self.values),
             self.positions.gather(1, index),
             self.real.gather(1, index) & real,
         )
@@ -82,17 +85,16 @@ class KVCache:
     def keep(self, slots: Sequence[Sequence[int]]) -> KVCache:
         """Return some slots of each sequence, padded at the end to the longest choice."""
         width = max(len(s) for s in slots)
-        device = self.positions.device
         index = torch.tensor([[*s, *[0] * (width - len(s))] for s in slots], dtype=torch.int64)
         real = torch.arange(width) < torch.tensor([len(s) for s in slots]).unsqueeze(1)
-        return self.select(index.to(device), real.to(device))
+        return self.select(index, real)
 
     def hide(self, slots: Sequence[Sequence[int]]) -> KVCache:
         """Return the cache with some slots of each sequence masked: nothing attends to them."""
-        seen = torch.ones_like(self.real)
+        seen = torch.ones(self.real.shape, dtype=torch.bool)  # on the host, a copy for all rows
         for row, hidden in enumerate(slots):
             seen[row, list(hidden)] = False
-        return replace(self, real=self.real & seen)
+        return replace(self, real=self.real & upload(seen, self.real.device))
 
     def reposition(
         self,
@@ -159,16 +161,18 @@ class KVCache:
         index : int64
             For each slot of this cache the other's slot that it takes its value from.
         mixed : bool
-            Which slots are mixed at all.
+            Which slots are mixed at all. With `index` on the host nothing waits for the device.
         weight : float
             Share of the other's value, 0 .. 1; 0 and 1 leave the endpoints bit for bit.
         """
         # Documents mostly lie in the same slots of both, and a copy less is felt.
         own_slots = torch.arange(self.slots, device=index.device)
         aligned = other.slots == self.slots and bool(((index == own_slots) | ~mixed).all())
+        alike = not aligned and _extent(index)[2]
+        index, mixed = (upload(x, self.positions.device) for x in (index, mixed))
 
         def blend(own: Tensor, theirs: Tensor) -> Tensor:
-            moved = theirs if aligned else _take(theirs, index)
+            moved = theirs if aligned else _take(theirs, index, alike)
             both = moved if weight == 1 else own if weight == 0 else torch.lerp(own, moved, weight)
             return torch.where(mixed[:, None, :, None], both, own)
 
@@ -215,7 +219,10 @@ class KVCache:
         if rows == list(range(self.batch)):
             return self
         run = range(rows[0], rows[0] + len(rows))
-        picked = slice(run.start, run.stop) if rows == list(run) else rows  # a view where it can be
+        # A view where it can be.
+        picked = (
+            slice(run.start, run.stop) if rows == list(run) else upload(rows, self.positions.device)
+        )
         return KVCache(
             tuple(k[picked] for k in self.keys),
             tuple(v[picked] for v in self.values),
@@ -256,10 +263,19 @@ def from_model(
     return KVCache(tuple(x.keys for x in layers), tuple(x.values for x in layers), positions, real)
 
 
+def _extent(index: Int[Tensor, "batch n"]) -> tuple[int, int, bool]:
+    """Return the least and the largest slot, and whether all sequences take the same ones."""
+    if not index.numel():
+        return 0, 0, True
+    alike = (index == index[:1]).all().to(index.dtype)
+    least, most, same = torch.stack([index.min(), index.max(), alike]).tolist()  # one copy
+    return least, most, bool(same)
+
+
 def _take(
-    x: Float[Tensor, "batch kv_head slot head_dim"], index: Int[Tensor, "batch n"]
+    x: Float[Tensor, "batch kv_head slot head_dim"], index: Int[Tensor, "batch n"], alike: bool
 ) -> Float[Tensor, "batch kv_head n head_dim"]:
     """Return the slots ``index`` of each sequence; where all are the same, whole slots at once."""
-    if bool((index == index[:1]).all()):
+    if alike:
         return x.index_select(2, index[0])
     return x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

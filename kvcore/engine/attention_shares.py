@@ -22,6 +22,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvcore.errors import NotExact
+from kvcore.models.device import upload
 from kvcore.models.lm import LM
 
 RECORDING_ATTENTION = "kvcore_shares"
@@ -90,11 +91,11 @@ def record_shares(
     AttentionInterface.register(RECORDING_ATTENTION, attend)
     own = str(lm.config._attn_implementation)
     widest = max(map(len, columns))
-    padded = torch.tensor([[*c, *[c[-1]] * (widest - len(c))] for c in columns], device=lm.device)
+    padded = upload([[*c, *[c[-1]] * (widest - len(c))] for c in columns], lm.device)
     belongs = torch.zeros(len(groups), max(map(len, groups)), count)
     for row, of_slots in enumerate(groups):
         belongs[row, range(len(of_slots)), list(of_slots)] = 1.0
-    record = ShareRecord(padded, belongs.to(lm.device), own)
+    record = ShareRecord(padded, upload(belongs, lm.device), own)
     # Masks are built in the form that this configuration asks for; the model's own names ours.
     as_loaded = replace(lm, config=copy.copy(lm.config))
     token = _RECORD.set(record)

@@ -25,6 +25,7 @@ from kvcore.engine import forward, one_pass, rope_probe
 from kvcore.engine.forward import ForwardInput, SequenceInput
 from kvcore.engine.prepared import COPIES, DOCUMENT, PreparedSample
 from kvcore.errors import KvError
+from kvcore.models.device import upload
 from kvcore.models.lm import LM
 
 Caches = dict[Recipe, KVCache]
@@ -87,7 +88,7 @@ def _mean(recipe: Mean, lm: LM, caches: Caches, group: Group) -> KVCache:
 def _rotate_forward(recipe: RotateForward, lm: LM, caches: Caches, group: Group) -> KVCache:
     source = build(lm, recipe.source, caches, group)
     lengths = [len(sample.prefixes[recipe.prefix]) for sample in group]
-    deltas = torch.tensor(lengths, device=source.positions.device).unsqueeze(1)
+    deltas = upload(lengths, source.positions.device).unsqueeze(1)
     return source.reposition(lm, rope_probe.rope_plan(lm), deltas * (source.slot_indices() > 0))
 
 
@@ -126,8 +127,7 @@ def _mix(recipe: Mix, lm: LM, caches: Caches, group: Group) -> KVCache:
         slots, value_slots = _mixed_slots(recipe, sample)
         index[row, slots] = torch.tensor(value_slots, dtype=torch.int64)
         is_mixed[row, slots] = True
-    device = own.positions.device
-    return own.mix(other, index.to(device), is_mixed.to(device), recipe.weight)
+    return own.mix(other, index, is_mixed, recipe.weight)
 
 
 def _same_values(recipe: Recipe) -> Recipe:

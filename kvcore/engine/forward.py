@@ -14,6 +14,7 @@ from kvcore.cache.batch import CacheBatch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.engine import hooks, shared_layers
 from kvcore.models import attention
+from kvcore.models.device import upload
 from kvcore.models.lm import LM
 
 RowsAndColumns = tuple[Sequence[int], Sequence[int]]
@@ -112,11 +113,11 @@ def pad_sequences(
     real = torch.arange(width) < torch.tensor([len(s.ids) for s in sequences]).unsqueeze(1)
     blocked = blocked_pairs(sequences, width)
     return ForwardInput(
-        ids.to(lm.device),
-        positions.to(lm.device),
-        real.to(lm.device),
+        upload(ids, lm.device),
+        upload(positions, lm.device),
+        upload(real, lm.device),
         past,
-        None if blocked is None else blocked.to(lm.device),
+        None if blocked is None else upload(blocked, lm.device),
     )
 
 
@@ -192,8 +193,8 @@ def logits(
         return run_model(lm, step, logits_at, use_cache=False)
     past = step.past if isinstance(step.past, CacheBatch) else CacheBatch((step.past,))
     if share_layers and step.blocked is None and past is step.past and hooks.has_layer_list(lm):
-        read = zip(step.ids.tolist(), step.positions.tolist(), step.real.tolist(), strict=True)
-        classes = shared_layers.classify_rows(past, [str(row) for row in read])
+        read = torch.cat([step.ids, step.positions, step.real.long()], dim=1).tolist()
+        classes = shared_layers.classify_rows(past, [tuple(row) for row in read])
         if classes.share_run <= shared_layers.MAX_SHARE_RUN:
             return _logits_of_classes(lm, step, logits_at, past, classes)
     cache = past.as_transient_hf_cache()
@@ -208,7 +209,7 @@ def _logits_of_classes(
     classes: shared_layers.RowClasses,
 ) -> torch.Tensor:
     """Run a pass once for all rows that are alike, layer by layer."""
-    firsts = list(classes.first_rows[0])
+    firsts = upload(classes.first_rows[0], lm.device)
     base = ForwardInput(step.ids[firsts], step.positions[firsts], step.real[firsts])
     mask = masks.for_model(
         lm, base.positions, step.key_positions()[firsts], step.key_real()[firsts]
@@ -245,7 +246,7 @@ def run_model(
         mask = masks.for_model(
             lm, step.positions, step.key_positions(), step.key_real(), step.blocked
         )
-    rows, columns = (list(numbers) for numbers in logits_at)
+    rows, columns = (upload(list(n), lm.device, torch.int64) for n in logits_at)
 
     def pick(hidden: torch.Tensor) -> torch.Tensor:
         return hidden[rows, columns].unsqueeze(0)

@@ -37,6 +37,7 @@ import torch
 
 from kvcore.cache.batch import CacheBatch
 from kvcore.engine import hooks
+from kvcore.models.device import upload
 from kvcore.models.lm import LM
 
 MAX_SHARE_RUN = 0.95
@@ -106,7 +107,7 @@ def layers_shared(lm: LM, classes: RowClasses) -> Iterator[None]:
     """Let passes on the base classes spread to each layer's own classes, inside the context."""
 
     def index(numbers: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(numbers, device=lm.device)
+        return upload(numbers, lm.device)
 
     base_size = len(classes.first_rows[0])
     handles: list[Any] = []

@@ -77,14 +77,20 @@ def of_logits(logits: torch.Tensor, k: int = TOP) -> list[Distribution]:
     """
     if k < 1:
         raise _bad_k(k)
-    views = []
+    tops, kept, rests = [], [], []
     for row in logits:
         log_probs = torch.log_softmax(row.double(), dim=-1)
         order = torch.sort(log_probs, descending=True, stable=True).indices
-        ids, others = order[:k].sort().values, order[k:]
-        rest = float(torch.logsumexp(log_probs[others], 0)) if len(others) else -math.inf
-        views.append(Distribution(ids.cpu().numpy(), log_probs[ids].cpu().numpy(), rest))
-    return views
+        tops.append(order[:k].sort().values)
+        kept.append(log_probs[tops[-1]])
+        rests.append(torch.logsumexp(log_probs[order[k:]], 0))  # -inf where there is no other
+    if not tops:
+        return []
+    ids, log_masses, log_rests = (torch.stack(x).cpu().numpy() for x in (tops, kept, rests))
+    return [
+        Distribution(own, masses, float(rest))
+        for own, masses, rest in zip(ids, log_masses, log_rests, strict=True)
+    ]
 
 
 def _bad_k(k: int) -> KvError:

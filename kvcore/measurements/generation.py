@@ -20,6 +20,7 @@ from kvcore import tokenization
 from kvcore.cache import hf_cache, masks
 from kvcore.engine import batching, limits
 from kvcore.errors import KvError
+from kvcore.models.device import upload
 from kvcore.models.lm import LM
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # slots of a batch once it is written
@@ -270,12 +271,12 @@ class LiveBatch:
         - `going`: rows that go on; the others leave the cache, which is changed in place.
         """
         device = self.positions.device
-        rows = torch.tensor(going, device=device)
+        rows = upload(going, device)
         if len(going) < len(tokens):
             self.cache.batch_select_indices(rows)
         positions, real = self.positions[rows], self.real[rows]
         return LiveBatch(
-            torch.tensor([[tokens[i]] for i in going], device=device),
+            upload([[tokens[i]] for i in going], device),
             torch.cat([positions, positions[:, -1:] + 1], dim=1),
             torch.cat([real, torch.ones_like(real[:, -1:])], dim=1),
             self.cache,
@@ -291,9 +292,9 @@ def start_batch(lm: LM, sequences: Sequence[tuple[int, ...]]) -> LiveBatch:
     )
     positions = torch.arange(width) - torch.tensor(padding).unsqueeze(1)
     return LiveBatch(
-        unread.to(lm.device),
-        positions.clamp_min(0).to(lm.device),
-        (positions >= 0).to(lm.device),
+        upload(unread, lm.device),
+        upload(positions.clamp_min(0), lm.device),
+        upload(positions >= 0, lm.device),
         hf_cache.empty(),
     )
 
@@ -314,15 +315,16 @@ def choose_tokens(
     noise : (batch,)
         Uniform numbers in [0, 1); not looked at where the rule is greedy.
     """
-    logits[:, rule.banned(step)] = -torch.inf
+    logits.index_fill_(1, upload(rule.banned(step), logits.device, torch.int64), -torch.inf)
     best = logits.argmax(dim=-1, keepdim=True)
-    if not bool(logits.gather(1, best).isfinite().all()):
-        raise KvError(f"{lm.name}: the logits are not finite; load the model in another dtype.")
+    finite = logits.gather(1, best).isfinite()
     if rule.temperature > 0:
         # Inverse of the distribution function, the likeliest token's share of it kept exact.
         shares = ((logits - logits.gather(1, best)).double() / rule.temperature).softmax(dim=-1)
         cumulative = shares.cumsum(dim=-1)
-        drawn = torch.from_numpy(noise).to(logits.device).unsqueeze(1)
+        drawn = upload(noise, logits.device).unsqueeze(1)
         best = torch.searchsorted(cumulative / cumulative[:, -1:], drawn, right=True)
-    tokens: list[int] = best.squeeze(1).tolist()
-    return tokens
+    rows: list[list[int]] = torch.cat([best, finite.long()], dim=1).tolist()  # one copy
+    if not all(is_finite for _, is_finite in rows):
+        raise KvError(f"{lm.name}: the logits are not finite; load the model in another dtype.")
+    return [token for token, _ in rows]

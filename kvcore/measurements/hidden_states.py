@@ -32,6 +32,7 @@ from kvcore.measurements import stream_stats, token_kinds
 from kvcore.measurements.frames import frame_of
 from kvcore.measurements.stream_stats import STATS, Series
 from kvcore.measurements.token_nlls import token_nlls
+from kvcore.models.device import upload
 from kvcore.models.lm import LM
 
 Result = TypeVar("Result")
@@ -268,9 +269,10 @@ def text_batches(
 
 def measure_batch(lm: LM, texts: Sequence[TokenText], parts: Sequence[str]) -> list[Row]:
     """Measure texts in one pass and return their rows of `dynamics`."""
-    counted = torch.tensor(continuation_slots(texts), device=lm.device)
-    columns = counted.any(dim=0).nonzero().flatten()
-    span = slice(int(columns[0]), int(columns[-1]) + 1)
+    slots = continuation_slots(texts)
+    columns = [i for i, column in enumerate(zip(*slots, strict=True)) if any(column)]
+    span = slice(columns[0], columns[-1] + 1)
+    counted = upload(slots, lm.device)
     by_layer: dict[str, list[torch.Tensor]] = {part: [] for part in parts}
 
     def reduce(part: str, _layer: int, stream: torch.Tensor) -> None:
@@ -290,8 +292,9 @@ def trace_batch(lm: LM, texts: Sequence[TokenText], layer: int) -> list[list[Row
         by_token.append(stream_stats.series(stream))
 
     nlls = read_nlls(lm, texts, ("residual",), reduce, [layer])
+    series = [x.tolist() for x in by_token[0]]
     return [
-        _trace_rows(lm, text, of_text, [x[n].tolist() for x in by_token[0]])
+        _trace_rows(lm, text, of_text, [x[n] for x in series])
         for n, (text, of_text) in enumerate(zip(texts, nlls, strict=True))
     ]
 

@@ -7,6 +7,8 @@ from itertools import islice
 
 import torch
 
+from kvcore.models.device import upload
+
 LOGITS_AT_ONCE = 2**21  # turned into NLLs at a time: 8 MB, which the heap serves again and again
 
 
@@ -20,15 +22,11 @@ def token_nlls(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> list[l
     Log-softmax in float32. Rows are independent, so how many are taken at once changes nothing.
     """
     rows_at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    wanted = torch.tensor([token for ids in targets for token in ids], device=logits.device)
-    chunks = zip(logits.split(rows_at_once), wanted.split(rows_at_once), strict=True)
-    nlls = iter(
-        [
-            nll
-            for rows, ids in chunks
-            for nll in torch.nn.functional.cross_entropy(
-                rows.float(), ids, reduction="none"
-            ).tolist()
-        ]
-    )
+    expected = upload([token for ids in targets for token in ids], logits.device, torch.int64)
+    chunks = zip(logits.split(rows_at_once), expected.split(rows_at_once), strict=True)
+    by_chunk = [
+        torch.nn.functional.cross_entropy(rows.float(), ids, reduction="none")
+        for rows, ids in chunks
+    ]
+    nlls = iter(torch.cat(by_chunk).tolist())
     return [list(islice(nlls, len(ids))) for ids in targets]

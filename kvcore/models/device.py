@@ -1,6 +1,8 @@
-"""Which device a model runs on."""
+"""Which device a model runs on, and how numbers get there."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -28,3 +30,18 @@ def resolve_device(device: str) -> torch.device:
             f"device {device!r}: no CUDA GPU on this machine; use --kv-device cpu."
         )
     return chosen
+
+
+def upload(data: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return numbers of the host as a tensor of a device, without waiting for what runs there.
+
+    Parameters
+    ----------
+    data : tensor of the host, or nested sequences of numbers
+
+    Notes
+    -----
+    ``torch.tensor(data, device="cuda")`` and lists as indices wait until all that was launched
+    before has run; this leaves the copy in the queue.
+    """
+    return torch.as_tensor(data, dtype=dtype).to(device, non_blocking=True)

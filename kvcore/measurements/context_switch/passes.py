@@ -22,6 +22,7 @@ from kvcore.engine import attention_shares, batching, forward, hooks, limits, ro
 from kvcore.engine.forward import NO_TOKENS, ForwardInput
 from kvcore.errors import KvError
 from kvcore.measurements.context_switch.cases import SwitchCase
+from kvcore.models.device import upload
 from kvcore.models.lm import LM
 
 LOGITS_AT_ONCE = {"cpu": 2**24, "cuda": 2**27}  # numbers, before their copies
@@ -113,7 +114,8 @@ def _read_pass(
         record,
     ):
         hidden_states = _hidden(as_loaded, step, columns)
-    layers = np.stack([shares.cpu().numpy() for _, shares in sorted(record.by_layer.items())])
+    by_layer = [shares for _, shares in sorted(record.by_layer.items())]
+    layers = torch.stack(by_layer).cpu().numpy()
     return [
         PlanOutput(hidden, layers[:, row, : len(hidden)])
         for row, hidden in enumerate(hidden_states)
@@ -136,9 +138,11 @@ def slot_spans(plans: Sequence[DecodePlan], slots: int) -> list[list[int]]:
 def _hidden(lm: LM, step: ForwardInput, columns: Sequence[Ids]) -> list[torch.Tensor]:
     """Run a pass and return what the LM head would get for some columns of each row."""
     picked: list[torch.Tensor] = []
+    rows = upload([row for row, own in enumerate(columns) for _ in own], lm.device)
+    flat = upload([column for own in columns for column in own], lm.device)
 
     def pick(hidden: torch.Tensor) -> torch.Tensor:
-        picked.extend(hidden[row, list(own)] for row, own in enumerate(columns))
+        picked.extend(hidden[rows, flat].split([len(own) for own in columns]))
         return hidden
 
     with hooks.before_head(lm, pick):
@@ -154,12 +158,8 @@ def _logits(lm: LM, hidden: torch.Tensor) -> torch.Tensor:
     """
     n = hidden.shape[0]
     with hooks.before_head(lm, lambda _bos: hidden.unsqueeze(0)):
-        logits = forward.logits(
-            lm, forward.pad_ids(lm, [[lm.bos_id]], [0]), ([0] * n, range(n))
-        ).float()
-    if not bool(logits.isfinite().all()):
-        raise KvError(f"{lm.name}: the logits are not finite; load the model in another dtype.")
-    return logits
+        step = forward.pad_ids(lm, [[lm.bos_id]], [0])
+        return forward.logits(lm, step, ([0] * n, range(n))).float()
 
 
 def _reduce(lm: LM, case: SwitchCase, outputs: Sequence[PlanOutput]) -> list[TokenCurves]:
@@ -171,35 +171,43 @@ def _reduce(lm: LM, case: SwitchCase, outputs: Sequence[PlanOutput]) -> list[Tok
     for start in range(0, len(case.followed), width):
         some = hidden[:, start : start + width]
         logits = _logits(lm, some.flatten(0, 1)).view(*some.shape[:2], -1)
-        parts.append(token_numbers(logits, case, case.followed[start : start + width]))
+        numbers = token_numbers(logits, case, case.followed[start : start + width])
+        if not numbers[-1].all():
+            raise KvError(f"{lm.name}: the logits are not finite; load the model in another dtype.")
+        parts.append(numbers)
     similarity = torch.nn.functional.cosine_similarity(
         hidden.float(), hidden[case.oracle].float().unsqueeze(0), dim=-1
     )
     similar = similarity.double().cpu().numpy()
-    logp, choice, oracle, ignore = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
+    logp, choice, oracle, ignore, _ = np.concatenate(parts, axis=2)
     return [
-        TokenCurves(logp[n], choice[n], oracle[n], ignore[n], similar[n], output.shares)
+        TokenCurves(
+            logp[n], choice[n].astype(np.int64), oracle[n], ignore[n], similar[n], output.shares
+        )
         for n, output in enumerate(outputs)
     ]
 
 
-def token_numbers(logits: torch.Tensor, case: SwitchCase, followed: Ids) -> tuple[np.ndarray, ...]:
+def token_numbers(logits: torch.Tensor, case: SwitchCase, followed: Ids) -> np.ndarray:
     """Return the tokens' log-probabilities, the likeliest tokens and the KLs to both references.
 
     `followed`: the tokens that are predicted.
+    Returned are, by plan and token in float64, these four, and 1 where all logits are finite:
+    one copy to the host.
     """
     logps = torch.log_softmax(logits, dim=-1)
-    targets = torch.tensor(followed, device=logits.device).expand(len(logits), -1)
+    targets = upload(followed, logits.device).expand(len(logits), -1)
     kls = [
         torch.stack([kl_divergence(own, logps[reference]) for own in logps])
         for reference in (case.oracle, case.ignore)
     ]
     numbers = (
         logps.gather(2, targets.unsqueeze(2)).squeeze(2).double(),
-        logits.argmax(dim=-1),
+        logits.argmax(dim=-1).double(),
         *kls,
+        logits.isfinite().all(dim=-1).double(),
     )
-    return tuple(x.cpu().numpy() for x in numbers)
+    return np.asarray(torch.stack(numbers).cpu().numpy())
 
 
 def kl_divergence(own: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
