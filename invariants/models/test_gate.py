@@ -106,10 +106,10 @@ def query_scaled(folder: Path, start: int = 150) -> Path:
 
 
 def overflowing(folder: Path) -> Path:
-    """Write a model whose second layer leaves the range of float16."""
+    """Write a model whose last layer leaves the range of float16, so that its keys and values do not."""
 
     def enlarge(model: Any) -> None:
-        model.model.layers[1].mlp.down_proj.weight.mul_(1e6)
+        model.model.layers[-1].mlp.down_proj.weight.mul_(1e6)
 
     return checkpoints.build_checkpoint(
         folder, transformers.LlamaConfig(**checkpoints.SIZE), enlarge
