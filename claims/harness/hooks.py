@@ -7,26 +7,36 @@ test. The test itself only tells the verdict.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import inspect
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from claims.harness import cells, claims, judging, ledger, options
+from claims.harness import cells, claims, judging, ledger, options, workers
 from claims.harness.claims import CellClaim, Declaration
 from claims.harness.judging import CellJudge, TestOutcome
+from claims.harness.rows import Measured
 from claims.harness.session import Session
 from claims.harness.settings import Settings
 from kvcore.errors import KvError, MissingResource
+from kvcore.io import digest
 from kvcore.verdict import Cell, Judgement
 from reports import plugin
 
 SETTINGS = pytest.StashKey[Settings]()
 SESSION = pytest.StashKey[Session]()
+NOTHING_IS_AN_ERROR = "default"
+"""The filter of warnings in a run of the claims: shown once, at its end, and never raised.
+
+A library's deprecation must not end a run of hours, nor the note that a pass was halved.
+"""
 PROBLEMS = pytest.StashKey[dict[tuple[str, str], None]]()
 
 
@@ -43,10 +53,19 @@ def configure(config: pytest.Config) -> None:
     settings = options.read(config)
     config.stash[SETTINGS] = settings
     config.stash[PROBLEMS] = {}
-    if settings.explain:
-        return
-    if any("claims" in Path(str(arg).split("::")[0]).parts for arg in config.args):
+    of_claims = ["claims" in Path(str(arg).split("::")[0]).parts for arg in config.args]
+    if all(of_claims):  # while tests are collected and reported; each test has a filter of its own
+        config.addinivalue_line("filterwarnings", NOTHING_IS_AN_ERROR)
+    if any(of_claims) and (number := _worker(config)) is not None:
+        workers.take_own_gpu(number, settings)
+    if any(of_claims) and not settings.explain:
         plugin.enable(config, config.rootpath / "reports" / "out", settings.shown())
+
+
+def _worker(config: pytest.Config) -> int | None:
+    """Return the number of this worker, None in the process that starts them."""
+    worker = vars(config).get("workerinput", {}).get("workerid", "")
+    return int(worker.removeprefix("gw")) if worker else None
 
 
 def header(config: pytest.Config) -> list[str]:
@@ -79,7 +98,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     )
     rows = [
         pytest.param(*(test.spec.parameters[n] for n in names), test, id=name, marks=marks)
-        for test, name, marks in tests
+        for (test, _, marks), name in zip(tests, _distinct_names(tests), strict=True)
     ]
     metafunc.parametrize([*names, "cell"], rows)
 
@@ -93,8 +112,19 @@ def _tests(
     for cell in cells.cells_of(spec, settings):
         finding = claims.finding_of(test, spec, cell)
         name = "-".join([*map(_id, spec.parameters.values()), cell.slug])
-        tests.append((CellClaim(spec, cell, finding), name, cells.marks(spec, cell, settings)))
+        tests.append((CellClaim(spec, cell, finding), name, cells.marks(spec, cell)))
     return tests
+
+
+def _distinct_names(
+    tests: Sequence[tuple[CellClaim, str, list[pytest.MarkDecorator]]],
+) -> list[str]:
+    """Return the tests' ids; those that several cells would share get a hash of the cell each."""
+    uses = Counter(name for _, name, _ in tests)
+    return [
+        f"{name}-{digest(*dataclasses.astuple(test.cell))[:8]}" if uses[name] > 1 else name
+        for test, name, _ in tests
+    ]
 
 
 def _id(value: Any) -> str:
@@ -131,9 +161,28 @@ def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item, test in tests:
         by_cell.setdefault(test.cell, []).append(item)
     others = [item for item in items if item not in claimed]
-    items[:] = [*others, *(item for group in by_cell.values() for item in group)]
+    by_model: dict[str, list[pytest.Item]] = {}  # one model in memory at a time, each loaded once
+    for cell, group in by_cell.items():
+        by_model.setdefault(cell.model, []).extend(group)
+    ordered = [item for group in by_model.values() for item in group]
+    for item in ordered:
+        item.add_marker(pytest.mark.filterwarnings(NOTHING_IS_AN_ERROR))
+    if getattr(config.option, "loadgroup", False):
+        _name_groups(config, ordered)
+    items[:] = [*others, *ordered]
     config.stash[SESSION] = Session.of(config.stash[SETTINGS], [test for _, test in tests])
     _report_problems(config, _twice_declared(tests) | config.stash[PROBLEMS])
+
+
+def _name_groups(config: pytest.Config, items: Sequence[Any]) -> None:
+    """Say in which worker each test of a claim runs: behind its id, as pytest-xdist reads it.
+
+    Not by its mark, which it reads before ``-m`` has chosen the tests.
+    """
+    count = int(vars(config)["workerinput"]["workercount"])
+    models = [test.cell.model for item in items if (test := claim_of(item)) is not None]
+    for item, group in zip(items, workers.groups(models, count), strict=True):
+        item._nodeid = f"{item.nodeid}@{group}"
 
 
 def claim_of(item: Any) -> CellClaim | None:
@@ -177,7 +226,7 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
     session = request.config.stash[SESSION]
     spec, cell = test.spec, test.cell
     try:
-        measured = session.measured(spec.kind.name, cell.model, cell.dataset)
+        measured = _measured(session, test)
         reason = spec.applies(measured)
         if reason:
             pytest.skip(f"not applicable: {reason}")
@@ -201,6 +250,14 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
         },
     )
     return Conclusion(*judging.conclusion(judgement, session.settings))
+
+
+def _measured(session: Session, test: CellClaim) -> Measured:
+    """Return a cell's rows; a refusal to measure is an error of one line."""
+    try:
+        return session.measured(test.spec.kind.name, test.cell.model, test.cell.dataset)
+    except KvError as refusal:
+        pytest.fail(str(refusal), pytrace=False)
 
 
 def tell(item: Any) -> bool | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from claims.harness.datasets import check_dataset
+from claims.harness.datasets import check_dataset, check_file
 from claims.harness.settings import Settings
 from kvcore.errors import KvError
 from kvcore.models.registry import DTYPES, entry_of
@@ -92,7 +92,8 @@ def read(config: pytest.Config) -> Settings:
     Raises
     ------
     pytest.UsageError
-        For a value that does not fit or an unknown model or dataset, in one line.
+        For a value that does not fit, an unknown model or dataset, or a file of data that cannot
+        be read, in one line.
     """
     values: dict[str, Any] = {option.name: config.getoption(option.dest) for option in OPTIONS}
     tokens, store = values["batch-tokens"], Path(values["store"])
@@ -117,6 +118,8 @@ def read(config: pytest.Config) -> Settings:
             entry_of(name)
         for name in settings.datasets:
             check_dataset(name)
+            if not settings.no_measure:  # stored rows are judged without their file
+                check_file(name)
     except KvError as error:
         raise pytest.UsageError(str(error)) from error
     return settings
@@ -127,7 +130,7 @@ def _is_set(option: Option) -> bool:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _whole(name: str, text: str, least: int) -> int:

@@ -12,6 +12,7 @@ from claims.harness import ledger
 from claims.harness.cells import check_gpu
 from claims.harness.claims import CellClaim
 from claims.harness.datasets import path_of
+from claims.harness.held import HeldModel, drop_locals, is_out_of_memory, lasting
 from claims.harness.ledger import Entry, Key
 from claims.harness.rows import Measured
 from claims.harness.settings import Settings
@@ -53,7 +54,9 @@ class Session:
         self.needs = needs
         self.families = families
         self.known = known
-        self._measured = functools.cache(self._measured_or_missing)
+        self._model = HeldModel(settings)
+        self._measured: dict[CellKey, Measured] = {}
+        self._failures: dict[CellKey, Exception] = {}
         self._explanations = functools.cache(self._explain)
         self._explained: set[CellKey] = set()
 
@@ -89,22 +92,25 @@ class Session:
 
         Raises
         ------
-        MissingResource
-            What this machine lacks; it is remembered, not looked for once more per claim.
+        MissingResource, KvError
+            What this machine lacks, memory included, or why the cell cannot be measured, in one
+            line; it is remembered, so that nothing is loaded or measured once more per claim.
+        Exception
+            Whatever else breaks, for the first claim; the others get its line.
         """
-        result: Measured | MissingResource = self._measured(kind, model, dataset)
-        if isinstance(result, MissingResource):
-            raise result
-        return result
-
-    def _measured_or_missing(
-        self, kind: str, model: str, dataset: str
-    ) -> Measured | MissingResource:
-        try:
-            collected = self._collect(kind_of(kind), model, dataset)
-        except MissingResource as missing:
-            return missing
-        return Measured(model, dataset, kind_of(kind).schema, collected)
+        key = (kind, model, dataset)
+        if key in self._failures:
+            raise self._failures[key]
+        if key not in self._measured:
+            try:
+                collected = self._collect(kind_of(kind), model, dataset)
+            except Exception as error:
+                self._failures[key] = lasting(error, f"{model} on {dataset} was not measured")
+                if isinstance(error, KvError) or isinstance(self._failures[key], MissingResource):
+                    raise self._failures[key] from None
+                raise
+            self._measured[key] = Measured(model, dataset, kind_of(kind).schema, collected)
+        return self._measured[key]
 
     def _collect(self, kind: MeasurementKind, model: str, dataset: str) -> CollectedRows:
         settings = self.settings
@@ -124,16 +130,14 @@ class Session:
 
     def _request(self, model: str, dataset: str, needs: tuple[str, ...]) -> MeasureRequest:
         """Return what a cell is asked to measure; the model is loaded when it is needed."""
-        from kvcore import loading
         from kvcore.models.files import locate
 
         settings = self.settings
+        self._model.free_others(model)
         check_gpu(model, settings)
         return MeasureRequest(
             files=locate(model, settings.dtype),
-            load=functools.cache(
-                lambda: loading.load(model, device=settings.device, dtype=settings.dtype)
-            ),
+            load=functools.partial(self._model.load, model),
             dataset=path_of(dataset),
             needs=needs,
             limit=settings.limit,
@@ -143,12 +147,21 @@ class Session:
         )
 
     def explained_once(self, kind: str, model: str, dataset: str) -> list[Mapping[str, Any]]:
-        """Return a cell's explanations the first time, then none: they are megabytes."""
+        """Return a cell's explanations the first time, then none: they are megabytes.
+
+        None where they do not fit in memory: verdicts do not hang on them.
+        """
         key = (kind, model, dataset)
         if key in self._explained:
             return []
         self._explained.add(key)
-        return list(self._explanations(*key))
+        try:
+            return list(self._explanations(*key))
+        except Exception as error:
+            drop_locals(error)
+            if not is_out_of_memory(error):
+                raise
+            return []
 
     def _explain(self, kind: str, model: str, dataset: str) -> tuple[Mapping[str, Any], ...]:
         """Return a cell's explanations, stored so that judging again loads no model."""
