@@ -13,9 +13,9 @@ import pytest
 
 from claims.harness import judging
 from claims.harness.session import Session
-from claims.harness.settings import Settings
 from invariants.support import invented
 from invariants.support.claim_runs import ClaimRun, run
+from invariants.support.settings import settings
 from kvcore.measurements.registry import all_kinds
 from kvcore.verdict import Verdict
 
@@ -212,11 +212,6 @@ session.stored_rows = stored_rows
 
 
 # --- verdicts and outcomes ---------------------------------------------------------------------
-
-
-def settings(**changed: Any) -> Settings:
-    values: dict[str, Any] = dict.fromkeys(Settings.__dataclass_fields__)
-    return Settings(**(values | {"strict": False, "record": False} | changed))
 
 
 def judged(verdict: Verdict, known: str = "") -> Any:
