@@ -177,12 +177,17 @@ def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
 def _name_groups(config: pytest.Config, items: Sequence[Any]) -> None:
     """Say in which worker each test of a claim runs: behind its id, as pytest-xdist reads it.
 
-    Not by its mark, which it reads before ``-m`` has chosen the tests.
+    Not by its mark, which it reads before ``-m`` has chosen the tests, and which it cannot hand on
+    from pytest 9.2 on, where ids are objects.
     """
     count = int(vars(config)["workerinput"]["workercount"])
     models = [test.cell.model for item in items if (test := claim_of(item)) is not None]
     for item, group in zip(items, workers.groups(models, count), strict=True):
-        item._nodeid = f"{item.nodeid}@{group}"
+        named = f"{item.nodeid}@{group}"
+        if hasattr(item, "id"):
+            item._id = type(item.id).parse(named)
+        else:
+            item._nodeid = named
 
 
 def claim_of(item: Any) -> CellClaim | None:

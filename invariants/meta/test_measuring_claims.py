@@ -303,7 +303,7 @@ def noisy(interval, bare, random):
     """Use what a library will drop."""
     warnings.warn("an argument of another library will go", DeprecationWarning, stacklevel=1)
     warnings.warn("its default will change", FutureWarning, stacklevel=1)
-    return Outcome(paired_effect(bare.values, random.values, bare.clusters, interval))
+    return Outcome(paired_effect(bare.values, random.values, bare.clusters, interval).d)
 
 
 @topic.claim("noisy-one", predicts=helps())

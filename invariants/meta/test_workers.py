@@ -145,7 +145,7 @@ def test_two_workers_share_one_model(tmp_path: Path) -> None:
     data.write_text("\n".join(map(json.dumps, lines)))
     done = run(
         "claims/test_priming.py",
-        *("-n", "2", "--dist", "loadgroup", "-p", "watching", "-m", ""),
+        *("-n", "2", "--dist", "loadgroup", "-p", "watching", "-k", "a_random_prefix_helps"),
         *("--kv-models", "tiny-llama", "--kv-datasets", str(data)),
         *("--kv-store", str(tmp_path / "store"), f"--junitxml={tmp_path / 'junit.xml'}"),
         f"--html={tmp_path / 'report.html'}",
