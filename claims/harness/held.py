@@ -44,6 +44,8 @@ class HeldModel:
             lm = loading.load(name, device=settings.device, dtype=settings.dtype)
         except Exception as error:
             self._failures[name] = lasting(error, f"{name} could not be loaded")
+            if is_said_in_a_line(error, self._failures[name]):
+                raise self._failures[name] from None
             raise
         self._held = (name, lm)
         return lm
@@ -81,6 +83,11 @@ def lasting(error: Exception, what: str) -> Exception:
     if isinstance(error, KvError):
         return type(error)(str(error))
     return KvError(f"{what}: {type(error).__name__}: {line}")
+
+
+def is_said_in_a_line(error: Exception, remembered: Exception) -> bool:
+    """Whether what is remembered of an error says all that there is to say, without a traceback."""
+    return isinstance(error, KvError) or isinstance(remembered, MissingResource)
 
 
 def drop_locals(error: BaseException) -> None:

@@ -12,7 +12,13 @@ from claims.harness import ledger
 from claims.harness.cells import check_gpu
 from claims.harness.claims import CellClaim
 from claims.harness.datasets import path_of
-from claims.harness.held import HeldModel, drop_locals, is_out_of_memory, lasting
+from claims.harness.held import (
+    HeldModel,
+    drop_locals,
+    is_out_of_memory,
+    is_said_in_a_line,
+    lasting,
+)
 from claims.harness.ledger import Entry, Key
 from claims.harness.rows import Measured
 from claims.harness.settings import Settings
@@ -106,7 +112,7 @@ class Session:
                 collected = self._collect(kind_of(kind), model, dataset)
             except Exception as error:
                 self._failures[key] = lasting(error, f"{model} on {dataset} was not measured")
-                if isinstance(error, KvError) or isinstance(self._failures[key], MissingResource):
+                if is_said_in_a_line(error, self._failures[key]):
                     raise self._failures[key] from None
                 raise
             self._measured[key] = Measured(model, dataset, kind_of(kind).schema, collected)
