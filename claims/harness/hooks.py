@@ -98,7 +98,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     )
     rows = [
         pytest.param(*(test.spec.parameters[n] for n in names), test, id=name, marks=marks)
-        for (test, _, marks), name in zip(tests, _distinct_names(tests), strict=True)
+        for (test, _, marks), name in zip(tests, distinct_names(tests), strict=True)
     ]
     metafunc.parametrize([*names, "cell"], rows)
 
@@ -116,7 +116,7 @@ def _tests(
     return tests
 
 
-def _distinct_names(
+def distinct_names(
     tests: Sequence[tuple[CellClaim, str, list[pytest.MarkDecorator]]],
 ) -> list[str]:
     """Return the tests' ids; those that several cells would share get a hash of the cell each."""

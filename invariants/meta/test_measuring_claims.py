@@ -18,7 +18,7 @@ from claims.harness import cells, held, hooks, options
 from claims.harness.held import HeldModel
 from claims.harness.session import Session
 from invariants.support import invented_cell
-from invariants.support.claim_runs import ClaimRun, run_here
+from invariants.support.claim_runs import NO_PAGE, ClaimRun, run_here
 from invariants.support.own_files import jsonl
 from kvcore import loading
 from kvcore.engine import limits
@@ -104,7 +104,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> Any:
     ) -> ClaimRun:
         monkeypatch.setattr(loading, "load", loads)
         where = ("--kv-models", models, "--kv-datasets", data, "--kv-store", "store")
-        return run_here(tmp_path, monkeypatch, claims, *where, *options, measures=True)
+        return run_here(tmp_path, monkeypatch, claims, *NO_PAGE, *where, *options, measures=True)
 
     return measure
 
@@ -337,7 +337,7 @@ def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     invented_cell.write_store(tmp_path / "store")
 
     def judge(claims: str, *options: str) -> ClaimRun:
-        return run_here(tmp_path, monkeypatch, claims, "--kv-store", "store", *options)
+        return run_here(tmp_path, monkeypatch, claims, *NO_PAGE, "--kv-store", "store", *options)
 
     return judge
 
@@ -424,7 +424,7 @@ def test_models_with_one_slug_have_ids_of_their_own(invented: Any) -> None:
 
 def test_twin_models_in_one_id_are_seen(invented: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a check of ids that cannot collide."""
-    monkeypatch.setattr(hooks, "_distinct_names", lambda tests: [name for _, name, _ in tests])
+    monkeypatch.setattr(hooks, "distinct_names", lambda tests: [name for _, name, _ in tests])
     run = invented(ONE_CLAIM, "--kv-models", ",".join(ALIKE))
     with pytest.raises(AssertionError):
         check_ids(run)
@@ -475,7 +475,7 @@ def test_twin_a_file_that_is_not_read_first_is_seen(
     monkeypatch.setattr(options, "check_file", lambda _: None)
     path = str(tmp_path / "nowhere.jsonl")
     where = ("--kv-models", "tiny-llama", "--kv-datasets", path, "--kv-store", "store")
-    run = run_here(tmp_path, monkeypatch, ONE_CLAIM, *where, measures=True)
+    run = run_here(tmp_path, monkeypatch, ONE_CLAIM, *NO_PAGE, *where, measures=True)
     with pytest.raises(AssertionError):
         check_usage_error(run, capsys.readouterr(), "cannot be read")
 

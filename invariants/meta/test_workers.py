@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from claims.harness import workers
-from invariants.support.claim_runs import run
+from invariants.support.claim_runs import NO_PAGE, run
 from invariants.support.settings import settings
 
 WATCH = """
@@ -148,7 +148,7 @@ def test_two_workers_share_one_model(tmp_path: Path) -> None:
         *("-n", "2", "--dist", "loadgroup", "-p", "watching", "-k", "a_random_prefix_helps"),
         *("--kv-models", "tiny-llama", "--kv-datasets", str(data)),
         *("--kv-store", str(tmp_path / "store"), f"--junitxml={tmp_path / 'junit.xml'}"),
-        f"--html={tmp_path / 'report.html'}",
+        *NO_PAGE,
         PYTHONPATH=str(tmp_path),
         CUDA_VISIBLE_DEVICES="GPU-a,GPU-b",
     )
