@@ -261,8 +261,10 @@ def _measured(session: Session, test: CellClaim) -> Measured:
     """Return a cell's rows; a refusal to measure is an error of one line."""
     try:
         return session.measured(test.spec.kind.name, test.cell.model, test.cell.dataset)
-    except KvError as refusal:
-        pytest.fail(str(refusal), pytrace=False)
+    except KvError as error:
+        refusal = str(error)
+    # Outside the handler, whose error would be shown once more.
+    pytest.fail(refusal, pytrace=False)
 
 
 def tell(item: Any) -> bool | None:
