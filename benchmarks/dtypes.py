@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from kvcore.models.registry import DTYPES
 from kvcore.store.agreement import tolerance
 
 CONDITIONS = ("bare", "oracle", "random", "static_fact")
-ROUTES = {
+ROUTES: dict[str, Callable[[LM, Sequence[Sample], int], pd.DataFrame]] = {
     "engine, one pass": lambda lm, samples, seed: _engine(lm, samples, seed, "auto"),
     "engine, caches": lambda lm, samples, seed: _engine(lm, samples, seed, "cache"),
     "plain, truncated": lambda lm, samples, seed: _plain(lm, samples, seed, plain.truncated_nlls),

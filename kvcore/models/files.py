@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from kvcore import io
 from kvcore.errors import KvError, MissingResource, unknown
-from kvcore.models import gguf, registry, tiny_configs
+from kvcore.models import folder_checks, gguf, registry, tiny_configs
 from kvcore.models.registry import DTYPES, INSTALL_COMMANDS, ModelEntry, Quantization
 
 
@@ -57,12 +57,13 @@ def locate(
     name : str
         Registry name, ``tiny-*`` name, hub id (``org/name``) or local folder.
     dtype : {"float32", "bfloat16", "float16"}, optional
-        Defaults to the registry's, else float32.
+        Defaults to what the weights are stored in where they are stored quantized, else to the
+        registry's, else to float32.
 
     Raises
     ------
     KvError
-        For an unknown name or dtype.
+        For an unknown name or dtype, or a precision that contradicts stored quantized weights.
     MissingResource
         If the model is not on this machine.
 
@@ -71,11 +72,13 @@ def locate(
     The first call for a GGUF model converts it once to safetensors (20 s to a minute).
     """
     entry = registry.entry_of(name)
-    dtype = dtype or entry.dtype
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
-    quantization = quantization or entry.quantization
+    if dtype not in (None, *DTYPES):
+        raise unknown("dtype", str(dtype), DTYPES)
     folder, revision = _folder(name, entry, revision or entry.revision)
+    stored = folder and folder_checks.stored_precision(name, folder)
+    if stored:
+        dtype, quantization = folder_checks.chosen_precision(name, stored, dtype, quantization)
+    dtype, quantization = dtype or entry.dtype, quantization or entry.quantization
     weights_id = revision if folder is not None else _digest(tiny_configs.spec(name))
     tokenizer_id = _tokenizer_id(folder) if folder is not None else _tiny_tokenizer_id(name)
     model_id = _digest(weights_id, dtype, quantization or "")
