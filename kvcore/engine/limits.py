@@ -111,7 +111,8 @@ def run_or_halve(
     results = _run_if_memory_allows(items, run)
     if isinstance(results, list):
         return results
-    free_memory()
+    if lm.device.type == "cuda":
+        free_memory()
     if len(items) == 1:
         results = _run_if_memory_allows(items, run)
         if isinstance(results, list):
