@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from claims.harness.claims import ClaimSpec
@@ -43,21 +41,14 @@ def cells_of(spec: ClaimSpec, settings: Settings) -> list[Cell]:
     ]
 
 
-def marks(spec: ClaimSpec, cell: Cell, settings: Settings) -> list[pytest.MarkDecorator]:
-    """Return what selects a claim in a cell: slow, gpu, and the worker that holds its model."""
-    on_gpu = (
-        entry_of(cell.model).gpu
-        or settings.device.startswith("cuda")
-        or (settings.device == "auto" and has_cuda())
-    )
+def marks(spec: ClaimSpec, cell: Cell) -> list[pytest.MarkDecorator]:
+    """Return what selects a claim in a cell, the same on every machine: slow, and gpu."""
     slow = [pytest.mark.slow] if spec.declared.slow else []
-    return [pytest.mark.xdist_group(cell.model), *slow, *([pytest.mark.gpu] if on_gpu else [])]
+    return [*slow, *([pytest.mark.gpu] if entry_of(cell.model).gpu else [])]
 
 
 def has_cuda() -> bool:
-    """Whether this machine has a CUDA GPU."""
-    if not Path("/dev/nvidiactl").exists():  # spares the seconds that importing torch takes
-        return False
+    """Whether torch has a GPU on this machine, be it NVIDIA's or AMD's; imports torch."""
     import torch
 
     return torch.cuda.is_available()

@@ -34,6 +34,14 @@ def check_dataset(name: str) -> None:
         raise unknown("dataset", name, [*names, *files])
 
 
+def check_file(name: str) -> None:
+    """Raise KvError for a file that cannot be read as the data of its kinds; names pass."""
+    kinds = [kind for kind in all_kinds().values() if is_for(kind, name)]
+    if is_path(path_of(name)) and not any(name in kind.datasets() for kind in kinds):
+        for load_data in dict.fromkeys(kind.load_data for kind in kinds):
+            load_data(path_of(name))
+
+
 def path_of(dataset: str) -> str:
     """Return a dataset's name or path without its prefix."""
     for prefix in prefixes():

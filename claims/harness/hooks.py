@@ -7,26 +7,36 @@ test. The test itself only tells the verdict.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import inspect
 import json
 import traceback
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from claims.harness import cells, claims, judging, ledger, options
+from claims.harness import cells, claims, judging, ledger, options, workers
 from claims.harness.claims import CellClaim, Declaration
 from claims.harness.judging import CellJudge, Conclusion
 from claims.harness.options import Settings
+from claims.harness.rows import Measured
 from claims.harness.session import Session
 from kvcore.errors import KvError, MissingResource
+from kvcore.io import digest
 from kvcore.verdict import Cell, Judgement
 from reports import plugin
 
 SETTINGS = pytest.StashKey[Settings]()
 SESSION = pytest.StashKey[Session]()
+NOTHING_IS_AN_ERROR = "default"
+"""The filter of warnings in a run of the claims: shown once, at its end, and never raised.
+
+A library's deprecation must not end a run of hours, nor the note that a pass was halved.
+"""
 PROBLEMS = pytest.StashKey[dict[tuple[str, str], None]]()
 
 
@@ -35,10 +45,19 @@ def configure(config: pytest.Config) -> None:
     settings = options.read(config)
     config.stash[SETTINGS] = settings
     config.stash[PROBLEMS] = {}
-    if settings.explain:
-        return
-    if any("claims" in Path(str(arg).split("::")[0]).parts for arg in config.args):
+    of_claims = ["claims" in Path(str(arg).split("::")[0]).parts for arg in config.args]
+    if all(of_claims):  # while tests are collected and reported; each test has a filter of its own
+        config.addinivalue_line("filterwarnings", NOTHING_IS_AN_ERROR)
+    if any(of_claims) and (number := _worker(config)) is not None:
+        workers.take_own_gpu(number, settings)
+    if any(of_claims) and not settings.explain:
         plugin.enable(config, config.rootpath / "reports" / "out", settings.shown())
+
+
+def _worker(config: pytest.Config) -> int | None:
+    """Return the number of this worker, None in the process that starts them."""
+    worker = vars(config).get("workerinput", {}).get("workerid", "")
+    return int(worker.removeprefix("gw")) if worker else None
 
 
 def header(config: pytest.Config) -> list[str]:
@@ -59,26 +78,41 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     taken = inspect.signature(metafunc.function).parameters
     parameters = [name for declared in marker.args for name in declared.parameters]
     names = list(dict.fromkeys(name for name in parameters if name in taken))
-    rows: list[Any] = []
+    tests = []
     for declared in marker.args:
         try:
-            rows += _tests(declared, metafunc.function, names, settings)
+            tests += _tests(declared, metafunc.function, settings)
         except Exception as error:  # a claim's own code may raise anything
             problem = f"{_where(metafunc, error)}: claim {declared.claim_id!r}: {_line(error)}"
             metafunc.config.stash[PROBLEMS][metafunc.definition.nodeid, problem] = None
+    rows = [
+        pytest.param(*(test.spec.declared.parameters[n] for n in names), test, id=name, marks=marks)
+        for (test, _, marks), name in zip(tests, distinct_names(tests), strict=True)
+    ]
     metafunc.parametrize([*names, "cell"], rows)
 
 
-def _tests(declared: Declaration, test: Any, names: list[str], settings: Settings) -> list[Any]:
-    """Return a claim's tests, a `pytest.param` each: its named parameters and its cell."""
-    spec = claims.specified(declared, test)
-    values, tests = [declared.parameters[name] for name in names], []
+def _tests(
+    declared: Declaration, test: Any, settings: Settings
+) -> list[tuple[CellClaim, str, list[pytest.MarkDecorator]]]:
+    """Return a claim's tests with their ids and marks."""
+    spec, tests = claims.specified(declared, test), []
     for cell in cells.cells_of(spec, settings):
         claim = CellClaim(spec, cell, claims.finding_of(test, spec, cell))
         test_id = "-".join([*map(_id, declared.parameters.values()), cell.slug])
-        marks = cells.marks(spec, cell, settings)
-        tests.append(pytest.param(*values, claim, id=test_id, marks=marks))
+        tests.append((claim, test_id, cells.marks(spec, cell)))
     return tests
+
+
+def distinct_names(
+    tests: Sequence[tuple[CellClaim, str, list[pytest.MarkDecorator]]],
+) -> list[str]:
+    """Return the tests' ids; those that several cells would share get a hash of the cell each."""
+    uses = Counter(name for _, name, _ in tests)
+    return [
+        f"{name}-{digest(*dataclasses.astuple(test.cell))[:8]}" if uses[name] > 1 else name
+        for test, name, _ in tests
+    ]
 
 
 def _id(value: Any) -> str:
@@ -111,9 +145,33 @@ def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item, test in tests:
         by_cell.setdefault(test.cell, []).append(item)
     others = [item for item in items if item not in claimed]
-    items[:] = [*others, *(item for group in by_cell.values() for item in group)]
+    by_model: dict[str, list[pytest.Item]] = {}  # one model in memory at a time, each loaded once
+    for cell, group in by_cell.items():
+        by_model.setdefault(cell.model, []).extend(group)
+    ordered = [item for group in by_model.values() for item in group]
+    for item in ordered:
+        item.add_marker(pytest.mark.filterwarnings(NOTHING_IS_AN_ERROR))
+    if getattr(config.option, "loadgroup", False):
+        _name_groups(config, ordered)
+    items[:] = [*others, *ordered]
     config.stash[SESSION] = Session.of(config.stash[SETTINGS], [test for _, test in tests])
     _report_problems(config, _twice_declared(tests) | config.stash[PROBLEMS])
+
+
+def _name_groups(config: pytest.Config, items: Sequence[Any]) -> None:
+    """Say in which worker each test of a claim runs: behind its id, as pytest-xdist reads it.
+
+    Not by its mark, which it reads before ``-m`` has chosen the tests, and which it cannot hand on
+    from pytest 9.2 on, where ids are objects.
+    """
+    count = int(vars(config)["workerinput"]["workercount"])
+    models = [test.cell.model for item in items if (test := claim_of(item)) is not None]
+    for item, group in zip(items, workers.groups(models, count), strict=True):
+        named = f"{item.nodeid}@{group}"
+        if hasattr(item, "id"):
+            item._id = type(item.id).parse(named)
+        else:
+            item._nodeid = named
 
 
 def claim_of(item: Any) -> CellClaim | None:
@@ -156,7 +214,7 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
     """
     session = request.config.stash[SESSION]
     try:
-        measured = session.measured(test.key)
+        measured = _measured(session, test)
         reason = test.spec.declared.applies(measured)
         if reason:
             pytest.skip(f"not applicable: {reason}")
@@ -169,6 +227,16 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
     }
     plugin.attach(request.node, judgement, context)
     return judging.conclusion(judgement, session.settings)
+
+
+def _measured(session: Session, test: CellClaim) -> Measured:
+    """Return a cell's rows; a refusal to measure is an error of one line."""
+    try:
+        return session.measured(test.key)
+    except KvError as error:
+        refusal = str(error)
+    # Outside the handler, whose error would be shown once more.
+    pytest.fail(refusal, pytrace=False)
 
 
 def tell(item: Any) -> bool | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from claims.harness.datasets import check_dataset
+from claims.harness.datasets import check_dataset, check_file
 from kvcore.errors import KvError
 from kvcore.models.registry import DTYPES, entry_of
 
@@ -162,7 +162,8 @@ def add(parser: pytest.Parser) -> None:
 def read(config: pytest.Config) -> Settings:
     """Check the options and return the settings.
 
-    Raises pytest.UsageError, one line, for a value that does not fit or an unknown name.
+    Raises pytest.UsageError, one line, for a value that does not fit, an unknown name or a file of
+    data that cannot be read.
     """
     try:
         values = {
@@ -173,6 +174,8 @@ def read(config: pytest.Config) -> Settings:
             entry_of(name)
         for name in values["datasets"]:
             check_dataset(name)
+            if not values["no_measure"]:  # stored rows are judged without their file
+                check_file(name)
     except KvError as error:
         raise pytest.UsageError(str(error)) from error
     return Settings(**values | {"store": config.rootpath / values["store"]})

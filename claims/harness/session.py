@@ -13,6 +13,13 @@ from claims.harness import ledger
 from claims.harness.cells import check_gpu
 from claims.harness.claims import CellClaim, CellKey
 from claims.harness.datasets import path_of
+from claims.harness.held import (
+    HeldModel,
+    drop_locals,
+    is_out_of_memory,
+    is_said_in_a_line,
+    lasting,
+)
 from claims.harness.ledger import Entry, Key
 from claims.harness.options import Settings
 from claims.harness.rows import Measured
@@ -36,7 +43,9 @@ class Session:
     known: Mapping[Key, Entry]  # the ledger
 
     def __post_init__(self) -> None:
-        self._measured = functools.cache(self._measured_or_missing)
+        self._model = HeldModel(self.settings)
+        self._measured: dict[CellKey, Measured] = {}
+        self._failures: dict[CellKey, Exception] = {}
         self._explained: set[CellKey] = set()
 
     @classmethod
@@ -62,19 +71,27 @@ class Session:
     def measured(self, key: CellKey) -> Measured:
         """Return what was measured in a cell, measuring what the store lacks.
 
-        Raises MissingResource for what this machine lacks: it is not looked for again per claim.
+        Raises
+        ------
+        MissingResource, KvError
+            What this machine lacks, memory included, or why the cell cannot be measured, in one
+            line; it is remembered, so that nothing is loaded or measured once more per claim.
+        Exception
+            Whatever else breaks, for the first claim; the others get its line.
         """
-        result: Measured | MissingResource = self._measured(key)
-        if isinstance(result, MissingResource):
-            raise result
-        return result
-
-    def _measured_or_missing(self, key: CellKey) -> Measured | MissingResource:
-        try:
-            collected = self._collect(key)
-        except MissingResource as missing:
-            return missing
-        return Measured(key.model, key.dataset, kind_of(key.kind).schema, collected)
+        if key in self._failures:
+            raise self._failures[key]
+        if key not in self._measured:
+            try:
+                collected = self._collect(key)
+            except Exception as error:
+                self._failures[key] = lasting(error, f"{key} was not measured")
+                if is_said_in_a_line(error, self._failures[key]):
+                    raise self._failures[key] from None
+                raise
+            schema = kind_of(key.kind).schema
+            self._measured[key] = Measured(key.model, key.dataset, schema, collected)
+        return self._measured[key]
 
     def _collect(self, key: CellKey) -> CollectedRows:
         settings, kind, model = self.settings, kind_of(key.kind), key.model
@@ -92,16 +109,14 @@ class Session:
 
     def _request(self, key: CellKey, needs: tuple[str, ...]) -> MeasureRequest:
         """Return what a cell is asked to measure; the model is loaded when it is needed."""
-        from kvcore import loading
         from kvcore.models.files import locate
 
         settings, model = self.settings, key.model
+        self._model.free_others(model)
         check_gpu(model, settings)
         return MeasureRequest(
             files=locate(model, settings.dtype),
-            load=functools.cache(
-                lambda: loading.load(model, device=settings.device, dtype=settings.dtype)
-            ),
+            load=functools.partial(self._model.load, model),
             dataset=path_of(key.dataset),
             needs=needs,
             limit=settings.limit,
@@ -111,11 +126,20 @@ class Session:
         )
 
     def explained_once(self, key: CellKey) -> list[Mapping[str, Any]]:
-        """Return a cell's explanations the first time, then none: they are megabytes."""
+        """Return a cell's explanations the first time, then none: they are megabytes.
+
+        None where they do not fit in memory: verdicts do not hang on them.
+        """
         if key in self._explained:
             return []
         self._explained.add(key)
-        return self._explain(key)
+        try:
+            return self._explain(key)
+        except Exception as error:
+            drop_locals(error)
+            if not is_out_of_memory(error):
+                raise
+            return []
 
     def _explain(self, key: CellKey) -> list[Mapping[str, Any]]:
         """Return a cell's explanations, stored so that judging again loads no model."""

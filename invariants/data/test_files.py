@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invariants.support.own_files import hostile_text, jsonl
-from kvcore.data import files
+from kvcore.data import files, hub, sample
 from kvcore.data.datasets import load_corpus
+from kvcore.data.sample import Sample
+from kvcore.data.texts import load_texts
 from kvcore.errors import KvError
 
 GOOD = {"query": "q", "passage": "p", "answer": "a"}
@@ -172,3 +174,56 @@ def test_a_name_that_is_nothing_is_one_line(name: str, message: str) -> None:
     """Catches an unknown name that is refused without the nearest one or what is known."""
     with pytest.raises(KvError, match=message):
         load_corpus(name)
+
+
+MISSING = (None, float("nan"), "", " \t\n")
+
+
+def check_missing_names(folder: Path) -> None:
+    """Demand that rows without a label are clusters of their own, however it is missing."""
+    for label in MISSING:
+        for suffix in (".jsonl", ".parquet"):
+            rows = [
+                {"query": f"q{i}", "passage": "p x", "answer": "a", "id": label}
+                | {"cluster": f"c{i}" if i < 10 else label}
+                for i in range(40)
+            ]
+            path = folder / f"own{suffix}"
+            if suffix == ".parquet":
+                if isinstance(label, float):  # a column of one type
+                    rows = [
+                        row | {"cluster": float(i) if i < 10 else label}
+                        for i, row in enumerate(rows)
+                    ]
+                pq.write_table(pa.Table.from_pylist(rows), path)
+            else:
+                jsonl(path, *rows)
+            samples = load_corpus(str(path)).samples
+            assert len({sample.cluster for sample in samples}) == 40, (label, suffix)
+            assert len({sample.id for sample in samples}) == 40, (label, suffix)
+    for label in MISSING:
+        sample = Sample("q", "p", "a", label, label)  # type: ignore[arg-type]
+        assert (sample.id, sample.cluster) == (Sample("q", "p", "a").id,) * 2
+        assert hub.sample_or_reason("q", "p", "a", 3, label) == Sample("q", "p", "a", "3")  # type: ignore[arg-type]
+
+
+def test_an_id_or_cluster_is_missing_whether_null_nan_or_blank(tmp_path: Path) -> None:
+    """Catches rows without a label that become one cluster, or an id that is a blank."""
+    check_missing_names(tmp_path)
+
+
+def test_texts_and_pairs_have_ids_where_theirs_are_blank(tmp_path: Path) -> None:
+    """Catches a blank id of a text, which a second one would share."""
+    texts = [{"text": f"It rained {i} days. He left then.", "id": " "} for i in range(3)]
+    path = jsonl(tmp_path / "texts.jsonl", *texts)
+    assert len({text.id for text in load_texts(path).texts}) == 3
+
+
+@pytest.mark.parametrize("module", [files, sample, hub])
+def test_twin_null_alone_is_missing(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a check of labels that are never missing."""
+    monkeypatch.setattr(module, "name_or_none", lambda value: None if value is None else str(value))
+    with pytest.raises((AssertionError, KvError)):
+        check_missing_names(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -100,6 +101,49 @@ def test_without_a_way_to_give_up_the_error_is_raised(llama: LM) -> None:
     run = doubling(lambda part: len(part) < 2 and 7 not in part, OUT_OF_MEMORY[0])
     with pytest.warns(RuntimeWarning), pytest.raises(torch.OutOfMemoryError):
         limits.run_or_halve(llama, [1, 2, 7], run, what="numbers")
+
+
+def check_never_an_error(lm: LM) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("error")
+        run = doubling(lambda part: len(part) < 2, OUT_OF_MEMORY[0])
+        try:
+            results = limits.run_or_halve(lm, [1, 2, 3], run, what="numbers")
+        except RuntimeWarning as warning:
+            raise AssertionError("a note became an error") from warning
+    assert results == [2, 4, 6]
+    assert len(seen) == 2
+
+
+def test_the_note_that_a_half_is_tried_is_never_an_error(llama: LM) -> None:
+    """Would catch a filter of warnings that ends a run for a pass that was halved."""
+    check_never_an_error(llama)
+
+
+def test_twin_a_note_that_is_an_error_is_seen(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a check under whose filters no warning is an error."""
+    right = warnings.simplefilter
+
+    def errors_alone(action: Any, *more: Any) -> None:
+        right("error" if action == "always" else action, *more)
+
+    monkeypatch.setattr(warnings, "simplefilter", errors_alone)
+    with pytest.raises(AssertionError):
+        check_never_an_error(llama)
+
+
+def test_a_single_item_is_tried_once_more(llama: LM) -> None:
+    """Would catch a sample that is lost though it fits once memory was freed."""
+    tries: list[int] = []
+
+    def run(numbers: Sequence[int]) -> list[int]:
+        tries.append(len(numbers))
+        if len(tries) == 1:
+            raise OUT_OF_MEMORY[0]
+        return [2 * number for number in numbers]
+
+    assert limits.run_or_halve(llama, [7], run, lambda n: -n, what="numbers") == [14]
+    assert tries == [1, 1]
 
 
 def test_other_errors_are_raised_as_they_are(llama: LM) -> None:

@@ -14,10 +14,10 @@ import pytest
 from claims.harness import judging
 from claims.harness import session as claim_session
 from claims.harness.claims import CellKey
-from claims.harness.options import Settings
 from claims.harness.session import Session
 from invariants.support import invented
 from invariants.support.claim_runs import NO_PAGE, ClaimRun, run, run_inside
+from invariants.support.settings import settings
 from kvcore.errors import MissingResource
 from kvcore.measurements.base import MeasurementKind
 from kvcore.measurements.registry import all_kinds
@@ -218,11 +218,6 @@ def test_twin_a_kind_that_measures_nothing_is_seen(
 
 
 # --- verdicts and outcomes ---------------------------------------------------------------------
-
-
-def settings(**changed: Any) -> Settings:
-    values: dict[str, Any] = dict.fromkeys(Settings.__dataclass_fields__)
-    return Settings(**(values | {"strict": False, "record": False} | changed))
 
 
 def judged(verdict: Verdict, known: str = "") -> Any:

@@ -106,7 +106,7 @@ def query_scaled(folder: Path, start: int = 150) -> Path:
 
 
 def overflowing(folder: Path) -> Path:
-    """Write a model whose last layer leaves the range of float16, so that its keys and values do not."""
+    """Write a model whose last layer leaves the range of float16, its keys and values do not."""
 
     def enlarge(model: Any) -> None:
         model.model.layers[-1].mlp.down_proj.weight.mul_(1e6)

@@ -89,9 +89,12 @@ class ClaimRun:
         return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
 
 
-def run_here(folder: Path, patch: pytest.MonkeyPatch, claims: str, *options: str) -> ClaimRun:
+def run_here(
+    folder: Path, patch: pytest.MonkeyPatch, claims: str, *options: str, measures: bool = False
+) -> ClaimRun:
     """Judge the claims of a text in this process, in a folder of their own.
 
+    Stored rows are judged, unless the run measures: on the CPU then.
     The estimates of other runs are out of reach, so that what a test breaks is computed anew.
     """
     (folder / "claims").mkdir(exist_ok=True)
@@ -104,7 +107,8 @@ def run_here(folder: Path, patch: pytest.MonkeyPatch, claims: str, *options: str
         patch.delenv(variable, raising=False)
     patch.setattr(sys, "path", [str(ROOT), *sys.path])
     patch.delitem(sys.modules, module.stem, raising=False)
-    arguments = ["-p", "conftest", *NO_CACHE, "claims", "--kv-no-measure", "-m", "", *options]
+    rows = ("--kv-device", "cpu") if measures else ("--kv-no-measure",)
+    arguments = ["-p", "conftest", *NO_CACHE, "claims", *rows, "-m", "", *options]
     status = pytest.main(arguments)
     sys.modules.pop(module.stem, None)
     return ClaimRun(int(status), folder / "reports" / "out")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kvcore.data.sample import Corpus, Sample
+from kvcore.data.sample import Corpus, Sample, name_or_none
 from kvcore.errors import KvError
 
 REQUIRED = ("query", "passage", "answer")
@@ -49,9 +49,8 @@ class FileRow:
         return value or ""
 
     def name(self, column: str) -> str | None:
-        """Return a column that names something as text, or None where it is null or missing."""
-        value = self.columns.get(column)
-        return None if value is None else str(value)
+        """Return a column that names something as text; None where it is null, NaN or blank."""
+        return name_or_none(self.columns.get(column))
 
 
 def first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvcore.data.files import first_line
 from kvcore.data.past_queries import with_past_queries
-from kvcore.data.sample import Corpus, Sample
+from kvcore.data.sample import Corpus, Sample, name_or_none
 from kvcore.errors import KvError, MissingResource
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def sample_or_reason(
     if "" in texts:
         return f"empty {('query', 'passage', 'answer', 'id')[texts.index('')]}"
     query, passage, answer, name = texts
-    return Sample(query, passage, answer, name, cluster or name)
+    return Sample(query, passage, answer, name, name_or_none(cluster) or name)
 
 
 def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvcore.errors import KvError
 from kvcore.io import digest
+
+
+def name_or_none(value: object) -> str | None:
+    """Return what names something as text, or None where it is missing: null, NaN or blank."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return str(value) if str(value).strip() else None
 
 
 @dataclass(frozen=True)
@@ -29,10 +37,10 @@ class Sample:
     length: int | None = None
 
     def __post_init__(self) -> None:
-        """Set the default id and cluster."""
-        if self.id is None:
+        """Set the default id and cluster, also where they are NaN or blank."""
+        if name_or_none(self.id) is None:
             object.__setattr__(self, "id", f"s-{self.content_hash[:16]}")
-        if self.cluster is None:
+        if name_or_none(self.cluster) is None:
             object.__setattr__(self, "cluster", self.id)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -83,7 +84,9 @@ def run_or_halve(
     *,
     what: str,
 ) -> list[Result]:
-    """Run items at once; where memory runs out, run each half, and say so.
+    """Run items at once; where memory runs out, free what is free and run each half, and say so.
+
+    A single item that does not fit is tried once more after memory was freed.
 
     Parameters
     ----------
@@ -103,27 +106,50 @@ def run_or_halve(
     Warns
     -----
     RuntimeWarning
-        Each time a half is tried in place of the whole.
+        Each time a half is tried in place of the whole; whatever the filters, it is no error.
     """
+    results = _run_if_memory_allows(items, run)
+    if isinstance(results, list):
+        return results
+    if lm.device.type == "cuda":
+        free_memory()
+    if len(items) == 1:
+        results = _run_if_memory_allows(items, run)
+        if isinstance(results, list):
+            return results
+        if give_up is None:
+            raise results
+        return [give_up(items[0])]
+    middle = len(items) // 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.warn(
+            f"out of memory with {len(items)} {what} at once: going on with {middle}; a smaller "
+            "--kv-batch-tokens avoids this.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    halves = (items[:middle], items[middle:])
+    return [result for half in halves for result in run_or_halve(lm, half, run, give_up, what=what)]
+
+
+def _run_if_memory_allows(
+    items: Sequence[Item], run: Callable[[Sequence[Item]], Sequence[Result]]
+) -> list[Result] | Exception:
+    """Return the results, or the error that says that memory is exhausted."""
     try:
         return list(run(items))
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error) or (len(items) == 1 and give_up is None):
+        if not is_out_of_memory(error):
             raise
-    # Outside the handler, whose traceback would hold on to the tensors of the pass that failed.
-    if len(items) == 1 and give_up is not None:
-        return [give_up(items[0])]
-    middle = len(items) // 2
-    warnings.warn(
-        f"out of memory with {len(items)} {what} at once: going on with {middle}; a smaller "
-        "--kv-batch-tokens avoids this.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    if lm.device.type == "cuda":
+        return error.with_traceback(None)  # it would hold on to the tensors of the pass
+
+
+def free_memory() -> None:
+    """Give back the memory of tensors that nothing refers to."""
+    gc.collect()
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    halves = (items[:middle], items[middle:])
-    return [result for half in halves for result in run_or_halve(lm, half, run, give_up, what=what)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

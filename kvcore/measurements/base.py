@@ -132,9 +132,9 @@ def no_recipe(condition: str) -> str:
     return ""
 
 
-def any_need(need: str) -> None:
-    """Accept every need: the default of `MeasurementKind.check_need`."""
-    del need
+def accept(name: str) -> None:
+    """Accept every name: the default of `MeasurementKind.check_need` and ``load_data``."""
+    del name
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,8 @@ class MeasurementKind:
     - `plan`: what a request takes and how it is measured.
     - `dataset`: where it is measured when no dataset is asked for.
     - `datasets`: names of all datasets that it can be measured on.
+    - `load_data`: reads a dataset by name, or a file by its path, and raises KvError in one line
+      where it cannot: a run reads every file once before it begins. By default nothing is read.
     - `published`: where it was published or is planned.
     - `prefix`: before the path of a file of such data: ``texts:my.jsonl``.
     - `counted`: what has one row per condition: samples, texts, pairs.
@@ -176,13 +178,14 @@ class MeasurementKind:
     plan: Callable[[MeasureRequest], MeasurePlan]
     dataset: str
     datasets: Callable[[], tuple[str, ...]]
+    load_data: Callable[[str], object] = accept
     published: tuple[Place, ...] = ()
     prefix: str = ""
     counted: str = "samples"
     seeds: int = 1
     arrange: Callable[[pd.DataFrame, str, int], pd.DataFrame] = by_condition
     recipe_of: Callable[[str], str] = no_recipe
-    check_need: Callable[[str], object] = any_need
+    check_need: Callable[[str], object] = accept
     explain: Callable[[MeasureRequest], tuple[Mapping[str, Any], ...]] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
 

@@ -249,7 +249,11 @@ def next_token_distributions(
         own = {n: [c for c in some if c.aa_control == control] for n, some in usable.items()}
         most = budget // 2 if control else budget
         for batch in _batches(samples_read, own, most, shuffled=control):
-            views |= _read(lm, {n: samples_read[n] for n in batch}, own[batch[0]], k)
+            some = own[batch[0]]
+            read = partial(_read, lm, samples_read, conditions=some, k=k)
+            give_up = partial(_not_read, conditions=some)
+            for of_sample in limits.run_or_halve(lm, batch, read, give_up, what="samples"):
+                views |= of_sample
     return views
 
 
@@ -274,20 +278,29 @@ def _batches(
             yield ordered[start:stop]
 
 
+def _not_read(number: int, conditions: Sequence[Condition]) -> dict[View, Distribution | str]:
+    """Return why a sample's views are not there."""
+    return {(number, each.name): "out of memory" for each in conditions}
+
+
 def _read(
-    lm: LM, samples: Mapping[int, PreparedSample], conditions: Sequence[Condition], k: int
-) -> dict[View, Distribution | str]:
-    """Build the caches of a batch and read the question on top of each."""
-    group = list(samples.values())
+    lm: LM,
+    samples: Mapping[int, PreparedSample],
+    batch: Sequence[int],
+    conditions: Sequence[Condition],
+    k: int,
+) -> list[dict[View, Distribution | str]]:
+    """Build the caches of a batch and read the question on top of each; return views by sample."""
+    group = [samples[number] for number in batch]
     at = (range(len(group)), [len(sample.tokens.prompt) - 1 for sample in group])
     built: dict[Recipe, KVCache] = {}
-    views: dict[View, Distribution | str] = {}
+    views: list[dict[View, Distribution | str]] = [{} for _ in batch]
     for each in conditions:
         cache = build.build(lm, each.recipe, built, group)
         logits = forward.logits(lm, build.query_input(lm, cache, group), at)
-        for number, view in zip(samples, of_logits(logits, k), strict=True):
+        for number, own, view in zip(batch, views, of_logits(logits, k), strict=True):
             finite = bool(np.isfinite(view.log_probs).any())
-            views[number, each.name] = view if finite else "the model's logits are not finite"
+            own[number, each.name] = view if finite else "the model's logits are not finite"
     return views
 
 

@@ -189,7 +189,7 @@ def check_parts(lm: LM, parts: Sequence[str]) -> tuple[str, ...]:
             raise unknown("part", part, PARTS)
     distinct = tuple(dict.fromkeys(parts))
     if set(distinct) - {"residual"} and lm not in _ADDS_UP:
-        _assert_adds_up(lm)
+        limits.run_or_halve(lm, [lm], lambda lms: list(map(_assert_adds_up, lms)), what="models")
         _ADDS_UP.add(lm)
     return distinct
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from kvcore.engine import batching, forward, limits
 from kvcore.measurements import generation
 from kvcore.measurements.context_switch import cases, passes, teacher_forced
 from kvcore.measurements.context_switch.cases import AnswerJob, SwitchCase
-from kvcore.measurements.context_switch.passes import Prefills, TokenCurves
+from kvcore.measurements.context_switch.passes import TokenCurves
 from kvcore.measurements.generation import DecodingRule, LiveBatch
 from kvcore.models.lm import LM
 
@@ -128,14 +129,15 @@ def write_answers(
     answers: dict[int, Ids] = {}
     with torch.inference_mode():
         for batch in batching.batches_by_size([job.slots for job in jobs], slots):
-            own = [jobs[n] for n in batch]
-            prefills = passes.run_prefills(lm, [job.plan for job in own], *limits.pass_limits(lm))
-            answers |= dict(zip(batch, _write(lm, own, prefills, rule), strict=True))
+            write = partial(_write, lm, rule)
+            own = limits.run_or_halve(lm, [jobs[n] for n in batch], write, what="answers")
+            answers |= dict(zip(batch, own, strict=True))
     return [answers[n] for n in range(len(jobs))]
 
 
-def _write(lm: LM, jobs: Sequence[AnswerJob], prefills: Prefills, rule: DecodingRule) -> list[Ids]:
+def _write(lm: LM, rule: DecodingRule, jobs: Sequence[AnswerJob]) -> list[Ids]:
     """Write for one batch, a token a step; what is injected on the way is read a token a step."""
+    prefills = passes.run_prefills(lm, [job.plan for job in jobs], *limits.pass_limits(lm))
     cache = cache_batch.stack([passes.assemble_cache(lm, job.plan, prefills) for job in jobs])
     unread = [job.plan.read for job in jobs]
     last = [len(ids) - 1 for ids in unread]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -70,7 +71,7 @@ def measure_cases(
 ) -> list[list[TokenCurves]]:
     """Measure every plan of every case, in groups whose caches are held at once.
 
-    The curves are by case and plan.
+    A group that does not fit in memory is measured in halves. The curves are by case and plan.
     """
     budget, cost = limits.pass_limits(lm, batch_tokens)
     sizes = [
@@ -79,12 +80,19 @@ def measure_cases(
     curves: dict[int, list[TokenCurves]] = {}
     with torch.inference_mode():
         for group in batching.batches_by_size(sizes, PASSES_IN_MEMORY * budget, padded=False):
-            plans = [plan for n in group for plan in cases[n].plans]
-            outputs = iter(_read_plans(lm, plans, budget, cost, attention))
-            for n in group:
-                own = list(islice(outputs, len(cases[n].plans)))
-                curves[n] = _reduce(lm, cases[n], own)
+            measure = partial(_measure_group, lm, budget=budget, cost=cost, attention=attention)
+            own = limits.run_or_halve(lm, [cases[n] for n in group], measure, what="switches")
+            curves |= dict(zip(group, own, strict=True))
     return [curves[n] for n in range(len(cases))]
+
+
+def _measure_group(
+    lm: LM, cases: Sequence[SwitchCase], budget: int, cost: int, attention: bool
+) -> list[list[TokenCurves]]:
+    """Measure cases whose caches are held at once."""
+    plans = [plan for case in cases for plan in case.plans]
+    outputs = iter(_read_plans(lm, plans, budget, cost, attention))
+    return [_reduce(lm, case, list(islice(outputs, len(case.plans)))) for case in cases]
 
 
 def _read_plans(

@@ -204,6 +204,7 @@ KIND = register(
         plan=plan,
         dataset="docstrings",
         datasets=lambda: tuple(DATASETS),
+        load_data=load_corpus,
         published=(("mistral-7b", "ms_marco"),),
         seeds=SEEDS,
         arrange=arrange,

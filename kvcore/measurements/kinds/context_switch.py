@@ -205,6 +205,7 @@ KIND = register(
         plan=plan,
         dataset="word_problems",
         datasets=lambda: tuple(PAIRS),
+        load_data=load_pairs,
         published=(("qwen2.5-math-7b", "mawps"), ("qwen2.5-math-7b", "fairytaleqa")),
         prefix="pairs:",
         counted="pairs",

@@ -116,6 +116,7 @@ KIND = register(
         plan=plan,
         dataset="docstrings",
         datasets=lambda: tuple(DATASETS),
+        load_data=load_corpus,
         published=(("mistral-7b", "ms_marco"),),
         recipe_of=recipe_of,
         check_need=check_pair,

@@ -141,6 +141,7 @@ KIND = register(
         plan=plan,
         dataset="pydoc",
         datasets=lambda: tuple(TEXTS),
+        load_data=load_texts,
         published=(("gemma2-2b", "wikitext2"), ("gemma2-2b-it", "wikitext2")),
         prefix="texts:",
         counted="texts",
