@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from claims.harness import cells, claims, judging, ledger, options
+from claims.harness import cells, claims, judging, ledger, options, resources
 from claims.harness.claims import CellClaim, Declaration
 from claims.harness.judging import CellJudge, TestOutcome
 from claims.harness.session import Session
@@ -92,7 +92,7 @@ def _tests(
     tests = []
     for cell in cells.cells_of(spec, settings):
         finding = claims.finding_of(test, spec, cell)
-        name = "-".join([*map(_id, spec.parameters.values()), cell.slug])
+        name = "-".join([*map(_id, spec.parameters.values()), cells.cell_id(cell)])
         tests.append((CellClaim(spec, cell, finding), name, cells.marks(spec, cell, settings)))
     return tests
 
@@ -164,6 +164,15 @@ def _report_problems(config: pytest.Config, problems: dict[tuple[str, str], None
     for nodeid, line in problems:
         report = pytest.CollectReport(nodeid, "failed", line, [])
         config.hook.pytest_collectreport(report=report)
+
+
+def resources_lines(config: pytest.Config) -> list[str]:
+    """Say before the first test what the run lacks, and the commands that fetch it."""
+    settings = config.stash[SETTINGS]
+    if settings.no_measure or config.option.collectonly:
+        return []
+    cells_of_run = [(model, dataset) for _, model, dataset in config.stash[SESSION].needs]
+    return resources.report(resources.lacking(cells_of_run, settings))
 
 
 # --- judging -----------------------------------------------------------------------------------

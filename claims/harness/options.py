@@ -12,7 +12,7 @@ import pytest
 from claims.harness.datasets import check_dataset
 from claims.harness.settings import Settings
 from kvcore.errors import KvError
-from kvcore.models.registry import DTYPES, entry_of
+from kvcore.models.registry import DTYPES, QUANTIZATIONS, Quantization, precision
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ OPTIONS = (
     Option(
         "models",
         "",
-        "models to judge, comma separated: registry names, hub ids, folders "
+        "models to judge, comma separated: registry names, hub ids, folders, .gguf files "
         "(default: every claim's own cells)",
     ),
     Option(
@@ -51,6 +51,7 @@ OPTIONS = (
     Option("seed", "0", "seed of the sample choice, the random prefixes and the bootstrap"),
     Option("device", "auto", "auto, cpu, cuda or cuda:<n>"),
     Option("dtype", "", "float32, bfloat16 or float16 (default: the model's registry entry)"),
+    Option("quantization", "", "nf4 (default: the model's registry entry, or its files')"),
     Option("batch-tokens", "", "most tokens in one forward pass (default: by device)"),
     Option("store", ".kvstore", "folder of the measured rows"),
     Option("no-measure", "", "judge stored rows alone, load no model", flag=True),
@@ -103,6 +104,7 @@ def read(config: pytest.Config) -> Settings:
         seed=_whole("seed", values["seed"], 0),
         device=values["device"],
         dtype=_dtype(values["dtype"]),
+        quantization=_quantization(values["quantization"]),
         batch_tokens=_whole("batch-tokens", tokens, 1) if tokens else None,
         store=store if store.is_absolute() else config.rootpath / store,
         no_measure=values["no-measure"],
@@ -114,7 +116,7 @@ def read(config: pytest.Config) -> Settings:
     )
     try:
         for name in settings.models:
-            entry_of(name)
+            precision(name, settings.dtype, settings.quantization)
         for name in settings.datasets:
             check_dataset(name)
     except KvError as error:
@@ -154,3 +156,13 @@ def _dtype(text: str) -> str | None:
     if text and text not in DTYPES:
         raise pytest.UsageError(f"--kv-dtype {text!r}: pass one of {', '.join(DTYPES)}.")
     return text or None
+
+
+def _quantization(text: str) -> Quantization | None:
+    for known in QUANTIZATIONS:
+        if text == known:
+            return known
+    if text:
+        allowed = ", ".join(QUANTIZATIONS)
+        raise pytest.UsageError(f"--kv-quantization {text!r}: pass one of {allowed}.")
+    return None

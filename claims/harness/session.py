@@ -22,7 +22,7 @@ from kvcore.measurements.base import MeasurementKind, MeasureRequest
 from kvcore.measurements.collect import CollectedRows, collect_rows, stored_rows
 from kvcore.measurements.needs import Need, is_sweep
 from kvcore.measurements.registry import kind_of
-from kvcore.models.registry import entry_of
+from kvcore.models.registry import precision, row_name
 
 CellKey = tuple[str, str, str]
 """Kind of measurement, model and dataset."""
@@ -111,8 +111,8 @@ class Session:
         if settings.no_measure:
             return stored_rows(
                 kind,
-                model=model,
-                dtype=settings.dtype or entry_of(model).dtype,
+                model=row_name(model, settings.quantization),
+                dtype=precision(model, settings.dtype, settings.quantization).dtype,
                 dataset=path_of(dataset),
                 seed=settings.seed,
                 store=settings.store,
@@ -130,9 +130,14 @@ class Session:
         settings = self.settings
         check_gpu(model, settings)
         return MeasureRequest(
-            files=locate(model, settings.dtype),
+            files=locate(model, settings.dtype, settings.quantization),
             load=functools.cache(
-                lambda: loading.load(model, device=settings.device, dtype=settings.dtype)
+                lambda: loading.load(
+                    model,
+                    device=settings.device,
+                    dtype=settings.dtype,
+                    quantization=settings.quantization,
+                )
             ),
             dataset=path_of(dataset),
             needs=needs,

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kvcore.models.registry import Quantization
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -19,8 +21,8 @@ class Settings:
         Samples per cell at most.
     seed : int
         Of the sample choice, the random prefixes and the bootstrap.
-    dtype, batch_tokens : str or int, or None
-        None leaves them to the model's registry entry and to the device.
+    dtype, batch_tokens, quantization : str or int, or None
+        None leaves them to the model's registry entry, or its files, and to the device.
     store : Path
         Folder of the measured rows.
     confidence : float
@@ -41,6 +43,7 @@ class Settings:
     confidence: float
     familywise: bool
     explain: bool
+    quantization: Quantization | None = None
 
     def shown(self) -> dict[str, str]:
         """Return the effective values as text, for the header and the report."""

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging
 
 from kvcore.errors import KvError
-from kvcore.models import attention, memory, tiny
+from kvcore.models import attention, memory, registry, tiny, tokenizers
 from kvcore.models import device as devices
 from kvcore.models import files as model_files
 from kvcore.models.files import ModelFiles
@@ -32,7 +32,7 @@ def load_model(
     Parameters
     ----------
     name : str
-        Registry name, ``tiny-*`` name, hub id (``org/name``) or local folder.
+        Registry name, ``tiny-*`` name, hub id (``org/name``), local folder or ``.gguf`` file.
     device : str
         ``"auto"`` (CUDA where there is one, else CPU), or a torch device.
     trust_remote_code : bool
@@ -53,7 +53,7 @@ def load_model(
     model.eval().requires_grad_(False)
     config = model.config.get_text_config()
     attention.pin_attention(config, where)
-    bos_id, bos_source = _bos(tokenizer, config, name)
+    bos_id, bos_source = tokenizers.bos(tokenizer, config, name)
     return LM(name, model, tokenizer, bos_id, bos_source, files, where, config)
 
 
@@ -67,14 +67,15 @@ def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[A
     """
     logging.disable_progress_bar()
     options: dict[str, Any] = {}
-    if files.quantization == "nf4":
+    folder = str(files.folder)
+    # Weights that are stored in 4 bits say so themselves.
+    if files.quantization == "nf4" and not registry.entry_of(files.name).stored_quantized:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, files.dtype),
         )
-    folder = str(files.folder)
     if not list(Path(folder).glob("*.safetensors")):
         raise KvError(
             f"model {files.name!r}: {folder} holds no *.safetensors; pickled weights "
@@ -105,15 +106,3 @@ def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[A
         folder, local_files_only=True, trust_remote_code=trust
     )
     return model, tokenizer
-
-
-def _bos(tokenizer: Any, config: Any, name: str) -> tuple[int, str]:
-    candidates = (
-        (tokenizer.bos_token_id, "tokenizer"),
-        (config.bos_token_id, "config"),
-        (tokenizer.eos_token_id, "end of text"),
-    )
-    for token_id, source in candidates:
-        if token_id is not None:
-            return int(token_id), source
-    raise KvError(f"model {name!r} has neither a BOS nor an end-of-text token; a cache needs one.")
