@@ -125,7 +125,6 @@ def _folder(name: str, entry: ModelEntry, revision: str | None) -> tuple[Path | 
         return folder, _folder_digest(folder)
     if kind == "gguf":
         path = Path(name).resolve()
-        gguf.check(path)
         sha = io.file_sha256(path)
         return gguf.convert_once(str(path), sha, _converted(f"gguf-{sha[:24]}")), sha
     if entry.sha256 and registry.installed(name) and not (entry.hub and revision):

@@ -134,24 +134,33 @@ def _convert(source: Path, sha256: str, target: Path) -> None:
     actual = io.file_sha256(source)
     if actual != sha256:
         raise KvError(f"{source.name}: sha256 is {actual}, expected {sha256}; reinstall the wheel.")
+    check(source)
     with _one_line(source):
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=torch.float32
+        model_and_info: Any = AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            gguf_file=source.name,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    loaded, info = model_and_info
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the tensors are plain float32 now
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
-    _check_all_read(source, plain)
+    _check_all_read(source, plain, sorted(info["missing_keys"]))
     plain.save_pretrained(target)
     tokenizer.save_pretrained(target)
     (target / SEAL).write_text(sha256)
 
 
-def _check_all_read(source: Path, model: torch.nn.Module) -> None:
+def _check_all_read(source: Path, model: torch.nn.Module, missing: list[str]) -> None:
     """Refuse a model that has other numbers than its file: some were not read, or are random."""
+    if missing:
+        raise KvError(
+            f"{source} lacks {len(missing)} weights, {missing[0]} first; use a complete file."
+        )
     in_file = sum(int(tensor.n_elements) for tensor in _reader(source).tensors)
     parameters = {id(p): p.numel() for p in model.parameters()}  # tied ones once
     stored_buffers = set(model.state_dict()) & {name for name, _ in model.named_buffers()}

@@ -231,10 +231,11 @@ def _as_stored(entry: ModelEntry, config_file: Path | None) -> ModelEntry:
         return entry
     sources = [config, config.get("text_config")] if isinstance(config, dict) else []
     settings: list[dict[str, Any]] = [source for source in sources if isinstance(source, dict)]
-    stored: Any = next((s["quantization_config"] for s in settings if s.get("quantization_config")), {})
+    key = "quantization_config"
+    stored: Any = next((source[key] for source in settings if source.get(key)), {})
     if not isinstance(stored, dict) or stored.get("bnb_4bit_quant_type") != "nf4":
         return entry
-    spelled = [s.get(key) for s in settings for key in ("dtype", "torch_dtype")]
+    spelled = [source.get(key) for source in settings for key in ("dtype", "torch_dtype")]
     dtype = next((d for d in spelled if d), stored.get("bnb_4bit_compute_dtype", "float32"))
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in DTYPES:
