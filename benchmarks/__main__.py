@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks import capture, contenders, following, hybrids, ranking, speed
+from benchmarks import capture, contenders, dtypes, following, hybrids, ranking, speed
 from kvcore import loading
 from kvcore.data import datasets
 from kvcore.data.sample import Corpus, Sample, choose_samples
@@ -67,6 +67,9 @@ PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
         lm, _measurable(lm, corpus, options.hybrid_samples, options.seed), options
     ),
     "ranking": ranking.measure,
+    "dtypes": lambda lm, corpus, options: dtypes.measure(
+        lm, _measurable(lm, corpus, options.dtype_samples, options.seed), options
+    ),
     "capture": lambda lm, _corpus, options: capture.measure(lm, options),
     "following": lambda lm, _corpus, options: following.measure(lm, options),
 }
@@ -90,6 +93,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=_count, default=24, help="samples per round of speed")
     parser.add_argument(
         "--hybrid-samples", type=_count, default=12, help="samples per round of hybrids"
+    )
+    parser.add_argument(
+        "--dtype-samples", type=_count, default=50, help="samples that are scored in every dtype"
     )
     parser.add_argument(
         "--rounds", type=_count, default=3, help="interleaved rounds of each part but ranking"

@@ -22,6 +22,12 @@ class StoreWarning(UserWarning):
     """Stored rows or texts do not count: their file is damaged, or this code measures others."""
 
 
+def one_line(error: BaseException, width: int = 300) -> str:
+    """Spell an error of other code as its type and message on one line of at most `width`."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:width]}" if text else type(error).__name__
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> KvError:
     """Build the error for a name that does not exist, with the nearest one that does.
 

@@ -1,16 +1,17 @@
-"""Loading a model for measurement: weights first, then the re-positioning probe."""
+"""Loading a model for measurement: weights, then the re-positioning probe, then the gate."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from kvcore import gate
 from kvcore.engine import rope_probe
 from kvcore.models.lm import LM
 from kvcore.models.load import load_model
 
 
 def load(name: str, **options: Any) -> LM:
-    """Load a model and probe, layer by layer, how its keys carry their position.
+    """Load a model, probe how its keys carry their position, and try it at the gate.
 
     Parameters
     ----------
@@ -23,10 +24,14 @@ def load(name: str, **options: Any) -> LM:
     Raises
     ------
     KvError
-        Also `NotExact`, naming the layer, for a model whose keys cannot be re-positioned exactly.
+        Also `NotExact`, naming the layer, for a model whose keys cannot be re-positioned exactly,
+        and for one that the gate refuses (`kvcore.gate`).
     MissingResource
         If the model or the device is not on this machine.
     """
     lm = load_model(name, **options)
-    rope_probe.rope_plan(lm)
+    gate.try_pass(lm)
+    with gate.refused_in_one_line(lm, "its keys re-positioned"):
+        rope_probe.rope_plan(lm)
+    gate.check(lm)
     return lm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,10 +24,8 @@ TRIES = 400  # draws per token before a random prefix is given up
 class Target:
     """What is asked about a document, and the text whose NLL is measured.
 
-    Attributes
-    ----------
-    prompt, answer : str
-        With ``{query}`` and ``{answer}`` where the sample's stand; tokenized on their own.
+    `prompt`, `answer`: with ``{query}`` and ``{answer}`` where the sample's stand; tokenized on
+    their own.
     """
 
     prompt: str
@@ -54,18 +53,14 @@ class Unusable(KvError):
 class TokenizedSample:
     """One sample as token ids, none of which is BOS.
 
-    Attributes
-    ----------
-    query_prefix : tuple of int
-        ``"{query}\\n"``: the oracle prefix, and the length every random prefix matches.
-    document : tuple of int
-        The passage as it is tokenized behind ``"{query}\\n"``, then its padding, if it has any.
-    prompt, answer : tuple of int
-        The target's two texts, tokenized on their own.
-    clean_boundary : bool
-        Whether the passage tokenized on its own gives the same ids as behind the prefix.
-    texts : tuple of (str, str)
-        The sample's further texts, by name.
+    - `query_prefix`: ``"{query}\\n"``: the oracle prefix, and the length every random prefix
+      matches.
+    - `document`: the passage as it is tokenized behind ``"{query}\\n"``, then its padding, if it
+      has any.
+    - `prompt`, `answer`: the target's two texts, tokenized on their own.
+    - `clean_boundary`: whether the passage tokenized on its own gives the same ids as behind the
+      prefix.
+    - `texts`: the sample's further texts, by name.
     """
 
     sample_id: str
@@ -81,15 +76,11 @@ class TokenizedSample:
 class Prefix:
     """Tokens that stand beside the document while the cache is built.
 
-    Attributes
-    ----------
-    kind : str
-        ``none`` is nothing, ``query`` the sample's own query, ``random`` random tokens of the
-        query's length, ``literal`` a fixed text, ``own`` a text that each sample brings along
-        (`text` is its name in ``Sample.texts``), ``raw`` a fixed text to which no newline is
-        added; all others but ``none`` end in a newline.
-    times : int
-        How many copies stand in a row.
+    - `kind`: ``none`` is nothing, ``query`` the sample's own query, ``random`` random tokens of the
+      query's length, ``literal`` a fixed text, ``own`` a text that each sample brings along (`text`
+      is its name in ``Sample.texts``), ``raw`` a fixed text to which no newline is added; all
+      others but ``none`` end in a newline.
+    - `times`: how many copies stand in a row.
     """
 
     kind: Literal["none", "query", "random", "literal", "own", "raw"]
@@ -103,10 +94,7 @@ NO_PREFIX = Prefix("none")
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     """Tokenize a text without special tokens; text that spells one is read as plain text.
 
-    Raises
-    ------
-    Unusable
-        If the text is not valid Unicode (a lone surrogate).
+    Raises Unusable if the text is not valid Unicode (a lone surrogate).
     """
     try:
         text.encode("utf-8")
@@ -116,24 +104,24 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     return tuple(int(i) for i in ids)
 
 
+def check_ids(name: str, ids: Iterable[int], size: int, model: str) -> None:
+    """Raise KvError for the first id that lies outside a model's vocabulary, 0 .. size - 1."""
+    outside = next((i for i in ids if not 0 <= i < size), None)
+    if outside is not None:
+        raise KvError(f"{name} holds the id {outside}; {model}'s vocabulary is 0..{size - 1}.")
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, sample: Sample, target: str = "answer"
 ) -> TokenizedSample:
     """Tokenize a sample once, for all conditions.
 
-    Parameters
-    ----------
-    target : str
-        A key of `TARGETS`.
+    `target`: a key of `TARGETS`.
 
-    Raises
-    ------
-    Unusable
-        If the boundary between prefix and passage merges into one token, if a part is empty,
-        if the passage cannot be padded to the length asked for, or if the text is not valid
-        Unicode.
-    KvError
-        For an unknown target.
+    Raises Unusable if the boundary between prefix and passage merges into one token, if a part is
+    empty, if the passage cannot be padded to the length asked for, or if the text is not valid
+    Unicode.
+    Raises KvError for an unknown target.
     """
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
@@ -170,10 +158,7 @@ def pad_document(
 ) -> tuple[int, ...]:
     """Return the document followed by unrelated passages, as long as the sample asks for.
 
-    Raises
-    ------
-    Unusable
-        If the document is longer than that, or the sample's padding too short.
+    Raises Unusable if the document is longer than that, or the sample's padding too short.
     """
     if sample.length is None:
         return document
@@ -194,16 +179,10 @@ def prefix_ids(
 ) -> tuple[int, ...]:
     """Return a prefix's token ids for one sample.
 
-    Parameters
-    ----------
-    seed : int
-        Only a random prefix depends on it, together with the sample's id.
+    `seed`: only a random prefix depends on it, together with the sample's id.
 
-    Raises
-    ------
-    Unusable
-        If no random prefix of this length survives decoding and encoding, or the sample brings
-        no text of that name.
+    Raises Unusable if no random prefix of this length survives decoding and encoding, or the sample
+    brings no text of that name.
     """
     return ids_of_copy(tokenizer, tokens, prefix, seed) * prefix.times
 
@@ -235,19 +214,11 @@ def random_prefix(
     Each token is uniform over the ordinary vocabulary, given that the text read so far comes
     back unchanged from decoding and encoding; so does the whole prefix.
 
-    Parameters
-    ----------
-    length : int
-        In tokens, at least 1, the newline included.
+    `length`: in tokens, at least 1, the newline included.
 
-    Raises
-    ------
-    Unusable
-        If none survives decoding and encoding.
-
-    Notes
-    -----
     Depends on (seed, sample_id) alone: sample order, shards and workers never change it.
+
+    Raises Unusable if none survives decoding and encoding.
     """
     rng = np.random.Generator(np.random.PCG64(_seed(seed, sample_id)))
     ordinary = ordinary_ids(tokenizer)

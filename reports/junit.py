@@ -38,10 +38,11 @@ def properties(judgement: Judgement) -> list[Property]:
         ("store", judgement.store),
         ("rows_hash", judgement.rows_hash),
     ]
-    return [(name, _plain(value)) for name, value in pairs]
+    return [(name, plain_value(value)) for name, value in pairs]
 
 
-def _plain(value: object) -> str | int | float:
+def plain_value(value: object) -> str | int | float:
+    """Return a value as JUnit takes it: a plain number or an inert text, "" for none."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -15,7 +15,6 @@ from invariants.support.comparing import must_see
 from invariants.support.toy_kind import Toy, request
 from kvcore import io
 from kvcore.errors import KvError, StoreWarning
-from kvcore.measurements import collect
 from kvcore.measurements.collect import CollectedRows, collect_rows, stored_rows
 from kvcore.store import adoption, agreement, shard_file
 from kvcore.store.schema import CODE, KEY
@@ -77,7 +76,7 @@ def test_twin_no_adoption_is_seen(tmp_path: Path) -> None:
     """If nothing were adopted, everything would be measured anew."""
     folders = iter((tmp_path / "a", tmp_path / "b"))
     must_see(
-        lambda patch: patch.setattr(collect, "_adopt", lambda *_: ()),
+        lambda patch: patch.setattr(adoption, "compare", lambda *_: adoption.Comparison((), {})),
         lambda: check_adopted(next(folders)),
     )
 

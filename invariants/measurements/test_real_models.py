@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ CONDITIONS = ("bare", "oracle", "random")
 
 
 def chosen() -> tuple[Sample, ...]:
-    return choose_samples(load_corpus("docstrings").samples, 3, seed=1)
+    return choose_samples(load_corpus("docstrings").samples, 2, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +53,15 @@ def scored(lm: Any) -> pd.DataFrame:
     )
 
 
-def worst_difference(lm: Any, scored: pd.DataFrame, plainly: Callable[..., list[float]]) -> float:
+def worst_difference(
+    lm: Any,
+    scored: pd.DataFrame,
+    plainly: Callable[..., list[float]],
+    conditions: Iterable[str] = CONDITIONS,
+) -> float:
     """Largest difference in nats between the engine and a plain route, over a few samples."""
     worst = 0.0
-    for sample, name in itertools.product(chosen(), CONDITIONS):
+    for sample, name in itertools.product(chosen(), conditions):
         one = prepare_one(lm, sample, condition(name), seed=1)
         prefix = one.prefixes[condition(name).prefixes()[0]]
         read = one.tokens
@@ -83,7 +88,7 @@ def test_engine_equals_the_plain_routes(
     lm: Any, scored: pd.DataFrame, route: Callable[..., list[float]]
 ) -> None:
     """Rotation, one masked pass and shifted positions give the number of both engine routes."""
-    assert len(scored) == 2 * 3 * len(CONDITIONS)
+    assert len(scored) == 2 * 2 * len(CONDITIONS)
     assert worst_difference(lm, scored, route) <= TOLERANCE
 
 
@@ -113,5 +118,5 @@ def test_twin_a_key_left_unturned_is_seen(lm: Any, monkeypatch: pytest.MonkeyPat
     """Rotating nothing is far outside the tolerance on a trained model."""
     rope_probe.rope_plan(lm)
     monkeypatch.setattr("kvcore.cache.rope.rotate", lambda keys, *_: keys)
-    broken = answer_nll.score(lm, chosen(), CONDITIONS, seed=1, route="cache")
-    assert worst_difference(lm, broken, plain.one_pass_nlls) > TOLERANCE
+    broken = answer_nll.score(lm, chosen(), ["random"], seed=1, route="cache")
+    assert worst_difference(lm, broken, plain.one_pass_nlls, ["random"]) > TOLERANCE

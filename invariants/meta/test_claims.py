@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 from claims.harness import judging
+from claims.harness import session as claim_session
 from claims.harness.session import Session
 from claims.harness.settings import Settings
 from invariants.support import invented
-from invariants.support.claim_runs import ClaimRun, run
+from invariants.support.claim_runs import NO_PAGE, ClaimRun, run, run_inside
+from kvcore.errors import MissingResource
+from kvcore.measurements.base import MeasurementKind
 from kvcore.measurements.registry import all_kinds
 from kvcore.verdict import Verdict
 
@@ -26,6 +29,11 @@ def outputs(folder: Path) -> list[str]:
         f"--html={folder / 'report.html'}",
         "--self-contained-html",
     ]
+
+
+def junit_alone(folder: Path) -> list[str]:
+    """Return the options of a run whose page is not looked at."""
+    return [*NO_PAGE, f"--junitxml={folder / 'again.xml'}"]
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +67,16 @@ def table(done: Any) -> list[str]:
     ]
 
 
-def test_a_second_run_loads_no_model(first_run: tuple[Path, Any]) -> None:
+def test_a_second_run_loads_no_model(
+    first_run: tuple[Path, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
     """Rows of a seed other than 0 that are not found again, or judged to other numbers."""
     folder, before = first_run
-    options = ("--kv-models", "tiny-gemma3", "--kv-store", str(folder / "store"))
-    again = run("claims", *options, "--kv-no-measure", "--kv-seed", "3", *outputs(folder))
+    stored = ("--kv-no-measure", "--kv-store", str(folder / "store"))
+    options = ("claims", "--kv-models", "tiny-gemma3", *stored, *junit_alone(folder))
+    again = run_inside(capfd, *options, "--kv-seed", "3")
     assert table(again) == table(before) != []
-    other = run("claims", *options, "--kv-no-measure", "--kv-seed", "9", *outputs(folder))
+    other = run_inside(capfd, *options, "--kv-seed", "9")
     assert "no stored rows for tiny-gemma3" in other.stdout
 
 
@@ -79,14 +90,15 @@ def test_a_run_goes_on_where_it_was_at_any_seed(
     shards = sorted(store.glob("part-*.parquet"))
     shards[0].unlink()
     options = ("--kv-models", "tiny-gemma3", "--kv-limit", "12", "--kv-store", str(store))
-    again = run("claims", *options, "--kv-seed", "3", *outputs(tmp_path))
+    again = run("claims", *options, "--kv-seed", "3", *junit_alone(tmp_path))
     assert table(again) == table(before) != []
     assert len(sorted(store.glob("part-*.parquet"))) == len(shards)
 
 
-def test_nothing_judged_is_no_success(tmp_path: Path) -> None:
+def test_nothing_judged_is_no_success(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A run without any row that ends well, or does not say why nothing was judged."""
-    done = run("claims", "--kv-no-measure", "--kv-store", str(tmp_path), *outputs(tmp_path))
+    options = ("--kv-no-measure", "--kv-store", str(tmp_path), *outputs(tmp_path))
+    done = run_inside(capfd, "claims", *options)
     assert done.returncode != 0
     assert "no claim was judged" in done.stdout
     assert "no stored rows for smollm2-135m" in done.stdout
@@ -102,17 +114,20 @@ def test_nothing_judged_is_no_success(tmp_path: Path) -> None:
         (["--kv-dtype", "int8"], "pass one of float32"),
     ],
 )
-def test_bad_options_are_one_line(options: list[str], said: str) -> None:
+def test_bad_options_are_one_line(
+    options: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A traceback in place of what was passed and what is allowed."""
-    done = run("claims", *options)
+    done = run_inside(capfd, "claims", *options)
     assert done.returncode == 4
     assert said in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
 
 
-def test_an_option_may_come_from_the_environment() -> None:
+def test_an_option_may_come_from_the_environment(capfd: pytest.CaptureFixture[str]) -> None:
     """A variable that is not read, or a header that shows another value."""
-    done = run("claims", "--collect-only", "-q", "-v", KVCORE_MODELS="tiny-llama", KVCORE_SEED="7")
+    chosen = {"KVCORE_MODELS": "tiny-llama", "KVCORE_SEED": "7"}
+    done = run_inside(capfd, "claims", "--collect-only", "-q", "-v", **chosen)
     assert "seed 7" in done.stdout
     assert "tiny-llama-docstrings-nll" in done.stdout
 
@@ -136,7 +151,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClaimRun, Any]:
     """The full selection on a tiny model, long documents included."""
     folder = tmp_path_factory.mktemp("whole")
     options = ("--kv-models", "tiny-llama", "--kv-limit", "10", "--kv-store", str(folder / "store"))
-    done = run("claims", "-m", "", *options, f"--junitxml={folder / 'junit.xml'}")
+    done = run("claims", "-m", "", *options, *NO_PAGE, f"--junitxml={folder / 'junit.xml'}")
     return ClaimRun(done.returncode, folder), done
 
 
@@ -170,45 +185,35 @@ def test_every_claim_runs(whole_run: tuple[ClaimRun, Any]) -> None:
     check_every_claim_ran(judged.junit)
 
 
-@pytest.mark.parametrize("kind", ["answer_nll", "hidden_states", "divergence", "context_switch"])
+@pytest.mark.parametrize(
+    ("kind", "claims_of_it"),
+    [
+        ("answer_nll", "priming"),
+        ("hidden_states", "dynamics"),
+        ("divergence", "divergence"),
+        ("context_switch", "adaptation"),
+    ],
+)
 def test_twin_a_kind_that_measures_nothing_is_seen(
-    kind: str, whole_run: tuple[ClaimRun, Any], tmp_path: Path
+    kind: str,
+    claims_of_it: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A whole run that would pass with one of the kinds switched off."""
     assert kind in all_kinds()
-    plugin = tmp_path / "switched_off.py"
-    plugin.write_text(SWITCHED_OFF.format(kind=kind), encoding="utf-8")
-    junit = tmp_path / "junit.xml"
-    store = str(whole_run[0].folder / "store")
-    run(
-        "claims",
-        "-m",
-        "",
-        "-p",
-        "switched_off",
-        *("--kv-models", "tiny-llama", "--kv-limit", "10", "--kv-no-measure", "--kv-store", store),
-        f"--junitxml={junit}",
-        PYTHONPATH=str(tmp_path),
-    )
+
+    def switched_off(asked: MeasurementKind, **_: Any) -> None:
+        if asked.name == kind:
+            raise MissingResource("switched off")
+
+    monkeypatch.setattr(claim_session, "stored_rows", switched_off)
+    stored = ("--kv-models", "tiny-llama", "--kv-no-measure", "--kv-store", str(tmp_path))
+    outcomes = (*NO_PAGE, f"--junitxml={tmp_path / 'junit.xml'}")
+    run_inside(capfd, f"claims/test_{claims_of_it}.py", "-m", "", *stored, *outcomes)
     with pytest.raises(AssertionError, match="switched off"):
         check_every_claim_ran(ClaimRun(0, tmp_path).junit)
-
-
-SWITCHED_OFF = """
-from claims.harness import session
-from kvcore.errors import MissingResource
-
-right = session.stored_rows
-
-
-def stored_rows(kind, **options):
-    if kind.name == "{kind}":
-        raise MissingResource("switched off")
-    return right(kind, **options)
-
-
-session.stored_rows = stored_rows
-"""
 
 
 # --- verdicts and outcomes ---------------------------------------------------------------------

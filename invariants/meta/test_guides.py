@@ -41,7 +41,7 @@ def run_block(block: Block, folder: Path) -> str:
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
         "COLUMNS": "200",
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # the next command of the page starts from it
         "OMP_NUM_THREADS": "1",
     }
     command = (

@@ -133,7 +133,10 @@ HOSTILE_CLAIMS = f"""
 
 @pytest.fixture
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a whole pytest session on a test file, in a process of its own."""
+    """Run a whole pytest session on a test file.
+
+    A conftest that breaks code, and workers, get a process of their own.
+    """
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     pytester.makefile(".toml", pytest='[pytest]\nstrict = true\nfilterwarnings = ["error"]\n')
@@ -141,7 +144,9 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(tests: str, *arguments: str, conftest: str = CONFTEST) -> pytest.RunResult:
         pytester.makeconftest(conftest)
         pytester.makepyfile(tests)
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+        apart = conftest != CONFTEST or "-n" in arguments
+        run_pytest = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
+        return run_pytest("-p", "no:cacheprovider", *arguments)
 
     return run
 
@@ -264,9 +269,10 @@ BROKEN = {
 @pytest.mark.parametrize("broken", BROKEN)
 def test_hostile_session_twin(session: Any, pytester: pytest.Pytester, broken: str) -> None:
     """Without any one of the guards, a hostile session is seen."""
+    workers = ("-n", "1") if broken == "encodable" else ()  # it guards what a worker sends
     conftest = CONFTEST.replace("pytest_plugins", f"{BROKEN[broken]}\n    pytest_plugins")
     with pytest.raises(AssertionError):
-        assert_hostile_session_inert(session, pytester, "-n", "1", conftest=conftest)
+        assert_hostile_session_inert(session, pytester, *workers, conftest=conftest)
 
 
 def test_session_that_judges_nothing_fails(session: Any, pytester: pytest.Pytester) -> None:

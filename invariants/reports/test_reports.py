@@ -450,7 +450,8 @@ def test_properties_are_plain_values() -> None:
 def test_properties_twin() -> None:
     """Left as they are, they are not plain, which is seen."""
     must_see(
-        lambda patch: patch.setattr(junit, "_plain", lambda value: value), assert_plain_properties
+        lambda patch: patch.setattr(junit, "plain_value", lambda value: value),
+        assert_plain_properties,
     )
 
 

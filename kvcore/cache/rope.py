@@ -1,14 +1,14 @@
-"""Rotary positions: how each layer rotates its keys, found by probing, and rotating them further.
+"""Rotary positions: what rotation a layer's keys have had, and rotating them further.
 
-Nothing is looked up by architecture. A layer's rotation is whatever the model itself does to
-the keys of one short sequence when its positions are shifted; a layer that fits no known
-rotation is refused by name.
+Nothing is looked up by architecture; `kvcore.cache.rope_fit` finds each layer's rotation from
+what the model does.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,20 +16,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kvcore.errors import NotExact
-from kvcore.models.lm import LM
+from kvcore.errors import KvError, NotExact
+from kvcore.models.lm import LM, text_decoder
 
 Pairing = Literal["none", "half", "interleaved"]
-KeysAndValues = tuple[
-    Float[Tensor, "1 kv_head slot head_dim"], Float[Tensor, "1 kv_head slot head_dim"]
-]
 Rotation = tuple[Float[Tensor, "batch 1 slot half"], Float[Tensor, "batch 1 slot half"]]
 """Cosines and sines of the angles by which keys are rotated."""
-PROBE_TOKENS = 11
-PROBE_SHIFT = 61
-# Largest relative error of a fitting rotation: rounding of one prefill in that dtype.
-PROBE_TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 6e-2}
-QUANTIZED_TOLERANCE = 2e-2  # 4-bit kernels round their products more coarsely than the dtype
+FrequencySets = dict[str | None, tuple[Any, str | None]]
+"""Rotary modules and the layer types that they are asked for, by the names of the sets."""
+_FREQUENCY_SETS: weakref.WeakKeyDictionary[LM, FrequencySets] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class LayerRope:
     pairing : {"none", "half", "interleaved"}
         Which dimensions rotate together: i with i + dims/2, or 2i with 2i + 1.
     layer_type : str or None
-        Which of the model's frequency sets the layer uses (``None``: it has only one).
+        Which of the model's frequency sets the layer uses, of `frequency_sets`.
     dims : int
         How many of the head's dimensions rotate; the others pass unchanged.
     """
@@ -72,28 +67,61 @@ class RopePlan:
         return tuple(sorted(used, key=str))
 
 
+def rotary_modules(lm: LM) -> Iterator[tuple[str, Any]]:
+    """Yield path and module of what turns positions into angles, in the part that reads text."""
+    for path, module in text_decoder(lm.model).named_modules():
+        if "rotary" in path.lower() and "position_ids" in _parameters(module):
+            yield path, module
+
+
 def rotary_module(lm: LM) -> Any:
-    """Return the model's own rotary module.
+    """Return the model's first rotary module.
 
     Raises
     ------
     NotExact
         If the model has none (learned positions, ALiBi).
     """
-    for name, module in lm.model.named_modules():
-        if name.endswith("rotary_emb"):
-            return module
+    for _, module in rotary_modules(lm):
+        return module
     raise NotExact(
         f"{lm.name}: no rotary position module, so keys cannot be re-positioned; "
         "use a model with rotary embeddings."
     )
 
 
-def layer_types(lm: LM) -> tuple[str | None, ...]:
-    """Return the distinct frequency sets the model's rotary module offers."""
-    if "layer_type" not in inspect.signature(rotary_module(lm).forward).parameters:
+def frequency_sets(lm: LM) -> FrequencySets:
+    """Return every rotary module with each layer type that it has frequencies for; remembered.
+
+    Returns
+    -------
+    dict
+        Of the first module under its layer types, or None where it has no such types; of further
+        modules under their paths in the decoder, with the layer type where they have such.
+    """
+    if lm not in _FREQUENCY_SETS:
+        first = rotary_module(lm)
+        _FREQUENCY_SETS[lm] = {
+            layer_type if module is first else " ".join(filter(None, (path, layer_type))): (
+                module,
+                layer_type,
+            )
+            for path, module in rotary_modules(lm)
+            for layer_type in _layer_types(lm, module)
+        }
+    return _FREQUENCY_SETS[lm]
+
+
+def _layer_types(lm: LM, module: Any) -> tuple[str | None, ...]:
+    if "layer_type" not in _parameters(module):
         return (None,)
-    return tuple(dict.fromkeys(lm.config.layer_types))
+    served = getattr(module, "rope_type", None)  # by layer type, without those that do not rotate
+    types = dict.fromkeys(lm.config.layer_types)
+    return tuple(t for t in types if not isinstance(served, dict) or t in served)
+
+
+def _parameters(module: Any) -> Any:
+    return inspect.signature(module.forward).parameters
 
 
 def rotation(lm: LM, layer_type: str | None, deltas: Int[Tensor, "batch slot"]) -> Rotation:
@@ -101,6 +129,8 @@ def rotation(lm: LM, layer_type: str | None, deltas: Int[Tensor, "batch slot"]) 
 
     Parameters
     ----------
+    layer_type : str or None
+        Of `frequency_sets`.
     deltas : int64
         Position changes, of either sign.
 
@@ -109,14 +139,23 @@ def rotation(lm: LM, layer_type: str | None, deltas: Int[Tensor, "batch slot"]) 
     cos, sin : float32
         Scaling factors that some rope types multiply in are divided out again.
 
+    Raises
+    ------
+    KvError
+        For a frequency set that the model does not have.
+
     Notes
     -----
     Exact to float32: the module is handed a float32 dummy, because it answers in its dtype.
     """
-    module = rotary_module(lm)
+    sets = frequency_sets(lm)
+    if layer_type not in sets:
+        known = ", ".join(map(str, sets))
+        raise KvError(f"{lm.name}: rope base must be one of {known}; got {layer_type!r}.")
+    module, kind = sets[layer_type]
     dummy = torch.zeros(1, dtype=torch.float32, device=deltas.device)
-    extra = () if layer_type is None else (layer_type,)
-    cos, sin = module(dummy, deltas.abs(), *extra)
+    angles = module(dummy, deltas.abs(), *(() if kind is None else (kind,)))
+    cos, sin = (angles.real, angles.imag) if torch.is_tensor(angles) else angles
     cos, sin = _distinct(cos.float(), sin.float())
     norm = torch.sqrt(cos**2 + sin**2)
     sign = torch.where(deltas < 0, -1.0, 1.0).unsqueeze(-1)
@@ -152,77 +191,9 @@ def rotate(
     half = cos.shape[-1]
     cos, sin = (x.to(precision or torch.float32) for x in (cos, sin))
     moving, still = keys[..., : 2 * half].to(cos.dtype), keys[..., 2 * half :]
-    first, second = _pairs(moving, pairing)
+    first, second = pairs(moving, pairing)
     rotated = _unpaired(first * cos - second * sin, second * cos + first * sin, pairing)
     return torch.cat([rotated.to(keys.dtype), still], dim=-1)
-
-
-def fit_layers(
-    lm: LM,
-    at_zero: Sequence[KeysAndValues],
-    shifted: Sequence[KeysAndValues],
-    *,
-    allow_unpositioned: bool = False,
-) -> RopePlan:
-    """Find every layer's rotation from one sequence prefilled at two offsets.
-
-    Parameters
-    ----------
-    at_zero, shifted : sequence of (keys, values)
-        Per layer, of one sequence of `PROBE_TOKENS`, prefilled from position 0 and from
-        position `PROBE_SHIFT`.
-
-    Raises
-    ------
-    NotExact
-        Naming the first layer that no rotation explains.
-    """
-    shift = torch.full((1, PROBE_TOKENS), PROBE_SHIFT, device=at_zero[0][0].device)
-    rotations = {kind: rotation(lm, kind, shift) for kind in layer_types(lm)}
-    tolerance = PROBE_TOLERANCE[lm.dtype]
-    if lm.files.quantization:
-        tolerance = max(tolerance, QUANTIZED_TOLERANCE)
-    layers = tuple(
-        _fit_layer(lm, i, old, new, rotations, tolerance)
-        for i, (old, new) in enumerate(zip(at_zero, shifted, strict=True))
-    )
-    if all(layer.pairing == "none" for layer in layers) and not allow_unpositioned:
-        raise NotExact(
-            f"{lm.name}: no layer's keys carry a rotation (ALiBi or none at all); "
-            "re-positioning has no meaning for this model."
-        )
-    return RopePlan(layers, max_positions(lm))
-
-
-def _fit_layer(
-    lm: LM,
-    index: int,
-    old: KeysAndValues,
-    new: KeysAndValues,
-    rotations: dict[str | None, Rotation],
-    tolerance: float,
-) -> LayerRope:
-    if _relative(new[1], old[1]) > tolerance:
-        raise NotExact(
-            f"{lm.name}: layer {index}'s values change with position, so its cache "
-            "cannot be re-positioned (latent attention or learned positions)."
-        )
-    if _relative(new[0], old[0]) < tolerance:
-        return LayerRope("none", None, 0)
-    fits = [
-        (_relative(new[0], rotate(old[0], cos, sin, pairing)), pairing, kind)
-        for kind, (cos, sin) in rotations.items()
-        if 2 * cos.shape[-1] <= old[0].shape[-1]
-        for pairing in ("half", "interleaved")
-    ]
-    error, pairing, kind = min(fits, key=lambda fit: fit[0], default=(1.0, "half", None))
-    if error > tolerance:
-        raise NotExact(
-            f"{lm.name}: layer {index}'s keys fit no rotation (relative error "
-            f"{error:.1e}, allowed {tolerance:.0e}), so they cannot be re-positioned "
-            "exactly; this model is not supported."
-        )
-    return LayerRope(pairing, kind, 2 * rotations[kind][0].shape[-1])  # type: ignore[arg-type]
 
 
 def max_positions(lm: LM) -> int | None:
@@ -244,10 +215,6 @@ def max_positions(lm: LM) -> int | None:
     return min(limits) if limits else None
 
 
-def _relative(a: Tensor, b: Tensor) -> float:
-    return float((a.float() - b.float()).norm() / b.float().norm().clamp_min(1e-30))
-
-
 def _distinct(
     cos: Float[Tensor, "batch slot angle"], sin: Float[Tensor, "batch slot angle"]
 ) -> tuple[Float[Tensor, "batch slot half"], Float[Tensor, "batch slot half"]]:
@@ -260,7 +227,7 @@ def _distinct(
     return cos, sin
 
 
-def _pairs(x: Tensor, pairing: Pairing) -> tuple[Tensor, Tensor]:
+def pairs(x: Tensor, pairing: Pairing) -> tuple[Tensor, Tensor]:
     half = x.shape[-1] // 2
     if pairing == "half":
         return x[..., :half], x[..., half:]

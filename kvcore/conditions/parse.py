@@ -34,17 +34,11 @@ def truncated(text: str) -> Condition:
 def condition(spelled: str | Condition) -> Condition:
     """Return the condition a name spells; a condition passes through.
 
-    Parameters
-    ----------
-    spelled : str
-        ``"bare"``, ``"random"``, ``"full_context(oracle)"``, ``'literal("any text")'``,
-        ``"values_early_layers(repeat(oracle,5),0.5)"``, ...; a prefix left out is
-        ``static_fact``. A prefix's own name is its plain truncated condition.
+    `spelled`: ``"bare"``, ``"random"``, ``"full_context(oracle)"``, ``'literal("any text")'``,
+    ``"values_early_layers(repeat(oracle,5),0.5)"``, ...; a prefix left out is ``static_fact``. A
+    prefix's own name is its plain truncated condition.
 
-    Raises
-    ------
-    KvError
-        For an unknown name, with the nearest known one, or for a malformed one.
+    Raises KvError for an unknown name, with the nearest known one, or for a malformed one.
     """
     if isinstance(spelled, Condition):
         return spelled
@@ -70,10 +64,8 @@ def condition(spelled: str | Condition) -> Condition:
 def parse_prefix(node: ast.expr, spelled: str) -> NamedPrefix:
     """Return the prefix that a part of a name spells.
 
-    Raises
-    ------
-    KvError
-        For an unknown or malformed one; ``spelled``, the whole name, is part of the message.
+    Raises KvError for an unknown or malformed one; ``spelled``, the whole name, is part of the
+    message.
     """
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return NamedPrefix(Prefix("literal", node.value), registry.quoted(node.value))

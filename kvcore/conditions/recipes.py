@@ -44,13 +44,10 @@ class Truncate:
 class Reposition:
     """Renumber slots 0 ... n - 1 and rotate each key by its change of position.
 
-    Attributes
-    ----------
-    rope_base : {"own", "full_attention", "none"}
-        Each layer's own rope base, the full-attention base for all layers (wrong on purpose), or
-        none: slots are renumbered and the keys stay as they are.
-    precision : {"float32", "model"}
-        What the rotation is computed in.
+    - `rope_base`: {"own", "full_attention", "none"}; each layer's own rope base, the full-attention
+      base for all layers (wrong on purpose), or none: slots are renumbered and the keys stay as
+      they are.
+    - `precision`: {"float32", "model"}; what the rotation is computed in.
     """
 
     source: Recipe
@@ -70,14 +67,9 @@ class RotateForward:
 class LayerRange:
     """Successive layers of a model of any depth; made by `first`, `share`, `single` or `all`.
 
-    Attributes
-    ----------
-    start : int
-        The first of them, counted from 0.
-    stop : int or None
-        The layer after the last; None where `depth_share` says where the range ends.
-    depth_share : float
-        Where it ends as a share of the depth, 0 .. 1, rounded to the nearest layer.
+    - `start`: the first of them, counted from 0.
+    - `stop`: the layer after the last; None where `depth_share` says where the range ends.
+    - `depth_share`: where it ends as a share of the depth, 0 .. 1, rounded to the nearest layer.
     """
 
     start: int = 0
@@ -113,10 +105,7 @@ class LayerRange:
     def in_depth(self, depth: int) -> range:
         """Return which layers these are in a model of some depth.
 
-        Raises
-        ------
-        KvError
-            If a layer lies outside the model.
+        Raises KvError if a layer lies outside the model.
         """
         stop = round(self.depth_share * depth) if self.stop is None else self.stop
         if not self.start <= stop <= depth:
@@ -133,15 +122,9 @@ class LayerRange:
 class Mix:
     """The keys of one cache with values of another, on the document's slots.
 
-    Attributes
-    ----------
-    keys, values : Recipe
-    weight : float
-        Each value becomes (1 - weight) of its own and weight of the other's.
-    layers : LayerRange
-        In the others the values stay as they are.
-    share : float
-        Share of the document's tokens, from its start.
+    - `weight`: each value becomes (1 - weight) of its own and weight of the other's.
+    - `layers`: in the others the values stay as they are.
+    - `share`: share of the document's tokens, from its start.
     """
 
     keys: Recipe
@@ -181,15 +164,9 @@ Recipe = Prefill | Truncate | Reposition | RotateForward | Mix | Mean | MaskFrom
 class Condition:
     """One way of making the cache that the query sees.
 
-    Attributes
-    ----------
-    name : str
-        As it is written in options, ledger and report.
-    recipe : Recipe
-    tests : str
-        In plain words, what the comparison with ``bare`` tests.
-    aa_control : bool
-        Measure in other batches than the rest (the A/A control).
+    - `name`: as it is written in options, ledger and report.
+    - `tests`: in plain words, what the comparison with ``bare`` tests.
+    - `aa_control`: measure in other batches than the rest (the A/A control).
     """
 
     name: str
@@ -200,10 +177,7 @@ class Condition:
     def __post_init__(self) -> None:
         """Refuse a recipe whose query would not stand right behind what it sees.
 
-        Raises
-        ------
-        KvError
-            If something is masked anywhere but in the last step, or behind the document.
+        Raises KvError if something is masked anywhere but in the last step, or behind the document.
         """
         for node in nodes(self.recipe):
             if isinstance(node, MaskFromQuery) and (

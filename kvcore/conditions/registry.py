@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -69,10 +70,14 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def _spelled(name: str, arguments: tuple[object, ...]) -> str:
+    words = (a.name if isinstance(a, NamedPrefix) else str(a) for a in arguments)
+    return f"{name}({','.join(words)})"
+
+
 def _static(intent: str) -> NamedPrefix:
-    return NamedPrefix(
-        Prefix("literal", INTENTS[_one_of("intent", intent, INTENTS)]), f"static({intent})"
-    )
+    text = INTENTS[_one_of("intent", intent, INTENTS)]
+    return NamedPrefix(Prefix("literal", text), f"static({intent})")
 
 
 def _llm_surrogate(style: str) -> NamedPrefix:
@@ -112,7 +117,7 @@ def primed(prefix: Prefix) -> Prefill:
     return Prefill((prefix, Document()))
 
 
-def truncation(prefix: Prefix) -> Recipe:
+def truncation(prefix: Prefix) -> Reposition:
     """Return the plain recipe: read the prefix first, drop it, move the document back."""
     return Reposition(Truncate(primed(prefix)))
 
@@ -123,140 +128,8 @@ def plain_truncation(p: NamedPrefix) -> Condition:
         "random": "whether any prefix, read and dropped again, helps",
         "oracle": "whether having read the very query helps",
     }
-    return Condition(
-        p.name,
-        truncation(p.prefix),
-        tests.get(p.name, f"whether the prefix {p.name}, read and dropped again, helps"),
-    )
-
-
-def _full_context(p: NamedPrefix) -> Condition:
-    return Condition(
-        f"full_context({p.name})",
-        primed(p.prefix),
-        "what the same prefix does when the query can see it",
-    )
-
-
-def _one_base(p: NamedPrefix) -> Condition:
-    return Condition(
-        f"one_base({p.name})",
-        Reposition(Truncate(primed(p.prefix)), "full_attention"),
-        "what re-positioning all layers with one rope base would fake",
-    )
-
-
-def _no_reposition(p: NamedPrefix) -> Condition:
-    return Condition(
-        f"no_reposition({p.name})",
-        Reposition(Truncate(primed(p.prefix)), "none"),
-        "what it costs to leave the keys at their old positions",
-    )
-
-
-def _reposition(p: NamedPrefix, precision: str) -> Condition:
-    _one_of("precision", precision, ("float32", "model"))
-    return Condition(
-        f"reposition({p.name},{precision})",
-        Reposition(Truncate(primed(p.prefix)), precision=precision),  # type: ignore[arg-type]
-        f"whether computing the rotation in {precision} precision matters",
-    )
-
-
-def _rope_roundtrip(p: NamedPrefix) -> Condition:
-    return Condition(
-        f"rope_roundtrip({p.name})",
-        Reposition(RotateForward(BARE, p.prefix)),
-        "the numerical noise of turning keys forth and back",
-    )
-
-
-def _blocks(p: NamedPrefix, n: int, see: str) -> Condition:
-    _one_of("part that the query sees", see, ("first", "last", "none", "all"))
-    times = p.prefix.times * _at_least("blocks", n, 1)
-    copies = Prefill((replace(p.prefix, times=times), Document()), isolated=True)
-    return Condition(
-        f"blocks({p.name},{n},{see})",
-        MaskFromQuery(copies, see),  # type: ignore[arg-type]
-        f"{n} copies that cannot see each other, of which the query sees {see}",
-    )
-
-
-def _suffix(p: NamedPrefix) -> Condition:
-    return Condition(
-        f"suffix({p.name})",
-        Prefill((Document(), SEPARATOR, p.prefix)),
-        "what a question after the document does",
-    )
-
-
-def _values_only(p: NamedPrefix) -> Condition:
-    return Condition(
-        f"values_only({p.name})",
-        Mix(BARE, primed(p.prefix)),
-        "what primed values do under bare keys",
-    )
-
-
-def _values_early_layers(p: NamedPrefix, stop: float) -> Condition:
-    name = f"values_early_layers({p.name},{stop})"
-    if isinstance(stop, float):
-        layers = LayerRange.share(_share("values_early_layers", stop))
-    elif stop == 1:
-        raise KvError(
-            f"condition {name!r} is ambiguous: write values_layer({p.name},0) for the first layer "
-            f"alone, or values_early_layers({p.name},1.0) for the whole depth."
-        )
-    else:
-        layers = LayerRange.first(_at_least("values_early_layers", stop, 0))
-    return Condition(
-        name,
-        Mix(BARE, primed(p.prefix), layers=layers),
-        f"what primed values do in the layers below {stop} alone",
-    )
-
-
-def _values_layer(p: NamedPrefix, layer: int) -> Condition:
-    only = LayerRange.single(_at_least("values_layer", layer, 0))
-    return Condition(
-        f"values_layer({p.name},{layer})",
-        Mix(BARE, primed(p.prefix), layers=only),
-        f"what primed values do in layer {layer} alone",
-    )
-
-
-def _values_early_positions(p: NamedPrefix, share: float) -> Condition:
-    return Condition(
-        f"values_early_positions({p.name},{share})",
-        Mix(BARE, primed(p.prefix), share=_share("values_early_positions", share)),
-        f"what primed values do on the first {share} of the document alone",
-    )
-
-
-def _interp(p: NamedPrefix, weight: float) -> Condition:
-    return Condition(
-        f"interp({p.name},{weight})",
-        Mix(BARE, primed(p.prefix), weight=_share("interp", weight)),
-        f"what {weight} of the primed values does under bare keys",
-    )
-
-
-def _query_value_injection(weight: float) -> Condition:
-    query = Mean(Prefill((QUERY,)))
-    return Condition(
-        f"qvi({weight})",
-        Mix(BARE, query, weight=_share("qvi", weight), layers=LayerRange.share(0.5)),
-        "what mixing the query's mean value into the lower half of the layers does",
-    )
-
-
-def _beacons(p: NamedPrefix, every: int) -> Condition:
-    part = Document(p.prefix, _at_least("beacons", every, 1))
-    return Condition(
-        f"beacons({p.name},{every})",
-        Reposition(Truncate(Prefill((part,)))),
-        f"whether the prefix, repeated every {every} tokens, helps",
-    )
+    default = f"whether the prefix {p.name}, read and dropped again, helps"
+    return Condition(p.name, truncation(p.prefix), tests.get(p.name, default))
 
 
 _FIXED = (
@@ -272,26 +145,126 @@ _FIXED = (
         "separator", Prefill((Document(), SEPARATOR)), "what a separator after the document does"
     ),
 )
-CONDITIONS: Mapping[str, Form] = {
-    **{c.name: Form(lambda fixed=c: fixed) for c in _FIXED},
-    "qvi": Form(_query_value_injection, ("number",)),
-    "full_context": Form(_full_context, ("prefix",)),
-    "one_base": Form(_one_base, ("prefix",)),
-    "no_reposition": Form(_no_reposition, ("prefix",)),
-    "reposition": Form(_reposition, ("prefix", "word")),
-    "rope_roundtrip": Form(_rope_roundtrip, ("prefix",)),
-    "blocks": Form(_blocks, ("prefix", "whole number", "word")),
-    "suffix": Form(_suffix, ("prefix",)),
-    "values_only": Form(_values_only, ("prefix",)),
-    "values_early_layers": Form(_values_early_layers, ("prefix", "number")),
-    "values_layer": Form(_values_layer, ("prefix", "whole number")),
-    "values_early_positions": Form(_values_early_positions, ("prefix", "number")),
-    "interp": Form(_interp, ("prefix", "number")),
-    "beacons": Form(_beacons, ("prefix", "whole number")),
-}
+CONDITIONS: dict[str, Form] = {c.name: Form(lambda fixed=c: fixed) for c in _FIXED}
 """All conditions but those that a prefix's own name stands for, see `plain_truncation`."""
 DEFINED: dict[str, Condition] = {}
 """A user's own conditions, see `define`."""
+Composed = tuple[Recipe, str]
+"""What a condition is made of, and what its comparison with ``bare`` tests."""
+
+
+def _named(*arguments: Argument) -> Callable[[Callable[..., Composed]], Callable[..., Composed]]:
+    """Make a function of these arguments the condition ``name(arguments)``, by its own name."""
+
+    def register(compose: Callable[..., Composed]) -> Callable[..., Composed]:
+        name = compose.__name__.removeprefix("_")
+
+        @functools.wraps(compose)
+        def make(*values: object) -> Condition:
+            return Condition(_spelled(name, values), *compose(*values))
+
+        CONDITIONS[name] = Form(make, arguments)
+        return compose
+
+    return register
+
+
+@_named("number")
+def _qvi(weight: float) -> Composed:
+    mix = Mix(BARE, Mean(Prefill((QUERY,))), _share("qvi", weight), LayerRange.share(0.5))
+    return mix, "what mixing the query's mean value into the lower half of the layers does"
+
+
+@_named("prefix")
+def _full_context(p: NamedPrefix) -> Composed:
+    return primed(p.prefix), "what the same prefix does when the query can see it"
+
+
+@_named("prefix")
+def _one_base(p: NamedPrefix) -> Composed:
+    recipe = replace(truncation(p.prefix), rope_base="full_attention")
+    return recipe, "what re-positioning all layers with one rope base would fake"
+
+
+@_named("prefix")
+def _no_reposition(p: NamedPrefix) -> Composed:
+    recipe = replace(truncation(p.prefix), rope_base="none")
+    return recipe, "what it costs to leave the keys at their old positions"
+
+
+@_named("prefix", "word")
+def _reposition(p: NamedPrefix, precision: Literal["float32", "model"]) -> Composed:
+    _one_of("precision", precision, ("float32", "model"))
+    recipe = replace(truncation(p.prefix), precision=precision)
+    return recipe, f"whether computing the rotation in {precision} precision matters"
+
+
+@_named("prefix")
+def _rope_roundtrip(p: NamedPrefix) -> Composed:
+    recipe = Reposition(RotateForward(BARE, p.prefix))
+    return recipe, "the numerical noise of turning keys forth and back"
+
+
+@_named("prefix", "whole number", "word")
+def _blocks(p: NamedPrefix, n: int, see: Literal["first", "last", "none", "all"]) -> Composed:
+    _one_of("part that the query sees", see, ("first", "last", "none", "all"))
+    times = p.prefix.times * _at_least("blocks", n, 1)
+    copies = replace(primed(replace(p.prefix, times=times)), isolated=True)
+    tests = f"{n} copies that cannot see each other, of which the query sees {see}"
+    return MaskFromQuery(copies, see), tests
+
+
+@_named("prefix")
+def _suffix(p: NamedPrefix) -> Composed:
+    recipe = Prefill((Document(), SEPARATOR, p.prefix))
+    return recipe, "what a question after the document does"
+
+
+@_named("prefix")
+def _values_only(p: NamedPrefix) -> Composed:
+    return Mix(BARE, primed(p.prefix)), "what primed values do under bare keys"
+
+
+@_named("prefix", "number")
+def _values_early_layers(p: NamedPrefix, stop: float) -> Composed:
+    if isinstance(stop, float):
+        layers = LayerRange.share(_share("values_early_layers", stop))
+    elif stop == 1:
+        raise KvError(
+            f"condition 'values_early_layers({p.name},1)' is ambiguous: write values_layer("
+            f"{p.name},0) for the first layer alone, or values_early_layers({p.name},1.0) for the "
+            "whole depth."
+        )
+    else:
+        layers = LayerRange.first(_at_least("values_early_layers", stop, 0))
+    mix = Mix(BARE, primed(p.prefix), layers=layers)
+    return mix, f"what primed values do in the layers below {stop} alone"
+
+
+@_named("prefix", "whole number")
+def _values_layer(p: NamedPrefix, layer: int) -> Composed:
+    only = LayerRange.single(_at_least("values_layer", layer, 0))
+    mix = Mix(BARE, primed(p.prefix), layers=only)
+    return mix, f"what primed values do in layer {layer} alone"
+
+
+@_named("prefix", "number")
+def _values_early_positions(p: NamedPrefix, share: float) -> Composed:
+    mix = Mix(BARE, primed(p.prefix), share=_share("values_early_positions", share))
+    return mix, f"what primed values do on the first {share} of the document alone"
+
+
+@_named("prefix", "number")
+def _interp(p: NamedPrefix, weight: float) -> Composed:
+    mix = Mix(BARE, primed(p.prefix), weight=_share("interp", weight))
+    return mix, f"what {weight} of the primed values does under bare keys"
+
+
+@_named("prefix", "whole number")
+def _beacons(p: NamedPrefix, every: int) -> Composed:
+    part = Document(p.prefix, _at_least("beacons", every, 1))
+    recipe = Reposition(Truncate(Prefill((part,))))
+    return recipe, f"whether the prefix, repeated every {every} tokens, helps"
 
 
 def spellings(forms: Mapping[str, Form]) -> tuple[str, ...]:
@@ -308,10 +281,7 @@ NAMES = (*spellings(CONDITIONS), *spellings(PREFIXES))
 def define(name: str, recipe: Recipe, tests: str) -> Condition:
     """Give a recipe a name that claims, options and `condition` understand.
 
-    Raises
-    ------
-    KvError
-        If the name is taken by another recipe, or is no plain word.
+    Raises KvError if the name is taken by another recipe, or is no plain word.
 
     Examples
     --------

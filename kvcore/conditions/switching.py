@@ -31,20 +31,15 @@ stands, also where it was there from the start: on an identical pair also what i
 class Switch:
     """A context, the one that replaces it, and the text during which it does.
 
-    Parameters
-    ----------
-    id : str
-        Unique; the noise control is drawn by it.
-    original, new : str or sequence of int
-        The two contexts, as text or as token ids without special ones. They are read as they are:
-        a newline or a question mark between context and text belongs to the context.
-    stream : str or sequence of int
-        The text that goes on behind the original context: up to the switch what was generated,
-        behind it what every condition reads.
-    at : float or int
-        Where in the stream the switch comes: a share of it, between 0 and 1, or a number of
-        tokens. At least one token of the stream stands before it and one behind it; a share is
-        rounded to the nearest such place, halves to even.
+    - `id`: unique; the noise control is drawn by it.
+    - `original`, `new`: the two contexts, as text or as token ids without special ones. They are
+      read as they are: a newline or a question mark between context and text belongs to the
+      context.
+    - `stream`: the text that goes on behind the original context: up to the switch what was
+      generated, behind it what every condition reads.
+    - `at`: where in the stream the switch comes: a share of it, between 0 and 1, or a number of
+      tokens. At least one token of the stream stands before it and one behind it; a share is
+      rounded to the nearest such place, halves to even.
     """
 
     id: str
@@ -58,10 +53,7 @@ class Switch:
 class TokenizedSwitch:
     """A switch as token ids, none of which is BOS.
 
-    Attributes
-    ----------
-    before, after : tuple of int
-        The stream, cut at the switch; neither part is empty.
+    `before`, `after`: the stream, cut at the switch; neither part is empty.
     """
 
     id: str
@@ -80,14 +72,9 @@ class TokenizedSwitch:
 class SwitchMethod:
     """One way to switch, as its name spells it.
 
-    Attributes
-    ----------
-    kind : str
-        A key of `METHOD_MEANINGS`.
-    count : int or None
-        Parts of ``gradual``, tokens of ``partial``; None: all of them.
-    every : int
-        Tokens of the stream from one part of ``gradual`` to the next.
+    - `kind`: a key of `METHOD_MEANINGS`.
+    - `count`: parts of ``gradual``, tokens of ``partial``; None: all of them.
+    - `every`: tokens of the stream from one part of ``gradual`` to the next.
     """
 
     name: str
@@ -141,10 +128,7 @@ METHODS = (
 def switch_method(spelled: str | SwitchMethod) -> SwitchMethod:
     """Return the way that a name spells; a way passes through.
 
-    Raises
-    ------
-    KvError
-        For an unknown name or a number that makes no sense.
+    Raises KvError for an unknown name or a number that makes no sense.
 
     Examples
     --------
@@ -178,28 +162,19 @@ def tokenize(
 ) -> TokenizedSwitch:
     """Turn a switch into token ids; each text is tokenized on its own, without special tokens.
 
-    Parameters
-    ----------
-    vocabulary : int
-        Ids lie in 0 .. vocabulary - 1.
+    `vocabulary`: ids lie in 0 .. vocabulary - 1.
 
-    Raises
-    ------
-    KvError
-        For an empty context, ids outside the vocabulary, BOS, which is put in front by whoever
-        reads, or a place outside the stream; it names the switch.
+    Raises KvError for an empty context, ids outside the vocabulary, BOS, which is put in front by
+    whoever reads, or a place outside the stream; it names the switch.
     """
     parts = {}
     for name in ("original", "new", "stream"):
         text = getattr(switch, name)
         try:
-            ids = (
-                tokenization.encode(tokenizer, text)
-                if isinstance(text, str)
-                else tuple(int(i) for i in text)
-            )
+            ids = tokenization.encode(tokenizer, text) if isinstance(text, str) else map(int, text)
         except tokenization.Unusable as error:
             raise KvError(f"switch {switch.id!r}: {name} is {error}.") from error
+        ids = tuple(ids)
         odd = next((i for i in ids if not 0 <= i < vocabulary), None)
         if not ids or odd is not None:
             what = "holds no tokens" if odd is None else f"holds the id {odd}"
@@ -235,21 +210,13 @@ def switch_position(switch: Switch, length: int) -> int:
 class CachePlan:
     """What is cached, and what is read on top, when the token behind the switch is predicted.
 
-    Attributes
-    ----------
-    runs : tuple of tuple of int
-        One or two sequences, each read from BOS on, whose slots the cache is made of.
-    slots_taken : (int, int)
-        How many first slots of the first run and how many last slots of the second; what the
-        second gives is rotated to follow on the first.
-    cached : tuple of int
-        What each of these slots holds, `BOS` ... `GENERATED`.
-    read : tuple of int
-        Tokens that are read on top of the cache, the last of which predicts; at least one.
-    slot_spans : tuple of int
-        What each of them is.
-    later : tuple of (int, tuple of int)
-        What else is injected: after how many of the tokens that follow, and which tokens.
+    - `runs`: one or two sequences, each read from BOS on, whose slots the cache is made of.
+    - `slots_taken`: (int, int); how many first slots of the first run and how many last slots of
+      the second; what the second gives is rotated to follow on the first.
+    - `cached`: what each of these slots holds, `BOS` ... `GENERATED`.
+    - `read`: tokens that are read on top of the cache, the last of which predicts; at least one.
+    - `slot_spans`: what each of them is.
+    - `later`: what else is injected: after how many of the tokens that follow, and which tokens.
     """
 
     runs: tuple[Ids, ...]
@@ -264,14 +231,9 @@ class CachePlan:
 class DecodePlan:
     """A cache and the tokens that follow on it, as one pass on top.
 
-    Attributes
-    ----------
-    read : tuple of int
-        All tokens of that pass.
-    slot_spans : tuple of int
-        What each slot holds, the cached ones first.
-    predicts : tuple of int
-        Which tokens of the pass predict the tokens followed, one after the other.
+    - `read`: all tokens of that pass.
+    - `slot_spans`: what each slot holds, the cached ones first.
+    - `predicts`: which tokens of the pass predict the tokens followed, one after the other.
     """
 
     opening: CachePlan
@@ -290,10 +252,7 @@ def plan_cache(
 ) -> CachePlan:
     """Plan the cache of a way to switch.
 
-    Parameters
-    ----------
-    noise : tuple of int
-        What the noise control injects.
+    `noise`: what the noise control injects.
     """
     if method.kind in ("oracle", "flush"):
         return reprefill(switch.new, INJECTED, switch.before, bos_id)

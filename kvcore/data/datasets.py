@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from kvcore.data.docstrings.load import load_docstrings
 from kvcore.data.files import is_path, load_file
-from kvcore.data.hub import HubDataset, HubRow, load_hub_dataset, sample_or_reason
+from kvcore.data.hub import HubDataset, HubRow, corpus_from, local_files, sample_or_reason
 from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import unknown
 from kvcore.io import digest
@@ -269,7 +269,7 @@ def load_corpus(name_or_path: str) -> Corpus:
     if name_or_path == "docstrings":
         return load_docstrings()
     if name_or_path in HUB:
-        return load_hub_dataset(HUB[name_or_path])
+        return corpus_from(HUB[name_or_path], local_files(HUB[name_or_path]))
     if is_path(name_or_path):
         return load_file(name_or_path)
     raise unknown("dataset", name_or_path, (*DATASETS, "a path to a .jsonl or .parquet file"))

@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +88,9 @@ def jsonl_rows(path: Path, data: bytes, _columns: Sequence[str]) -> Iterator[Fil
 def parquet_rows(path: Path, data: bytes, columns: Sequence[str]) -> Iterator[FileRow]:
     """Yield the rows of a Parquet file, counted from 1.
 
-    Parameters
-    ----------
-    columns : sequence of str
-        Which of its columns are made into rows; none named: all.
+    `columns`: which of its columns are made into rows; none named: all.
 
-    Raises
-    ------
-    KvError
-        Where the bytes are not Parquet.
+    Raises KvError where the bytes are not Parquet.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -119,15 +113,9 @@ READERS: Mapping[str, Callable[[Path, bytes, Sequence[str]], Iterator[FileRow]]]
 def read_rows(path: Path, columns: Sequence[str] = ()) -> tuple[Iterator[FileRow], str]:
     """Return the rows of a JSON Lines or Parquet file, counted from 1, and its SHA-256.
 
-    Parameters
-    ----------
-    columns : sequence of str
-        Those that are needed: others of a Parquet file are not made into rows. Default: all.
+    `columns`: those that are needed: others of a Parquet file are not made into rows. Default: all.
 
-    Raises
-    ------
-    KvError
-        One line: no such file, unknown extension; the bad line, as the rows are read.
+    Raises KvError, one line: no such file, unknown extension; the bad line, as the rows are read.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -152,11 +140,6 @@ def sample_of(row: FileRow) -> Sample | str:
     return Sample(query, passage, answer, id, cluster, further)  # type: ignore[arg-type]
 
 
-def same_content(a: Sample, b: Sample) -> bool:
-    """Tell whether two samples ask the same, with the same further texts."""
-    return (a.content_hash, a.texts) == (b.content_hash, b.texts)
-
-
 def unique_samples(rows: Iterable[FileRow]) -> tuple[tuple[Sample, ...], dict[str, int]]:
     """Turn rows into samples with unique ids, and counts of what was dropped.
 
@@ -171,7 +154,9 @@ def unique_samples(rows: Iterable[FileRow]) -> tuple[tuple[Sample, ...], dict[st
             dropped[sample] += 1
         elif sample.id not in samples:
             samples[sample.id], lines[sample.id] = sample, row.number
-        elif row.name("id") is None and same_content(samples[sample.id], sample):
+        elif (
+            row.name("id") is None and replace(samples[sample.id], cluster=sample.cluster) == sample
+        ):
             dropped["repeated sample"] += 1
         else:
             raise repeated_id(row, sample.id, lines[sample.id])
@@ -189,16 +174,10 @@ def repeated_id(row: FileRow, id: str, earlier_line: int) -> KvError:
 def load_file(name: str) -> Corpus:
     """Load a JSON Lines or Parquet file with the columns query, passage and answer.
 
-    Parameters
-    ----------
-    name : str
-        Path that ends in ``.jsonl`` or ``.parquet``. Optional columns: ``id``, ``cluster`` and
-        ``past_query`` (text: an earlier query of the passage; blank or null where there is none).
+    `name`: path that ends in ``.jsonl`` or ``.parquet``. Optional columns: ``id``, ``cluster`` and
+    ``past_query`` (text: an earlier query of the passage; blank or null where there is none).
 
-    Raises
-    ------
-    KvError
-        One line: no such file, unknown extension, the bad line, or nothing left.
+    Raises KvError, one line: no such file, unknown extension, the bad line, or nothing left.
     """
     path = Path(name).expanduser()
     rows, revision = read_rows(path, (*REQUIRED, *OPTIONAL))

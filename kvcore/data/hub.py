@@ -64,9 +64,6 @@ class HubDataset:
         )
 
 
-# --- what a file must hold ---------------------------------------------------------------------
-
-
 def column_paths(columns: Mapping[str, ColumnType]) -> list[str]:
     """Return the dotted paths that pyarrow is asked for: down to the first list of each."""
     paths = []
@@ -89,13 +86,8 @@ def schema_mismatch(
 ) -> str | None:
     """Say which column is missing or of another type than required, or None.
 
-    Parameters
-    ----------
-    required : mapping of str to ColumnType
-    fields : iterable of pyarrow.Field
-        What the file has.
-    within : str
-        Path of the column that holds these, with a dot at its end.
+    - `fields`: what the file has.
+    - `within`: path of the column that holds these, with a dot at its end.
     """
     types = {field.name: field.type for field in fields}
     for name, type_ in required.items():
@@ -124,9 +116,6 @@ def _type_mismatch(column: str, required: ColumnType, actual: pa.DataType) -> st
         "bool": types.is_boolean(actual),
     }
     return None if fits[required] else f"column {column!r} is {actual}, not {required}"
-
-
-# --- from rows to a corpus ---------------------------------------------------------------------
 
 
 def rows_of(data: HubDataset, path: Path) -> Iterator[HubRow]:
@@ -197,9 +186,6 @@ def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:
     return Corpus(data.name, unique, counts, data.revision, data.cluster_unit, data.note, others)
 
 
-# --- where the files are -----------------------------------------------------------------------
-
-
 def hub_answers() -> bool:
     """Tell whether the hub may be asked and answers in time; proxies are honoured."""
     from huggingface_hub import constants, get_session
@@ -246,12 +232,3 @@ def local_files(data: HubDataset) -> list[Path]:
     raise MissingResource(
         f"{data.name} is not on this machine ({why}); with network, run: {data.fetch_command}"
     )
-
-
-def load_hub_dataset(data: HubDataset) -> Corpus:
-    """Load a dataset of the hub at its pinned revision.
-
-    Raises KvError where the files are not what the dataset's card says; MissingResource where they
-    are neither in the hub's cache nor reachable; says the command that fetches them.
-    """
-    return corpus_from(data, local_files(data))

@@ -19,22 +19,13 @@ def words_of(text: str) -> tuple[str, ...]:
 def jaccard(a: str | Iterable[Hashable], b: str | Iterable[Hashable]) -> float:
     """Divide what two texts, or two sequences of token ids, have in common by all that they have.
 
-    Parameters
-    ----------
-    a, b : str or iterable of hashable
-        Two texts, compared as sets of lower-cased words without punctuation, or two sequences
-        of ids, compared as sets of ids.
+    Returns 0 (nothing shared) to 1 (the same set), exact. Where either is empty nothing is shared:
+    0, also for two empty ones.
 
-    Returns
-    -------
-    float
-        0 (nothing shared) to 1 (the same set), exact. Where either is empty nothing is shared: 0,
-        also for two empty ones.
+    `a`, `b`: two texts, compared as sets of lower-cased words without punctuation, or two sequences
+    of ids, compared as sets of ids.
 
-    Raises
-    ------
-    KvError
-        Where one is a text and the other is not.
+    Raises KvError where one is a text and the other is not.
 
     Examples
     --------

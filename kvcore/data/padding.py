@@ -16,9 +16,11 @@ def lengthened(
 ) -> tuple[Sample, ...]:
     """Pad every sample's document to one length with passages of other clusters.
 
+    Each has ``@length`` behind its id. A sample whose own passage is longer stays, and is counted
+    as not measurable then.
+
     Parameters
     ----------
-    samples : sequence of Sample
     pool : sequence of Sample
         Where padding comes from; passages of the sample's own cluster are left out.
     length : int
@@ -26,12 +28,6 @@ def lengthened(
         settled when the sample is tokenized.
     seed : int
         With the two ids it fixes the order in which passages follow.
-
-    Returns
-    -------
-    tuple of Sample
-        With ``@length`` behind the id. A sample whose own passage is longer stays, and is
-        counted as not measurable then.
     """
     return tuple(pad_sample(sample, pool, length, seed) for sample in samples)
 

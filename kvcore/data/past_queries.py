@@ -24,10 +24,9 @@ def with_past_queries(samples: Sequence[Sample]) -> tuple[Sample, ...]:
         for passage, queries in queries_of.items()
         if len(queries) > 1
     }
-    return tuple(add_past_query(s, nearest_two.get(s.passage, ())) for s in samples)
-
-
-def add_past_query(sample: Sample, nearest: Sequence[str]) -> Sample:
-    """Add the first of the nearest queries that is not the sample's own."""
-    others = ((PAST_QUERY, query) for query in nearest if query != sample.query)
-    return replace(sample, texts=(*sample.texts, *list(others)[:1]))
+    return tuple(
+        replace(s, texts=(*s.texts, (PAST_QUERY, next(q for q in nearest if q != s.query))))
+        if (nearest := nearest_two.get(s.passage))
+        else s
+        for s in samples
+    )

@@ -60,6 +60,11 @@ def ranking_lists(
 ) -> tuple[Candidate, ...]:
     """Make lists to rank: per query the relevant passage first, then those that do not answer it.
 
+    They come list by list; none is a near-duplicate of another in its list.
+
+    Raises KvError, one line: a corpus without passages to rank against, a number out of range,
+    samples that are no named things and so cannot be masked, or two candidates with one id.
+
     Parameters
     ----------
     corpus : Corpus
@@ -75,17 +80,6 @@ def ranking_lists(
         shorter where there are not enough, and a query without any is not asked.
     masked : bool
         Replace every name by a neutral word, so that a list cannot be ranked by matching names.
-
-    Returns
-    -------
-    tuple of Candidate
-        List by list. None is a near-duplicate of another in its list.
-
-    Raises
-    ------
-    KvError
-        One line: a corpus without passages to rank against, a number out of range, samples that
-        are no named things and so cannot be masked, or two candidates with one id.
 
     Notes
     -----
@@ -189,9 +183,6 @@ def _first_distinct(passages: Sequence[_Passage], n: int) -> list[_Passage]:
         if len(distinct) >= n or len(first) == len(passages):
             return distinct[:n]
         size *= 2
-
-
-# --- masking -----------------------------------------------------------------------------------
 
 
 def names_of(qualified: str) -> frozenset[str]:

@@ -66,6 +66,10 @@ class Corpus:
 def choose_samples(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample, ...]:
     """Choose n samples by (seed, id) alone: order never matters, a larger n is a superset.
 
+    They are sorted by the hash of (seed, id).
+
+    Raises KvError where n is negative.
+
     Parameters
     ----------
     samples : sequence of Sample
@@ -74,16 +78,6 @@ def choose_samples(samples: Sequence[Sample], n: int | None, seed: int) -> tuple
         How many; all of them where None or larger than there are.
     seed : int
         Another seed chooses others.
-
-    Returns
-    -------
-    tuple of Sample
-        Sorted by the hash of (seed, id).
-
-    Raises
-    ------
-    KvError
-        Where n is negative.
     """
     if n is not None and n < 0:
         raise KvError(f"choose_samples: n must be 0 or more, or None for all samples; got {n}.")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from kvcore.data.docstrings import prose
 from kvcore.data.files import FileRow, is_path, read_rows
-from kvcore.data.hub import HubDataset, HubRow, local_files, rows_of
+from kvcore.data.hub import HubDataset, local_files, rows_of
 from kvcore.errors import KvError, unknown
 from kvcore.io import digest
 
@@ -64,18 +64,13 @@ class Dropped(NamedTuple):
     reason: str
 
 
-def _no_sample(_row: HubRow) -> str:
-    """Return why a row makes no sample: it is a paragraph without a question."""
-    return "a paragraph, no sample"
-
-
 WIKITEXT = HubDataset(
     "wikitext2",
     "Salesforce/wikitext",
     "b08601e04326c79dfdd32d625aee71d232d685c3",
     ("wikitext-2-raw-v1/test-00000-of-00001.parquet",),
     {"text": "text"},
-    _no_sample,
+    lambda _row: "a paragraph, no sample",
     "paragraph",
     "WikiText-2 raw test split, paragraphs with their ' @-@ ' and ' , ' as they are",
 )
@@ -89,24 +84,15 @@ TEXTS: Mapping[str, str] = {
 def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     """Load texts by name, or from a JSON Lines or Parquet file.
 
-    Parameters
-    ----------
-    name_or_path : str
-        A key of ``TEXTS``, or a path that ends in ``.jsonl`` or ``.parquet``. A file has a column
-        text, a paragraph a row, and optionally id. The named corpora keep paragraphs of 60 to 90
-        words; a file's are of any length.
+    `name_or_path`: a key of ``TEXTS``, or a path that ends in ``.jsonl`` or ``.parquet``. A file
+    has a column text, a paragraph a row, and optionally id. The named corpora keep paragraphs of 60
+    to 90 words; a file's are of any length.
 
-    Raises
-    ------
-    KvError
-        One line: an unknown name (with the nearest one), a bad file, or no text left.
-    MissingResource
-        Where the data is not on this machine; names the command that fetches it.
-
-    Notes
-    -----
     Deterministic, in the order of the source. A paragraph is left out where it has no second
     sentence or does not end with one, and where it was there before.
+
+    Raises KvError, one line: an unknown name (with the nearest one), a bad file, or no text left.
+    Raises MissingResource where the data is not on this machine; names the command that fetches it.
     """
     if name_or_path == "pydoc":
         return _from_pydoc()
@@ -115,9 +101,6 @@ def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     if is_path(name_or_path):
         return _from_file(Path(name_or_path).expanduser())
     raise unknown("texts", name_or_path, (*TEXTS, "a path to a .jsonl or .parquet file"))
-
-
-# --- one rule for all --------------------------------------------------------------------------
 
 
 def split_first_sentence(paragraph: str) -> tuple[str, str] | None:
@@ -189,9 +172,6 @@ def of_length(paragraph: str) -> str | Dropped:
     return paragraph if fits else Dropped(f"not {WORDS[0]} to {WORDS[1]} words")
 
 
-# --- Python's language reference ---------------------------------------------------------------
-
-
 def _from_pydoc() -> TextCorpus:
     from pydoc_data.topics import topics
 
@@ -227,9 +207,6 @@ def is_running_text(block: prose.Block) -> bool:
     return prose.is_prose(block._replace(lines=lines))
 
 
-# --- the hub -----------------------------------------------------------------------------------
-
-
 def from_hub(data: HubDataset, paths: Iterable[Path]) -> TextCorpus:
     """Make the corpus from files that have the hub's schema, wherever they lie.
 
@@ -247,9 +224,6 @@ def _wiki_paragraph(line: str) -> str | Dropped:
     if HEADING.fullmatch(line):
         return Dropped("heading")
     return of_length(line) if line else ""
-
-
-# --- files -------------------------------------------------------------------------------------
 
 
 def _from_file(path: Path) -> TextCorpus:

@@ -13,6 +13,7 @@ from kvcore.cache import hf_cache, kv_cache, masks
 from kvcore.cache.batch import CacheBatch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.engine import hooks, shared_layers
+from kvcore.models import attention
 from kvcore.models.lm import LM
 
 RowsAndColumns = tuple[Sequence[int], Sequence[int]]
@@ -254,3 +255,29 @@ def run_model(
             input_ids=step.ids, position_ids=step.positions, attention_mask=mask, **cache
         )
     return out.logits[0]  # type: ignore[no-any-return]
+
+
+def own_logits(lm: LM, ids: Sequence[int], columns: Sequence[int]) -> torch.Tensor:
+    """Run the model on one sequence as transformers runs it: no mask, no positions, no cache.
+
+    Parameters
+    ----------
+    columns : sequence of int
+        The tokens behind which logits are wanted.
+
+    Returns
+    -------
+    (len(columns), vocab)
+        With the attention that ours stands for.
+    """
+
+    def pick(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden[:, list(columns)]
+
+    row = torch.tensor([list(ids)], device=lm.device)
+    with (
+        torch.inference_mode(),
+        attention.stock_attention(lm.config),
+        hooks.before_head(lm, pick),
+    ):
+        return lm.model(input_ids=row, use_cache=False).logits[0]  # type: ignore[no-any-return]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,6 +15,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # more gains nothing, and falls out of CPU caches
+TESTED_POSITIONS = {"cpu": 4096, "cuda": 16384}  # most that a model is tried on when it is loaded
+PAST_WINDOW = 64  # positions behind a window that are tried
+QUERY_SCALING = "llama_4_scaling_beta"
 PASS_COST = {"cpu": 64, "cuda": 512}  # what starting a pass costs, in tokens: reading the weights
 
 
@@ -22,9 +25,42 @@ def exact_positions(lm: LM) -> int:
     """Return how many positions a pass may reach: past them some models change frequencies.
 
     What is cached keeps the frequencies of its own pass, so a score past the switch would hang
-    on how the work is divided into passes, whether or not any key is rotated.
+    on how the work is divided into passes, whether or not any key is rotated. The same holds of
+    queries that are scaled by their position. A window that is too wide to be crossed when the
+    model is loaded (`kvcore.gate`) is not crossed at all.
     """
-    return min(lm.max_length, rope.max_positions(lm) or lm.max_length)
+    ends = (rope.max_positions(lm), scaling_start(lm.config), uncrossed_window(lm))
+    return min([lm.max_length, *(end for end in ends if end)])
+
+
+def scaling_start(config: Any) -> int | None:
+    """Return the position from which queries are scaled by it, None where they never are."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    sets = [p for p in parameters.values() if isinstance(p, dict)] or [parameters]
+    starts = [
+        int(p.get("original_max_position_embeddings") or 1) for p in sets if p.get(QUERY_SCALING)
+    ]
+    if getattr(config, "attn_temperature_tuning", False):
+        starts.append(int(getattr(config, "floor_scale", 1)))
+    return min(starts, default=None)
+
+
+def windows(config: Any) -> list[int]:
+    """Return the widths of the windows that a configuration names, whatever it calls them."""
+    return sorted(
+        value
+        for key, value in vars(config).items()
+        if ("window" in key or "local_attention" in key or "chunk_size" in key)
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+        and value > 0
+    )
+
+
+def uncrossed_window(lm: LM) -> int | None:
+    """Return the narrowest window that is not crossed when the model is loaded, if there is one."""
+    longest = TESTED_POSITIONS.get(lm.device.type, TESTED_POSITIONS["cpu"])
+    return min((w for w in windows(lm.config) if w > longest - PAST_WINDOW), default=None)
 
 
 def pass_limits(lm: LM, batch_tokens: int | None = None) -> tuple[int, int]:

@@ -34,17 +34,14 @@ from kvcore.measurements.token_nlls import token_nlls
 from kvcore.models.lm import LM
 
 TEXT_COLUMNS = ("sample_id", "condition", "target", "status")
-COLUMNS = (
-    *TEXT_COLUMNS,
-    "nll",
-    "nll_tail",
-    "token_nlls",
-    "n_answer_tokens",
-    "doc_len",
-    "prefix_len",
-    "cache_len",
-    "clean_boundary",
-)
+UNKNOWN: Mapping[str, Any] = {
+    "nll": math.nan,
+    "nll_tail": math.nan,
+    "token_nlls": [],
+    **dict.fromkeys(("n_answer_tokens", "doc_len", "prefix_len", "cache_len"), 0),
+    "clean_boundary": -1,
+}
+"""The numbers of a row that was not scored."""
 MAX_CONDITIONS_IN_MEMORY = 16  # conditions whose caches are held at the same time
 Route = Literal["auto", "cache"]
 Request = tuple[Sample, str, Sequence[Condition]]
@@ -61,14 +58,6 @@ class ScoreJob:
     place: Place
     sample: PreparedSample
     condition: Condition
-
-
-@dataclass(frozen=True)
-class ScoreBatch:
-    """Jobs that are scored at once, on top of caches or in one masked pass without any."""
-
-    jobs: list[ScoreJob]
-    on_caches: bool
 
 
 Order = Callable[[ScoreJob], Any]
@@ -89,9 +78,6 @@ def score(
 
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
-    samples : iterable of Sample
     conditions : iterable of str or Condition
         Names as `kvcore.conditions.condition` reads them.
     seed : int
@@ -142,12 +128,7 @@ def score_pairs(
     batch_tokens: int | None = None,
     route: Route = "auto",
 ) -> pd.DataFrame:
-    """Score samples and targets that need not share their conditions; see `score`.
-
-    Parameters
-    ----------
-    requests : sequence of (sample, target, conditions)
-    """
+    """Score samples and targets that need not share their conditions; see `score`."""
     # 1. Refuse by name, before anything is run, what the model cannot do exactly.
     prepared.check_conditions(lm, dict.fromkeys(c for *_, some in requests for c in some))
 
@@ -168,14 +149,14 @@ def score_pairs(
     on_caches = partial(score_on_caches, lm, budget=budget, cost=cost)
     in_one_pass = partial(score_in_one_pass, lm)
     give_up = partial(unscored_row, status="out of memory")
-    for batch in batches:
-        scorer = on_caches if batch.on_caches else in_one_pass
-        scored = limits.run_or_halve(lm, batch.jobs, scorer, give_up, what="scores")
-        rows |= dict(zip((job.place for job in batch.jobs), scored, strict=True))
+    for batch, needs_caches in batches:
+        scorer = on_caches if needs_caches else in_one_pass
+        scored = limits.run_or_halve(lm, batch, scorer, give_up, what="scores")
+        rows |= dict(zip((job.place for job in batch), scored, strict=True))
 
     # 5. Arrange the rows in the order of the requests.
     ordered = [rows[n, c.name] for n, (*_, some) in enumerate(requests) for c in some]
-    return frame_of(ordered, COLUMNS, TEXT_COLUMNS)
+    return frame_of(ordered, (*TEXT_COLUMNS, *UNKNOWN), TEXT_COLUMNS)
 
 
 def _prepare_jobs(
@@ -204,24 +185,22 @@ def score_batches(
     route: Route,
     pass_order: Order,
     document_order: Order,
-) -> Iterator[ScoreBatch]:
-    """Divide jobs into batches: those that share no prefill run in one pass, the others on caches.
+) -> Iterator[tuple[list[ScoreJob], bool]]:
+    """Divide jobs into batches, and say of each whether it is scored on caches.
 
-    Parameters
-    ----------
-    budget, cost : int
-        As `kvcore.engine.batching.cut_into_passes` takes them.
-    pass_order, document_order : callable
-        What the jobs of the one and of the other are sorted by.
+    Those that share no prefill are scored in one masked pass without any.
+
+    - `budget`, `cost`: as `kvcore.engine.batching.cut_into_passes` takes them.
+    - `pass_order`, `document_order`: what the jobs of the one and of the other are sorted by.
     """
     shared = _places_on_caches(jobs) if route == "auto" else {job.place for job in jobs}
     alone = sorted((job for job in jobs if job.place not in shared), key=pass_order)
     widths = [_by_one_pass_length(job) for job in alone]
     for start, stop in batching.cut_into_passes(widths, budget, cost):
-        yield ScoreBatch(alone[start:stop], on_caches=False)
+        yield alone[start:stop], False
     together = [job for job in jobs if job.place in shared]
     for group in document_groups(together, budget, cost, document_order):
-        yield ScoreBatch(group, on_caches=True)
+        yield group, True
 
 
 def _places_on_caches(jobs: Sequence[ScoreJob]) -> set[Place]:
@@ -244,10 +223,7 @@ def document_groups(
 ) -> Iterator[list[ScoreJob]]:
     """Group jobs so that no prefill exceeds the budget; jobs with equal prefills stay together.
 
-    Parameters
-    ----------
-    order : callable
-        What the jobs are sorted by before they are grouped.
+    `order`: what the jobs are sorted by before they are grouped.
     """
     # 1. The jobs of each document, whose prefills are equal.
     keys = _prefill_keys(jobs)
@@ -261,13 +237,14 @@ def document_groups(
         alike.setdefault(tuple(names), []).append(of_document)
     # 3. Cut by the longest prefill of each document.
     for documents in alike.values():
-        widths = [max(map(_longest_prefill, of_document)) for of_document in documents]
+        widths = [
+            max(
+                1 + len(job.sample.prefill_spec(p)) for job in own for p in job.condition.prefills()
+            )
+            for own in documents
+        ]
         for start, stop in batching.cut_into_passes(widths, budget, cost):
             yield [job for of_document in documents[start:stop] for job in of_document]
-
-
-def _longest_prefill(job: ScoreJob) -> int:
-    return max(1 + len(job.sample.prefill_spec(p)) for p in job.condition.prefills())
 
 
 def _prefill_keys(jobs: Sequence[ScoreJob]) -> dict[int, object]:
@@ -367,12 +344,8 @@ def answer_nlls(
 ) -> list[list[float]]:
     """Run one pass and return the NLL of each answer token, in nats.
 
-    Parameters
-    ----------
-    forward_input : ForwardInput
-        One row per sample.
-    starts : sequence of int
-        The column at which each row's question begins.
+    - `forward_input`: one row per sample.
+    - `starts`: the column at which each row's question begins.
     """
     answers = [sample.tokens.answer for sample in samples]
     rows = [row for row, answer in enumerate(answers) for _ in answer]
@@ -421,5 +394,4 @@ def unscored_row(job: ScoreJob, status: str) -> Row:
 
 
 def _unscored(sample_id: str | None, name: str, target: str, status: str) -> Row:
-    numbers: tuple[Any, ...] = (math.nan, math.nan, [], 0, 0, 0, 0, -1)
-    return dict(zip(COLUMNS, (sample_id, name, target, status, *numbers), strict=True))
+    return dict(zip(TEXT_COLUMNS, (sample_id, name, target, status), strict=True)) | dict(UNKNOWN)

@@ -21,6 +21,9 @@ from kvcore.store.schema import KEY, RowSchema, clean
 from kvcore.store.shards import Store
 
 if TYPE_CHECKING:
+    from kvcore.data.context_pairs.load import PairCorpus
+    from kvcore.data.sample import Corpus
+    from kvcore.data.texts import TextCorpus
     from kvcore.models.files import ModelFiles
     from kvcore.models.lm import LM
 
@@ -35,22 +38,15 @@ PACKAGE = Path(__file__).parent.parent
 class MeasureRequest:
     """What one cell (a model on a dataset) is asked to measure.
 
-    Attributes
-    ----------
-    files : ModelFiles
-        Which model, known without loading it.
-    load : callable
-        Returns the loaded model, the same one each time; called only where something is missing.
-    dataset : str
-        Name or path, without the kind's prefix.
-    needs : tuple of str
-        What claims ask for, as they spell it (conditions, pairs of conditions, sources, methods).
-    limit, seed : int
-        Samples of the cell at most, and what chooses them.
-    batch_tokens : int or None
-        Most tokens in one pass; None leaves it to the device.
-    store : Path
-        The store's root; texts that a model writes are kept there.
+    - `files`: which model, known without loading it.
+    - `load`: returns the loaded model, the same one each time; called only where something is
+      missing.
+    - `dataset`: name or path, without the kind's prefix.
+    - `needs`: what claims ask for, as they spell it (conditions, pairs of conditions, sources,
+      methods).
+    - `limit`, `seed`: samples of the cell at most, and what chooses them.
+    - `batch_tokens`: most tokens in one pass; None leaves it to the device.
+    - `store`: the store's root; texts that a model writes are kept there.
     """
 
     files: ModelFiles
@@ -67,20 +63,13 @@ class MeasureRequest:
 class MeasurePlan:
     """Which rows a request takes, and the function that measures some of them.
 
-    Attributes
-    ----------
-    keys : DataFrame
-        Columns `kvcore.store.schema.KEY` and ``length`` (any unit, for grouping by cost), as
-        `MeasurementKind.keys` makes them.
-    measure : callable
-        Takes some rows of `keys` and returns one row for each: ``sample_id``, ``condition``,
-        ``template`` and the schema's values.
-    facts : mapping
-        What the report says of the data: size of the corpus, revision, what was left out.
-    lacking : mapping of str to str
-        Why the data cannot serve some needs.
-    shard_samples : int
-        Samples that are measured and stored together.
+    - `keys`: columns `kvcore.store.schema.KEY` and ``length`` (any unit, for grouping by cost), as
+      `MeasurementKind.keys` makes them.
+    - `measure`: takes some rows of `keys` and returns one row for each: ``sample_id``,
+      ``condition``, ``template`` and the schema's values.
+    - `facts`: what the report says of the data: size of the corpus, revision, what was left out.
+    - `lacking`: why the data cannot serve some needs.
+    - `shard_samples`: samples that are measured and stored together.
     """
 
     keys: pd.DataFrame
@@ -93,16 +82,11 @@ class MeasurePlan:
 class RowSpec(NamedTuple):
     """One row to measure: what tells it apart within a model, a dataset and a seed.
 
-    Attributes
-    ----------
-    sample_id, sample_hash : str
-        Which sample, and a hash of everything in it that the row depends on.
-    condition : str
-        What it is measured under: a condition, a pair of conditions, a source of text.
-    template : str
-        A name for how the sample is spelled out, and a hash of that.
-    length : int
-        Cost of the sample, in any unit.
+    - `sample_id`, `sample_hash`: which sample, and a hash of everything in it that the row depends
+      on.
+    - `condition`: what it is measured under: a condition, a pair of conditions, a source of text.
+    - `template`: a name for how the sample is spelled out, and a hash of that.
+    - `length`: cost of the sample, in any unit.
     """
 
     sample_id: str
@@ -118,13 +102,25 @@ def by_condition(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
     return own.assign(need=own["condition"], sample=own["sample_id"], sample_set="samples")
 
 
+def corpus_facts(corpus: Corpus | TextCorpus | PairCorpus) -> dict[str, Any]:
+    """Return what the report says of any corpus."""
+    return {
+        "corpus": corpus.note,
+        "corpus revision": corpus.revision,
+        "left out of the corpus": dict(corpus.dropped),
+    }
+
+
+@functools.cache
+def sources_hash(sources: tuple[str, ...]) -> str:
+    """Return the hash of what some packages and modules do: provenance."""
+    return code_hash(source_files(sources))
+
+
 def source_files(sources: Iterable[str], package: Path = PACKAGE) -> tuple[Path, ...]:
     """Return the Python files of some packages and modules, in their order.
 
-    Parameters
-    ----------
-    sources : iterable of str
-        Folders and files, relative to ``package`` or absolute.
+    `sources`: folders and files, relative to ``package`` or absolute.
     """
     paths = (package / source for source in sources)
     return tuple(file for path in paths for file in (sorted(path.rglob("*.py")) or [path]))
@@ -145,49 +141,31 @@ def any_need(need: str) -> None:
 class MeasurementKind:
     """One kind of measurement.
 
-    Attributes
-    ----------
-    name : str
-        As claims name it, e.g. ``"answer_nll"``.
-    version : int
-        Method version, part of every row's key: raised by hand when numbers are meant to change.
-    schema : RowSchema
-        Columns of its rows and the score that a claim rests on.
-    folder : str
-        Its rows' folder in the store, "" for the store itself.
-    sources : tuple of str
-        Packages and modules of kvcore that decide its numbers (``"engine"``, ``"cache"``,
-        ``"measurements/answer_nll.py"``), or absolute paths: their hash, `code`, is recorded as
-        provenance.
-    plan : callable
-        What a request takes and how it is measured.
-    dataset : str
-        Where it is measured when no dataset is asked for.
-    datasets : callable
-        Names of all datasets that it can be measured on.
-    published : tuple of (model, dataset)
-        Where it was published or is planned.
-    prefix : str
-        Before the path of a file of such data: ``texts:my.jsonl``.
-    counted : str
-        What has one row per condition: samples, texts, pairs.
-    seeds : int
-        How many seeds from the run's own on its rows may have.
-    arrange : callable
-        Takes stored rows, the dataset's key and the run's seed, and adds ``need`` (as claims
-        spell it), ``sample`` (the id that rows share which stand side by side) and ``sample_set``;
-        rows of other datasets are left out.
-    recipe_of : callable
-        Takes a condition as it stands in rows and returns what it is made of where a user defined
-        it, "" otherwise: part of the row's key.
-    check_need : callable
-        Takes a need as claims spell it and raises KvError, with the nearest name, where nothing
-        can be measured by it.
-    explain : callable, optional
-        Takes a request and explains each of its needs on one sample of the data, as the report's
-        page shows them.
-    units : mapping of str to str
-        Units of its own and what they mean, for the report.
+    - `name`: as claims name it, e.g. ``"answer_nll"``.
+    - `version`: method version, part of every row's key: raised by hand when numbers are meant to
+      change.
+    - `schema`: columns of its rows and the score that a claim rests on.
+    - `folder`: its rows' folder in the store, "" for the store itself.
+    - `sources`: packages and modules of kvcore that decide its numbers (``"engine"``, ``"cache"``,
+      ``"measurements/answer_nll.py"``), or absolute paths: their hash, `code`, is recorded as
+      provenance.
+    - `plan`: what a request takes and how it is measured.
+    - `dataset`: where it is measured when no dataset is asked for.
+    - `datasets`: names of all datasets that it can be measured on.
+    - `published`: where it was published or is planned.
+    - `prefix`: before the path of a file of such data: ``texts:my.jsonl``.
+    - `counted`: what has one row per condition: samples, texts, pairs.
+    - `seeds`: how many seeds from the run's own on its rows may have.
+    - `arrange`: takes stored rows, the dataset's key and the run's seed, and adds ``need`` (as
+      claims spell it), ``sample`` (the id that rows share which stand side by side) and
+      ``sample_set``; rows of other datasets are left out.
+    - `recipe_of`: takes a condition as it stands in rows and returns what it is made of where a
+      user defined it, "" otherwise: part of the row's key.
+    - `check_need`: takes a need as claims spell it and raises KvError, with the nearest name, where
+      nothing can be measured by it.
+    - `explain`: takes a request and explains each of its needs on one sample of the data, as the
+      report's page shows them.
+    - `units`: units of its own and what they mean, for the report.
     """
 
     name: str
@@ -213,10 +191,10 @@ class MeasurementKind:
         recipe = self.recipe_of(condition) if condition else ""
         return f"{self.name}/{self.version}" + (f"/{digest(recipe)[:12]}" if recipe else "")
 
-    @functools.cached_property
+    @property
     def code(self) -> str:
         """Hash of what these files do; comments, docstrings and layout do not count."""
-        return code_hash(source_files(self.sources))
+        return sources_hash(self.sources)
 
     def store(self, root: Path) -> Store:
         """Return the folder of its rows in a store."""

@@ -22,6 +22,12 @@ def capture_to(
 ) -> Path:
     """Write the raw hidden states of one text to a safetensors file, as a whole or not at all.
 
+    Returns the file. It holds ``<part>.<layer>``, each (1 + len(ids), hidden size) in the model's
+    dtype, row 0 being BOS, and ``ids`` with BOS; its metadata name model, fingerprint, dtype and
+    final norm.
+
+    Raises KvError as `dynamics`; also where the file cannot be written.
+
     Parameters
     ----------
     ids : sequence of int
@@ -30,18 +36,6 @@ def capture_to(
         Its folder must exist.
     parts : sequence of str
         Of `PARTS`.
-
-    Returns
-    -------
-    Path
-        The file. It holds ``<part>.<layer>``, each (1 + len(ids), hidden size) in the model's
-        dtype, row 0 being BOS, and ``ids`` with BOS; its metadata name model, fingerprint, dtype
-        and final norm.
-
-    Raises
-    ------
-    KvError
-        As `dynamics`; also where the file cannot be written.
     """
     text = TokenText(str(path), "", (), tuple(int(i) for i in ids))
     distinct = hidden_states.check_parts(lm, parts)

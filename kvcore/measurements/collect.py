@@ -34,21 +34,12 @@ _RECORDED = ("torch", "transformers", "numpy", "bitsandbytes")
 class CollectedRows:
     """Every row of one cell, and where they come from.
 
-    Attributes
-    ----------
-    rows : DataFrame
-        The schema's columns; ``need`` as claims spell it, ``sample_set``, and ``sample``, the id
-        that rows share which stand side by side. Each key once.
-    revision : str
-        Of the model, or ``"as stored"``.
-    facts : mapping
-        What the report says of model, data and rows.
-    lacking : mapping of str to str
-        Why the data cannot serve some needs.
-    two_bases : bool
-        Whether the model has two rope bases.
-    sentencepiece : bool
-        Whether its vocabulary marks words as SentencePiece does.
+    - `rows`: the schema's columns; ``need`` as claims spell it, ``sample_set``, and ``sample``, the
+      id that rows share which stand side by side. Each key once.
+    - `revision`: of the model, or ``"as stored"``.
+    - `facts`: what the report says of model, data and rows.
+    - `lacking`: why the data cannot serve some needs.
+    - `two_bases`: whether the model has two rope bases.
     """
 
     rows: pd.DataFrame
@@ -56,7 +47,11 @@ class CollectedRows:
     facts: Mapping[str, Any]
     lacking: Mapping[str, str] = field(default_factory=dict)
     two_bases: bool = False
-    sentencepiece: bool = False
+
+    @property
+    def sentencepiece(self) -> bool:
+        """Whether the model's vocabulary marks words as SentencePiece does."""
+        return str(self.rows["tokenizer"].iloc[0]).startswith("sentencepiece")
 
 
 def collect_rows(
@@ -64,22 +59,13 @@ def collect_rows(
 ) -> CollectedRows:
     """Return a cell's rows, measuring what the store lacks.
 
-    Parameters
-    ----------
-    store : Path
-        The store's root.
-    progress : str or None
-        Label of the progress bar on stderr, None for no bar.
+    - `store`: the store's root.
+    - `progress`: label of the progress bar on stderr, None for no bar.
 
-    Raises
-    ------
-    MissingResource
-        If the data or the model is not on this machine, or the data gives nothing to measure.
-
-    Warns
-    -----
-    StoreWarning
-        Where rows that other code measured do not agree with what this code measures.
+    Raises MissingResource if the data or the model is not on this machine, or the data gives
+    nothing to measure.
+    Warns StoreWarning where rows that other code measured do not agree with what this code
+    measures.
     """
     from kvcore.models.files import rope_bases
 
@@ -112,7 +98,7 @@ def collect_rows(
         **_adopted_facts(kind, rows, adoptions),
     }
     two_bases = rope_bases(request.files) > 1
-    return _collected(rows, request.files.revision, facts, plan.lacking, two_bases)
+    return CollectedRows(rows, request.files.revision, facts, plan.lacking, two_bases)
 
 
 def stored_rows(
@@ -124,17 +110,10 @@ def stored_rows(
     they agree on what both measured; the facts say which hashes, and whether the code at hand has
     adopted them.
 
-    Parameters
-    ----------
-    dataset : str
-        Name or path, without the kind's prefix.
-    store : Path
-        The store's root.
+    - `dataset`: name or path, without the kind's prefix.
+    - `store`: the store's root.
 
-    Raises
-    ------
-    MissingResource
-        If nothing is stored for the cell.
+    Raises MissingResource if nothing is stored for the cell.
     """
     folder = kind.store(store)
     seeds = [seed + offset for offset in range(kind.seeds)]
@@ -155,16 +134,13 @@ def stored_rows(
         "rows by code": _described_codes(kind, by_code, adoption.load(folder)),
     }
     two_bases = any(name.startswith(ONE_BASE) for name in rows["condition"])
-    return _collected(rows, "as stored", facts, {}, two_bases)
+    return CollectedRows(rows, "as stored", facts, {}, two_bases)
 
 
 def join_code_versions(rows: pd.DataFrame, schema: RowSchema) -> tuple[pd.DataFrame, str]:
     """Join what several versions of the code measured, where they agree on what both measured.
 
-    Parameters
-    ----------
-    rows : DataFrame
-        Of one model and tokenizer.
+    `rows`: of one model and tokenizer.
 
     Returns
     -------
@@ -333,17 +309,6 @@ def _described_codes(
 def _evidence(adoptions: Sequence[Adoption]) -> str:
     compared, largest = sum(a.compared for a in adoptions), max(a.largest for a in adoptions)
     return f"{compared} measured again, at most {largest:.1e} apart"
-
-
-def _collected(
-    rows: pd.DataFrame,
-    revision: str,
-    facts: Mapping[str, Any],
-    lacking: Mapping[str, str],
-    two_bases: bool,
-) -> CollectedRows:
-    sentencepiece = str(rows["tokenizer"].iloc[0]).startswith("sentencepiece")
-    return CollectedRows(rows, revision, facts, lacking, two_bases, sentencepiece)
 
 
 def _nothing_to_measure(request: MeasureRequest, plan: MeasurePlan) -> MissingResource:

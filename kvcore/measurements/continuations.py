@@ -7,10 +7,10 @@ shorter. What a model writes is kept in ``<store>/_written/`` as files ``continu
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,13 @@ from kvcore.engine import limits
 from kvcore.errors import KvError
 from kvcore.io import digest
 from kvcore.measurements import generation
-from kvcore.measurements.base import ENGINE, source_files
+from kvcore.measurements.base import ENGINE, sources_hash
 from kvcore.measurements.hidden_states import TokenText
 from kvcore.measurements.surrogate_store import FILE_SAMPLES
 from kvcore.measurements.text_sources import SOURCES, check_source, temperature_of
 from kvcore.models.lm import LM
 from kvcore.store import artifacts
 from kvcore.store.artifacts import Key
-from kvcore.store.code_hash import code_hash
 from kvcore.store.schema import clean
 from kvcore.tokenization import Unusable
 
@@ -60,12 +59,8 @@ Ids = tuple[int, ...]
 class ContinuationSet:
     """Texts by source, of equal length within each text.
 
-    Parameters
-    ----------
-    texts : tuple of TokenText
-        For each usable text one per source, in the order given.
-    unusable : mapping of str to str
-        Why a text cannot be compared, by its id; such a text has no source at all.
+    - `texts`: for each usable text one per source, in the order given.
+    - `unusable`: why a text cannot be compared, by its id; such a text has no source at all.
     """
 
     texts: tuple[TokenText, ...]
@@ -88,6 +83,10 @@ def load_continuations(
 ) -> ContinuationSet:
     """Return each text's continuations by the sources asked for.
 
+    Prompt ids are those that the text as a whole begins with.
+
+    Raises KvError for an unknown source, a text twice, or a folder that cannot be read or written.
+
     Parameters
     ----------
     lm : LM
@@ -105,16 +104,6 @@ def load_continuations(
         Without it nothing is stored.
     batch_tokens : int, optional
         As `generation.generate` takes it.
-
-    Returns
-    -------
-    ContinuationSet
-        Prompt ids are those that the text as a whole begins with.
-
-    Raises
-    ------
-    KvError
-        An unknown source, a text twice, or a folder that cannot be read or written.
 
     Notes
     -----
@@ -139,24 +128,17 @@ def load_continuations(
         for source in distinct
         if source not in ("human", "shuffled")
     }
-    return ContinuationSet(
-        tuple(
-            continuation_by(source, text, by_model, seed)
-            for text in human.values()
-            for source in distinct
-        ),
-        unusable,
-    )
+    by_text = [
+        [continuation_by(s, text, by_model, seed) for s in distinct] for text in human.values()
+    ]
+    return ContinuationSet(tuple(chain.from_iterable(by_text)), unusable)
 
 
 def tokenize_text(lm: LM, text: Text) -> TokenText:
     """Tokenize prompt and continuation as one text, and cut the continuation to `NEW_TOKENS`.
 
-    Raises
-    ------
-    Unusable
-        Where a token spans the two, the continuation is too short, the text is too long for the
-        model, or it is not valid Unicode.
+    Raises Unusable where a token spans the two, the continuation is too short, the text is too long
+    for the model, or it is not valid Unicode.
     """
     prompt = tokenization.encode(lm.tokenizer, text.prompt)
     whole = tokenization.encode(lm.tokenizer, text.prompt + text.continuation)
@@ -181,10 +163,7 @@ def continuation_by(
 ) -> TokenText:
     """Return the text as one source continues it, as long as the human's.
 
-    Parameters
-    ----------
-    by_model : mapping
-        What the model wrote, by source and the text's id.
+    `by_model`: what the model wrote, by source and the text's id.
     """
     ids = human.continuation
     if source == "shuffled":
@@ -206,7 +185,16 @@ def _by_model(
     """Return the model's continuation of each text, `NEW_TOKENS` long, by its id."""
 
     def write(indices: Sequence[int]) -> list[Ids]:
-        return _write(lm, [texts[i] for i in indices], source, seed, batch_tokens)
+        return generation.generate(
+            lm,
+            [texts[i].prompt for i in indices],
+            max_new_tokens=NEW_TOKENS,
+            temperature=temperature_of(source),
+            stop=(),
+            never=generation.special_ids(lm),
+            seeds=[seed_of(seed, texts[i].id, source) for i in indices],
+            batch_tokens=batch_tokens,
+        )
 
     if root is None:
         written = write(range(len(texts)))
@@ -216,26 +204,11 @@ def _by_model(
             CONTINUATIONS,
             [continuation_key(lm, text, source, seed) for text in texts],
             write,
-            code=code(),
+            code=sources_hash(CODE_SOURCES),
             setting=_shared_key(lm, source, seed),
             per_file=FILE_SAMPLES,
         )
     return {text.id: tuple(ids) for text, ids in zip(texts, written, strict=True)}
-
-
-def _write(
-    lm: LM, texts: Sequence[TokenText], source: str, seed: int, batch_tokens: int | None
-) -> list[Ids]:
-    return generation.generate(
-        lm,
-        [text.prompt for text in texts],
-        max_new_tokens=NEW_TOKENS,
-        temperature=temperature_of(source),
-        stop=(),
-        never=generation.special_ids(lm),
-        seeds=[seed_of(seed, text.id, source) for text in texts],
-        batch_tokens=batch_tokens,
-    )
 
 
 def _shared_key(lm: LM, source: str, seed: int) -> Key:
@@ -255,9 +228,3 @@ def _shared_key(lm: LM, source: str, seed: int) -> Key:
 def continuation_key(lm: LM, text: TokenText, source: str, seed: int) -> Key:
     """Return the key under which a continuation is stored, one entry for each of `KEY`."""
     return (*_shared_key(lm, source, seed), clean(text.id), digest(*map(str, text.prompt))[:32])
-
-
-@functools.cache
-def code() -> str:
-    """Return the hash of the code that decides what is written: provenance."""
-    return code_hash(source_files(CODE_SOURCES))

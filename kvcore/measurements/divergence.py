@@ -32,17 +32,8 @@ from kvcore.errors import KvError, unknown
 from kvcore.models.lm import LM
 
 TOP = 256
-COLUMNS = (
-    "sample_id",
-    "first",
-    "second",
-    "status",
-    "js",
-    "kl",
-    "kl_back",
-    "kept_first",
-    "kept_second",
-)
+NUMBERS = ("js", "kl", "kl_back", "kept_first", "kept_second")
+COLUMNS = ("sample_id", "first", "second", "status", *NUMBERS)
 Unit = Literal["nats", "bits"]
 FloatArray = NDArray[np.float64]
 View = tuple[int, str]
@@ -53,15 +44,10 @@ View = tuple[int, str]
 class Distribution:
     """A next-token distribution: its likeliest tokens and one bucket for all others.
 
-    Attributes
-    ----------
-    ids : (k,) int64
-        Token ids, ascending.
-    log_probs : (k,) float64
-        Natural logarithms of their probabilities.
-    log_rest : float
-        Natural logarithm of the mass of all other tokens, summed from their own probabilities
-        rather than as 1 minus the others, which would cancel; -inf where there is none.
+    - `ids`: (k,) int64; token ids, ascending.
+    - `log_probs`: (k,) float64; natural logarithms of their probabilities.
+    - `log_rest`: natural logarithm of the mass of all other tokens, summed from their own
+      probabilities rather than as 1 minus the others, which would cancel; -inf where there is none.
     """
 
     ids: NDArray[np.int64]
@@ -87,10 +73,7 @@ class Distribution:
 def of_logits(logits: torch.Tensor, k: int = TOP) -> list[Distribution]:
     """Return the distribution behind every row of logits, (n, vocab), computed in float64.
 
-    Raises
-    ------
-    KvError
-        For k below 1.
+    Raises KvError for k below 1.
     """
     if k < 1:
         raise _bad_k(k)
@@ -117,16 +100,10 @@ def shared(p: Distribution, q: Distribution) -> tuple[FloatArray, FloatArray]:
 def js(p: Distribution, q: Distribution, unit: Unit = "nats") -> float:
     """Jensen-Shannon divergence on the shared tokens and one bucket.
 
-    Returns
-    -------
-    float
-        0 to ln 2 nats (0 to 1 bit); symmetric; 0 exactly where the two agree on that partition.
-        At most the divergence of the full distributions.
+    From 0 to ln 2 nats (0 to 1 bit); symmetric; 0 exactly where the two agree on that partition.
+    At most the divergence of the full distributions.
 
-    Raises
-    ------
-    KvError
-        An unknown unit.
+    Raises KvError for an unknown unit.
     """
     a, b = shared(p, q)
     middle = (a + b) / 2
@@ -137,16 +114,10 @@ def js(p: Distribution, q: Distribution, unit: Unit = "nats") -> float:
 def kl(p: Distribution, q: Distribution, unit: Unit = "nats") -> float:
     """Kullback-Leibler divergence of q from p on the shared tokens and one bucket.
 
-    Returns
-    -------
-    float
-        0 to infinity; infinite only where q gives the bucket no mass and p does. At most the
-        divergence of the full distributions.
+    From 0 to infinity; infinite only where q gives the bucket no mass and p does. At most the
+    divergence of the full distributions.
 
-    Raises
-    ------
-    KvError
-        An unknown unit.
+    Raises KvError for an unknown unit.
     """
     a, b = shared(p, q)
     return max(float(np.sum(special.rel_entr(a, b))), 0.0) / _scale(unit)
@@ -173,8 +144,6 @@ def between(
 
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
     samples : iterable of Sample
         What is predicted is the first token behind the question.
     pairs : iterable of (condition, condition)
@@ -235,15 +204,9 @@ def _numbers(p: Distribution | str, q: Distribution | str, unit: Unit) -> dict[s
     """Return what a row says of two views, or why one of them could not be measured."""
     if isinstance(p, str) or isinstance(q, str):
         reason = p if isinstance(p, str) else q
-        return {"status": reason} | dict.fromkeys(COLUMNS[4:], math.nan)
-    return {
-        "status": "ok",
-        "js": js(p, q, unit),
-        "kl": kl(p, q, unit),
-        "kl_back": kl(q, p, unit),
-        "kept_first": p.kept,
-        "kept_second": q.kept,
-    }
+        return {"status": reason} | dict.fromkeys(NUMBERS, math.nan)
+    numbers = js(p, q, unit), kl(p, q, unit), kl(q, p, unit), p.kept, q.kept
+    return {"status": "ok"} | dict(zip(NUMBERS, numbers, strict=True))
 
 
 def next_token_distributions(
@@ -257,11 +220,8 @@ def next_token_distributions(
 ) -> dict[View, Distribution | str]:
     """Return the distribution of the first token behind each sample's question.
 
-    Returns
-    -------
-    dict
-        By the sample's number and the condition's name; where a sample cannot be measured, the
-        reason in the distribution's place.
+    They are by the sample's number and the condition's name; where a sample cannot be measured, the
+    reason stands in the distribution's place.
     """
     # 1. Refuse what the model cannot do exactly, and tokenize.
     distinct = list(dict.fromkeys(conditions))
@@ -326,9 +286,8 @@ def _read(
 
 
 def _check_same_vocabulary(lm: LM, other: LM) -> None:
-    if lm.tokenizer.get_vocab() != other.tokenizer.get_vocab() or (
-        lm.config.vocab_size != other.config.vocab_size
-    ):
+    sizes = {lm.config.vocab_size, other.config.vocab_size}
+    if len(sizes) > 1 or lm.tokenizer.get_vocab() != other.tokenizer.get_vocab():
         raise KvError(
             f"{lm.name} and {other.name} have other vocabularies; compare models with one "
             "tokenizer."

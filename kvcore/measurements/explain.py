@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kvcore.cache import masks
@@ -40,13 +40,9 @@ SHOWN = 6  # tokens shown of each part in the text
 class Panel:
     """One forward pass: its title, a segment label per key slot, and who may attend to whom.
 
-    Attributes
-    ----------
-    slots : tuple of str
-        Segment of each key slot: ``BOS``, ``prefix`` (``prefix 2``, ... for further copies),
-        ``doc``, ``after``, ``mean``, ``prompt`` or ``answer``.
-    mask : tuple of tuple of int, (queries, slots)
-        1 where the token (row) may attend to the slot (column).
+    - `slots`: segment of each key slot: ``BOS``, ``prefix`` (``prefix 2``, ... for further copies),
+      ``doc``, ``after``, ``mean``, ``prompt`` or ``answer``.
+    - `mask`: 1 where the token (row) may attend to the slot (column).
     """
 
     title: str
@@ -66,23 +62,8 @@ class Explanation:
 def explain(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0) -> str:
     """Explain a condition on one sample: what is cached, what the query sees, what it tests.
 
-    Parameters
-    ----------
-    lm : LM
-    sample : Sample
-    condition : str or Condition
-    seed : int
-        Of the random prefix.
-
-    Returns
-    -------
-    str
-        Rendered from the ids, positions and masks that the engine receives.
-
-    Raises
-    ------
-    Unusable
-        If the sample cannot be measured under this condition.
+    The text is rendered from the ids, positions and masks that the engine receives; `seed` is that
+    of the random prefix. Raises Unusable if the sample cannot be measured under this condition.
     """
     return exposition(lm, sample, condition, seed).text
 
@@ -111,8 +92,12 @@ def exposition(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0
     panels += _one_pass_panels(lm, parsed, ready)
     lines = [
         f"{parsed.name}: {parsed.tests}",
-        *(line for p, step in prefills.items() for line in _prefill_lines(lm, p, step, labels[p])),
-        *_step_lines(parsed.recipe),
+    ]
+    for p, step in prefills.items():
+        lines += ["", f"prefill {_spell_prefill(p)}", *_token_lines(lm, step, labels[p])]
+    if steps := [f"then: {step}" for step in _steps(parsed.recipe)]:
+        lines += ["", *steps]
+    lines += [
         "",
         _visible_line(cache, all_labels),
         "",
@@ -130,10 +115,7 @@ def expositions(
 ) -> tuple[Mapping[str, Any], ...]:
     """Explain conditions on the shortest of a corpus's first samples that all can be measured on.
 
-    Raises
-    ------
-    KvError
-        If there is no such sample among the first 20.
+    Raises KvError if there is no such sample among the first 20.
     """
     samples = [_with_placeholders(s) for s in choose_samples(corpus.samples, CANDIDATES, seed)]
     for sample in sorted(samples, key=lambda s: len(s.passage)):
@@ -146,14 +128,7 @@ def expositions(
                 "model": lm.name,
                 "condition": explanation.condition,
                 "text": explanation.text,
-                "masks": [
-                    {
-                        "title": panel.title,
-                        "slots": list(panel.slots),
-                        "mask": [list(row) for row in panel.mask],
-                    }
-                    for panel in explanation.panels
-                ],
+                "masks": [asdict(panel) for panel in explanation.panels],
             }
             for explanation in explanations
         )
@@ -162,16 +137,11 @@ def expositions(
 
 def _with_placeholders(sample: Sample) -> Sample:
     """Give a sample what it lacks of texts that are written elsewhere."""
-    known = dict(sample.texts)
-    texts = {
-        "past_query": "an earlier question about this passage",
-        **{
-            f"surrogate({style})": f"what the model writes as a {style} for this passage"
-            for style in STYLES
-        },
+    texts = {"past_query": "an earlier question about this passage"} | {
+        f"surrogate({style})": f"what the model writes as a {style} for this passage"
+        for style in STYLES
     }
-    missing = tuple((name, text) for name, text in texts.items() if name not in known)
-    return replace(sample, texts=(*sample.texts, *missing))
+    return replace(sample, texts=tuple((texts | dict(sample.texts)).items()))
 
 
 # --- masks ---------------------------------------------------------------------------------------
@@ -221,15 +191,6 @@ def _picture(panel: Panel) -> list[str]:
 
 
 # --- lines of text -------------------------------------------------------------------------------
-
-
-def _prefill_lines(lm: LM, prefill: Prefill, step: ForwardInput, slots: Sequence[str]) -> list[str]:
-    return ["", f"prefill {_spell_prefill(prefill)}", *_token_lines(lm, step, slots)]
-
-
-def _step_lines(recipe: Recipe) -> list[str]:
-    steps = [f"then: {step}" for step in _steps(recipe)]
-    return ["", *steps] if steps else []
 
 
 def _visible_line(cache: KVCache, slots: Sequence[str]) -> str:

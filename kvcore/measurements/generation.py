@@ -30,14 +30,10 @@ _NEWLINES: weakref.WeakKeyDictionary[LM, frozenset[int]] = weakref.WeakKeyDictio
 class DecodingRule:
     """How the next token is chosen and when a text ends.
 
-    Attributes
-    ----------
-    max_new_tokens, min_new_tokens : int
-        Before the least number no stop token is chosen; at the most the text ends.
-    temperature : float
-        0 for greedy.
-    stop, never : frozenset of int
-        Token ids that end a text, and those that are not chosen at all.
+    - `max_new_tokens`, `min_new_tokens`: before the least number no stop token is chosen; at the
+      most the text ends.
+    - `temperature`: 0 for greedy.
+    - `stop`, `never`: token ids that end a text, and those that are not chosen at all.
     """
 
     max_new_tokens: int
@@ -81,8 +77,6 @@ def generate(
 
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
     prompts : sequence of int sequences
         Token ids without BOS, which is put before each; an empty prompt is BOS alone.
     max_new_tokens : int
@@ -176,25 +170,16 @@ def newline_ids(lm: LM) -> frozenset[int]:
 def check_prompts(lm: LM, sequences: Sequence[tuple[int, ...]], rule: DecodingRule) -> None:
     """Refuse, before anything is run, what a rule cannot go on from.
 
-    Parameters
-    ----------
-    sequences : sequence of tuple of int
-        The prompts, BOS included.
+    `sequences`: the prompts, BOS included.
 
-    Raises
-    ------
-    KvError
-        Ids outside the vocabulary, also among the rule's, a prompt too long, or no token to choose.
+    Raises KvError for ids outside the vocabulary, also among the rule's, a prompt too long, or no
+    token to choose.
     """
     size = int(lm.config.vocab_size)
     limit = limits.exact_positions(lm)
     named = [(f"prompt {number}", ids) for number, ids in enumerate(sequences)]
     for name, ids in [*named, ("stop or never", tuple(rule.stop | rule.never))]:
-        outside = next((i for i in ids if not 0 <= i < size), None)
-        if outside is not None:
-            raise KvError(
-                f"{name} holds the id {outside}; {lm.name}'s vocabulary is 0..{size - 1}."
-            )
+        tokenization.check_ids(name, ids, size, lm.name)
     for name, ids in named:
         if len(ids) + rule.max_new_tokens > limit:
             raise KvError(
@@ -219,10 +204,10 @@ def uniform_numbers(count: int, rule: DecodingRule, seeds: Sequence[int] | None)
             f"temperature={rule.temperature} needs one seed from 0 per prompt; got {got} for "
             f"{count} prompts."
         )
-    rows = [
-        np.random.Generator(np.random.PCG64(seed)).random(rule.max_new_tokens) for seed in seeds
-    ]
-    return np.stack(rows) if rows else np.zeros((0, rule.max_new_tokens))
+    noise = np.zeros((count, rule.max_new_tokens))
+    for row, seed in zip(noise, seeds, strict=True):
+        np.random.Generator(np.random.PCG64(seed)).random(out=row)
+    return noise
 
 
 def write_batch(
@@ -230,10 +215,7 @@ def write_batch(
 ) -> list[tuple[int, ...]]:
     """Write for one batch, a token a step; rows that have ended leave it.
 
-    Parameters
-    ----------
-    prompts : sequence of (ids, noise)
-        Token ids with BOS, and a uniform number in [0, 1) for each new token.
+    `prompts`: token ids with BOS, and a uniform number in [0, 1) for each new token.
     """
     noise = np.stack([numbers for _, numbers in prompts])
     texts: list[list[int]] = [[] for _ in prompts]
@@ -256,14 +238,9 @@ def write_batch(
 class LiveBatch:
     """A batch being written: what is cached, and the tokens that are not read yet.
 
-    Attributes
-    ----------
-    unread : (batch, q) int64
-        The last q slots' tokens.
-    positions, real : (batch, slots)
-        Of all slots, the unread ones included.
-    cache : DynamicCache
-        Of the other slots; the model appends to it.
+    - `unread`: (batch, q) int64; the last q slots' tokens.
+    - `positions`, `real`: (batch, slots); of all slots, the unread ones included.
+    - `cache`: of the other slots; the model appends to it.
     """
 
     unread: torch.Tensor
@@ -289,12 +266,8 @@ class LiveBatch:
     def extended(self, tokens: Sequence[int], going: Sequence[int]) -> LiveBatch:
         """Return the batch of the rows still going, with the next token of each unread.
 
-        Parameters
-        ----------
-        tokens : sequence of int
-            The next token of every row.
-        going : sequence of int
-            Rows that go on; the others leave the cache, which is changed in place.
+        - `tokens`: the next token of every row.
+        - `going`: rows that go on; the others leave the cache, which is changed in place.
         """
         device = self.positions.device
         rows = torch.tensor(going, device=device)
@@ -330,6 +303,8 @@ def choose_tokens(
 ) -> list[int]:
     """Choose each row's next token.
 
+    Raises KvError where a row's largest logit is not finite.
+
     Parameters
     ----------
     logits : (batch, vocab) float32
@@ -338,11 +313,6 @@ def choose_tokens(
         How many tokens the rows have already.
     noise : (batch,)
         Uniform numbers in [0, 1); not looked at where the rule is greedy.
-
-    Raises
-    ------
-    KvError
-        Where a row's largest logit is not finite.
     """
     logits[:, rule.banned(step)] = -torch.inf
     best = logits.argmax(dim=-1, keepdim=True)

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 
+from kvcore import tokenization
 from kvcore.engine import batching, forward, hooks, limits
 from kvcore.engine.forward import NO_TOKENS
 from kvcore.engine.hooks import PARTS, Seen
@@ -60,14 +61,9 @@ _ADDS_UP: weakref.WeakSet[LM] = weakref.WeakSet()  # models whose layers are kno
 class TokenText:
     """A text as token ids, none of which is BOS.
 
-    Parameters
-    ----------
-    id : str
-        Which text it is.
-    source : str
-        Who wrote the continuation, as `continuations` names it.
-    prompt, continuation : tuple of int
-        BOS is put before; the prompt may be empty.
+    - `id`: which text it is.
+    - `source`: who wrote the continuation, as `continuations` names it.
+    - `prompt`, `continuation`: BOS is put before; the prompt may be empty.
     """
 
     id: str
@@ -92,9 +88,6 @@ def dynamics(
 
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
-    texts : sequence of TokenText
     batch_tokens : int, optional
         Most tokens in one forward pass; changes speed and memory, never a number beyond rounding.
     parts : sequence of str
@@ -151,12 +144,10 @@ def trace(
 ) -> pd.DataFrame:
     """Return what the residual stream behind one layer does at every token of the continuations.
 
-    Parameters
-    ----------
-    layer : int
-        0 is the first; -1 is the last, and so on.
-    texts, batch_tokens
-        As `dynamics` takes them.
+    - `layer`: 0 is the first; -1 is the last, and so on.
+    - `texts`, `batch_tokens`: as `dynamics` takes them.
+
+    Raises KvError for a layer that the model does not have, or ids outside the vocabulary.
 
     Returns
     -------
@@ -166,11 +157,6 @@ def trace(
         (see `token_kinds`), `norm`, then of the step that arrives here `step`, `relative_step` (by
         the norm it left) and `cosine` (with the step before), NaN where there is none, and `nll`
         in nats.
-
-    Raises
-    ------
-    KvError
-        A layer that the model does not have, or ids outside the vocabulary.
     """
     depth = len(hooks.layers_of(lm))
     if not -depth <= layer < depth:
@@ -193,12 +179,9 @@ def trace(
 def check_parts(lm: LM, parts: Sequence[str]) -> tuple[str, ...]:
     """Return the parts, each once, checked against what the model's layers really add.
 
-    Raises
-    ------
-    KvError
-        An unknown part.
-    NotExact
-        Where the layers are not the sum of what attention and MLP add, if those are asked.
+    Raises KvError for an unknown part.
+    Raises NotExact where the layers are not the sum of what attention and MLP add, if those are
+    asked.
     """
     for part in parts:
         if part not in PARTS:
@@ -236,13 +219,9 @@ def _assert_adds_up(lm: LM) -> None:
 
 def check_ids(lm: LM, texts: Sequence[TokenText]) -> None:
     """Refuse a text that holds an id outside the vocabulary."""
-    size = int(lm.config.vocab_size)
     for text in texts:
-        outside = next((i for i in text.ids if not 0 <= i < size), None)
-        if outside is not None:
-            raise KvError(
-                f"text {text.id!r} holds the id {outside}; {lm.name}'s vocabulary is 0..{size - 1}."
-            )
+        name = f"text {text.id!r}"
+        tokenization.check_ids(name, text.ids, int(lm.config.vocab_size), lm.name)
 
 
 def _unusable(lm: LM, text: TokenText) -> str | None:
@@ -278,10 +257,7 @@ def text_batches(
 ) -> list[list[int]]:
     """Cut texts, sorted by length, into passes whose tokens and logits fit.
 
-    Returns
-    -------
-    list of list of int
-        Numbers of the texts.
+    Returns the numbers of each pass's texts.
     """
     budget, cost = limits.pass_limits(lm, batch_tokens)
     if not batch_tokens:  # one that is asked for counts alone
@@ -302,10 +278,8 @@ def measure_batch(lm: LM, texts: Sequence[TokenText], parts: Sequence[str]) -> l
 
     nlls = read_nlls(lm, texts, parts, reduce)
     stats = {part: torch.stack(layers, dim=2).tolist() for part, layers in by_layer.items()}
-    return [
-        measured_row(text, of_text, {part: stats[part][n] for part in parts})
-        for n, (text, of_text) in enumerate(zip(texts, nlls, strict=True))
-    ]
+    by_text = [{part: stats[part][n] for part in parts} for n in range(len(texts))]
+    return [measured_row(*row) for row in zip(texts, nlls, by_text, strict=True)]
 
 
 def trace_batch(lm: LM, texts: Sequence[TokenText], layer: int) -> list[list[Row]]:
@@ -355,10 +329,7 @@ def read_nlls(
 ) -> list[list[float]]:
     """Read texts in one pass and return the NLL of every token but BOS, in nats.
 
-    Parameters
-    ----------
-    parts, seen, layers
-        As `kvcore.engine.hooks.watching` takes them.
+    `parts`, `seen`, `layers`: as `kvcore.engine.hooks.watching` takes them.
     """
     step = forward.pad_ids(lm, [(lm.bos_id, *text.ids) for text in texts], [0] * len(texts))
     rows = [n for n, text in enumerate(texts) for _ in text.ids]
@@ -380,12 +351,8 @@ def continuation_slots(texts: Sequence[TokenText]) -> list[list[bool]]:
 def measured_row(text: TokenText, nlls: Sequence[float], stats: Mapping[str, Any]) -> Row:
     """Return a text's row of `dynamics`.
 
-    Parameters
-    ----------
-    nlls : sequence of float
-        Of every token but BOS.
-    stats : mapping of str to nested lists
-        By part: one list for each of `STATS`, one number per layer in each.
+    - `nlls`: of every token but BOS.
+    - `stats`: by part: one list for each of `STATS`, one number per layer in each.
     """
     own = nlls[len(text.prompt) :]
     # Cosines may be NaN: some streams do not move.

@@ -76,11 +76,8 @@ class Need:
 
 def dataset_of(dataset: str, sample_set: str) -> str:
     """Return the dataset's name in the rows' keys: padded documents are another dataset."""
-    return (
-        dataset
-        if sample_set == "samples" or _SEED.fullmatch(sample_set)
-        else f"{dataset}@{sample_set}"
-    )
+    same = sample_set == "samples" or _SEED.fullmatch(sample_set)
+    return dataset if same else f"{dataset}@{sample_set}"
 
 
 def sample_set_of(dataset: str, stored: str, offset: int) -> str | None:
@@ -93,9 +90,8 @@ def sample_set_of(dataset: str, stored: str, offset: int) -> str | None:
 
 def base_of(sample_id: str, sample_set: str) -> str:
     """Return the id that a padded or masked sample shares with the one it is made from."""
-    return sample_id.removesuffix(f"@{sample_set}").removesuffix(
-        "#masked" if sample_set == "masked" else ""
-    )
+    base = sample_id.removesuffix(f"@{sample_set}")
+    return base.removesuffix("#masked") if sample_set == "masked" else base
 
 
 def plain(needs: Iterable[str]) -> tuple[str, ...]:
@@ -122,11 +118,7 @@ def expanded(need: Need, depth: int) -> list[Need]:
 class NeededSamples:
     """The samples of every need, and the needs that this data cannot serve.
 
-    Attributes
-    ----------
-    samples : mapping of Need to samples
-    lacking : mapping of str to str
-        Reasons, by the need as it is spelled.
+    `lacking`: reasons, by the need as it is spelled.
     """
 
     samples: Mapping[Need, tuple[Sample, ...]]
@@ -156,8 +148,7 @@ def choose_samples(
         Takes samples and styles and gives the samples their surrogate queries; called only where
         a condition needs some.
     """
-    every = [need for text in spelled for need in expanded(Need.read(text), depth)]
-    needs = list(dict.fromkeys(every))
+    needs = list(dict.fromkeys(n for text in spelled for n in expanded(Need.read(text), depth)))
     pools, reasons = _pools(needs, corpus, limit, seed)
     chosen: dict[Need, tuple[Sample, ...]] = {}
     lacking: dict[str, str] = {}
@@ -166,7 +157,8 @@ def choose_samples(
         if reason:
             lacking[str(need)] = reason
         else:
-            chosen[need] = _share_of(need, pools[need.sample_set])
+            pool = pools[need.sample_set]
+            chosen[need] = pool[: _count(len(pool), need.share)] if need.share else pool
     chosen = _with_surrogates(chosen, pools.get("samples", ()), write_surrogates)
     bare = chosen.get(Need("bare"), ())
     controls = {Need(name): bare[:CONTROL_SAMPLES] for name in CONTROLS if bare}
@@ -199,9 +191,8 @@ def _pool(need: Need, corpus: Corpus, limit: int, seed: int) -> tuple[Sample, ..
     if need.sample_set == "samples":
         return samples_module.choose_samples(corpus.samples, limit, seed)
     if need.seed:
-        return samples_module.choose_samples(
-            corpus.samples, _count(limit, "choices"), seed + need.seed
-        )
+        few = _count(limit, "choices")
+        return samples_module.choose_samples(corpus.samples, few, seed + need.seed)
     some = samples_module.choose_samples(corpus.samples, _count(limit, "padded"), seed)
     return lengthened(some, corpus.samples, int(need.sample_set), seed)
 
@@ -216,10 +207,6 @@ def _missing_text(need: Need, corpus: Corpus, pool: Sequence[Sample]) -> str:
         dict(sample.texts).get("past_query") for sample in pool
     )
     return f"{corpus.name} brings no past queries of its passages" if lacks else ""
-
-
-def _share_of(need: Need, pool: tuple[Sample, ...]) -> tuple[Sample, ...]:
-    return pool[: _count(len(pool), need.share)] if need.share else pool
 
 
 def _with_surrogates(

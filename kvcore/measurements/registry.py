@@ -18,10 +18,8 @@ _REGISTERED: dict[str, MeasurementKind] = {}
 def register(kind: MeasurementKind) -> MeasurementKind:
     """Make a kind known by its name, and return it.
 
-    Raises
-    ------
-    KvError
-        If its name, its folder in the store or the prefix of its files is another kind's.
+    Raises KvError if its name, its folder in the store or the prefix of its files is another
+    kind's.
     """
     for other in _REGISTERED.values():
         same = [
@@ -35,11 +33,6 @@ def register(kind: MeasurementKind) -> MeasurementKind:
     return kind
 
 
-def unregister(kind: MeasurementKind) -> None:
-    """Forget a kind."""
-    _REGISTERED.pop(kind.name, None)
-
-
 def all_kinds() -> Mapping[str, MeasurementKind]:
     """Return every kind by its name, those of this package first."""
     _import_kinds()
@@ -49,10 +42,7 @@ def all_kinds() -> Mapping[str, MeasurementKind]:
 def kind_of(name: str) -> MeasurementKind:
     """Return a kind by its name.
 
-    Raises
-    ------
-    KvError
-        For an unknown name, with the nearest one.
+    Raises KvError for an unknown name, with the nearest one.
     """
     known = all_kinds()
     if name not in known:

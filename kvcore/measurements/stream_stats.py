@@ -13,16 +13,11 @@ STATS = ("smoothness", "norm", "norm_variance", "relative_step", "cosine")
 class Series(NamedTuple):
     """What a stream of hidden states does, token by token; float64.
 
-    Attributes
-    ----------
-    norm : (batch, n)
-        Euclidean length of each state.
-    step : (batch, n - 1)
-        Length of the difference from each state to the next.
-    relative_step : (batch, n - 1)
-        Step by the norm of the state that it leaves.
-    cosine : (batch, n - 2)
-        Between each step and the next, -1 to 1; NaN where one of them has length 0.
+    - `norm`: (batch, n); Euclidean length of each state.
+    - `step`: (batch, n - 1); length of the difference from each state to the next.
+    - `relative_step`: (batch, n - 1); step by the norm of the state that it leaves.
+    - `cosine`: (batch, n - 2); between each step and the next, -1 to 1; NaN where one of them has
+      length 0.
     """
 
     norm: torch.Tensor
@@ -44,16 +39,10 @@ def series(stream: torch.Tensor) -> Series:
 def reduced(stream: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Reduce hidden states to `STATS`.
 
-    Parameters
-    ----------
-    stream : (batch, n, hidden size)
-    counted : (batch, n) bool
-        Which tokens count; steps between two of them, and turns at one between two of them, do.
+    Returns (batch, len(STATS)) float64: NaN where nothing counts.
 
-    Returns
-    -------
-    (batch, len(STATS)) float64
-        NaN where nothing counts.
+    `counted`: (batch, n) bool; which tokens count; steps between two of them, and turns at one
+    between two of them, do.
     """
     by_token = series(stream)
     pairs = counted[:, 1:] & counted[:, :-1]

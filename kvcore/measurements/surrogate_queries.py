@@ -60,27 +60,19 @@ def surrogates(
 ) -> list[str]:
     """Let the model write a short query for each sample's passage; it sees nothing else.
 
+    Returns one per sample: a line of at most ``MAX_WORDS`` words, or "" where nothing usable came:
+    no word, or one of the prompt's own examples again.
+
+    Raises KvError for an unknown style.
+
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
     samples : sequence of Sample
         Of each only the passage counts, its first ``PASSAGE_TOKENS`` tokens.
     style : str
         One of `kvcore.conditions.registry.STYLES`; `PROMPTS` holds what is asked.
     batch_tokens : int, optional
         As `generation.generate` takes it.
-
-    Returns
-    -------
-    list of str
-        One per sample: a line of at most ``MAX_WORDS`` words, or "" where nothing usable came: no
-        word, or one of the prompt's own examples again.
-
-    Raises
-    ------
-    KvError
-        For an unknown style.
     """
     if style not in PROMPTS:
         raise unknown("style", style, PROMPTS)

@@ -15,12 +15,11 @@ from kvcore.conditions.registry import STYLES
 from kvcore.data.sample import Sample
 from kvcore.errors import KvError, unknown
 from kvcore.measurements import surrogate_queries
-from kvcore.measurements.base import ENGINE, source_files
+from kvcore.measurements.base import ENGINE, sources_hash
 from kvcore.models.files import ModelFiles
 from kvcore.models.lm import LM
 from kvcore.store import artifacts
 from kvcore.store.artifacts import Key
-from kvcore.store.code_hash import code_hash
 from kvcore.store.schema import clean
 
 METHOD = "surrogate_queries/1"  # its version: raised by hand when texts are meant to change
@@ -39,6 +38,10 @@ def with_surrogates(
 ) -> tuple[Sample, ...]:
     """Give each sample the surrogate queries that a model wrote for its passage.
 
+    Raises KvError for an unknown style, a folder that cannot be read or written, or whatever `load`
+    raises.
+    Warns StoreWarning for each damaged file.
+
     Parameters
     ----------
     files : ModelFiles
@@ -56,16 +59,6 @@ def with_surrogates(
     -------
     tuple of Sample
         In the order given, as `attach` returns them.
-
-    Raises
-    ------
-    KvError
-        An unknown style, a folder that cannot be read or written, or whatever `load` raises.
-
-    Warns
-    -----
-    StoreWarning
-        For each damaged file.
 
     Notes
     -----
@@ -88,7 +81,7 @@ def with_surrogates(
             TEXTS,
             [surrogate_key(files, style, sample) for sample in samples],
             write,
-            code=code(),
+            code=sources_hash(SOURCES),
             setting=_shared_key(files, style),
             per_file=FILE_SAMPLES,
         )
@@ -98,12 +91,8 @@ def with_surrogates(
 def attach(samples: Sequence[Sample], texts: Mapping[str, Sequence[str]]) -> tuple[Sample, ...]:
     """Return the samples with their surrogates as texts named ``surrogate(<style>)``.
 
-    Parameters
-    ----------
-    samples : sequence of Sample
-    texts : mapping of str to sequence of str
-        For each style one text per sample. Where it is "", the sample gets none of that style; a
-        text of that name which it had before is dropped.
+    `texts`: for each style one text per sample. Where it is "", the sample gets none of that style;
+    a text of that name which it had before is dropped.
     """
     names = {f"surrogate({style})": style for style in texts}
     for style, given in texts.items():
@@ -122,12 +111,6 @@ def attach(samples: Sequence[Sample], texts: Mapping[str, Sequence[str]]) -> tup
         )
         for n, sample in enumerate(samples)
     )
-
-
-@functools.cache
-def code() -> str:
-    """Return the hash of the code that decides what is written: provenance."""
-    return code_hash(source_files(SOURCES))
 
 
 def _shared_key(files: ModelFiles, style: str) -> Key:

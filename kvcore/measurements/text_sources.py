@@ -19,10 +19,7 @@ def check_source(source: str) -> None:
 def temperature_of(source: str) -> float:
     """Return the temperature at which a source is written, 0 for greedy.
 
-    Raises
-    ------
-    KvError
-        For a source that no model writes.
+    Raises KvError for a source that no model writes.
     """
     named = _TEMPERATURE.fullmatch(source)
     if source != "greedy" and (named is None or float(named[1]) == 0):

@@ -10,12 +10,9 @@ from kvcore.models.lm import LM
 def kinds_of(lm: LM, ids: Sequence[int]) -> list[str]:
     """Say what kind of text each token of a text is.
 
-    Returns
-    -------
-    list of str
-        ``word`` (a letter first, and a word begins), ``inside`` (a letter first, within a word),
-        ``number`` (a digit first), ``punctuation`` (a visible sign first), ``space`` (white space
-        only) or ``other`` (special tokens, parts of a character).
+    Returns ``word`` (a letter first, and a word begins), ``inside`` (a letter first, within a
+    word), ``number`` (a digit first), ``punctuation`` (a visible sign first), ``space`` (white
+    space only) or ``other`` (special tokens, parts of a character).
     """
     special = {*lm.tokenizer.all_special_ids, lm.bos_id}
     texts = spelled(lm, ids)

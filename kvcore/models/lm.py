@@ -11,6 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kvcore.models.files import ModelFiles
 
 
+def text_decoder(model: Any) -> Any:
+    """Return the part of a model that reads text, the model itself where it names none."""
+    decoder = model.get_decoder()
+    return decoder if isinstance(decoder, PreTrainedModel) else model
+
+
 @dataclass(frozen=True, eq=False)
 class LM:
     """A loaded causal language model and everything the instrument needs to know of it."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
-from kvcore.errors import KvError
-from kvcore.models import attention, memory, registry, tiny, tokenizers
+from kvcore.errors import KvError, MissingResource, one_line
+from kvcore.models import attention, folder_checks, memory, model_checks, tiny, tokenizers
 from kvcore.models import device as devices
 from kvcore.models import files as model_files
 from kvcore.models.files import ModelFiles
@@ -52,8 +56,9 @@ def load_model(
         model, tokenizer = load_folder(files, where, trust_remote_code)
     model.eval().requires_grad_(False)
     config = model.config.get_text_config()
-    attention.pin_attention(config, where)
+    attention.pin_attention(model, where)
     bos_id, bos_source = tokenizers.bos(tokenizer, config, name)
+    model_checks.check_ids(name, model, tokenizer, bos_id)
     return LM(name, model, tokenizer, bos_id, bos_source, files, where, config)
 
 
@@ -63,46 +68,78 @@ def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[A
     Raises
     ------
     KvError
-        Without safetensors, or with weights missing.
+        For what `folder_checks` and `model_checks` refuse, and for whatever transformers raises.
     """
     logging.disable_progress_bar()
+    folder = Path(str(files.folder))
+    folder_checks.check_files(files.name, folder)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust}
+    with _in_one_line(files, "configuration"):
+        config = AutoConfig.from_pretrained(folder, **options)
+    model_checks.check_config(
+        files.name, folder, config, own_code=trust and hasattr(config, "auto_map")
+    )
+    model_checks.switch_off_outputs(config)
+    with _in_one_line(files, "model"):
+        memory.check_fits(files, config, device)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, files.dtype),
+            attn_implementation=attention.choose_attention(config),
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told, and refused
+            **options,
+            **_placement(files, device, config),
+        )
+    model, info = loaded
+    model_checks.check_weights(files.name, folder, model, info)
+    model_checks.check_forward(files.name, model)
+    with _in_one_line(files, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    return model, tokenizer
+
+
+def _placement(files: ModelFiles, device: torch.device, config: Any) -> dict[str, Any]:
+    """Return where weights go and how they are quantized, as transformers takes it."""
     options: dict[str, Any] = {}
-    folder = str(files.folder)
+    if device.type != "cpu" or files.quantization:
+        options["device_map"] = {"": device}
     # Weights that are stored in 4 bits say so themselves.
-    if files.quantization == "nf4" and not registry.entry_of(files.name).stored_quantized:
+    if files.quantization == "nf4" and getattr(config, "quantization_config", None) is None:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, files.dtype),
         )
-    if not list(Path(folder).glob("*.safetensors")):
+    return options
+
+
+@contextmanager
+def _in_one_line(files: ModelFiles, part: str) -> Iterator[None]:
+    """Turn whatever transformers raises on a folder into one line; memory errors pass."""
+    try:
+        yield
+    except (KvError, MissingResource, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
         raise KvError(
-            f"model {files.name!r}: {folder} holds no *.safetensors; pickled weights "
-            "are not loaded. Convert them to safetensors first."
-        )
-    if device.type != "cpu" or files.quantization:
-        options["device_map"] = {"": device}
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
-    memory.check_fits(files, config, device)
-    model_and_info: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, files.dtype),
-        attn_implementation=attention.choose_attention(config),
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=trust,
-        output_loading_info=True,
-        **options,
+            f"model {files.name!r}: the {part} in {files.folder} cannot be loaded: "
+            f"{_cause(files, error, part)}."
+        ) from error
+
+
+def _cause(files: ModelFiles, error: Exception, part: str) -> str:
+    settings = folder_checks.read_json(files.name, Path(str(files.folder)) / "config.json")
+    kind = settings.get("model_type")
+    if part != "configuration" or kind in CONFIG_MAPPING:
+        return f"{one_line(error)}; check the folder's files, or download it again"
+    if kind is None:
+        return "config.json names no model_type; download the model again"
+    ships_code = ", or pass trust_remote_code=True to run the code that it ships"
+    return (
+        f"its model_type {kind!r} is not known to transformers {transformers.__version__}; "
+        f"update transformers{ships_code if 'auto_map' in settings else ''}"
     )
-    model, info = model_and_info
-    missing = sorted(info["missing_keys"])
-    if missing:  # they would be random numbers
-        raise KvError(
-            f"model {files.name!r}: {folder} lacks {len(missing)} weights, {missing[0]} "
-            "first; use a complete checkpoint of this architecture."
-        )
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=trust
-    )
-    return model, tokenizer

@@ -18,6 +18,8 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in nf4: four bits, a byte per 64 weights, a float32 per 256 of those bytes."""
 SHORTEST_PASS = 1024
 """Tokens of the smallest pass that a cell can be measured with: a prefix and a document."""
+CACHED = ("k_proj", "v_proj")
+"""Where keys and values come from; other names are not counted."""
 GIB = 2**30
 
 
@@ -70,21 +72,17 @@ def estimate_need(
         p.numel() * (NF4_BYTES if id(p) in quantized else p.element_size())
         for p in (*model.parameters(), *model.buffers())
     )
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    cached = 2 * text.num_hidden_layers * heads * head_dim
-    widest = max(
-        (max(m.in_features, m.out_features) for m in model.modules() if _in_layers(m, head)),
-        default=text.hidden_size,
-    )
-    logits = text.vocab_size // 8  # behind an answer of an eighth of the pass
-    per_token = cached + 2 * text.hidden_size + 2 * widest + logits
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    cached = sum(m.out_features for name, m in linear.items() if name.endswith(CACHED))
+    hidden = int(getattr(config.get_text_config(), "hidden_size", 0))
+    widest = max((max(m.in_features, m.out_features) for m in linear.values()), default=hidden)
+    logits = 0 if head is None else head.weight.shape[0] // 8  # an answer of an eighth of the pass
+    per_token = cached + 2 * hidden + 2 * widest + logits
     return MemoryNeed(int(weights), SHORTEST_PASS * per_token * size)
-
-
-def _in_layers(module: nn.Module, head: nn.Module | None) -> bool:
-    return isinstance(module, nn.Linear) and module is not head
 
 
 def check_fits(files: model_files.ModelFiles, config: Any, device: torch.device) -> None:

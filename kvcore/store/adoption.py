@@ -34,16 +34,10 @@ Group = tuple[str | int, ...]
 class Adoption:
     """Groups of rows of one hash that count as measured by the code of another.
 
-    Parameters
-    ----------
-    old, new : str
-        Hashes of the code.
-    groups : mapping of group to int
-        Values of `GROUP`, and how many rows of each were compared.
-    largest : float
-        Largest difference of two numbers, relative where they exceed 1.
-    date : str
-        Of the comparison, ISO 8601.
+    - `old`, `new`: hashes of the code.
+    - `groups`: values of `GROUP`, and how many rows of each were compared.
+    - `largest`: largest difference of two numbers, relative where they exceed 1.
+    - `date`: of the comparison, ISO 8601.
     """
 
     old: str
@@ -62,14 +56,9 @@ class Adoption:
 class Comparison:
     """What came of measuring rows of another code again.
 
-    Attributes
-    ----------
-    adoptions : tuple of Adoption
-        One per old hash, of the groups whose rows agree.
-    rejected : mapping of str to int
-        For each old hash the number of groups whose rows do not agree.
-    example : str
-        Where the first of them differs, "" if all agree.
+    - `adoptions`: one per old hash, of the groups whose rows agree.
+    - `rejected`: for each old hash the number of groups whose rows do not agree.
+    - `example`: where the first of them differs, "" if all agree.
     """
 
     adoptions: tuple[Adoption, ...]
@@ -88,12 +77,8 @@ def rows_to_compare(old_rows: pd.DataFrame, pending: pd.DataFrame | None = None)
     Rows that could be measured come first. The draw is the same for every condition, so that one
     sample's conditions are measured together, and for every hash.
 
-    Parameters
-    ----------
-    old_rows : DataFrame
-        Rows that other code measured.
-    pending : DataFrame, optional
-        Those of them whose groups are to be compared; all by default.
+    - `old_rows`: rows that other code measured.
+    - `pending`: those of them whose groups are to be compared; all by default.
     """
     drawn = old_rows.assign(
         _place=_places(old_rows),
@@ -161,10 +146,7 @@ def is_accepted(rows: pd.DataFrame, adoptions: Iterable[Adoption], new: str) -> 
 def save(store: Store, adoption: Adoption) -> Path:
     """Record an adoption beside the rows, as a whole or not at all.
 
-    Raises
-    ------
-    KvError
-        Where the folder cannot be written.
+    Raises KvError where the folder cannot be written.
     """
     nested: dict[Group, dict[str, int]] = {}
     for group, compared in adoption.groups.items():

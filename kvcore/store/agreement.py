@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,13 +34,9 @@ def disagreement(
 ) -> str | None:
     """Return the first column in which two rows differ by more than rounding, None for no column.
 
-    Parameters
-    ----------
-    first, second : mapping
-        Two measurements of one key.
-    lists : bool
-        Compare lists of numbers too, element by element. Lists of texts are never compared: they
-        describe choices between logits that may lie closer than rounding.
+    - `first`, `second`: two measurements of one key.
+    - `lists`: compare lists of numbers too, element by element. Lists of texts are never compared:
+      they describe choices between logits that may lie closer than rounding.
     """
     largest = tolerance(first["dtype"])
     for name in schema.values:
@@ -60,15 +56,9 @@ def largest_distance(
     first: Mapping[str, Any], second: Mapping[str, Any], schema: RowSchema
 ) -> float:
     """Return how far the numbers of two rows that agree lie apart, as `distance` measures it."""
-    return max(_distances(first, second, schema), default=0.0)
-
-
-def _distances(
-    first: Mapping[str, Any], second: Mapping[str, Any], schema: RowSchema
-) -> Iterator[float]:
-    for name, kind in schema.types.items():
-        if kind in (NUMBER, NUMBERS) and first[name] is not None and second[name] is not None:
-            yield distance(first[name], second[name])
+    numbers = [name for name, kind in schema.types.items() if kind in (NUMBER, NUMBERS)]
+    both = [(first[name], second[name]) for name in numbers]
+    return max((distance(a, b) for a, b in both if a is not None and b is not None), default=0.0)
 
 
 def distance(a: Any, b: Any) -> float:

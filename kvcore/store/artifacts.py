@@ -33,16 +33,10 @@ Row = dict[str, Any]
 class ArtifactKind:
     """Which files hold what.
 
-    Parameters
-    ----------
-    stem : str
-        How their names begin, letters only.
-    key : tuple of str
-        What names one text in them.
-    value : str
-        What the text itself is called.
-    defaults : mapping of str to str
-        Parts of the key that older files do not name.
+    - `stem`: how their names begin, letters only.
+    - `key`: what names one text in them.
+    - `value`: what the text itself is called.
+    - `defaults`: parts of the key that older files do not name.
     """
 
     stem: str
@@ -54,15 +48,9 @@ class ArtifactKind:
 def save(folder: Path, kind: ArtifactKind, texts: Mapping[Key, Any], code: str = "") -> None:
     """Store texts, which JSON must be able to hold, as one new file or not at all.
 
-    Parameters
-    ----------
-    code : str
-        Hash of the code that wrote them: provenance, no part of their key.
+    `code`: hash of the code that wrote them: provenance, no part of their key.
 
-    Raises
-    ------
-    KvError
-        Where the folder cannot be written.
+    Raises KvError where the folder cannot be written.
     """
     record = {"code": code, "time": time.time(), "id": uuid.uuid4().hex}  # no two files are equal
     lines = [
@@ -90,6 +78,9 @@ def obtain(
 
     Texts that other code wrote count if `COMPARED_TEXTS` of them, written again, are the same.
 
+    Raises KvError where the folder cannot be read or written.
+    Warns StoreWarning for each damaged file, and where other code wrote other texts.
+
     Parameters
     ----------
     keys : sequence of Key
@@ -103,16 +94,6 @@ def obtain(
     per_file : int
         Texts that are written and stored together. Files are divided by all keys, present or not,
         so that a run that resumes forms the batches of one that was never interrupted.
-
-    Raises
-    ------
-    KvError
-        Where the folder cannot be read or written.
-
-    Warns
-    -----
-    StoreWarning
-        For each damaged file, and where other code wrote other texts.
     """
     texts = usable_texts(folder, kind, keys, code)
     if len(texts) == len(keys):

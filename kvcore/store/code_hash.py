@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from kvcore.errors import KvError
+from kvcore.io import json_digest
 from kvcore.store import keys
 
 
 def code_hash(paths: Iterable[Path]) -> str:
     """Return a hash of what Python sources do, comments, docstrings and layout left out.
 
-    Parameters
-    ----------
-    paths : iterable of Path
-        Source files; their order and folders do not count, their names do.
+    Returns 16 hex digits, the same for every supported Python.
 
-    Returns
-    -------
-    str
-        16 hex digits, the same for every supported Python.
+    `paths`: source files; their order and folders do not count, their names do.
 
-    Raises
-    ------
-    KvError
-        A file that cannot be read or is no Python.
+    Raises KvError for a file that cannot be read or is no Python.
     """
     parts = []
     for path in paths:
@@ -37,7 +28,7 @@ def code_hash(paths: Iterable[Path]) -> str:
         except (OSError, SyntaxError, ValueError) as error:
             raise KvError(f"code hash: {path} is no readable Python source: {error}.") from error
     ordered = sorted(parts, key=keys.json_bytes)  # names may repeat from one folder to the next
-    return hashlib.sha256(keys.json_bytes(ordered)).hexdigest()[:16]
+    return json_digest(ordered)[:16]
 
 
 def _outline(node: object) -> Any:

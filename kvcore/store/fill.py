@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import sys
 import time
 from collections import Counter
@@ -17,7 +15,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kvcore.errors import KvError
-from kvcore.io import disk_errors
+from kvcore.io import disk_errors, json_digest
 from kvcore.store.keys import row_keys
 from kvcore.store.schema import CODE, KEY, Key, RowSchema, clean
 from kvcore.store.shards import Store
@@ -32,14 +30,9 @@ _POLL_SECONDS = 0.2
 class Shard:
     """Wanted rows that are measured and stored together.
 
-    Parameters
-    ----------
-    name : str
-        Hash of the keys: processes that want the same rows name their shards alike.
-    rows : DataFrame
-        All conditions of some samples under one configuration, as they were wanted.
-    keys : tuple
-        The key of each row.
+    - `name`: hash of the keys: processes that want the same rows name their shards alike.
+    - `rows`: all conditions of some samples under one configuration, as they were wanted.
+    - `keys`: the key of each row.
     """
 
     name: str
@@ -63,6 +56,8 @@ def measure_missing(
 ) -> None:
     """Measure the wanted rows that the store lacks, and store each shard as soon as it is done.
 
+    Raises KvError for measurements of other rows than those asked for, or whatever `Store` raises.
+
     Parameters
     ----------
     store : Store
@@ -85,11 +80,6 @@ def measure_missing(
     progress : str or None
         Label of the progress bar on stderr (samples per second, time left); None for no bar.
 
-    Raises
-    ------
-    KvError
-        Measurements of other rows than those asked for, or whatever `Store` raises.
-
     Notes
     -----
     Any number of processes may fill one store. Each shard is claimed by a file lock in
@@ -100,8 +90,8 @@ def measure_missing(
     """
     present = PresentRows(code).updated(store)
     shards = plan(wanted, shard_samples)
-    pending = [(shard, _count_samples(shard.missing(present.keys))) for shard in shards]
-    pending = [(shard, samples) for shard, samples in pending if samples]
+    counts = [len(set(shard.missing(present.keys)["sample_id"].tolist())) for shard in shards]
+    pending = [(s, samples) for s, samples in zip(shards, counts, strict=True) if samples]
     if not pending:
         return
     store.sweep()
@@ -127,10 +117,7 @@ def measure_missing(
 def plan(wanted: pd.DataFrame, shard_samples: int) -> tuple[Shard, ...]:
     """Divide the wanted rows into shards, the same way for any order of the rows.
 
-    Raises
-    ------
-    KvError
-        A column of ``KEY`` is absent, or one sample id stands for two texts.
+    Raises KvError where a column of ``KEY`` is absent, or one sample id stands for two texts.
     """
     if shard_samples < 1:
         raise KvError(f"shard_samples must be at least 1; got {shard_samples}.")
@@ -158,10 +145,7 @@ def with_keys(
 ) -> pd.DataFrame:
     """Give measured rows the keys of the rows asked for, matched by what tells them apart.
 
-    Raises
-    ------
-    KvError
-        Rows that were not asked for, came twice, or did not come.
+    Raises KvError for rows that were not asked for, came twice, or did not come.
     """
     indices = {name: index for index, name in enumerate(_row_names(asked))}
     names = _row_names(rows)
@@ -226,10 +210,6 @@ def _row_names(rows: pd.DataFrame) -> list[tuple[str, ...]]:
     return list(zip(*columns, strict=True))
 
 
-def _count_samples(rows: pd.DataFrame) -> int:
-    return len(set(rows["sample_id"].tolist()))
-
-
 def _check_ids(keys: list[Key]) -> None:
     names = [tuple(key[KEY.index(column)] for column in ROW_NAME) for key in keys]
     repeated = [name for name, count in Counter(names).items() if count > 1]
@@ -241,7 +221,6 @@ def _check_ids(keys: list[Key]) -> None:
 
 def _shard(wanted: pd.DataFrame, keys: list[Key], indices: list[int]) -> Shard:
     chosen = tuple(sorted((keys[index], index) for index in indices))
-    spelled = json.dumps([key for key, _ in chosen], ensure_ascii=True)
-    name = hashlib.sha256(spelled.encode()).hexdigest()[:32]
     rows = wanted.iloc[[index for _, index in chosen]]
-    return Shard(name, rows, tuple(key for key, _ in chosen))
+    chosen_keys = tuple(key for key, _ in chosen)
+    return Shard(json_digest(chosen_keys)[:32], rows, chosen_keys)

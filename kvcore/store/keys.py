@@ -22,17 +22,11 @@ def row_keys(rows: pd.DataFrame) -> list[Key]:
 def rows_hash(rows: pd.DataFrame, row_schema: RowSchema) -> str:
     """Return a SHA-256 over all rows that does not depend on their order.
 
-    Parameters
-    ----------
-    rows : DataFrame
-        At least the columns of the schema; others do not count, nor does `CODE`: rows that equal
-        one another are the same whichever code measured them.
+    Returns 64 hex digits. Equal exactly if every value is (NaN and null are one); the same for any
+    version of pandas, pyarrow and Python.
 
-    Returns
-    -------
-    str
-        64 hex digits. Equal exactly if every value is (NaN and null are one); the same for any
-        version of pandas, pyarrow and Python.
+    `rows`: at least the columns of the schema; others do not count, nor does `CODE`: rows that
+    equal one another are the same whichever code measured them.
     """
     names = [name for name in row_schema.schema.names if name != CODE]
     columns = column_lists(schema.to_table(rows, row_schema), names)

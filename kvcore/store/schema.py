@@ -36,20 +36,17 @@ TEXTS = pa.list_(pa.field("element", pa.string()))
 _ROW_FIELDS = tuple(
     pa.field(name, pa.int64() if name == "seed" else pa.string()) for name in (*KEY, CODE)
 )
-_FIELD_OF = {field.name: field for field in _ROW_FIELDS}
+FIELD_OF = {field.name: field for field in _ROW_FIELDS}
+"""The columns of `KEY`, and `CODE`."""
 
 
 @dataclass(frozen=True)
 class RowSchema:
     """What the rows of one kind of measurement hold beside their key.
 
-    Parameters
-    ----------
-    types : mapping of str to pyarrow type
-        `NUMBER`, `NUMBERS`, `COUNT`, `TEXTS` or text by column; ``status`` and ``cluster`` come
-        before.
-    score : str
-        The column that is finite in every row whose status is ``ok``.
+    - `types`: `NUMBER`, `NUMBERS`, `COUNT`, `TEXTS` or text by column; ``status`` and ``cluster``
+      come before.
+    - `score`: the column that is finite in every row whose status is ``ok``.
     """
 
     types: Mapping[str, pa.DataType]
@@ -76,15 +73,10 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def key_type(name: str) -> pa.DataType:
-    """Return the type of a column of `KEY`, or of `CODE`."""
-    return _FIELD_OF[name].type
-
-
 def key_columns(rows: pd.DataFrame, names: Sequence[str] = KEY) -> list[list[Any]]:
     """Return columns of `KEY`, or `CODE`, as lists of plain Python objects, texts cleaned."""
     check_columns(rows, names)
-    return [_cells(rows[name], _FIELD_OF[name]) for name in names]
+    return [_cells(rows[name], FIELD_OF[name]) for name in names]
 
 
 def check_columns(rows: pd.DataFrame, required: Sequence[str]) -> None:
@@ -97,10 +89,7 @@ def check_columns(rows: pd.DataFrame, required: Sequence[str]) -> None:
 def to_table(rows: pd.DataFrame, schema: RowSchema) -> pa.Table:
     """Return rows as a table of exactly the schema's columns.
 
-    Raises
-    ------
-    KvError
-        A column is absent, or a value is not of its column's type.
+    Raises KvError where a column is absent, or a value is not of its column's type.
     """
     check_columns(rows, schema.schema.names)
     columns = []
@@ -117,7 +106,7 @@ def _cells(column: pd.Series[Any], field: pa.Field) -> list[Any]:
     """Return a column's values as plain Python objects of the schema's type."""
     name, kind = field.name, field.type
     empty = column.isna().tolist()
-    if (name in _FIELD_OF or name == "status") and any(empty):
+    if (name in FIELD_OF or name == "status") and any(empty):
         raise KvError(f"rows: column {name!r} has an empty value; every row needs one.")
     cells = zip(column.tolist(), empty, strict=True)
     try:

@@ -9,7 +9,6 @@ where the rows were measured.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 from kvcore import io
 from kvcore.errors import KvError
 from kvcore.store import keys, schema
+from kvcore.store.artifacts import fingerprint
 from kvcore.store.schema import CODE, RowSchema
 
 VERSION = 2
@@ -44,14 +44,9 @@ class Vanished(Exception):
 class ShardFile:
     """A shard that was read and verified.
 
-    Parameters
-    ----------
-    name : str
-        Of its file.
-    written : str
-        When, as ISO 8601 in UTC: of two measurements of one row the earlier counts.
-    table : pyarrow.Table
-        Its rows.
+    - `name`: of its file.
+    - `written`: when, as ISO 8601 in UTC: of two measurements of one row the earlier counts.
+    - `table`: its rows.
     """
 
     name: str
@@ -92,24 +87,18 @@ def encode(table: pa.Table, meta: Mapping[str, str]) -> bytes:
 
 def name_of(data: bytes) -> str:
     """Return the file name of a shard with these bytes, written by this process."""
-    return f"part-{os.getpid()}-{_fingerprint(data)}.parquet"
+    return f"part-{os.getpid()}-{fingerprint(data)}.parquet"
 
 
 def read(path: Path, row_schema: RowSchema, first_method: str) -> ShardFile:
     """Read a shard whose bytes are exactly those written.
 
-    Parameters
-    ----------
-    first_method : str
-        What measured the rows of store version 1, which had no column for it.
+    `first_method`: what measured the rows of store version 1, which had no column for it.
 
-    Raises
-    ------
-    Damaged, Vanished
-        The file holds other bytes than those written, or is no longer there.
-    KvError
-        A store version that this code cannot read, another kind of measurement, a folder that
-        cannot be read.
+    Raises Damaged or Vanished where the file holds other bytes than those written, or is no longer
+    there.
+    Raises KvError for a store version that this code cannot read, another kind of measurement, a
+    folder that cannot be read.
     """
     with io.disk_errors(path.parent, f"read {path.name}"):
         try:
@@ -139,7 +128,7 @@ def read(path: Path, row_schema: RowSchema, first_method: str) -> ShardFile:
 
 def check_bytes(path: Path, data: bytes) -> None:
     """Raise `Damaged` for bytes that are not those the shard was named after."""
-    if not path.name.endswith(f"-{_fingerprint(data)}.parquet"):
+    if not path.name.endswith(f"-{fingerprint(data)}.parquet"):
         raise Damaged(f"its {len(data)} bytes are not those written")
 
 
@@ -151,10 +140,6 @@ def check_version(path: Path, version: int) -> None:
             f"versions 1 to {VERSION}: choose another store folder, or use the kvcore that wrote "
             "it. Nothing was changed."
         )
-
-
-def _fingerprint(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
 
 
 @contextlib.contextmanager

@@ -41,14 +41,10 @@ STALE_SECONDS = 86_400.0
 class Store:
     """A folder of measurement rows.
 
-    Parameters
-    ----------
-    root : Path
-        The folder; made at the first write. Several processes and machines may share it.
-    schema : RowSchema
-        What its rows hold; a folder holds rows of one kind.
-    first_method : str
-        What measured the rows of shards that were written before rows named their method.
+    - `root`: the folder; made at the first write. Several processes and machines may share it.
+    - `schema`: what its rows hold; a folder holds rows of one kind.
+    - `first_method`: what measured the rows of shards that were written before rows named their
+      method.
     """
 
     root: Path
@@ -58,25 +54,16 @@ class Store:
     def write(self, rows: pd.DataFrame, meta: Mapping[str, str]) -> Path:
         """Write rows as one new shard, as a whole or not at all.
 
-        Parameters
-        ----------
-        rows : DataFrame
-            Exactly the schema's columns, in any order. A missing count becomes -1; lone surrogates
-            in strings are replaced as `clean` says.
-        meta : mapping
-            What is recorded but is no part of the key: library versions, device, attention backend.
+        Returns the shard.
 
-        Returns
-        -------
-        Path
-            The shard.
+        - `rows`: exactly the schema's columns, in any order. A missing count becomes -1; lone
+          surrogates in strings are replaced as `clean` says.
+        - `meta`: what is recorded but is no part of the key: library versions, device, attention
+          backend.
 
-        Raises
-        ------
-        KvError
-            Rows that do not fit the schema, a status "ok" without a finite score, a full disk, a
-            folder that cannot be written. No part of the shard is left behind then, and the shards
-            before it are intact.
+        Raises KvError for rows that do not fit the schema, a status "ok" without a finite score, a
+        full disk, a folder that cannot be written. No part of the shard is left behind then, and
+        the shards before it are intact.
         """
         known = self.schema.schema.names
         extra = [name for name in rows.columns if name not in known]
@@ -94,26 +81,17 @@ class Store:
     def read(self, **filters: Any) -> pd.DataFrame:
         """Read the verified rows, each key once per hash of the code, sorted by both.
 
-        Parameters
-        ----------
-        **filters
-            A column of `KEY`, or `CODE`, and the value, or the list of values, to keep.
+        `**filters`: a column of `KEY`, or `CODE`, and the value, or the list of values, to keep.
+
+        Raises KvError for an unknown filter; a shard of another store version; a key measured twice
+        by one code with values further apart than `agreement.TOLERANCES`; a folder that cannot be
+        read.
+        Warns StoreWarning for each damaged shard, which is renamed to ``_<name>.damaged``.
 
         Returns
         -------
         DataFrame
             The schema's columns. Of two measurements of one key by one code the earlier is kept.
-
-        Raises
-        ------
-        KvError
-            An unknown filter; a shard of another store version; a key measured twice by one code
-            with values further apart than `agreement.TOLERANCES`; a folder that cannot be read.
-
-        Warns
-        -----
-        StoreWarning
-            For each damaged shard, which is renamed to ``_<name>.damaged``.
 
         Notes
         -----
@@ -121,26 +99,6 @@ class Store:
         """
         keep = _typed_filters(filters)
         return self._merge(self._verified(self.shards(), keep)).to_pandas()
-
-    def missing(self, wanted: pd.DataFrame, code: str) -> pd.DataFrame:
-        """Return the wanted rows that a code has not measured yet.
-
-        Parameters
-        ----------
-        wanted : DataFrame
-            The columns `KEY`; others are carried along.
-        code : str
-            Hash of the code.
-
-        Returns
-        -------
-        DataFrame
-            The rows of `wanted` that are to be measured, each key once, in their order.
-        """
-        present = self.keys(self.shards(), code)
-        row_keys = keys.row_keys(wanted)
-        first = {key: index for index, key in reversed(list(enumerate(row_keys)))}
-        return wanted.iloc[sorted(index for key, index in first.items() if key not in present)]
 
     def shards(self) -> tuple[Path, ...]:
         """List the shards, damaged and unfinished ones excluded, by name.
@@ -248,7 +206,7 @@ def _typed_filters(filters: Mapping[str, Any]) -> dict[str, pa.Array]:
         if name not in (*KEY, CODE):
             raise unknown("filter", name, (*KEY, CODE))
         values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-        kind = schema.key_type(name)
+        kind = schema.FIELD_OF[name].type
         typed = [schema.clean(str(x)) if pa.types.is_string(kind) else int(x) for x in values]
         keep[name] = pa.array(typed, kind)
     return keep

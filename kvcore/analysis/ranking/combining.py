@@ -16,16 +16,10 @@ from kvcore.errors import KvError
 def best_of(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Give every passage its highest score over several conditions (best of several intents).
 
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        The same candidates under each condition's name.
+    Returns the first table with the new scores; ``condition`` names where each comes from, the
+    earlier one of equals. Queries with a NaN in any table are left out.
 
-    Returns
-    -------
-    DataFrame
-        The first table with the new scores; ``condition`` names where each comes from, the
-        earlier one of equals. Queries with a NaN in any table are left out.
+    `tables`: the same candidates under each condition's name.
     """
     frame, scores, names = _stacked(tables)
     best = scores.argmax(axis=0)
@@ -39,16 +33,10 @@ def route(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     one of equals. With PMI scores that is the largest mean PMI, with -NLL the smallest mean NLL;
     since PMI adds the same number to all of a query's conditions, both choose alike.
 
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        The same candidates under each condition's name, all raw or all PMI.
+    Returns the first table with the chosen condition's scores; ``condition`` names it. Queries with
+    a NaN in any table are left out.
 
-    Returns
-    -------
-    DataFrame
-        The first table with the chosen condition's scores; ``condition`` names it. Queries with a
-        NaN in any table are left out.
+    `tables`: the same candidates under each condition's name, all raw or all PMI.
 
     References
     ----------
@@ -64,20 +52,13 @@ def route(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def two_stage(first: pd.DataFrame, second: pd.DataFrame, *, top: int = 3) -> pd.DataFrame:
     """Rank by the first score and re-rank the first few passages of each list by the second.
 
-    Parameters
-    ----------
-    first, second : DataFrame
-        The same candidates.
-    top : int
-        Passages per query that are re-ranked, 0 or more. A tie across this cut is left as the
-        first score has it: re-ranked are the tied groups that fit within ``top`` whole.
+    Returns the first table with the rank from below within the query as score (ties share the mean
+    rank): compare it by ``mrr``, ``hit`` or ``auc_per_query``, not by pooled numbers. Queries with
+    a NaN in either table are left out.
 
-    Returns
-    -------
-    DataFrame
-        The first table with the rank from below within the query as score (ties share the mean
-        rank): compare it by ``mrr``, ``hit`` or ``auc_per_query``, not by pooled numbers. Queries
-        with a NaN in either table are left out.
+    - `first`, `second`: the same candidates.
+    - `top`: passages per query that are re-ranked, 0 or more. A tie across this cut is left as the
+      first score has it: re-ranked are the tied groups that fit within ``top`` whole.
     """
     if top < 0:
         raise KvError(f"top must be 0 or more passages; got top={top}.")

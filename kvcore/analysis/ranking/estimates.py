@@ -20,6 +20,7 @@ from kvcore.analysis.ranking.metrics import (
     by_query,
     gap_metric,
     metric_kind,
+    no_query,
 )
 from kvcore.analysis.ranking.tables import RankedLists, ranked_lists
 from kvcore.analysis.samples import FloatArray
@@ -46,7 +47,7 @@ def estimate(
         hits = by_query(lists, lists.columns[0], k)["hit"]
         if hits.isin((0, 1)).all():
             return proportion(int(hits.sum()), lists.queries, interval.confidence)
-    computed = kind.make(lists, lists.columns[0], k) if lists.queries else _no_query
+    computed = kind.of(lists, lists.columns[0], k)
     sd = _sd(lists) if metric == "d" else None
     return resampled(computed, lists.ids, interval, unit=kind.unit, bounds=kind.bounds, sd=sd)
 
@@ -63,6 +64,11 @@ def difference(
 
     Queries are resampled, both scores together, so that what the scores share cancels.
 
+    Positive where the first score ranks better. Identical scores give exactly 0.
+
+    Raises KvError as `kvcore.analysis.ranking.value` does, and where the tables hold different
+    candidates.
+
     Parameters
     ----------
     first, second : DataFrame
@@ -73,21 +79,9 @@ def difference(
         Level, seed and number of resamples.
     k : int
         Ranks that count, for ``"mrr"`` and ``"hit"``.
-
-    Returns
-    -------
-    Estimate
-        Positive where the first score ranks better. Identical scores give exactly 0.
-
-    Raises
-    ------
-    KvError
-        As `kvcore.analysis.ranking.value` does, and where the tables hold different candidates.
     """
     kind, lists = metric_kind(metric, k), ranked_lists(first, second)
-    computed: Metric = _no_query
-    if lists.queries:
-        computed = minus(*(kind.make(lists, x, k) for x in lists.columns))
+    computed = minus(*(kind.of(lists, x, k) for x in lists.columns))
     width = kind.bounds[1] - kind.bounds[0]
     unit = f"{kind.unit} difference"
     change = resampled(computed, lists.ids, interval, unit=unit, bounds=(-width, width))
@@ -105,34 +99,24 @@ def trend(
 ) -> Estimate:
     """Least-squares slope of a metric over a number that the scores hang on.
 
-    Parameters
-    ----------
-    tables : mapping of float to DataFrame
-        The same candidates, scored at each of two or more values of that number.
-    metric, interval, k
-        As `difference` takes them.
+    Returns the metric's change per unit of that number; queries are resampled, all scores together.
 
-    Returns
-    -------
-    Estimate
-        The metric's change per unit of that number; queries are resampled, all scores together.
+    - `tables`: the same candidates, scored at each of two or more values of that number.
+    - `metric`, `interval`, `k`: as `difference` takes them.
 
-    Raises
-    ------
-    KvError
-        As `difference` does, and for fewer than two values.
+    Raises KvError as `difference` does, and for fewer than two values.
     """
     if len(tables) < 2:
         raise KvError(f"tables must be scores at two values or more; got {len(tables)}.")
     kind, lists = metric_kind(metric, k), ranked_lists(*tables.values())
     weights = slope_weights(list(tables))
-    points = [kind.make(lists, column, k) for column in lists.columns] if lists.queries else []
+    points = [kind.of(lists, column, k) for column in lists.columns]
 
     def slope(counts: FloatArray) -> FloatArray:
         return np.asarray(sum(w * point(counts) for w, point in zip(weights, points, strict=True)))
 
     unit = f"{kind.unit} slope"
-    return resampled(slope if points else _no_query, lists.ids, interval, unit=unit)
+    return resampled(slope, lists.ids, interval, unit=unit)
 
 
 def benefit_gap(
@@ -144,6 +128,9 @@ def benefit_gap(
 ) -> Estimate:
     """How much more a condition helps relevant passages than irrelevant ones.
 
+    Returns the mean benefit of relevant minus that of irrelevant passages; about 0 where the
+    condition cannot rank because it lowers the NLL of both alike.
+
     Parameters
     ----------
     baseline, condition : DataFrame
@@ -152,26 +139,13 @@ def benefit_gap(
         Level, seed and number of resamples (over queries).
     standardized : bool
         In SDs of the benefit (pooled within the two groups, ddof 1), not in nats per token.
-
-    Returns
-    -------
-    Estimate
-        Mean benefit of relevant minus mean benefit of irrelevant passages; about 0 where the
-        condition cannot rank because it lowers the NLL of both alike.
     """
     lists = ranked_lists(baseline, condition)
     benefit = replace(lists, columns=np.diff(lists.columns, axis=0))
     unit = METRIC_KINDS["d" if standardized else "gap"].unit
-    computed: Metric = _no_query
-    if lists.queries:
-        computed = gap_metric(benefit, benefit.columns[0], standardized)
+    computed = gap_metric(benefit, benefit.columns[0], standardized) if lists.queries else no_query
     sd = _sd(benefit) if standardized else None
     return resampled(computed, lists.ids, interval, unit=unit, sd=sd)
-
-
-def _no_query(counts: FloatArray) -> FloatArray:
-    """Stand for the metric of no query."""
-    return np.full(counts.shape[:-1], np.nan)
 
 
 def minus(first: Metric, second: Metric) -> Metric:

@@ -163,6 +163,15 @@ class MetricKind:
     bounds: tuple[float, float]
     make: Callable[[RankedLists, FloatArray, int], Metric]
 
+    def of(self, lists: RankedLists, column: FloatArray, k: int) -> Metric:
+        """Return the metric of one score; NaN where there is no query."""
+        return self.make(lists, column, k) if lists.queries else no_query
+
+
+def no_query(counts: FloatArray) -> FloatArray:
+    """Stand for the metric of no query."""
+    return np.full(counts.shape[:-1], np.nan)
+
 
 def _mean_of(column: str) -> Callable[[RankedLists, FloatArray, int], Metric]:
     return lambda lists, x, k: mean_metric(by_query(lists, x, k)[column].to_numpy())
@@ -195,9 +204,7 @@ def value(scored: pd.DataFrame, metric: str = "auc", *, k: int = K) -> float:
     without a relevant or without an irrelevant passage, an unknown metric, or k below 1.
     """
     kind, lists = metric_kind(metric, k), ranked_lists(scored)
-    if not lists.queries:
-        return math.nan
-    return float(kind.make(lists, lists.columns[0], k)(np.ones(lists.queries)))
+    return float(kind.of(lists, lists.columns[0], k)(np.ones(lists.queries)))
 
 
 def auc(scored: pd.DataFrame) -> float:

@@ -33,17 +33,10 @@ def assign_types(
 ) -> PairsAndCounts:
     """Give each row the type that is due, or drop it where it cannot take that type.
 
-    Parameters
-    ----------
-    rows : iterable of (str, callable)
-        An id, and what makes the pair of a type or says why it cannot.
-    seed : int
-        Decides the order of the rows.
+    Returns the pairs in their order, numbered within their types, and counts of what was dropped.
 
-    Returns
-    -------
-    tuple of (tuple of Pair, dict)
-        The pairs in their order, numbered within their types, and counts of what was dropped.
+    - `rows`: an id, and what makes the pair of a type or says why it cannot.
+    - `seed`: decides the order of the rows.
     """
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
@@ -73,25 +66,14 @@ def numbered(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
 def injection_fraction(pair: Pair, seed: int, fractions: Sequence[float] = FRACTIONS) -> float:
     """Return the one place in a pair's solution at which its context is switched.
 
-    Parameters
-    ----------
-    pair : Pair
-    seed : int
-        Another seed deals otherwise.
-    fractions : sequence of float
-        Distinct shares of the solution's length, each above 0 and below 1.
+    Returns one of the fractions. It depends on the seed and on the pair's own type and number
+    alone, so that a problem never has two; every fraction comes once in as many successive pairs of
+    a type as there are fractions.
 
-    Returns
-    -------
-    float
-        One of the fractions. It depends on the seed and on the pair's own type and number alone,
-        so that a problem never has two; every fraction comes once in as many successive pairs of
-        a type as there are fractions.
+    - `seed`: another seed deals otherwise.
+    - `fractions`: distinct shares of the solution's length, each above 0 and below 1.
 
-    Raises
-    ------
-    KvError
-        Where the fractions are none, repeated or out of range.
+    Raises KvError where the fractions are none, repeated or out of range.
     """
     distinct = len({*fractions}) == len(fractions) > 0
     if not distinct or not all(0 < share < 1 for share in fractions):

@@ -50,16 +50,10 @@ class Evaluation:
 def evaluate(equation: str) -> Evaluation:
     """Work out an equation's right side.
 
-    Parameters
-    ----------
-    equation : str
-        Whole or decimal numbers, ``+ - * /``, brackets and a leading minus, with or without a
-        name and an equals sign before them: ``x = (12 + 5) * 3``.
+    `equation`: whole or decimal numbers, ``+ - * /``, brackets and a leading minus, with or without
+    a name and an equals sign before them: ``x = (12 + 5) * 3``.
 
-    Raises
-    ------
-    KvError
-        One line, for anything else and for a division by zero.
+    Raises KvError, one line, for anything else and for a division by zero.
     """
     stripped = equation.strip()
     name = _NAMED.match(stripped)

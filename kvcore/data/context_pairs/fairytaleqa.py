@@ -60,9 +60,6 @@ FAIRYTALEQA = HubDataset(
 )
 
 
-# --- names -------------------------------------------------------------------------------------
-
-
 def words_in(text: str) -> list[str]:
     """Return a text's words in lower case, apostrophes inside them kept."""
     return re.findall(r"\w+(?:['\u2019]\w+)*", text.casefold())
@@ -99,9 +96,6 @@ def names_in_section(sample: Sample) -> set[str]:
     if not is_name(name):
         return set()
     return {match[0] for match in [*occurrences(name).finditer(sample.passage)][-1:]}
-
-
-# --- pairs -------------------------------------------------------------------------------------
 
 
 def fairytale_pairs(paths: Sequence[Path], seed: int) -> PairsAndCounts:

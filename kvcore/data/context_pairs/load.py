@@ -58,6 +58,10 @@ def load_pairs(
 ) -> PairCorpus:
     """Load problem pairs by name, or from a JSON Lines or Parquet file.
 
+    Raises KvError, one line: an unknown name (with the nearest one), a number out of range, a bad
+    file, or the bad row of a file with its number.
+    Raises MissingResource where the data is not on this machine; names the command that fetches it.
+
     Parameters
     ----------
     name_or_path : str
@@ -70,14 +74,6 @@ def load_pairs(
     seed : int
         Decides the generator's content, what MAWPS and FairytaleQA are changed to, and the order
         in which a dataset's or a file's pairs are taken.
-
-    Raises
-    ------
-    KvError
-        One line: an unknown name (with the nearest one), a number out of range, a bad file, or
-        the bad row of a file with its number.
-    MissingResource
-        Where the data is not on this machine; names the command that fetches it.
     """
     if n is not None and n < 1:
         raise KvError(f"load_pairs: n must be 1 or more, or None for all pairs; got {n}.")
@@ -106,21 +102,14 @@ def _from_hub(name: str, n: int | None, seed: int) -> PairCorpus:
     return PairCorpus(name, pairs[:n], dropped, data.revision, PAIRS[name])
 
 
-# --- files -------------------------------------------------------------------------------------
-
-
 def _from_file(path: Path, n: int | None, seed: int) -> PairCorpus:
     rows, revision = read_rows(path)
     pairs, dropped = unique_pairs(rows)
     if not pairs:
         raise KvError(f"{path}: no pair left; dropped: {dropped or 'nothing, the file is empty'}.")
-    chosen = numbered(in_order(pairs, seed))[:n]
+    in_order = sorted(pairs, key=lambda pair: (digest(str(seed), pair.id), pair.id))
+    chosen = numbered(in_order)[:n]
     return PairCorpus(path.stem, chosen, dropped, revision, f"pairs of {path.name}")
-
-
-def in_order(pairs: Iterable[Pair], seed: int) -> list[Pair]:
-    """Put pairs in the order of the hash of (seed, id)."""
-    return sorted(pairs, key=lambda pair: (digest(str(seed), pair.id), pair.id))
 
 
 def unique_pairs(rows: Iterable[FileRow]) -> tuple[list[Pair], dict[str, int]]:

@@ -34,9 +34,6 @@ STEPS = (
 _PLACEHOLDER = re.compile(r"\bN_([0-9]+)\b")
 
 
-# --- rows --------------------------------------------------------------------------------------
-
-
 def mawps_sample(row: HubRow) -> Sample | str:
     """Return a MAWPS row as a sample without a passage, placeholders still in its query.
 
@@ -141,9 +138,6 @@ def problem_of(sample: Sample) -> MawpsProblem | str:
     if "below zero" in contradiction:
         return "equation falls below zero"
     return "equation has a number that the question lacks"
-
-
-# --- pairs -------------------------------------------------------------------------------------
 
 
 def mawps_pairs(paths: Sequence[Path], seed: int) -> PairsAndCounts:

@@ -74,9 +74,6 @@ class Pair:
         return WrittenProblem(self.question, self.answer, self.equation), changed
 
 
-# --- what a text says --------------------------------------------------------------------------
-
-
 def numbers_in(text: str) -> tuple[Fraction, ...]:
     """Return the numbers written in digits in a text, in order.
 
@@ -104,14 +101,9 @@ def sentences_of(text: str) -> list[str]:
     return _SENTENCE.split(text.strip())
 
 
-# --- consistency -------------------------------------------------------------------------------
-
-
 def inconsistency(pair: Pair) -> str | None:
     """Say in which way a pair contradicts itself, or None.
 
-    Notes
-    -----
     Each equation must give its answer exactly, hold no number that its problem does not mention,
     and never fall below zero on the way. The two problems must differ in what the type says and
     in nothing else: numbers are read back out of the text. Whether a story is plausible is not

@@ -75,10 +75,7 @@ def allowed_numbers(
 ) -> list[Fraction]:
     """Return the numbers that may stand in a slot of a sentence, by the number of things so far.
 
-    Parameters
-    ----------
-    before : Fraction
-        What the sentence starts from; within an opening, its first number.
+    `before`: what the sentence starts from; within an opening, its first number.
     """
     bounds = sentence.ranges[slot]
     grain = 1 if among.counted or bounds.whole else 4
@@ -243,23 +240,13 @@ def draw_pair(change: str | None, *key: object) -> tuple[ProblemDraft, ProblemDr
 def word_problems(n: int, seed: int) -> tuple[Pair, ...]:
     """Make pairs of word problems.
 
-    Parameters
-    ----------
-    n : int
-        How many, 1 or more. A larger number is a superset. Two in nine are controls (20 to 24 %
-        from 32 pairs on), the others are of the three types in turn.
-    seed : int
-        Another seed makes other pairs, with other ids.
+    No two pairs hold a problem of the same wording and numbers, names and things left aside.
 
-    Returns
-    -------
-    tuple of Pair
-        No two hold a problem of the same wording and numbers, names and things left aside.
+    - `n`: how many, 1 or more. A larger number is a superset. Two in nine are controls (20 to 24 %
+      from 32 pairs on), the others are of the three types in turn.
+    - `seed`: another seed makes other pairs, with other ids.
 
-    Raises
-    ------
-    KvError
-        Where n is below 1, or where so many new problems cannot be found.
+    Raises KvError where n is below 1, or where so many new problems cannot be found.
     """
     if n < 1:
         raise KvError(f"word_problems: n must be 1 or more; got {n}.")

@@ -111,8 +111,6 @@ def read_cached(path: Path, revision: str) -> Corpus | None:
 def load_docstrings() -> Corpus:
     """Load the corpus of docstrings: from the cache, else by extracting it once.
 
-    Notes
-    -----
     Deterministic for given package versions. Processes that start together extract only once: the
     others wait for the first. A cached load imports none of the packages.
     """

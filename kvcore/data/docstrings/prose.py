@@ -182,15 +182,9 @@ def without_signature(text: str) -> str:
 def read(doc: str) -> Prose:
     """Read the summary sentence and the sentences that follow it out of a docstring.
 
-    Parameters
-    ----------
-    doc : str
-        A raw docstring.
+    The summary is empty where the docstring does not begin with a sentence.
 
-    Returns
-    -------
-    Prose
-        Empty summary where the docstring does not begin with a sentence.
+    `doc`: a raw docstring.
     """
     text = ARRAY_API.sub("", without_signature(inspect.cleandoc(doc)))
     first, *rest = list(paragraphs_of(text)) or [""]

@@ -23,13 +23,8 @@ from kvcore.models.lm import LM
 class SwitchCase:
     """Tokens that several plans follow, two of which are references.
 
-    Attributes
-    ----------
-    followed : tuple of int
-    plans : tuple of DecodePlan
-        No two that read the same.
-    oracle, ignore : int
-        Which plan is that of the reference; both may be one plan.
+    - `plans`: no two that read the same.
+    - `oracle`, `ignore`: which plan is that of the reference; both may be one plan.
     """
 
     followed: Ids
@@ -42,12 +37,8 @@ class SwitchCase:
 class AnswerJob:
     """One answer to be written behind a switch.
 
-    Attributes
-    ----------
-    before : tuple of int
-        Tokens of the answer that stand before what is written; none for the oracle, which writes
-        its own.
-    max_new_tokens : int
+    `before`: tokens of the answer that stand before what is written; none for the oracle, which
+    writes its own.
     """
 
     switch: TokenizedSwitch
@@ -76,10 +67,7 @@ class AnswerJob:
 def tokenize_all(lm: LM, switches: Iterable[Switch]) -> list[TokenizedSwitch]:
     """Turn switches into token ids.
 
-    Raises
-    ------
-    KvError
-        For a switch that cannot be read, or two with one id.
+    Raises KvError for a switch that cannot be read, or two with one id.
     """
     size = int(lm.config.vocab_size)
     tokenized = [switching.tokenize(lm.tokenizer, switch, size) for switch in switches]
@@ -156,10 +144,8 @@ def refusal(
 ) -> str:
     """Say why a switch can be neither followed nor gone on from; empty where it can.
 
-    Parameters
-    ----------
-    lm, switch, conditions, steps, max_new_tokens, seed
-        As `follow` and `generate_after_switch` take them. No model is run.
+    `lm`, `switch`, `conditions`, `steps`, `max_new_tokens`, `seed`: as `follow` and
+    `generate_after_switch` take them. No model is run.
     """
     methods = tuple(map(switching.switch_method, conditions))
     try:

@@ -34,18 +34,14 @@ Prefills = dict[Ids, tuple[KVCache, int]]
 class TokenCurves:
     """What was measured on one plan, one number per token followed.
 
-    Attributes
-    ----------
-    logp : (n,) float64
-        Log-probability of the token followed, in nats.
-    choice : (n,) int64
-        The likeliest token.
-    kl_oracle, kl_ignore : (n,) float64
-        KL(this || reference) over the whole vocabulary, in nats.
-    similarity : (n,) float64
-        Cosine of what the LM head gets with what it gets under the oracle.
-    shares : (layer, n, span) float32 or None
-        Attention of the predicting token on each of `kvcore.conditions.switching.SPANS`.
+    - `logp`: (n,) float64; log-probability of the token followed, in nats.
+    - `choice`: (n,) int64; the likeliest token.
+    - `kl_oracle`, `kl_ignore`: (n,) float64; KL(this || reference) over the whole vocabulary, in
+      nats.
+    - `similarity`: (n,) float64; cosine of what the LM head gets with what it gets under the
+      oracle.
+    - `shares`: (layer, n, span) float32 or None; attention of the predicting token on each of
+      `kvcore.conditions.switching.SPANS`.
     """
 
     logp: np.ndarray
@@ -60,12 +56,8 @@ class TokenCurves:
 class PlanOutput:
     """What a pass left of one plan, for the tokens that predict.
 
-    Attributes
-    ----------
-    hidden : (n, hidden size)
-        What the LM head would get.
-    shares : (layer, n, span) float32 or None
-        Attention on each span.
+    - `hidden`: (n, hidden size); what the LM head would get.
+    - `shares`: (layer, n, span) float32 or None; attention on each span.
     """
 
     hidden: torch.Tensor
@@ -77,10 +69,7 @@ def measure_cases(
 ) -> list[list[TokenCurves]]:
     """Measure every plan of every case, in groups whose caches are held at once.
 
-    Returns
-    -------
-    list of list of TokenCurves
-        By case and plan.
+    The curves are by case and plan.
     """
     budget, cost = limits.pass_limits(lm, batch_tokens)
     sizes = [
@@ -134,10 +123,7 @@ def _read_pass(
 def slot_spans(plans: Sequence[DecodePlan], slots: int) -> list[list[int]]:
     """Return which span each key slot of a pass belongs to.
 
-    Parameters
-    ----------
-    slots : int
-        Of the pass's cache; padding behind a row's own slots counts as BOS, and is never seen.
+    `slots`: of the pass's cache; padding behind a row's own slots counts as BOS, and is never seen.
     """
     spans = []
     for plan in plans:
@@ -200,15 +186,7 @@ def _reduce(lm: LM, case: SwitchCase, outputs: Sequence[PlanOutput]) -> list[Tok
 def token_numbers(logits: torch.Tensor, case: SwitchCase, followed: Ids) -> tuple[np.ndarray, ...]:
     """Return the tokens' log-probabilities, the likeliest tokens and the KLs to both references.
 
-    Parameters
-    ----------
-    logits : (plan, token, vocab)
-    followed : tuple of int
-        The tokens that are predicted.
-
-    Returns
-    -------
-    tuple of four (plan, token)
+    `followed`: the tokens that are predicted.
     """
     logps = torch.log_softmax(logits, dim=-1)
     targets = torch.tensor(followed, device=logits.device).expand(len(logits), -1)
@@ -246,10 +224,7 @@ def run_prefills(lm: LM, plans: Sequence[CachePlan], budget: int, cost: int) -> 
 def assemble_cache(lm: LM, plan: CachePlan, prefills: Prefills) -> KVCache:
     """Build a plan's cache from the runs that it is made of.
 
-    Returns
-    -------
-    KVCache
-        One sequence without padding, its slot i at position i; the runs are not changed.
+    Returns one sequence without padding, its slot i at position i; the runs are not changed.
     """
     first, last = plan.slots_taken
     caches = [cache.rows([row]) for cache, row in (prefills[run] for run in plan.runs)]
@@ -264,14 +239,13 @@ def assemble_cache(lm: LM, plan: CachePlan, prefills: Prefills) -> KVCache:
 def concat_slots(first: KVCache, second: KVCache) -> KVCache:
     """Join the slots of two caches of as many sequences, positions as they are."""
 
-    def joined(
-        a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.cat(pair, dim=2) for pair in zip(a, b, strict=True))
-
+    keys, values = (
+        tuple(torch.cat(pair, dim=2) for pair in zip(*layers, strict=True))
+        for layers in ((first.keys, second.keys), (first.values, second.values))
+    )
     return KVCache(
-        joined(first.keys, second.keys),
-        joined(first.values, second.values),
+        keys,
+        values,
         torch.cat([first.positions, second.positions], dim=1),
         torch.cat([first.real, second.real], dim=1),
     )

@@ -31,8 +31,6 @@ def follow(
 
     Parameters
     ----------
-    lm : LM
-        From `kvcore.load`.
     switches : iterable of Switch
         No two with the same id.
     conditions : iterable of str or SwitchMethod
@@ -141,16 +139,11 @@ def attributions(tokens: Iterable[int], oracle: TokenCurves, ignore: TokenCurves
 def attribute(token: int, oracle: int, ignore: int) -> str:
     """Say whose choice a token is.
 
-    Parameters
-    ----------
-    token, oracle, ignore : int
-        The token, and the likeliest one under each reference at the same place.
+    Returns ``"mixed"`` where it is the choice of both references, ``"injected"`` of the oracle
+    alone, ``"original"`` of ignore alone, else ``"neither"``.
 
-    Returns
-    -------
-    str
-        ``"mixed"`` where it is the choice of both references, ``"injected"`` of the oracle alone,
-        ``"original"`` of ignore alone, else ``"neither"``.
+    `token`, `oracle`, `ignore`: the token, and the likeliest one under each reference at the same
+    place.
     """
     by_oracle, by_ignore = token == oracle, token == ignore
     if by_oracle and by_ignore:

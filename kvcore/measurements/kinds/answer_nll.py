@@ -16,6 +16,7 @@ from kvcore.conditions.registry import recipe_of_defined
 from kvcore.data.datasets import DATASETS, load_corpus
 from kvcore.data.sample import Sample
 from kvcore.errors import unknown
+from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.needs import (
     EVERY_LAYER,
@@ -70,10 +71,8 @@ def plan(request: MeasureRequest) -> MeasurePlan:
         functools.partial(_measure, request, samples),
         {
             "samples available": len(corpus.samples),
-            "corpus": corpus.note,
-            "corpus revision": corpus.revision,
             "clusters are": corpus.cluster_unit,
-            "left out of the corpus": dict(corpus.dropped),
+            **base.corpus_facts(corpus),
         },
         needed.lacking,
         max(10, min(50, SHARD_ROWS // max(1, len(needed.samples)))),
@@ -139,8 +138,8 @@ def arrange(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
             rows["condition"], rows["sample_set"], rows["template"], strict=True
         )
     ]
-    base = [base_of(*ids) for ids in zip(rows["sample_id"], rows["sample_set"], strict=True)]
-    return rows.assign(need=pd.Series(needs, dtype=object), sample=pd.Series(base, dtype=object))
+    origins = [base_of(*ids) for ids in zip(rows["sample_id"], rows["sample_set"], strict=True)]
+    return rows.assign(need=pd.Series(needs, dtype=object), sample=pd.Series(origins, dtype=object))
 
 
 def _keys(

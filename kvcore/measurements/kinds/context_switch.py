@@ -14,6 +14,7 @@ from kvcore.data.context_pairs.load import PAIRS, load_pairs
 from kvcore.data.context_pairs.pair import Pair, numbers_in
 from kvcore.data.context_pairs.solutions import worked_solutions
 from kvcore.io import digest
+from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, TEXTS, RowSchema, clean
@@ -64,12 +65,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
     return MeasurePlan(
         KIND.keys(request.files, corpus.name, request.seed, rows),
         functools.partial(_measure, request, corpus.pairs),
-        {
-            "pairs": len(corpus.pairs),
-            "corpus": corpus.note,
-            "corpus revision": corpus.revision,
-            "left out of the corpus": dict(corpus.dropped),
-        },
+        {"pairs": len(corpus.pairs), **base.corpus_facts(corpus)},
         shard_samples=SHARD_PAIRS,
     )
 
@@ -128,80 +124,58 @@ def measure_pairs(
             lm, switch, methods, steps=STEPS, max_new_tokens=NEW_TOKENS, seed=seed
         )
         if reason:
-            rows += [_unusable(switch.id, way, reason) for way in ways]
+            rows += [_row(switch.id, way, reason) for way in ways]
         else:
             usable[switch.id] = (pair, switch)
     switches = [switch for _, switch in usable.values()]
     followed = [way for way in ways if not way.startswith(FREE)]
     free = [way.removeprefix(FREE) for way in ways if way.startswith(FREE)]
+    shared: dict[str, Any] = {"seed": seed, "batch_tokens": batch_tokens}
     if switches and followed:
-        table = context_switch.follow(
-            lm,
-            switches,
-            followed,
-            steps=STEPS,
-            attention=True,
-            seed=seed,
-            batch_tokens=batch_tokens,
-        )
+        table = context_switch.follow(lm, switches, followed, steps=STEPS, attention=True, **shared)
         rows += [followed_row(lm, row) for row in table.to_dict("records")]
     if switches and free:
         table = context_switch.generate_after_switch(
-            lm,
-            switches,
-            free,
-            max_new_tokens=NEW_TOKENS,
-            seed=seed,
-            stop=line_ends(lm),
-            batch_tokens=batch_tokens,
+            lm, switches, free, max_new_tokens=NEW_TOKENS, stop=line_ends(lm), **shared
         )
         rows += [free_row(lm, row, usable[row["switch_id"]][0]) for row in table.to_dict("records")]
     return rows
 
 
-def _unusable(switch_id: str, way: str, reason: str) -> dict[str, Any]:
-    return {
-        "sample_id": switch_id,
-        "condition": way,
-        "status": reason,
-        "cluster": switch_id,
-        **UNKNOWN,
-    }
+def _row(switch_id: str, way: str, status: str = "ok", **values: object) -> dict[str, Any]:
+    """Return a stored row; counts that are not among the values are unknown."""
+    own = {"sample_id": switch_id, "condition": way, "status": status, "cluster": switch_id}
+    return own | UNKNOWN | values
 
 
 def followed_row(lm: LM, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the stored row of a switch that was followed token by token."""
-    return {
-        "sample_id": row["switch_id"],
-        "condition": row["condition"],
-        "status": "ok",
-        "cluster": row["switch_id"],
-        **UNKNOWN,
-        "score": max(row["kl_ignore"]),
-        "step": row["step"],
-        "identical": int(row["identical"]),
-        "tokens": [str(lm.tokenizer.decode([i])) for i in row["tokens"]],
+    return _row(
+        row["switch_id"],
+        row["condition"],
+        score=max(row["kl_ignore"]),
+        step=row["step"],
+        identical=int(row["identical"]),
+        tokens=[str(lm.tokenizer.decode([i])) for i in row["tokens"]],
         **{name: row[name] for name in (*PER_TOKEN, "attribution", *SHARES)},
-    }
+    )
 
 
 def free_row(lm: LM, row: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
     """Return the stored row of a switch behind which the model went on by itself."""
     new, old = (answers(row["text"], answer) for answer in (pair.alt_answer, pair.answer))
-    return {
-        "sample_id": row["switch_id"],
-        "condition": f"{FREE}{row['condition']}",
-        "status": "ok",
-        "cluster": row["switch_id"],
-        "score": float(new),
-        "step": row["step"],
-        "identical": int(row["identical"]),
-        "correct": int(new),
-        "stale": int(old),
-        "towards_oracle": row["towards_oracle"],
-        "attribution": row["attribution"],
-        "tokens": [str(lm.tokenizer.decode([i])) for i in row["ids"]],
-    }
+    return _row(
+        row["switch_id"],
+        f"{FREE}{row['condition']}",
+        score=float(new),
+        step=row["step"],
+        identical=int(row["identical"]),
+        correct=int(new),
+        stale=int(old),
+        towards_oracle=row["towards_oracle"],
+        attribution=row["attribution"],
+        tokens=[str(lm.tokenizer.decode([i])) for i in row["ids"]],
+    )
 
 
 def line_ends(lm: LM) -> frozenset[int]:

@@ -13,6 +13,7 @@ from kvcore.conditions.registry import recipe_of_defined
 from kvcore.data.datasets import DATASETS, load_corpus
 from kvcore.data.sample import Sample, choose_samples
 from kvcore.errors import KvError
+from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.kinds.answer_nll import template_of
 from kvcore.measurements.registry import register
@@ -38,9 +39,8 @@ def plan(request: MeasureRequest) -> MeasurePlan:
         functools.partial(_measure, request, samples),
         {
             "samples available": len(corpus.samples),
-            "corpus": corpus.note,
-            "corpus revision": corpus.revision,
             "clusters are": corpus.cluster_unit,
+            **base.corpus_facts(corpus),
         },
     )
 
@@ -48,10 +48,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
 def split(pair: str) -> tuple[str, str]:
     """Return the two conditions of a pair as claims spell it, ``bare~random``.
 
-    Raises
-    ------
-    KvError
-        Where nothing separates two conditions.
+    Raises KvError where nothing separates two conditions.
     """
     first, separator, second = pair.partition(AGAINST)
     if not separator:

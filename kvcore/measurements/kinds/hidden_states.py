@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kvcore.data.texts import TEXTS, Text, load_texts
+from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
 from kvcore.measurements.text_sources import check_source
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 STATS = ("smoothness", "norm", "norm_variance", "relative_step", "cosine")
 TRACED = 0.8  # share of the depth at which single steps are kept: where the gap was largest
+TRACE_COLUMNS = {
+    "tokens": "token",
+    "token_kinds": "kind",
+    "token_steps": "step",
+    "token_nlls": "nll",
+}
 SCHEMA = RowSchema(
     {
         "ce": NUMBER,
@@ -59,12 +66,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
     return MeasurePlan(
         KIND.keys(request.files, corpus.name, request.seed, rows),
         functools.partial(_measure, request, texts),
-        {
-            "texts available": len(corpus.texts),
-            "corpus": corpus.note,
-            "corpus revision": corpus.revision,
-            "left out of the corpus": dict(corpus.dropped),
-        },
+        {"texts available": len(corpus.texts), **base.corpus_facts(corpus)},
     )
 
 
@@ -112,13 +114,7 @@ def measure_texts(
     for row in layers.to_dict("records"):
         place = (row.pop("id"), row.pop("source"))
         if place in traced:
-            part = traced[place]
-            row |= {
-                "tokens": part["token"].tolist(),
-                "token_kinds": part["kind"].tolist(),
-                "token_steps": part["step"].tolist(),
-                "token_nlls": part["nll"].tolist(),
-            }
+            row |= {own: traced[place][name].tolist() for own, name in TRACE_COLUMNS.items()}
         measured[place] = row
     return measured
 
