@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from claims.harness import hooks, options
+from claims.harness import hooks, judging, options
 
 pytest_plugins = ["reports.plugin"]
 
@@ -54,7 +54,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 
 @pytest.fixture(name="judge")
-def judge_fixture(request: pytest.FixtureRequest, cell: Any) -> hooks.Conclusion:
+def judge_fixture(request: pytest.FixtureRequest, cell: Any) -> judging.Conclusion:
     """Measure, compute and judge the claim: whatever breaks here is an error."""
     return hooks.judged(request, cell)
 

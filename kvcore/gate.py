@@ -55,7 +55,7 @@ SOURCES = ("cache", "conditions", "engine", "models", "gate.py", "loading.py")
 Scores = Mapping[str, Mapping[str, list[float]]]
 """By sample and condition, then by route: the NLL of each answer token, in nats."""
 
-_ADMITTED: set[str] = set()
+ADMITTED: set[str] = set()
 
 
 def check(lm: LM) -> None:
@@ -71,7 +71,7 @@ def check(lm: LM) -> None:
     Some twenty passes the first time, of which four have twice the length of the widest window.
     """
     key = record_key(lm)
-    if key in _ADMITTED:
+    if key in ADMITTED:
         return
     path = io.cache_folder() / "gates" / f"{key}.json"
     if not path.is_file():
@@ -79,7 +79,7 @@ def check(lm: LM) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {"model": lm.name, "dtype": lm.dtype, "largest differences, nats": differences}
         io.write_atomically(path, json.dumps(record, indent=1) + "\n", flush=False)
-    _ADMITTED.add(key)
+    ADMITTED.add(key)
 
 
 def record_key(lm: LM) -> str:
@@ -259,7 +259,7 @@ def check_scores(lm: LM, scores: Scores) -> dict[str, float]:
         for route, nlls in routes.items():
             if not all(map(math.isfinite, nlls)):
                 raise KvError(_not_finite(lm, route))
-    return {place: _largest_difference(lm, place, routes) for place, routes in scores.items()}
+    return {place: largest_difference(lm, place, routes) for place, routes in scores.items()}
 
 
 def _not_finite(lm: LM, route: str) -> str:
@@ -269,7 +269,7 @@ def _not_finite(lm: LM, route: str) -> str:
     return f"{lm.name}: its scores are not finite in {lm.dtype} ({route}); {advice}."
 
 
-def _largest_difference(lm: LM, place: str, routes: Mapping[str, list[float]]) -> float:
+def largest_difference(lm: LM, place: str, routes: Mapping[str, list[float]]) -> float:
     reference = OWN if OWN in routes else PASS
     allowed = TOLERANCES[lm.dtype]
     largest = 0.0

@@ -38,23 +38,11 @@ _LISTINGS = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow
 
 
 def attach(item: pytest.Item, judgement: Judgement, context: Mapping[str, Any]) -> None:
-    """Give a test its judgement, to be reported when the test ends.
+    """Give a running test its judgement, whose ``outcome`` is set from what pytest reports.
 
-    Parameters
-    ----------
-    item : pytest.Item
-        The test, while it runs (``request.node``).
-    judgement : Judgement
-        What it found; one for each test. Its ``outcome`` is set from what pytest reports.
-    context : mapping
-        JSON data for the page: ``explanations`` (see `reports.html.page.Explanation`) and
-        ``provenance`` (a flat mapping about this model and dataset). Both optional; equal ones
-        of several tests are shown once.
-
-    Raises
-    ------
-    KvError
-        The test has been given a judgement before.
+    The context is JSON data for the page: ``explanations`` (see `reports.html.page.Explanation`)
+    and ``provenance`` (a flat mapping about this model and dataset). Both are optional; equal ones
+    of several tests are shown once. Raises KvError for a test that has a judgement.
     """
     if JUDGEMENT_KEY in item.stash:
         raise KvError(f"{item.nodeid}: judged twice; make one test for each estimate.")
@@ -70,16 +58,9 @@ def enable(
 
     Call it from a ``pytest_configure`` marked ``tryfirst``: pytest-html and pytest's JUnit writer
     read their paths in theirs. ``--html`` and ``--junitxml`` given by the user are left alone. In
-    an xdist worker, and where pytest only lists tests, nothing happens.
-
-    Parameters
-    ----------
-    config : pytest.Config
-        Of the session.
-    out_dir : path
-        Made when needed; gets ``junit.xml``, ``report.html`` and ``results.json``.
-    configuration : mapping, optional
-        Effective options, name to value, shown and stored as they are.
+    an xdist worker, and where pytest only lists tests, nothing happens. The folder, made when
+    needed, gets ``junit.xml``, ``report.html`` and ``results.json``; the configuration is shown
+    and stored as it is.
     """
     if hasattr(config, "workerinput") or any(config.getoption(name, False) for name in _LISTINGS):
         return

@@ -26,19 +26,10 @@ PACKAGES = (
 
 
 def environment(root: Path) -> dict[str, Any]:
-    """Return what a run ran on: Python, platform, package versions, commit.
+    """Return what a run ran on: Python, platform, versions of installed packages, commit.
 
-    Parameters
-    ----------
-    root : Path
-        Folder of the project, whose commit is recorded.
-
-    Returns
-    -------
-    dict
-        ``python``, ``platform``, ``machine``, ``cpus``, ``versions`` (name -> version, installed
-        packages only) and ``commit`` (its SHA, with ``" + changes"`` where tracked files
-        differ from it; None outside a git checkout). Imports none of the packages.
+    The commit is that of the project's folder: its SHA, with ``" + changes"`` where tracked files
+    differ from it, None outside a git checkout. Imports none of the packages.
     """
     return {
         "python": platform.python_version(),

@@ -33,11 +33,8 @@ class Specification:
 def specifications(group: Sequence[Judgement]) -> list[Specification]:
     """Return every way in which one claim was measured, without those that gave no number.
 
-    Parameters
-    ----------
-    group : sequence of Judgement
-        All of one claim. Each is a specification; so is each further row of its plots of kind
-        ``specifications`` in the same unit, judged by the same rule.
+    Each judgement is a specification; so is each further row of its plots of kind
+    ``specifications`` in the same unit, judged by the same rule.
     """
     ways = [way for judgement in group for way in (_judged(judgement), *further_ways(judgement))]
     return [way for way in ways if math.isfinite(way.value)]
@@ -97,16 +94,8 @@ def split_label(label: object, metric: str) -> tuple[str, str]:
 def hangs_on(ways: Sequence[Specification]) -> dict[str, tuple[int, int]]:
     """Return for each choice how often changing it alone changes the verdict, out of how often.
 
-    Parameters
-    ----------
-    ways : sequence of Specification
-        Of one claim.
-
-    Returns
-    -------
-    dict
-        Choice to (groups with more than one verdict, groups); a group holds the specifications
-        that differ in that choice alone. A choice that nothing varied alone is left out.
+    That is (groups with more than one verdict, groups); a group holds the specifications of a
+    claim that differ in that choice alone. A choice that nothing varied alone is left out.
     """
     groups = {factor: alike_but_for(factor, ways) for factor in FACTORS}
     return {

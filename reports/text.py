@@ -36,20 +36,9 @@ def inert_text(text: object, longest: int = LONGEST) -> str:
     """Return text that shows what it holds and does nothing else.
 
     Control characters, bidirectional controls, lone surrogates and non-characters become
-    visible symbols; line feed and tab stay; what is longer than `longest` is cut and says so.
-
-    Parameters
-    ----------
-    text : object
-        Anything; ``str()`` of it is taken.
-    longest : int
-        Characters kept, above 0.
-
-    Returns
-    -------
-    str
-        Encodable as UTF-8 and allowed in XML 1.0. Applying ``inert_text`` again changes nothing,
-        as long as nothing was cut.
+    visible symbols; line feed and tab stay; what is longer than `longest` characters is cut and
+    says so. The result is encodable as UTF-8 and allowed in XML 1.0, and applying ``inert_text``
+    again changes nothing, as long as nothing was cut.
     """
     raw = str(text)
     shown = DANGEROUS.sub(visible, raw[:longest])
@@ -80,16 +69,10 @@ def inert_data(value: Any) -> Any:
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """Return a number with a true minus sign, or an en dash where there is none.
+    """Return a number with a true minus sign, or an en dash for None and non-finite values.
 
-    Parameters
-    ----------
-    value : float or None
-        The number; ``None`` and non-finite values read as a dash.
-    digits : int
-        Decimals, 0 or more; a value that would round to 0 is given two significant digits.
-    sign : bool
-        Write a plus sign too.
+    A value that would round to 0 at so many decimals is given two significant digits; with
+    ``sign`` a plus sign is written too.
     """
     if value is None or not math.isfinite(value):
         return "\u2013"

@@ -8,7 +8,7 @@ import pytest
 
 from claims.harness.claims import ClaimSpec
 from claims.harness.datasets import is_for
-from claims.harness.settings import Settings
+from claims.harness.options import Settings
 from kvcore.errors import MissingResource
 from kvcore.measurements.base import Place
 from kvcore.models.registry import adds_quantization, entry_of, installed, precision
@@ -39,7 +39,7 @@ def cells_of(spec: ClaimSpec, settings: Settings) -> list[Cell]:
     return [
         Cell(model, dataset, metric, precision_name(model, settings))
         for model, dataset in places(spec, settings)
-        for metric in spec.metrics
+        for metric in spec.declared.metrics
     ]
 
 
@@ -65,7 +65,7 @@ def marks(spec: ClaimSpec, cell: Cell, settings: Settings) -> list[pytest.MarkDe
         or settings.device.startswith("cuda")
         or (settings.device == "auto" and has_cuda())
     )
-    slow = [pytest.mark.slow] if spec.slow else []
+    slow = [pytest.mark.slow] if spec.declared.slow else []
     return [pytest.mark.xdist_group(cell.model), *slow, *([pytest.mark.gpu] if on_gpu else [])]
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -40,50 +40,25 @@ def everywhere(_measured: Any) -> str:
 
 @dataclass(frozen=True)
 class Declaration:
-    """A claim as its author wrote it.
+    """A claim as its author wrote it."""
 
-    Attributes
-    ----------
-    id, version
-        The slug under which the ledger knows it, and the version of its meaning.
-    predicts : Prediction
-        Written down before measuring.
-    family, source : str
-        What it is counted with, and where it comes from.
-    kind : str
-        Of measurement, a name of `kvcore.measurements.registry`.
-    metrics : tuple of str
-        What of a row is judged, each in a cell of its own.
-    min_n : int
-        Fewest samples whose refutation may enter the ledger.
-    slow : bool
-        Left out of the default selection.
-    published : Published or mapping of (model, dataset) to Published
-        The published values; the first is shown in every cell, each is compared in its own.
-    published_on : (model, dataset), optional
-        Where a single published value was measured; by default, where the kind's were.
-    applies : callable
-        Takes what was measured in a cell; returns why the claim has no meaning there, or "".
-    statement : str
-        In place of the test's docstring.
-    parameters : mapping
-        Arguments that the test takes for this claim.
-    """
-
-    id: str
-    predicts: Prediction
-    family: str
-    source: str
-    version: int = 1
-    kind: str = "answer_nll"
-    metrics: tuple[str, ...] = BOTH
-    min_n: int = 100
-    slow: bool = False
+    claim_id: str  # the slug under which the ledger knows it
+    predicts: Prediction  # written down before measuring
+    family: str  # what it is counted with
+    source: str  # where it comes from
+    version: int = 1  # of its meaning
+    kind: str = "answer_nll"  # of measurement, a name of `kvcore.measurements.registry`
+    metrics: tuple[str, ...] = BOTH  # what of a row is judged, each in a cell of its own
+    min_n: int = 100  # fewest samples whose refutation may enter the ledger
+    slow: bool = False  # left out of the default selection
+    # The published values by (model, dataset): the first is shown in every cell, each is compared
+    # in its own. A single one was measured at `published_on`, by default where the kind's were.
     published: Published | Mapping[Place, Published] = field(default_factory=dict)
     published_on: Place | None = None
+    # Takes what was measured in a cell; returns why the claim has no meaning there, or "".
     applies: Applies = everywhere
-    statement: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    statement: str = ""  # in place of the test's docstring
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # arguments of the test
 
 
 @dataclass(frozen=True)
@@ -93,74 +68,42 @@ class Topic:
     defaults: Mapping[str, Any]
 
     def claim(self, claim_id: str, **fields: Any) -> pytest.MarkDecorator:
-        """Declare a test to be a claim.
-
-        Parameters
-        ----------
-        claim_id : str
-            The slug under which the ledger knows it.
-        **fields
-            ``predicts`` and whatever else of `Declaration` is not the topic's.
-        """
-        return pytest.mark.claim(self._declaration(claim_id, fields))
+        """Declare a test to be a claim, by ``predicts`` and other fields of `Declaration`."""
+        return pytest.mark.claim(Declaration(claim_id, **{**self.defaults, **fields}))
 
     def claim_for_each(
         self, parameter: str, cases: Mapping[Any, Mapping[str, Any]], **fields: Any
     ) -> pytest.MarkDecorator:
         """Declare a test to be several claims, one for each value of a parameter that it takes.
 
-        Parameters
-        ----------
-        parameter : str
-            The argument's name; ``{parameter}`` in the docstring stands for its value.
-        cases : mapping
-            By the argument's value: ``claim_id``, and fields of this claim alone.
-        **fields
-            What all of them share.
+        ``{parameter}`` in the docstring stands for its value. The cases hold, by that value, the
+        ``claim_id`` and fields of this claim alone; the rest of the fields is shared.
         """
+        shared = {**self.defaults, **fields}
         return pytest.mark.claim(
             *(
-                self._declaration(case["claim_id"], fields | _without_id(case), {parameter: value})
+                Declaration(**{**shared, **case}, parameters={parameter: value})
                 for value, case in cases.items()
             )
         )
 
-    def _declaration(
-        self, claim_id: str, fields: Mapping[str, Any], parameters: Mapping[str, Any] | None = None
-    ) -> Declaration:
-        return Declaration(id=claim_id, parameters=parameters or {}, **{**self.defaults, **fields})
-
 
 def claims_about(family: str, *, source: str, **defaults: Any) -> Topic:
-    """Begin the claims of a file.
+    """Begin the claims of a file; ``defaults`` are fields of `Declaration` that most share.
 
-    Parameters
-    ----------
-    family : str
-        A slug; the verdicts of a family are corrected together with ``--kv-familywise``.
-    source : str
-        Where the claims come from.
-    **defaults
-        Any other field of `Declaration` that most of the claims share.
+    ``family`` is a slug: the verdicts of a family are corrected together (``--kv-familywise``).
     """
     return Topic({"family": family, "source": source, **defaults})
-
-
-def _without_id(case: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in case.items() if name != "claim_id"}
 
 
 @dataclass(frozen=True)
 class ClaimSpec:
     """A claim that holds together, with everything its cells need."""
 
+    declared: Declaration
     claim: Claim
     kind: MeasurementKind
-    metrics: tuple[str, ...]
     published: Mapping[Place, Published]
-    applies: Applies
-    slow: bool
-    parameters: Mapping[str, Any]
 
     def published_for(self, cell: Cell) -> tuple[Published | None, bool]:
         """Return the value to show in a cell, and whether it was published for that very cell."""
@@ -168,6 +111,17 @@ class ClaimSpec:
         shown = own or next(iter(self.published.values()), None)
         fits = shown is not None and shown.metric == cell.metric
         return (shown if fits else None), own is not None
+
+
+class CellKey(NamedTuple):
+    """What a cell is measured by: all its metrics rest on the same rows."""
+
+    kind: str
+    model: str
+    dataset: str
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.dataset}"
 
 
 @dataclass(frozen=True)
@@ -178,14 +132,16 @@ class CellClaim:
     cell: Cell
     finding: Finding
 
+    @property
+    def key(self) -> CellKey:
+        """What its rows are measured by."""
+        return CellKey(self.spec.kind.name, self.cell.model, self.cell.dataset)
+
 
 def specified(declared: Declaration, test: Callable[..., Any]) -> ClaimSpec:
     """Return what a declared test claims.
 
-    Raises
-    ------
-    KvError
-        An unknown kind of measurement, no statement, an id that is no slug.
+    Raises KvError for an unknown kind of measurement, no statement, an id that is no slug.
     """
     kind = kind_of(declared.kind)
     statement = declared.statement or (inspect.getdoc(test) or "")
@@ -197,7 +153,7 @@ def specified(declared: Declaration, test: Callable[..., Any]) -> ClaimSpec:
     if isinstance(published, Published):
         published = {declared.published_on or kind.published[0]: published}
     claim = Claim(
-        declared.id,
+        declared.claim_id,
         declared.version,
         statement,
         declared.source,
@@ -205,30 +161,18 @@ def specified(declared: Declaration, test: Callable[..., Any]) -> ClaimSpec:
         declared.predicts,
         declared.min_n,
     )
-    return ClaimSpec(
-        claim,
-        kind,
-        tuple(declared.metrics),
-        published,
-        declared.applies,
-        declared.slow,
-        declared.parameters,
-    )
+    return ClaimSpec(declared, claim, kind, published)
 
 
 def finding_of(test: Callable[..., Any], spec: ClaimSpec, cell: Cell) -> Finding:
     """Call a claim's test to learn its finding; nothing is computed.
 
-    Raises
-    ------
-    KvError
-        A test that takes something else than ``judge``, ``cell`` and its parameters, that judges
-        nothing or twice, or whose finding and prediction have different units.
-    Exception
-        Whatever the test itself raises.
+    Raises KvError for a test that takes something else than ``judge``, ``cell`` and its parameters,
+    that judges nothing or twice, or whose finding and prediction have different units; and
+    whatever the test itself raises.
     """
-    judged: list[Finding] = []
-    available = {"judge": judged.append, "cell": cell, **spec.parameters}
+    judged: list[Any] = []
+    available = {"judge": judged.append, "cell": cell, **spec.declared.parameters}
     names = list(inspect.signature(test).parameters)
     if "judge" not in names or not available.keys() >= set(names):
         raise KvError(
@@ -238,12 +182,13 @@ def finding_of(test: Callable[..., Any], spec: ClaimSpec, cell: Cell) -> Finding
     test(**{name: available[name] for name in names})
     if len(judged) != 1 or not isinstance(judged[0], Finding):
         raise KvError("its test must call judge(...) once, with what an estimand returns.")
+    finding: Finding = judged[0]
     unit = spec.claim.prediction.unit
-    if judged[0].unit != unit:
+    if finding.unit != unit:
         raise KvError(
-            f"{judged[0].name} is in {judged[0].unit!r}, the prediction in {unit!r}: pass "
-            f"unit={judged[0].unit!r} to the prediction."
+            f"{finding.name} is in {finding.unit!r}, the prediction in {unit!r}: pass "
+            f"unit={finding.unit!r} to the prediction."
         )
-    for need in judged[0].needs:
+    for need in finding.needs:
         spec.kind.check_need(need)
-    return judged[0]
+    return finding

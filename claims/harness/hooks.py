@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import json
-from dataclasses import dataclass
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import pytest
 
 from claims.harness import cells, claims, judging, ledger, options, resources
 from claims.harness.claims import CellClaim, Declaration
-from claims.harness.judging import CellJudge, TestOutcome
+from claims.harness.judging import CellJudge, Conclusion
+from claims.harness.options import Settings
 from claims.harness.session import Session
-from claims.harness.settings import Settings
 from kvcore.errors import KvError, MissingResource
 from kvcore.verdict import Cell, Judgement
 from reports import plugin
@@ -28,14 +28,6 @@ from reports import plugin
 SETTINGS = pytest.StashKey[Settings]()
 SESSION = pytest.StashKey[Session]()
 PROBLEMS = pytest.StashKey[dict[tuple[str, str], None]]()
-
-
-@dataclass(frozen=True)
-class Conclusion:
-    """What a test of a claim is to tell pytest."""
-
-    outcome: TestOutcome
-    sentence: str
 
 
 def configure(config: pytest.Config) -> None:
@@ -64,36 +56,28 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     if marker is None:
         return
     settings = metafunc.config.stash[SETTINGS]
-    tests = []
+    taken = inspect.signature(metafunc.function).parameters
+    parameters = [name for declared in marker.args for name in declared.parameters]
+    names = list(dict.fromkeys(name for name in parameters if name in taken))
+    rows: list[Any] = []
     for declared in marker.args:
         try:
-            tests += _tests(declared, metafunc.function, settings)
+            rows += _tests(declared, metafunc.function, names, settings)
         except Exception as error:  # a claim's own code may raise anything
-            problem = f"{_where(metafunc, error)}: claim {declared.id!r}: {_line(error)}"
+            problem = f"{_where(metafunc, error)}: claim {declared.claim_id!r}: {_line(error)}"
             metafunc.config.stash[PROBLEMS][metafunc.definition.nodeid, problem] = None
-    taken = inspect.signature(metafunc.function).parameters
-    names = list(
-        dict.fromkeys(
-            name for declared in marker.args for name in declared.parameters if name in taken
-        )
-    )
-    rows = [
-        pytest.param(*(test.spec.parameters[n] for n in names), test, id=name, marks=marks)
-        for test, name, marks in tests
-    ]
     metafunc.parametrize([*names, "cell"], rows)
 
 
-def _tests(
-    declared: Declaration, test: Any, settings: Settings
-) -> list[tuple[CellClaim, str, list[pytest.MarkDecorator]]]:
-    """Return a claim's tests with their ids and marks."""
+def _tests(declared: Declaration, test: Any, names: list[str], settings: Settings) -> list[Any]:
+    """Return a claim's tests, a `pytest.param` each: its named parameters and its cell."""
     spec = claims.specified(declared, test)
-    tests = []
+    values, tests = [declared.parameters[name] for name in names], []
     for cell in cells.cells_of(spec, settings):
-        finding = claims.finding_of(test, spec, cell)
-        name = "-".join([*map(_id, spec.parameters.values()), cells.cell_id(cell)])
-        tests.append((CellClaim(spec, cell, finding), name, cells.marks(spec, cell, settings)))
+        claim = CellClaim(spec, cell, claims.finding_of(test, spec, cell))
+        test_id = "-".join([*map(_id, declared.parameters.values()), cells.cell_id(cell)])
+        marks = cells.marks(spec, cell, settings)
+        tests.append(pytest.param(*values, claim, id=test_id, marks=marks))
     return tests
 
 
@@ -103,13 +87,9 @@ def _id(value: Any) -> str:
 
 def _where(metafunc: pytest.Metafunc, error: Exception) -> str:
     """Return the claim's file, with the line where its own code broke."""
-    path = metafunc.definition.path
-    lines = []
-    step = error.__traceback__
-    while step is not None:
-        if step.tb_frame.f_code.co_filename == str(path):
-            lines.append(step.tb_lineno)
-        step = step.tb_next
+    path = str(metafunc.definition.path)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == path]
     file = metafunc.definition.nodeid.split("::")[0]
     return f"{file}:{lines[-1]}" if lines else file
 
@@ -184,42 +164,24 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
     Skips where this machine lacks what the cell needs, or the claim has no meaning there.
     """
     session = request.config.stash[SESSION]
-    spec, cell = test.spec, test.cell
     try:
-        measured = session.measured(spec.kind.name, cell.model, cell.dataset)
-        reason = spec.applies(measured)
+        measured = session.measured(test.key)
+        reason = test.spec.declared.applies(measured)
         if reason:
             pytest.skip(f"not applicable: {reason}")
-        judge = CellJudge(
-            spec,
-            cell,
-            measured,
-            session.settings,
-            session.families[spec.claim.family],
-            session.known,
-        )
-        judgement = judge.judge(test.finding)
+        judgement = CellJudge(test, measured, session).judge()
     except MissingResource as missing:
         pytest.skip(f"no resource: {missing}")
-    plugin.attach(
-        request.node,
-        judgement,
-        {
-            "explanations": session.explained_once(spec.kind.name, cell.model, cell.dataset),
-            "provenance": measured.facts,
-        },
-    )
-    return Conclusion(*judging.conclusion(judgement, session.settings))
+    context = {
+        "explanations": session.explained_once(test.key),
+        "provenance": measured.facts,
+    }
+    plugin.attach(request.node, judgement, context)
+    return judging.conclusion(judgement, session.settings)
 
 
 def tell(item: Any) -> bool | None:
-    """Tell pytest a claim's verdict, in place of calling its test once more.
-
-    Raises
-    ------
-    pytest's outcomes
-        ``fail``, ``skip`` or ``xfail``, by the verdict and the ledger.
-    """
+    """Tell pytest a claim's verdict, by its outcomes, in place of calling its test once more."""
     __tracebackhide__ = True
     conclusion = item.funcargs.get("judge")
     if not isinstance(conclusion, Conclusion):

@@ -54,13 +54,7 @@ class Entry:
 
 
 def read(path: Path | None = None) -> dict[Key, Entry]:
-    """Read the ledger, by default the project's own.
-
-    Raises
-    ------
-    KvError
-        For a file that is not such a ledger, naming the entry.
-    """
+    """Read the ledger, by default the project's own; KvError names the entry that is none."""
     path = path or PATH
     if not path.is_file():
         return {}
@@ -89,11 +83,8 @@ def key_of(judgement: Judgement) -> Key:
 def record(judgements: Iterable[Judgement], versions: str, path: Path | None = None) -> list[str]:
     """Write what was judged: refuted cells enter, cells no longer refuted leave.
 
-    Returns
-    -------
-    list of str
-        One line per change or refusal. An estimate with fewer samples than its claim's minimum
-        is refused and changes nothing; an inconclusive one leaves its entry as it is.
+    Returns a line per change or refusal: an estimate with fewer samples than its claim's minimum
+    is refused and changes nothing; an inconclusive one leaves its entry as it is.
     """
     path = path or PATH
     entries = read(path)

@@ -3,36 +3,118 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from claims.harness.datasets import check_dataset
-from claims.harness.settings import Settings
 from kvcore.errors import KvError
 from kvcore.models.registry import DTYPES, QUANTIZATIONS, Quantization, precision
 
 
 @dataclass(frozen=True)
+class Settings:
+    """Effective options of a run of the claims; see `OPTIONS`."""
+
+    models: tuple[str, ...]  # empty, as `datasets`: each claim's own cells
+    datasets: tuple[str, ...]
+    limit: int
+    seed: int
+    device: str
+    dtype: str | None  # None leaves it to the model's registry entry, `batch_tokens` to the device
+    batch_tokens: int | None
+    store: Path
+    no_measure: bool
+    record: bool
+    strict: bool
+    confidence: float
+    familywise: bool
+    explain: bool
+    quantization: Quantization | None = None  # None as in `dtype`, or of weights stored so
+
+    def shown(self) -> dict[str, str]:
+        """Return the effective values as text, for the header and the report."""
+        return {name: _shown(value) for name, value in asdict(self).items()}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value) or "each claim's own"
+    if isinstance(value, Path):
+        return value.name
+    return "default" if value is None else str(value)
+
+
+def _names(_option: str, text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _whole(least: int) -> Callable[[str, str], int]:
+    def parse(option: str, text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise KvError(f"{option} {text!r}: pass a whole number.") from error
+        if value < least:
+            raise KvError(f"{option} {value}: pass {least} or more.")
+        return value
+
+    return parse
+
+
+def _batch_tokens(option: str, text: str) -> int | None:
+    return _whole(1)(option, text) if text else None
+
+
+def _share(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise KvError(f"{option} {text!r}: pass a number, e.g. 0.95.") from error
+    if not 0 < value < 1:
+        raise KvError(f"{option} {value:g}: pass a number between 0 and 1.")
+    return value
+
+
+def _dtype(option: str, text: str) -> str | None:
+    if text and text not in DTYPES:
+        raise KvError(f"{option} {text!r}: pass one of {', '.join(DTYPES)}.")
+    return text or None
+
+
+def _quantization(option: str, text: str) -> Quantization | None:
+    chosen = next((known for known in QUANTIZATIONS if known == text), None)
+    if text and chosen is None:
+        raise KvError(f"{option} {text!r}: pass one of {', '.join(QUANTIZATIONS)}.")
+    return chosen
+
+
+def _unchanged(_option: str, value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
 class Option:
-    """One option of the command line."""
+    """One option of the command line: of its spelling and its text, ``parse`` makes the setting."""
 
     name: str
     default: str
     help: str
+    parse: Callable[[str, Any], Any] = _unchanged
     flag: bool = False
 
     @property
-    def dest(self) -> str:
-        """Its name in pytest's configuration."""
-        return "kv_" + self.name.replace("-", "_")
+    def spelling(self) -> str:
+        """How the command line spells it."""
+        return f"--kv-{self.name}"
 
     @property
-    def variable(self) -> str:
-        """The environment variable that sets its default."""
-        return "KVCORE_" + self.name.replace("-", "_").upper()
+    def setting(self) -> str:
+        """Its field of `Settings`; with ``kv_`` before it, its name in pytest's configuration."""
+        return self.name.replace("-", "_")
 
 
 OPTIONS = (
@@ -41,23 +123,36 @@ OPTIONS = (
         "",
         "models to judge, comma separated: registry names, hub ids, folders, .gguf files "
         "(default: every claim's own cells)",
+        _names,
     ),
     Option(
         "datasets",
         "",
         "datasets to judge on, comma separated: names or files (default: every claim's own cells)",
+        _names,
     ),
-    Option("limit", "300", "samples per cell, a count"),
-    Option("seed", "0", "seed of the sample choice, the random prefixes and the bootstrap"),
+    Option("limit", "300", "samples per cell, a count", _whole(2)),
+    Option(
+        "seed", "0", "seed of the sample choice, the random prefixes and the bootstrap", _whole(0)
+    ),
     Option("device", "auto", "auto, cpu, cuda or cuda:<n>"),
-    Option("dtype", "", "float32, bfloat16 or float16 (default: the model's registry entry)"),
-    Option("quantization", "", "nf4 (default: the model's registry entry, or its files')"),
-    Option("batch-tokens", "", "most tokens in one forward pass (default: by device)"),
+    Option(
+        "dtype", "", "float32, bfloat16 or float16 (default: the model's registry entry)", _dtype
+    ),
+    Option(
+        "quantization",
+        "",
+        "nf4 (default: the model's registry entry, or its files' own)",
+        _quantization,
+    ),
+    Option(
+        "batch-tokens", "", "most tokens in one forward pass (default: by device)", _batch_tokens
+    ),
     Option("store", ".kvstore", "folder of the measured rows"),
     Option("no-measure", "", "judge stored rows alone, load no model", flag=True),
     Option("record", "", "write refuted cells to claims/known.toml", flag=True),
     Option("strict", "", "inconclusive verdicts fail instead of skip", flag=True),
-    Option("confidence", "0.95", "level of the intervals, in (0, 1)"),
+    Option("confidence", "0.95", "level of the intervals, in (0, 1)", _share),
     Option("familywise", "", "judge each family at Bonferroni-widened intervals", flag=True),
     Option("explain", "", "print every condition on one sample and measure nothing", flag=True),
 )
@@ -67,102 +162,31 @@ def add(parser: pytest.Parser) -> None:
     """Register the options as one group."""
     group = parser.getgroup("kvclaims", "claims about KV caches")
     for option in OPTIONS:
-        default = (option.default or "off") if option.flag else (option.default or "-")
-        text = f"{option.help} [{default}; {option.variable}]"
+        variable = f"KVCORE_{option.setting.upper()}"
+        preset = os.environ.get(variable, option.default)
+        form: dict[str, Any] = {"metavar": "VALUE", "default": preset}
         if option.flag:
-            group.addoption(
-                f"--kv-{option.name}",
-                dest=option.dest,
-                action="store_true",
-                default=_is_set(option),
-                help=text,
-            )
-        else:
-            group.addoption(
-                f"--kv-{option.name}",
-                dest=option.dest,
-                metavar="VALUE",
-                default=os.environ.get(option.variable, option.default),
-                help=text,
-            )
+            is_set = preset.lower() not in ("", "0", "no", "false")
+            form = {"action": "store_true", "default": is_set}
+        unset = option.default or ("off" if option.flag else "-")
+        text = f"{option.help} [{unset}; {variable}]"
+        group.addoption(option.spelling, dest=f"kv_{option.setting}", help=text, **form)
 
 
 def read(config: pytest.Config) -> Settings:
     """Check the options and return the settings.
 
-    Raises
-    ------
-    pytest.UsageError
-        For a value that does not fit or an unknown model or dataset, in one line.
+    Raises pytest.UsageError, one line, for a value that does not fit or an unknown name.
     """
-    values: dict[str, Any] = {option.name: config.getoption(option.dest) for option in OPTIONS}
-    tokens, store = values["batch-tokens"], Path(values["store"])
-    settings = Settings(
-        models=_names(values["models"]),
-        datasets=_names(values["datasets"]),
-        limit=_whole("limit", values["limit"], 2),
-        seed=_whole("seed", values["seed"], 0),
-        device=values["device"],
-        dtype=_dtype(values["dtype"]),
-        quantization=_quantization(values["quantization"]),
-        batch_tokens=_whole("batch-tokens", tokens, 1) if tokens else None,
-        store=store if store.is_absolute() else config.rootpath / store,
-        no_measure=values["no-measure"],
-        record=values["record"],
-        strict=values["strict"],
-        confidence=_share(values["confidence"]),
-        familywise=values["familywise"],
-        explain=values["explain"],
-    )
     try:
-        for name in settings.models:
-            precision(name, settings.dtype, settings.quantization)
-        for name in settings.datasets:
+        values = {
+            option.setting: option.parse(option.spelling, config.getoption(f"kv_{option.setting}"))
+            for option in OPTIONS
+        }
+        for name in values["models"]:
+            precision(name, values["dtype"], values["quantization"])
+        for name in values["datasets"]:
             check_dataset(name)
     except KvError as error:
         raise pytest.UsageError(str(error)) from error
-    return settings
-
-
-def _is_set(option: Option) -> bool:
-    return os.environ.get(option.variable, "").lower() not in ("", "0", "no", "false")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _whole(name: str, text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError as error:
-        raise pytest.UsageError(f"--kv-{name} {text!r}: pass a whole number.") from error
-    if value < least:
-        raise pytest.UsageError(f"--kv-{name} {value}: pass {least} or more.")
-    return value
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise pytest.UsageError(f"--kv-confidence {text!r}: pass a number, e.g. 0.95.") from error
-    if not 0 < value < 1:
-        raise pytest.UsageError(f"--kv-confidence {value:g}: pass a number between 0 and 1.")
-    return value
-
-
-def _dtype(text: str) -> str | None:
-    if text and text not in DTYPES:
-        raise pytest.UsageError(f"--kv-dtype {text!r}: pass one of {', '.join(DTYPES)}.")
-    return text or None
-
-
-def _quantization(text: str) -> Quantization | None:
-    for known in QUANTIZATIONS:
-        if text == known:
-            return known
-    if text:
-        allowed = ", ".join(QUANTIZATIONS)
-        raise pytest.UsageError(f"--kv-quantization {text!r}: pass one of {allowed}.")
-    return None
+    return Settings(**values | {"store": config.rootpath / values["store"]})

@@ -7,7 +7,7 @@ from functools import partial
 
 from claims.harness.cells import check_gpu
 from claims.harness.datasets import path_of
-from claims.harness.settings import Settings
+from claims.harness.options import Settings
 from kvcore.data.hub import hub_answers
 from kvcore.data.present import check_present as check_data
 from kvcore.data.present import hub_dataset

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from claims.harness.samples import samples_behind
 from kvcore.analysis import FloatArray
+from kvcore.data.datasets import load_corpus
+from kvcore.data.ranking_lists import ranking_lists
 from kvcore.data.sample import Sample
 from kvcore.errors import MissingResource
 from kvcore.measurements.collect import CollectedRows
 from kvcore.measurements.needs import CONTROLS, EVERY_LAYER, Need, is_sweep
 from kvcore.store.keys import rows_hash
-from kvcore.store.schema import RowSchema
+from kvcore.store.schema import RowSchema, clean
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,44 +27,32 @@ class Rows:
 
     Padded documents stand where the sample stands that they are made from, masked lists where
     the plain ones stand.
-
-    Attributes
-    ----------
-    frame : DataFrame, indexed by sample id
-        The stored columns; a sample that was not measured or was dropped is NaN throughout.
-    metric : str
-        Which column `values` gives.
-    texts : callable
-        Returns the samples themselves, in the same order; raises `MissingResource` where the
-        corpus is not what was measured.
     """
 
     condition: str
-    metric: str
+    metric: str  # the column that `values` gives
+    # The stored columns by sample id; a sample not measured or dropped is NaN throughout.
     frame: pd.DataFrame
     clusters: tuple[str, ...]
+    # Returns the samples, in the same order; raises as `samples_behind`.
     texts: Callable[[], tuple[Sample, ...]] = field(repr=False)
 
     @property
     def values(self) -> FloatArray:
         """The metric, e.g. in nats per answer token; NaN where there is none."""
-        return np.asarray(self.frame[self.metric], dtype=np.float64)
+        return self.numbers(self.metric)
+
+    def numbers(self, column: str) -> FloatArray:
+        """Return a column of one number a sample; NaN where there is none."""
+        return np.asarray(self.frame[column], dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Every row of one model on one dataset, and where they come from.
-
-    Attributes
-    ----------
-    dataset : str
-        As options spell it.
-    collected : CollectedRows
-        The rows and what is known of them.
-    """
+    """Every row of one model on one dataset, and where they come from."""
 
     model: str
-    dataset: str
+    dataset: str  # as options spell it
     schema: RowSchema
     collected: CollectedRows
 
@@ -77,35 +66,29 @@ class Measured:
         """What the report says of model, data and rows."""
         return {**self.collected.facts, "dataset": self.dataset}
 
-    def column(self, metric: str) -> str:
-        """Return the column that a metric rests on: its own, or the kind's score."""
-        return metric if metric in self.rows.columns else self.schema.score
-
     def of(self, spelled: str, metric: str) -> Rows:
-        """Return the rows of one need, ``bare`` or ``bare@256``.
-
-        Raises
-        ------
-        MissingResource
-            If the store holds none.
-        """
+        """Return the rows of one need, ``bare`` or ``bare@256``; MissingResource if none stored."""
         need = Need.read(spelled)
         own = self._by_need.get(str(need))
         if own is None:
-            raise MissingResource(
-                self.collected.lacking.get(str(need))
-                or f"no measurable rows of {spelled!r} for {self.model} on {self.dataset}; "
-                "without --kv-no-measure they are measured."
-            )
+            raise self.missing(spelled, self.collected.lacking.get(str(need)))
         clusters = self._clusters[need.sample_set]
         order = sorted(clusters)
         frame = own.set_index("sample").reindex(order)
         return Rows(
             spelled,
-            self.column(metric),
+            metric if metric in self.rows.columns else self.schema.score,
             frame,
             tuple(str(clusters[i]) for i in order),
             lambda: samples_behind(self.dataset, need, frame),
+        )
+
+    def missing(self, spelled: str, reason: str | None = None) -> MissingResource:
+        """Return the error that says why there are no rows of a need."""
+        return MissingResource(
+            reason
+            or f"no measurable rows of {spelled!r} for {self.model} on {self.dataset}; "
+            "without --kv-no-measure they are measured."
         )
 
     def layers_of(self, pattern: str) -> dict[int, str]:
@@ -148,10 +131,7 @@ class CellRows:
     def __call__(self, need: str) -> Rows | dict[int, Rows]:
         """Return the rows of a need; of a sweep over the layers (``*``) those of each layer.
 
-        Raises
-        ------
-        MissingResource
-            If the store holds none.
+        Raises MissingResource if the store holds none.
         """
         if is_sweep(need):
             layers = self._layers(need)
@@ -170,8 +150,34 @@ class CellRows:
     def _layers(self, pattern: str) -> dict[int, str]:
         layers = self.measured.layers_of(pattern)
         if not layers:
-            raise MissingResource(
-                f"no measurable rows of {pattern!r} for {self.measured.model} on "
-                f"{self.measured.dataset}; without --kv-no-measure they are measured."
-            )
+            raise self.measured.missing(pattern)
         return layers
+
+
+def samples_behind(dataset: str, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
+    """Return the samples behind some rows, from the corpus as it is now.
+
+    Raises MissingResource if it no longer holds them as they were measured.
+    """
+    known = {clean(s.id): s for s in every_sample(load_corpus(dataset), need, frame)}
+    present = tuple(known[name] for name in frame.index if name in known)
+    hashes = frame["sample_hash"].where(frame["sample_hash"].notna(), None)
+    same = all(
+        sample.content_hash in (stored, None)
+        for sample, stored in zip(present, hashes, strict=False)
+    )
+    if len(present) < len(frame) or not same:
+        raise MissingResource(
+            f"{dataset} has changed since its rows were measured, and this claim needs its texts: "
+            "measure again."
+        )
+    return present
+
+
+def every_sample(corpus: Any, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
+    """Return the samples of a need: all of the corpus, or the lists of the rows' queries."""
+    if need.sample_set != "lists":
+        return tuple(corpus.samples)
+    seed = int(frame["seed"].dropna().iloc[0])
+    lists = ranking_lists(corpus, int(frame["cluster"].nunique()), seed)
+    return tuple(candidate.sample for candidate in lists)

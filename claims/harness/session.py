@@ -4,75 +4,50 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from claims.harness import ledger
 from claims.harness.cells import check_gpu
-from claims.harness.claims import CellClaim
+from claims.harness.claims import CellClaim, CellKey
 from claims.harness.datasets import path_of
 from claims.harness.ledger import Entry, Key
+from claims.harness.options import Settings
 from claims.harness.rows import Measured
-from claims.harness.settings import Settings
 from kvcore import analysis
 from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder
-from kvcore.measurements.base import MeasurementKind, MeasureRequest
+from kvcore.measurements.base import MeasureRequest
 from kvcore.measurements.collect import CollectedRows, collect_rows, stored_rows
 from kvcore.measurements.needs import Need, is_sweep
 from kvcore.measurements.registry import kind_of
 from kvcore.models.registry import precision, row_name
 
-CellKey = tuple[str, str, str]
-"""Kind of measurement, model and dataset."""
 
-
+@dataclass(eq=False)
 class Session:
-    """What a run measures and judges by.
+    """What a run measures and judges by."""
 
-    Parameters
-    ----------
-    settings : Settings
-    needs : mapping of (kind, model, dataset) to needs
-        What the claims of each cell rest on, as they spell it.
-    families : mapping of family to int
-        How many judgements it has in this run.
-    known : mapping of key to Entry
-        The ledger.
-    """
+    settings: Settings
+    needs: Mapping[CellKey, tuple[str, ...]]  # of the claims of each cell, as they spell them
+    families: Mapping[str, int]  # how many judgements each has in this run
+    known: Mapping[Key, Entry]  # the ledger
 
-    def __init__(
-        self,
-        settings: Settings,
-        needs: Mapping[CellKey, tuple[str, ...]],
-        families: Mapping[str, int],
-        known: Mapping[Key, Entry],
-    ) -> None:
-        self.settings = settings
-        self.needs = needs
-        self.families = families
-        self.known = known
+    def __post_init__(self) -> None:
         self._measured = functools.cache(self._measured_or_missing)
-        self._explanations = functools.cache(self._explain)
         self._explained: set[CellKey] = set()
 
     @classmethod
     def of(cls, settings: Settings, tests: Iterable[CellClaim]) -> Session:
-        """Return the session of a run's tests.
-
-        Raises
-        ------
-        pytest.UsageError
-            If the ledger cannot be read.
-        """
+        """Return the session of a run's tests; pytest.UsageError for an unreadable ledger."""
         needs: dict[CellKey, set[str]] = {}
         members: dict[str, set[tuple[str, str]]] = {}
         for test in tests:
-            claim, cell = test.spec.claim, test.cell
-            key = (test.spec.kind.name, cell.model, cell.dataset)
-            needs.setdefault(key, set()).update(test.finding.needs)
-            members.setdefault(claim.family, set()).add((claim.id, str(cell)))
+            claim = test.spec.claim
+            needs.setdefault(test.key, set()).update(test.finding.needs)
+            members.setdefault(claim.family, set()).add((claim.id, str(test.cell)))
         try:
             known = ledger.read()
         except KvError as error:
@@ -84,50 +59,43 @@ class Session:
             known,
         )
 
-    def measured(self, kind: str, model: str, dataset: str) -> Measured:
+    def measured(self, key: CellKey) -> Measured:
         """Return what was measured in a cell, measuring what the store lacks.
 
-        Raises
-        ------
-        MissingResource
-            What this machine lacks; it is remembered, not looked for once more per claim.
+        Raises MissingResource for what this machine lacks: it is not looked for again per claim.
         """
-        result: Measured | MissingResource = self._measured(kind, model, dataset)
+        result: Measured | MissingResource = self._measured(key)
         if isinstance(result, MissingResource):
             raise result
         return result
 
-    def _measured_or_missing(
-        self, kind: str, model: str, dataset: str
-    ) -> Measured | MissingResource:
+    def _measured_or_missing(self, key: CellKey) -> Measured | MissingResource:
         try:
-            collected = self._collect(kind_of(kind), model, dataset)
+            collected = self._collect(key)
         except MissingResource as missing:
             return missing
-        return Measured(model, dataset, kind_of(kind).schema, collected)
+        return Measured(key.model, key.dataset, kind_of(key.kind).schema, collected)
 
-    def _collect(self, kind: MeasurementKind, model: str, dataset: str) -> CollectedRows:
-        settings = self.settings
+    def _collect(self, key: CellKey) -> CollectedRows:
+        settings, kind, model = self.settings, kind_of(key.kind), key.model
         if settings.no_measure:
             return stored_rows(
                 kind,
                 model=row_name(model, settings.quantization),
                 dtype=precision(model, settings.dtype, settings.quantization).dtype,
-                dataset=path_of(dataset),
+                dataset=path_of(key.dataset),
                 seed=settings.seed,
                 store=settings.store,
             )
-        needs = self.needs[kind.name, model, dataset]
-        request = self._request(model, dataset, needs)
-        progress = f"{model} on {dataset}"
-        return collect_rows(kind, request, settings.store, progress=progress)
+        request = self._request(key, self.needs[key])
+        return collect_rows(kind, request, settings.store, progress=str(key))
 
-    def _request(self, model: str, dataset: str, needs: tuple[str, ...]) -> MeasureRequest:
+    def _request(self, key: CellKey, needs: tuple[str, ...]) -> MeasureRequest:
         """Return what a cell is asked to measure; the model is loaded when it is needed."""
         from kvcore import loading
         from kvcore.models.files import locate
 
-        settings = self.settings
+        settings, model = self.settings, key.model
         check_gpu(model, settings)
         return MeasureRequest(
             files=locate(model, settings.dtype, settings.quantization),
@@ -139,7 +107,7 @@ class Session:
                     quantization=settings.quantization,
                 )
             ),
-            dataset=path_of(dataset),
+            dataset=path_of(key.dataset),
             needs=needs,
             limit=settings.limit,
             seed=settings.seed,
@@ -147,52 +115,50 @@ class Session:
             store=settings.store,
         )
 
-    def explained_once(self, kind: str, model: str, dataset: str) -> list[Mapping[str, Any]]:
+    def explained_once(self, key: CellKey) -> list[Mapping[str, Any]]:
         """Return a cell's explanations the first time, then none: they are megabytes."""
-        key = (kind, model, dataset)
         if key in self._explained:
             return []
         self._explained.add(key)
-        return list(self._explanations(*key))
+        return self._explain(key)
 
-    def _explain(self, kind: str, model: str, dataset: str) -> tuple[Mapping[str, Any], ...]:
+    def _explain(self, key: CellKey) -> list[Mapping[str, Any]]:
         """Return a cell's explanations, stored so that judging again loads no model."""
-        explain, settings = kind_of(kind).explain, self.settings
+        kind, settings = kind_of(key.kind), self.settings
+        explain = kind.explain
         if explain is None or settings.no_measure:
-            return ()
-        measured = self.measured(kind, model, dataset)
+            return []
+        measured = self.measured(key)
         stored = set(measured.rows["need"])
         needs = tuple(
-            need
-            for need in self.needs[kind, model, dataset]
-            if is_sweep(need) or str(Need.read(need)) in stored
+            need for need in self.needs[key] if is_sweep(need) or str(Need.read(need)) in stored
         )
         parameters = {
-            "model": model,
+            "model": key.model,
             "revision": measured.collected.revision,
-            "dataset": dataset,
+            "dataset": key.dataset,
             "names": needs,
             "seed": settings.seed,
         }
-        key = analysis.estimate_key(kind_of(kind).code, "explanations", parameters)
+        file = analysis.estimate_key(kind.code, "explanations", parameters)
 
         def compute() -> Mapping[str, Any]:
-            return {"all": list(explain(self._request(model, dataset, needs)))}
+            return {"all": list(explain(self._request(key, needs)))}
 
-        return tuple(analysis.cached_json(cache_folder() / "explanations", key, compute)["all"])
+        return list(analysis.cached_json(cache_folder() / "explanations", file, compute)["all"])
 
     def explain_all(self) -> str:
         """Explain every condition of the run's claims, on one sample per cell."""
         parts = []
-        for (kind, model, dataset), needs in self.needs.items():
-            explain = kind_of(kind).explain
+        for key, needs in self.needs.items():
+            explain = kind_of(key.kind).explain
             if explain is None:
                 continue
             try:
-                explanations = explain(self._request(model, dataset, needs))
+                explanations = explain(self._request(key, needs))
             except MissingResource as missing:
-                parts.append(f"{model} on {dataset}: {missing}")
+                parts.append(f"{key}: {missing}")
                 continue
-            parts.append(f"=== {model} on {dataset} ===")
+            parts.append(f"=== {key} ===")
             parts += [f"{explanation['text']}\n" for explanation in explanations]
         return "\n".join(parts)

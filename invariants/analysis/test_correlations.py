@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats as sps
 
@@ -27,10 +26,7 @@ def test_correlations_and_proportions_are_scipys() -> None:
     """
     base, cond, _ = paired_samples(4)
     pearson = analysis.correlation(base, cond, interval=FAST)
-    spearman = analysis.correlation(base, cond, interval=FAST, kind="spearman")
     assert pearson.value == pytest.approx(np.corrcoef(base, cond)[0, 1])
-    ranks = [pd.Series(x).rank() for x in (base, cond)]
-    assert spearman.value == pytest.approx(np.corrcoef(*ranks)[0, 1])
     exact = sps.binomtest(7, 20).proportion_ci(0.9)
     assert numbers(analysis.proportion(7, 20, 0.9)) == [0.35, exact.low, exact.high]
 
@@ -80,10 +76,6 @@ def test_twin_uncoupled_sees_the_baseline_used_as_hardness(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: analysis.correlation([1.0], [1.0], kind="pearsn"),  # type: ignore[arg-type]
-            "did you mean 'pearson'",
-        ),
         (lambda: analysis.proportion(3, 2), "got successes=3 of n=2"),
         (lambda: analysis.proportion(1, 2, 95), r"confidence must be in \(0, 1\); got 95"),
         (lambda: analysis.clustered_proportion([0.5], None), "outcomes must be 0 or 1"),

@@ -53,13 +53,6 @@ def pearson_case(rng: Generator, settings: IntervalSettings) -> tuple[Estimate, 
     return analysis.correlation(x, y, interval=settings), 0.5
 
 
-def spearman_case(rng: Generator, settings: IntervalSettings) -> tuple[Estimate, float]:
-    x, noise = rng.normal(size=(2, 80))
-    y = np.exp(0.5 * x + math.sqrt(0.75) * noise)
-    estimate = analysis.correlation(x, y, interval=settings, kind="spearman")
-    return estimate, 6 / math.pi * math.asin(0.25)
-
-
 def clustered_r_case(rng: Generator, settings: IntervalSettings) -> tuple[Estimate, float]:
     x, noise = clustered_noise(rng, 40, 4, 0.8), clustered_noise(rng, 40, 4, 0.8)
     y = 0.5 * x + math.sqrt(0.75) * noise
@@ -90,7 +83,6 @@ CASES: dict[str, Case] = {
     "d-clustered": clustered_d_case,
     "d-difference": difference_case,
     "pearson": pearson_case,
-    "spearman": spearman_case,
     "pearson-clustered": clustered_r_case,
     "oldham": oldham_case,
     "clopper-pearson": proportion_case,

@@ -13,8 +13,9 @@ import pytest
 
 from claims.harness import judging
 from claims.harness import session as claim_session
+from claims.harness.claims import CellKey
+from claims.harness.options import Settings
 from claims.harness.session import Session
-from claims.harness.settings import Settings
 from invariants.support import invented
 from invariants.support.claim_runs import NO_PAGE, ClaimRun, run, run_inside
 from kvcore.errors import MissingResource
@@ -249,9 +250,8 @@ def test_verdicts_become_outcomes(verdict: Verdict, known: str, strict: bool, ou
 def test_a_cell_is_explained_once() -> None:
     """Megabytes of explanations with every judgement of a cell."""
     session = Session(settings(), {}, {}, {})
-    vars(session)["_explanations"] = lambda *cell: ({"condition": "bare", "model": cell[1]},)
-    explained = [
-        session.explained_once("answer_nll", model, "docstrings") for model in ("a", "a", "b", "a")
-    ]
+    vars(session)["_explain"] = lambda cell: [{"condition": "bare", "model": cell.model}]
+    cells = [CellKey("answer_nll", model, "docstrings") for model in ("a", "a", "b", "a")]
+    explained = [session.explained_once(cell) for cell in cells]
     assert [len(each) for each in explained] == [1, 0, 1, 0]
     assert explained[2][0]["model"] == "b"

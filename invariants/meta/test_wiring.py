@@ -17,8 +17,8 @@ import pytest
 
 from claims.harness import hooks, judging, ledger
 from claims.harness.claims import ClaimSpec
+from claims.harness.options import Settings
 from claims.harness.session import Session
-from claims.harness.settings import Settings
 from invariants.support import invented_cell
 from invariants.support.claim_runs import ClaimRun, run_here
 from invariants.support.invented_cell import EXPECTED, Expected

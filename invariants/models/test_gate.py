@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import transformers
 
 from invariants.oracle import plain
 from invariants.support import checkpoints
-from kvcore import gate, loading
+from kvcore import gate, io, loading
 from kvcore.cache import masks, rope
 from kvcore.conditions.parse import condition
 from kvcore.data.sample import Sample
@@ -43,7 +44,7 @@ BROKEN = (KvError, AssertionError)
 def no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test's gate runs anew, and leaves nothing for other runs to believe."""
     monkeypatch.setenv("KVCORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gate, "_ADMITTED", set())
+    monkeypatch.setattr(gate, "ADMITTED", set())
 
 
 def load(folder: Path, **options: Any) -> LM:
@@ -204,8 +205,8 @@ def test_a_dtype_that_overflows(tmp_path: Path) -> None:
 
 def test_twin_a_dtype_that_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a test that passes with the check of finite scores taken out."""
-    monkeypatch.setattr(gate.math, "isfinite", lambda _: True)
-    monkeypatch.setattr(gate, "_largest_difference", lambda *_: 0.0)
+    monkeypatch.setattr(math, "isfinite", lambda _: True)
+    monkeypatch.setattr(gate, "largest_difference", lambda *_: 0.0)
     with pytest.raises((pytest.fail.Exception, *BROKEN)):
         test_a_dtype_that_overflows(tmp_path)
 
@@ -215,7 +216,7 @@ def test_twin_a_dtype_that_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def ignore_windows(patch: pytest.MonkeyPatch) -> None:
     right = masks.visible
-    patch.setattr(masks, "visible", lambda *tensors: right(*tensors[:3], None))
+    patch.setattr(masks, "visible", lambda q, k, real, _: right(q, k, real, None))
 
 
 def attend_to_padding(patch: pytest.MonkeyPatch) -> None:
@@ -256,8 +257,8 @@ def test_twin_routes_that_do_not_agree(fault: str, monkeypatch: pytest.MonkeyPat
     """Would catch a gate blind to masks, padding, rotation or positions."""
     plant, name = FAULTS[fault]
     loading.load(name, device="cpu")
-    monkeypatch.setattr(gate, "_ADMITTED", set())
-    for file in (gate.io.cache_folder() / "gates").iterdir():
+    monkeypatch.setattr(gate, "ADMITTED", set())
+    for file in (io.cache_folder() / "gates").iterdir():
         file.unlink()
     plant(monkeypatch)
     with pytest.raises(KvError, match=TWO_NUMBERS) as error:
@@ -310,12 +311,12 @@ def test_what_is_admitted_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None
     """Would catch a gate that is paid at each load, or one result taken for another dtype's."""
     runs = count_runs(monkeypatch)
     loading.load("tiny-llama", device="cpu")
-    monkeypatch.setattr(gate, "_ADMITTED", set())  # as in another process
+    monkeypatch.setattr(gate, "ADMITTED", set())  # as in another process
     loading.load("tiny-llama", device="cpu")
     assert runs == ["float32"]
     loading.load("tiny-llama", device="cpu", dtype="bfloat16")
     assert runs == ["float32", "bfloat16"]
-    (record, _) = sorted((gate.io.cache_folder() / "gates").glob("*.json"))
+    (record, _) = sorted((io.cache_folder() / "gates").glob("*.json"))
     assert json.loads(record.read_text())["model"] == "tiny-llama"
 
 

@@ -17,7 +17,7 @@ from transformers import BitsAndBytesConfig
 from invariants.support import checkpoints
 from invariants.support.checkpoints import add_weights, edit_config
 from kvcore.errors import KvError
-from kvcore.models import files, folder_checks, load, model_checks, tiny
+from kvcore.models import folder_checks, load, model_checks, tiny
 from kvcore.models.load import load_model
 
 Damage = Callable[[Path], object]
@@ -74,7 +74,7 @@ def lose_the_index(folder: Path) -> None:
 def store_in_8_bits(folder: Path) -> None:
     """Store products' weights as float8 with scales, and say nothing of it in config.json."""
     weights = load_file(folder / checkpoints.WEIGHTS)
-    packed = {}
+    packed: dict[str, torch.Tensor] = {}
     for name in [name for name in weights if name.endswith("proj.weight")]:
         scale = weights[name].abs().max() / 448
         packed |= {
@@ -117,19 +117,19 @@ def with_tokens(*, special: bool) -> Damage:
 ADAPTER = json.dumps({"peft_type": "LORA", "r": 4}).encode()
 # What is done to a whole checkpoint, what the refusal says, and the production check behind it.
 DAMAGED: dict[str, tuple[Damage, str, tuple[Any, str]]] = {
-    "cut": (cut_weights, "is cut or damaged", (folder_checks, "_check_weight_file")),
-    "cut shard": (cut_a_shard, "is cut or damaged", (folder_checks, "_check_weight_file")),
+    "cut": (cut_weights, "is cut or damaged", (folder_checks, "check_weight_file")),
+    "cut shard": (cut_a_shard, "is cut or damaged", (folder_checks, "check_weight_file")),
     "lost shard": (lose_a_shard, "lacks 1 of 7 shards", (folder_checks, "check_files")),
     "no index": (lose_the_index, "download is incomplete", (folder_checks, "check_files")),
     "pointer": (
         written(checkpoints.WEIGHTS, POINTER),
         "is a Git LFS pointer",
-        (folder_checks, "_check_pointers"),
+        (folder_checks, "check_pointers"),
     ),
     "tokenizer pointer": (
         written("tokenizer.json", POINTER),
         "is a Git LFS pointer",
-        (folder_checks, "_check_pointers"),
+        (folder_checks, "check_pointers"),
     ),
     "only a configuration": (
         lambda folder: (folder / checkpoints.WEIGHTS).unlink(),
@@ -141,7 +141,7 @@ DAMAGED: dict[str, tuple[Damage, str, tuple[Any, str]]] = {
         "holds an adapter",
         (folder_checks, "check_files"),
     ),
-    "float8": (store_in_8_bits, "as F8_E4M3", (folder_checks, "_packed")),
+    "float8": (store_in_8_bits, "as F8_E4M3", (folder_checks, "packed")),
     "unread biases": (
         with_weight("model.layers.0.self_attn.q_proj.bias", 32),
         "holds 1 weights that LlamaForCausalLM does not read",
@@ -165,27 +165,27 @@ DAMAGED: dict[str, tuple[Damage, str, tuple[Any, str]]] = {
     "gptq": (
         quantized_by("gptq", bits=4),
         "quantized by gptq",
-        (files.folder_checks, "_unreadable"),
+        (folder_checks, "unreadable"),
     ),
-    "awq": (quantized_by("awq", bits=4), "quantized by awq", (folder_checks, "_unreadable")),
+    "awq": (quantized_by("awq", bits=4), "quantized by awq", (folder_checks, "unreadable")),
     "compressed": (
         quantized_by("compressed-tensors"),
         "quantized by compressed-tensors",
-        (folder_checks, "_unreadable"),
+        (folder_checks, "unreadable"),
     ),
-    "fp8": (quantized_by("fp8"), "quantized by fp8", (folder_checks, "_unreadable")),
+    "fp8": (quantized_by("fp8"), "quantized by fp8", (folder_checks, "unreadable")),
     "int8": (
         quantized_by("bitsandbytes", load_in_8bit=True),
         "bitsandbytes to int8",
-        (folder_checks, "_unreadable"),
+        (folder_checks, "unreadable"),
     ),
     "unknown type": (
         configured(model_type="of-tomorrow"),
         "model_type 'of-tomorrow' is not known to transformers",
-        (load, "_cause"),
+        (load, "cause_of"),
     ),
-    "no type": (configured(model_type=None), "names no model_type", (load, "_cause")),
-    "invalid": (configured(num_attention_heads=5), "cannot be loaded", (load, "_cause")),
+    "no type": (configured(model_type=None), "names no model_type", (load, "cause_of")),
+    "invalid": (configured(num_attention_heads=5), "cannot be loaded", (load, "cause_of")),
     "damaged configuration": (
         written("config.json", b"{"),
         "config.json cannot be read",
@@ -194,13 +194,17 @@ DAMAGED: dict[str, tuple[Damage, str, tuple[Any, str]]] = {
     "damaged tokenizer": (
         written("tokenizer.json", b"{"),
         "the tokenizer in",
-        (load, "_cause"),
+        (load, "cause_of"),
     ),
-    "is_causal": (configured(is_causal=False), "is_causal: false", (model_checks, "_unsupported")),
+    "is_causal": (
+        configured(is_causal=False),
+        "is_causal: false",
+        (model_checks, "unsupported_flags"),
+    ),
     "bidirectional": (
         configured(use_bidirectional_attention=True),
         "attends in both directions",
-        (model_checks, "_unsupported"),
+        (model_checks, "unsupported_flags"),
     ),
     "encoder and decoder": (
         configured(model_type="t5"),
@@ -242,12 +246,13 @@ def test_twin_what_is_refused(
 ) -> None:
     """Would catch a test that passes with the check it is for taken out."""
     damage, cause, (module, check) = DAMAGED[name]
-    replacement = {
-        "_unreadable": lambda *_: Silenced("quantized"),
-        "_cause": lambda *_: "for some reason",
+    replacements: dict[str, Callable[..., object]] = {
+        "unreadable": lambda *_: Silenced("quantized"),
+        "cause_of": lambda *_: "for some reason",
         "one_line": lambda *_: "",
-        "_packed": lambda _: False,
-    }.get(check, lambda *_, **__: None)
+        "packed": lambda _: False,
+    }
+    replacement = replacements.get(check, lambda *_, **__: None)
     monkeypatch.setattr(module, check, replacement)
     if check == "one_line":
         cause = "JSONDecodeError"
@@ -298,7 +303,7 @@ def test_models_that_are_not_supported(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "check"), [("shared layers", "_unsupported"), ("bloom", "check_forward")]
+    ("name", "check"), [("shared layers", "unsupported_flags"), ("bloom", "check_forward")]
 )
 def test_twin_models_that_are_not_supported(
     name: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

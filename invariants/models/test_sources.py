@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from claims.harness import cells, resources
-from claims.harness.settings import Settings
+from claims.harness.options import Settings
 from invariants.support import gguf_files
 from invariants.support.comparing import must_see
 from kvcore import io

@@ -137,7 +137,9 @@ def _few(kinds: list[str]) -> list[str]:
 
 
 def _takes(default: Any, name: str) -> bool:
-    known = {field.name for field in dataclasses.fields(default)} if dataclasses.is_dataclass(
-        default
-    ) else vars(default)
+    known = (
+        {field.name for field in dataclasses.fields(default)}
+        if dataclasses.is_dataclass(default)
+        else vars(default)
+    )
     return name in known

@@ -23,14 +23,7 @@ CODE = Path(__file__).parent
 def estimate_key(rows_hash: str, function: str, parameters: Mapping[str, Any]) -> str:
     """Hash all that an estimate depends on: its rows, its function, its parameters, this package.
 
-    Parameters
-    ----------
-    rows_hash : str
-        Hash of the rows that go in.
-    function : str
-        Name of what is computed.
-    parameters : mapping
-        JSON-safe (`to_plain`); the order of keys does not matter.
+    The order of the parameters' keys does not matter.
     """
     code = _code_hash(CODE)
     versions = [scipy.__version__, np.__version__]
@@ -47,16 +40,10 @@ def _code_hash(folder: Path) -> str:
 def cached_json(
     cache_dir: str | Path, key_hash: str, compute: Callable[[], Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return what is stored under a key, else compute and store it.
+    """Return what is stored under a key of `estimate_key`, else compute and store it.
 
-    Parameters
-    ----------
-    cache_dir : path
-        Made when missing. One that cannot be written costs time, not the result.
-    key_hash : str
-        From `estimate_key`; letters, digits and ``-`` only, it becomes a file name.
-    compute : callable
-        Returns a JSON-safe mapping. Called when nothing is stored or what is stored is damaged.
+    What is damaged is computed anew. A folder that cannot be written costs time, not the result.
+    Raises KvError for a key that cannot name a file.
     """
     if not key_hash or not all(c.isascii() and (c.isalnum() or c == "-") for c in key_hash):
         raise KvError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +19,6 @@ from kvcore.analysis.interval import (
     bootstrap_intervals,
 )
 from kvcore.analysis.samples import Clusters, FloatArray, aligned_columns, complete_rows
-from kvcore.errors import unknown
 
 
 def correlation(
@@ -28,41 +26,23 @@ def correlation(
     y: ArrayLike,
     clusters: Clusters = None,
     interval: IntervalSettings = DEFAULT_INTERVAL,
-    *,
-    kind: Literal["pearson", "spearman"] = "pearson",
 ) -> Estimate:
-    """Correlate two measurements of the same samples.
+    """Pearson's r of two measurements of the same samples, (n,); pairs with a NaN are left out.
 
-    Spearman's is Pearson's of the ranks; the ranks are taken once, over all samples. Where either
-    side is constant the correlation is undefined: value NaN, interval [-1, 1].
-
-    Parameters
-    ----------
-    x, y : array, (n,)
-        Pairs with a NaN are left out.
-    clusters, interval
-        As `kvcore.analysis.paired_effect` takes them.
-    kind : str
-        ``"pearson"`` or ``"spearman"``.
+    Where either side is constant the correlation is undefined: value NaN, interval [-1, 1].
     """
-    if kind not in ("pearson", "spearman"):
-        raise unknown("correlation", kind, ("pearson", "spearman"))
     rows = complete_rows(clusters, x=x, y=y)
     if rows.n < 2 or (np.ptp(rows.columns, axis=1) == 0).any():
         nothing = Interval(-1.0, 1.0, "none: fewer than 2 samples or no variance")
         return as_estimate(math.nan, nothing, rows, interval, "r")
-    ranked = sps.rankdata(rows.columns, axis=1) if kind == "spearman" else rows.columns
-    u, v = (moments.Standardization.of(column).apply(column) for column in ranked)
+    u, v = (moments.Standardization.of(column).apply(column) for column in rows.columns)
     sums = rows.sums(u, v, u * u, v * v, u * v)
     ci = bootstrap_intervals(rows, sums, _pearson, interval, bounds=(-1.0, 1.0))[0]
-    named = Interval(ci.low, ci.high, f"{kind.capitalize()}, {ci.method}")
-    return as_estimate(_scipy_correlation(rows.columns, kind), named, rows, interval, "r")
-
-
-def _scipy_correlation(columns: FloatArray, kind: str) -> float:
+    named = Interval(ci.low, ci.high, f"Pearson, {ci.method}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sps.NearConstantInputWarning)
-        return float((sps.spearmanr if kind == "spearman" else sps.pearsonr)(*columns).statistic)
+        r = float(sps.pearsonr(*rows.columns).statistic)
+    return as_estimate(r, named, rows, interval, "r")
 
 
 def _pearson(n: FloatArray, *parts: FloatArray, axis: int) -> FloatArray:

@@ -73,10 +73,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Estimate(Record):
-    """A number measured on samples, with its confidence interval.
-
-    Raises KvError for an interval whose ends are exchanged.
-    """
+    """A number with its confidence interval; KvError where the interval's ends are exchanged."""
 
     # Point estimate and interval, in ``unit``. An interval that the data cannot bound is
     # infinite (or the whole range of the statistic), never NaN unless passed so.

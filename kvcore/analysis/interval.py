@@ -41,10 +41,7 @@ def check_confidence(confidence: float) -> None:
 
 @dataclass(frozen=True)
 class IntervalSettings:
-    """How intervals are computed.
-
-    Raises KvError for a value out of range.
-    """
+    """How intervals are computed; raises KvError for a value out of range."""
 
     confidence: float = 0.95  # level of the interval, in (0, 1)
     seed: int = 0  # of the bootstrap, 0 or more
@@ -90,26 +87,11 @@ def bootstrap_intervals(
     settings: IntervalSettings,
     bounds: tuple[float, float] = UNBOUNDED,
 ) -> list[Interval]:
-    """Bootstrap intervals of a vector-valued statistic of per-cluster sums.
+    """Bootstrap intervals of a vector-valued statistic of per-cluster sums, (k, clusters).
 
-    Parameters
-    ----------
-    rows : CompleteRows
-        Whose clusters are resampled.
-    sums : array, (k, clusters)
-        What each cluster contributes.
-    statistic : callable
-        Takes the k rows, each (..., clusters), and ``axis``; returns (m, ...).
-    settings : IntervalSettings
-        Level, seed and number of resamples.
-    bounds : (float, float)
-        What an interval is when the data bound nothing.
-
-    Returns
-    -------
-    list of Interval
-        One for each of the m statistics, all from the same resamples: BCa, or percentile where
-        BCa is undefined.
+    The statistic takes the k sums, each (..., clusters), and ``axis``; it returns (m, ...). There
+    is one interval for each of the m, all from the same resamples: BCa, percentile where BCa is
+    undefined, the bounds where the data bound nothing.
     """
     if rows.clusters < 2:
         nothing = Interval(*bounds, f"none: {rows.clusters} independent unit(s), 2 needed")
@@ -167,32 +149,10 @@ def resampled(
 ) -> Estimate:
     """Bootstrap a statistic that can be computed from how often each cluster was drawn.
 
-    Parameters
-    ----------
-    statistic : callable
-        Takes counts, (..., k), one per cluster in the order of the sorted labels, and returns
-        (...). All ones give the value itself.
-    clusters : sequence, (n,)
-        Label of the unit each sample is resampled with.
-    interval : IntervalSettings
-        Level, seed and number of resamples.
-    unit : str
-        Of the statistic.
-    bounds : (float, float)
-        Its whole range: the interval where fewer than two clusters bound nothing.
-    sd : float, optional
-        As `Estimate.sd`.
-
-    Returns
-    -------
-    Estimate
-        NaN where the statistic is undefined. Where every resample gives the same number the
-        interval is that number.
-
-    Raises
-    ------
-    KvError
-        A missing label.
+    The statistic takes counts, (..., k), one per cluster in the order of the sorted labels, and
+    returns (...); all ones give the value itself. ``bounds`` is its whole range: the interval where
+    fewer than two clusters bound nothing. NaN where the statistic is undefined; where every
+    resample gives the same number the interval is that number. Raises KvError for a missing label.
     """
     labels = np.asarray(clusters)
     rows = CompleteRows(np.empty((0, labels.size)), cluster_numbers(labels, labels.size))

@@ -50,14 +50,10 @@ def detection(kl_ignore: ArrayLike, threshold: float) -> Latency:
 
 
 def adaptation(kl_oracle: ArrayLike, kl_ignore: ArrayLike, run: int = RUN) -> Latency:
-    """First token of the first run in which the new context is the nearer one.
+    """First token of the first run, of 1 token or more, in which the new context is the nearer one.
 
-    Parameters
-    ----------
-    kl_oracle, kl_ignore : array, (n,)
-        Divergence from having had the new context all along, and from not having it, in nats.
-    run : int
-        Tokens for which KL to the oracle must stay below KL to ignore, from 1.
+    Takes the divergences, (n,), in nats, from having had the new context all along and from not
+    having it; the first must stay below the second.
     """
     oracle, ignore = _numbers("kl_oracle", kl_oracle), _numbers("kl_ignore", kl_ignore)
     if run < 1:
@@ -75,31 +71,25 @@ def adaptation(kl_oracle: ArrayLike, kl_ignore: ArrayLike, run: int = RUN) -> La
 def correction(towards_oracle: ArrayLike, attribution: Sequence[str]) -> Latency:
     """First token of a free generation that is the new context's choice alone.
 
-    Parameters
-    ----------
-    towards_oracle : array, (n,)
-        log P(token | oracle) - log P(token | ignore), nats.
-    attribution : sequence of str
-        Whose choice each token is: ``"injected"``, ``"original"``, ``"mixed"`` or ``"neither"``.
+    ``towards_oracle`` is log P(token | oracle) - log P(token | ignore), (n,), in nats; the choice
+    is ``"injected"``, ``"original"``, ``"mixed"`` or ``"neither"``.
     """
     towards = _numbers("towards_oracle", towards_oracle)
     chosen = np.array([name == "injected" for name in attribution], dtype=bool)
     return first_latency(np.flatnonzero(chosen & (towards > 0)), towards.size)
 
 
-def stabilisation(
-    kl_oracle: ArrayLike, variance: float = STABLE_VARIANCE, window: int = WINDOW
-) -> Latency:
-    """First token from which the variance over so many tokens stays below a threshold.
+def stabilisation(kl_oracle: ArrayLike) -> Latency:
+    """First token from which the variance over `WINDOW` tokens stays below `STABLE_VARIANCE`.
 
-    Nats squared, ddof 0; the window begins at the token.
+    With ddof 0; the window begins at the token.
     """
     x = _numbers("kl_oracle", kl_oracle)
-    if x.size < window:
+    if x.size < WINDOW:
         return Latency(0, False)
-    low = np.lib.stride_tricks.sliding_window_view(x, window).var(axis=1) < variance
+    low = np.lib.stride_tricks.sliding_window_view(x, WINDOW).var(axis=1) < STABLE_VARIANCE
     stays = np.logical_and.accumulate(low[::-1])[::-1]
-    return first_latency(np.flatnonzero(stays), _windows(x.size, window))
+    return first_latency(np.flatnonzero(stays), _windows(x.size, WINDOW))
 
 
 def gaps(kl_oracle: ArrayLike) -> tuple[float, ...]:
@@ -110,8 +100,8 @@ def gaps(kl_oracle: ArrayLike) -> tuple[float, ...]:
     return tuple(float(part.mean()) if part.size else math.nan for part in parts)
 
 
-def threshold(controls: Sequence[ArrayLike], quantile: float = QUANTILE) -> float:
-    """Return the quantile, over control sequences, of each sequence's largest divergence.
+def threshold(controls: Sequence[ArrayLike]) -> float:
+    """Return the `QUANTILE`, over control sequences, of each sequence's largest divergence.
 
     The maximum, not each token: of the tokens of 64-token controls 5 % exceed a per-token
     percentile, so that nearly all controls would "detect" something.
@@ -119,27 +109,16 @@ def threshold(controls: Sequence[ArrayLike], quantile: float = QUANTILE) -> floa
     maxima = [float(np.max(_numbers("control", x))) for x in controls if np.size(x)]
     if not maxima:
         raise KvError("controls must hold a sequence; got no control sequence, measure one first.")
-    return float(np.quantile(maxima, quantile))
+    return float(np.quantile(maxima, QUANTILE))
 
 
-def cross_fitted(
-    ids: Sequence[str], controls: Sequence[ArrayLike], folds: int = FOLDS
-) -> FloatArray:
-    """Return each sequence's threshold, taken from the controls of the other folds alone.
+def cross_fitted(ids: Sequence[str], controls: Sequence[ArrayLike]) -> FloatArray:
+    """Return each sequence's threshold, (n,), taken from the controls of the other folds alone.
 
-    Parameters
-    ----------
-    ids : sequence of str
-        Names of the control sequences; the fold hangs on the name, so that what is judged and
-        its own control never share one with the threshold.
-    controls : sequence of array
-        Divergences from ignore of each control sequence.
-
-    Returns
-    -------
-    (len(ids),) float64
+    The controls are divergences from ignore. The fold hangs on a sequence's name, so that what is
+    judged and its own control never share one with the threshold.
     """
-    fold = [int(digest("fold", name)[:8], 16) % folds for name in ids]
+    fold = [int(digest("fold", name)[:8], 16) % FOLDS for name in ids]
     if len(set(fold)) < 2:
         raise KvError(f"controls must lie in two folds or more; got {len(ids)} in one, pass more.")
     by_fold = {

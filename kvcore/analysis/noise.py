@@ -18,19 +18,9 @@ def noise_floor(
 ) -> float:
     """Largest mean difference, in nats per token, that measuring alone may produce.
 
-    Parameters
-    ----------
-    *controls : array, (n,)
-        Paired differences between a condition and itself measured another way (another batch
-        composition, keys rotated there and back).
-    clusters, interval
-        As `kvcore.analysis.paired_effect` takes them.
-
-    Returns
-    -------
-    float
-        The end of the mean difference's interval that is farther from 0, the farthest over all
-        controls; infinite for fewer than two samples.
+    A control holds the differences, (n,), between a condition and itself measured another way
+    (another batch composition, keys rotated there and back). The floor is the end of the mean's
+    interval that is farthest from 0, over all controls; infinite for fewer than two samples.
     """
     if not controls:
         raise KvError("controls must be the differences of at least one A/A control; got none.")

@@ -57,30 +57,12 @@ def paired_effect(
     clusters: Clusters = None,
     interval: IntervalSettings = DEFAULT_INTERVAL,
 ) -> PairedEffect:
-    """Compare two conditions measured on the same samples.
+    """Compare two conditions, NLL in nats per token, (n,), measured on the same samples.
 
-    Parameters
-    ----------
-    baseline, condition : array, (n,)
-        NLL in nats per token, sample by sample. A pair with a NaN is excluded and counted.
-    clusters : sequence, (n,), optional
-        Label of the unit each sample is resampled with; None means every sample is its own.
-    interval : IntervalSettings
-        Level, seed and number of resamples.
-
-    Returns
-    -------
-    PairedEffect
-        Benefit = baseline - condition: positive means the condition helps.
-
-    Raises
-    ------
-    KvError
-        Lengths or indexes that differ, infinite values, missing cluster labels.
-
-    Notes
-    -----
-    Fewer than about 20 clusters make any bootstrap interval too narrow.
+    Benefit = baseline - condition: positive means the condition helps. A pair with a NaN is
+    excluded and counted. A cluster's samples are resampled together; fewer than about 20 clusters
+    make any bootstrap interval too narrow. Raises KvError for lengths or indexes that differ,
+    infinite values and missing cluster labels.
     """
     rows = complete_rows(clusters, baseline=baseline, condition=condition)
     differences = rows.columns[0] - rows.columns[1]
@@ -216,19 +198,9 @@ def ratio_of_means(
     clusters: Clusters = None,
     interval: IntervalSettings = DEFAULT_INTERVAL,
 ) -> Estimate:
-    """How many times as large a mean is as that of a null, on the same samples.
+    """How many times as large a mean is as that of a null, over the same samples and resamples.
 
-    Parameters
-    ----------
-    values, null : array, (n,)
-        Both of every sample, 0 or more; pairs with a NaN are left out.
-    clusters, interval
-        As `paired_effect` takes them; both means are taken over the same resample.
-
-    Returns
-    -------
-    Estimate
-        Unit ``"ratio"``; NaN where the null's mean is 0.
+    Both are (n,), 0 or more; pairs with a NaN are left out. NaN where the null's mean is 0.
     """
     rows = complete_rows(clusters, values=values, null=null)
     sums = rows.sums(*rows.columns)[1:]
@@ -243,22 +215,10 @@ def ratio_of_means(
 def interval_widths(
     values: ArrayLike, sizes: Sequence[int], draws: int, interval: IntervalSettings = WIDTH_INTERVAL
 ) -> FloatArray:
-    """Widths of the mean's interval for samples of several sizes, drawn without replacement.
+    """Widths, (draws, sizes), of the mean's interval for samples drawn without replacement.
 
-    Parameters
-    ----------
-    values : array, (n,)
-        Without NaN; at least as many as the largest size.
-    sizes : sequence of int
-        2 or more each.
-    draws : int
-        How often each size is drawn.
-    interval : IntervalSettings
-        Its seed draws the samples, too.
-
-    Returns
-    -------
-    (draws, len(sizes)) float64
+    Sizes are from 2 to the number of values, which hold no NaN, else KvError. The interval's seed
+    draws the samples, too.
     """
     x = finite_vector("values", values)
     if np.isnan(x).any() or min(sizes) < 2 or max(sizes) > x.size:

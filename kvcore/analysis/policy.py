@@ -54,6 +54,8 @@ def should_prime(
 ) -> Decision:
     """Decide whether a passage is worth priming.
 
+    Off by default: True only where nothing speaks against it and the bare NLL is above 1.5.
+
     Parameters
     ----------
     passage_tokens : int
@@ -67,11 +69,6 @@ def should_prime(
         NLL of answers over the unprimed cache, nats per token. Without it there is no priming.
     validated : bool
         Whether the benefit was measured on own data of this domain.
-
-    Returns
-    -------
-    Decision
-        Off by default: True only where nothing speaks against it and the bare NLL is above 1.5.
 
     Raises
     ------
@@ -135,18 +132,11 @@ class PolicyEffect:
 
 
 def gated(benefit: ArrayLike, hardness: ArrayLike, threshold: float) -> FloatArray:
-    """Benefit of each sample under the gate: its own above the threshold, else 0; NaN stays.
+    """Benefit of each sample, (n,), under the gate: its own above the threshold, else 0; NaN stays.
 
-    Parameters
-    ----------
-    benefit : array, (n,)
-        NLL(bare) - NLL(primed) of every sample. Unprimed samples count 0, they are not left out.
-    hardness : array, (n,)
-        Must be measured *independently* of the benefit: NLL without the document, or of the odd
-        answer tokens where the benefit is that of the even ones. Bare NLL is part of the benefit,
-        so that a gate on it looks good by arithmetic alone.
-    threshold : float
-        Primed where hardness > threshold.
+    Hardness must be measured *independently* of the benefit: NLL without the document, or of the
+    odd answer tokens where the benefit is that of the even ones. Bare NLL is part of the benefit,
+    so that a gate on it looks good by arithmetic alone.
     """
     x, hard = _pairs(benefit, hardness)
     if math.isnan(threshold):
@@ -173,17 +163,8 @@ def policy_effect(
 ) -> PolicyEffect:
     """Compare priming above a threshold of hardness with priming everything, and with nothing.
 
-    Parameters
-    ----------
-    benefit, hardness, threshold
-        As `gated` takes them; a threshold chosen on the same samples flatters the gate.
-    clusters, interval
-        As `kvcore.analysis.paired_effect` takes them.
-
-    Returns
-    -------
-    PolicyEffect
-        All over the samples in which neither number is NaN, on the same resamples.
+    All over the samples in which neither number is NaN, on the same resamples. See `gated`; a
+    threshold chosen on the same samples flatters the gate.
     """
     x, hard = _pairs(benefit, hardness)
     policy = gated(x, hard, threshold)

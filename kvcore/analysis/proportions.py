@@ -34,16 +34,7 @@ def clustered_proportion(
 
     Clopper-Pearson at the effective number of trials (Korn and Graubard 1998, Survey Methodology
     24): the variance between clusters says how many independent trials the data are worth. Plain
-    Clopper-Pearson with one trial per cluster.
-
-    Parameters
-    ----------
-    outcomes : array of 0 / 1 or bool, (n,)
-        NaN is excluded.
-    clusters : sequence, (n,)
-        Label of the unit of each trial.
-    confidence : float
-        Level of the interval.
+    Clopper-Pearson with one trial per cluster. Outcomes are 0, 1 or bool, (n,); NaN is excluded.
     """
     rows = complete_rows(clusters, outcomes=outcomes)
     if not np.isin(rows.columns[0], (0, 1)).all():

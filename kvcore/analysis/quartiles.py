@@ -25,23 +25,12 @@ def quartile_effect(
     clusters: Clusters = None,
     interval: IntervalSettings = DEFAULT_INTERVAL,
 ) -> Estimate:
-    """Cohen's d of paired differences within one quartile of hardness.
+    """Cohen's d of paired differences, (n,), within one quartile, 1 (easiest) to 4 (hardest).
 
-    Parameters
-    ----------
-    hardness : array, (n,)
-        Should be measured independently of the differences (NLL from the query alone, or other
-        tokens of the answer): with the baseline itself the extremes regress to the mean.
-    differences : array, (n,)
-        Benefit, baseline - condition, nats per token.
-    quartile : int
-        1 (easiest) to 4 (hardest). Ties with a cut point fall below it.
-    clusters, interval
-        As `kvcore.analysis.paired_effect` takes them.
-
-    Notes
-    -----
-    The cut points are taken as fixed: the interval does not include their sampling error.
+    Hardness should be measured independently of the differences (NLL from the query alone, or
+    other tokens of the answer): with the baseline itself the extremes regress to the mean. Ties
+    with a cut point fall below it. The cut points are taken as fixed: the interval does not
+    include their sampling error.
     """
     if quartile not in (1, 2, 3, 4):
         raise KvError(f"quartile must be 1 (easiest) to 4 (hardest); got {quartile}.")

@@ -39,19 +39,9 @@ class CompleteRows:
 
 
 def complete_rows(clusters: Clusters, **named: ArrayLike) -> CompleteRows:
-    """Check columns against each other and keep the rows in which none is NaN.
+    """Check columns, (n,), by the names that errors call them; keep the rows without any NaN.
 
-    Parameters
-    ----------
-    clusters : sequence, (n,), optional
-        Label of the unit each sample is resampled with.
-    **named : array, (n,)
-        The columns by the names that errors call them; NaN excludes a sample.
-
-    Raises
-    ------
-    KvError
-        Lengths or indexes that differ, infinite values, missing cluster labels.
+    Raises KvError for lengths or indexes that differ, infinite values, missing cluster labels.
     """
     columns = aligned_columns(**named)
     keep = ~np.isnan(columns).any(axis=0)

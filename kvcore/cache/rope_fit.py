@@ -108,8 +108,10 @@ def _fit_layer(
     moved = relative_change(old[1], new[1])
     explanations = explain(rotations, old[0], new[0])
     if not all(map(math.isfinite, (moved, *(e.error for e in explanations)))):
+        advice = {"float16": "use --kv-dtype bfloat16", "bfloat16": "use --kv-dtype float32"}
         raise NotExact(
-            f"{where}'s keys or values are not finite in {dtype}; use a dtype of wider range."
+            f"{lm.name} overflows in {dtype} (keys or values of layer {index}): "
+            f"{advice.get(dtype, 'its weights are damaged')}."
         )
     if moved > 4 * torch.finfo(old[1].dtype).eps:
         raise NotExact(

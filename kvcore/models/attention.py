@@ -33,7 +33,7 @@ def choose_attention(config: Any) -> str:
     if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
         return "eager"
     known = AutoModelForCausalLM._model_mapping
-    model_class = known[type(config)] if type(config) in known else None
+    model_class: Any = known[type(config)] if type(config) in known else None
     if isinstance(model_class, tuple):
         model_class = model_class[0]
     return "sdpa" if getattr(model_class, "_supports_sdpa", True) else "eager"

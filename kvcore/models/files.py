@@ -80,10 +80,11 @@ def locate(
     entry = registry.entry_of(name)
     folder, revision = _folder(name, entry, revision)
     stored = folder and folder_checks.stored_precision(name, folder)
-    if stored:
-        dtype, chosen = folder_checks.chosen_precision(name, stored, dtype, quantization)
-    else:
-        dtype, chosen = registry.precision(name, dtype, quantization)
+    dtype, chosen = (
+        registry.Precision(*folder_checks.chosen_precision(name, stored, dtype, quantization))
+        if stored
+        else registry.precision(name, dtype, quantization)
+    )
     if folder is None:
         weights_id, tokenizer_id = _digest(tiny_configs.spec(name)), _tiny_tokenizer_id(name)
     else:

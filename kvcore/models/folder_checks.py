@@ -33,7 +33,7 @@ def check_files(name: str, folder: Path) -> None:
     -----
     Reads the headers of the weight files, no weights.
     """
-    _check_pointers(name, folder)
+    check_pointers(name, folder)
     adapter = folder / "adapter_config.json"
     if adapter.exists():
         raise KvError(
@@ -42,10 +42,10 @@ def check_files(name: str, folder: Path) -> None:
         )
     quantized = stored_precision(name, folder) is not None
     for file in weight_files(name, folder):
-        _check_weight_file(name, file, quantized=quantized)
+        check_weight_file(name, file, quantized=quantized)
 
 
-def _check_pointers(name: str, folder: Path) -> None:
+def check_pointers(name: str, folder: Path) -> None:
     for pattern in ("*.json", "*.safetensors", "tokenizer*", "*.txt"):
         for path in sorted(folder.glob(pattern)):
             if path.is_file() and _starts_with(path, LFS_MARK):
@@ -112,7 +112,7 @@ def _no_weights(folder: Path) -> str:
     )
 
 
-def _check_weight_file(name: str, path: Path, *, quantized: bool) -> None:
+def check_weight_file(name: str, path: Path, *, quantized: bool) -> None:
     try:
         with safe_open(path, "pt") as file:
             kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}
@@ -120,7 +120,7 @@ def _check_weight_file(name: str, path: Path, *, quantized: bool) -> None:
         raise KvError(
             f"model {name!r}: {path} is cut or damaged ({one_line(error)}); download it again."
         ) from error
-    odd = sorted(k for k, kind in kinds.items() if k.endswith("weight") and _packed(kind))
+    odd = sorted(k for k, kind in kinds.items() if k.endswith("weight") and packed(kind))
     if odd and not quantized:
         raise KvError(
             f"model {name!r}: {path} stores {odd[0]} as {kinds[odd[0]]}, which config.json has "
@@ -128,7 +128,7 @@ def _check_weight_file(name: str, path: Path, *, quantized: bool) -> None:
         )
 
 
-def _packed(kind: str) -> bool:
+def packed(kind: str) -> bool:
     return kind not in PLAIN_DTYPES
 
 
@@ -177,7 +177,7 @@ def stored_precision(name: str, folder: Path) -> tuple[str, Quantization] | None
     if stored is None:
         others = [file for file in QUANTIZATION_FILES if (folder / file).is_file()]
         if others:
-            raise _unreadable(name, folder, f"quantized weights ({others[0]})")
+            raise unreadable(name, folder, f"quantized weights ({others[0]})")
         return None
     method = str(stored.get("quant_method") or "unnamed")
     in_4_bits = bool(stored.get("load_in_4bit") or stored.get("_load_in_4bit"))
@@ -185,16 +185,16 @@ def stored_precision(name: str, folder: Path) -> tuple[str, Quantization] | None
     if method == "unnamed" and (in_4_bits or "load_in_8bit" in stored):
         method = "bitsandbytes"
     if method != "bitsandbytes":
-        raise _unreadable(name, folder, f"weights quantized by {method}")
+        raise unreadable(name, folder, f"weights quantized by {method}")
     if not in_4_bits or kind != "nf4":
         what = kind if in_4_bits else "int8"
-        raise _unreadable(name, folder, f"weights quantized by bitsandbytes to {what}")
+        raise unreadable(name, folder, f"weights quantized by bitsandbytes to {what}")
     text = settings.get("text_config") or {}
     dtypes = [source.get(key) for source in (settings, text) for key in ("dtype", "torch_dtype")]
     spelled = next((d for d in dtypes if d), stored.get("bnb_4bit_compute_dtype", "float32"))
     dtype = str(spelled).removeprefix("torch.")
     if dtype not in DTYPES:
-        raise _unreadable(name, folder, f"4-bit weights that are computed in {dtype}")
+        raise unreadable(name, folder, f"4-bit weights that are computed in {dtype}")
     return dtype, "nf4"
 
 
@@ -212,7 +212,7 @@ def _quantization_settings(settings: Mapping[str, Any]) -> Mapping[str, Any] | N
     return None
 
 
-def _unreadable(name: str, folder: Path, what: str) -> KvError:
+def unreadable(name: str, folder: Path, what: str) -> KvError:
     return KvError(
         f"model {name!r}: {folder} holds {what}; only bitsandbytes nf4 is read. Use the model's "
         "unquantized weights, with --kv-quantization nf4 where memory is short."

@@ -127,11 +127,11 @@ def _in_one_line(files: ModelFiles, part: str) -> Iterator[None]:
     except Exception as error:
         raise KvError(
             f"model {files.name!r}: the {part} in {files.folder} cannot be loaded: "
-            f"{_cause(files, error, part)}."
+            f"{cause_of(files, error, part)}."
         ) from error
 
 
-def _cause(files: ModelFiles, error: Exception, part: str) -> str:
+def cause_of(files: ModelFiles, error: Exception, part: str) -> str:
     settings = folder_checks.read_json(files.name, Path(str(files.folder)) / "config.json")
     kind = settings.get("model_type")
     if part != "configuration" or kind in CONFIG_MAPPING:

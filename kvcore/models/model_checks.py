@@ -52,7 +52,7 @@ def check_config(name: str, folder: Path, config: Any, *, own_code: bool = False
             f"model {name!r}: {folder} is of type {config.model_type}, which is no causal "
             "(decoder-only) language model; use one."
         )
-    cause = _unsupported(text)
+    cause = unsupported_flags(text)
     if cause:
         raise KvError(
             f"model {name!r}: {folder} {cause}; use a causal model with rotary positions and a "
@@ -68,7 +68,7 @@ def check_config(name: str, folder: Path, config: Any, *, own_code: bool = False
                 )
 
 
-def _unsupported(text: Any) -> str | None:
+def unsupported_flags(text: Any) -> str | None:
     """Return why a text model is not supported, None where nothing speaks against it."""
     if getattr(text, "is_causal", True) is False:
         return "attends in both directions (is_causal: false)"
@@ -183,9 +183,10 @@ def _is_buffer_or_tied(name: str, folder: Path, model: Any, key: str) -> bool:
 
 def _stored(name: str, folder: Path, key: str) -> torch.Tensor:
     for path in folder_checks.weight_files(name, folder):
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             if key in file.keys():
-                return file.get_tensor(key)  # type: ignore[no-any-return]
+                tensor: torch.Tensor = file.get_tensor(key)
+                return tensor
     return torch.empty(0)
 
 

@@ -40,19 +40,8 @@ def _check_units(estimate: Estimate, prediction: Prediction) -> None:
 def judge(estimate: Estimate, prediction: Prediction, floor: float = 0.0) -> Verdict:
     """Set an interval against a prediction, by the table of `kvcore.verdict.prediction`.
 
-    Parameters
-    ----------
-    estimate : Estimate
-        In the prediction's unit.
-    prediction : Prediction
-        Supported and refuted regions.
-    floor : float
-        How far measuring alone may move the estimate, in its own unit (`floor_on_scale`).
-
-    Raises
-    ------
-    KvError
-        Units that differ, a negative or NaN floor.
+    The floor says how far measuring alone may move the estimate, in its own unit
+    (`floor_on_scale`). Raises KvError for units that differ, a negative or NaN floor.
     """
     _check_units(estimate, prediction)
     supported, refuted = prediction.decisive(floor)
@@ -70,29 +59,11 @@ def required_n(
     """How many samples would settle a claim, were the pre-registered effect the true one.
 
     The smallest n at which the interval falls inside the supported region (or the refuted one,
-    where the pre-registered effect lies there) with the given power.
-
-    Parameters
-    ----------
-    estimate : Estimate
-        Its interval's width, taken to fall as 1 / sqrt(n), says how noisy a sample is; so the
-        design effect of its clusters is included.
-    prediction : Prediction
-        Whose ``effect`` is assumed.
-    power : float
-        In (0, 1).
-    floor : float
-        Noise floor in the estimate's unit.
-
-    Returns
-    -------
-    int or None
-        None where no n would (the effect is on a bound, within the noise floor, or not given)
-        and where the width is unknown.
-
-    Notes
-    -----
-    Normal approximation. Never below `MIN_UNITS` units, at the samples per unit observed.
+    where the pre-registered effect lies there) with the given power, in (0, 1). The estimate's
+    width, taken to fall as 1 / sqrt(n), says how noisy a sample is; so the design effect of its
+    clusters is included. Normal approximation; never below `MIN_UNITS` units, at the samples per
+    unit observed. None where no n would do (the effect is on a bound, within the noise floor, or
+    not given) and where the width is unknown.
     """
     _check_units(estimate, prediction)
     if not 0 < power < 1:

@@ -1,8 +1,8 @@
 """Predictions: what supports a claim, what refutes it, written down before measuring.
 
-A prediction is two sets of regions of the number line, written down before measuring. One
-geometric rule serves every claim: the confidence interval inside the supported region is
-*supported*; else inside the refuted one *refuted*; else *inconclusive*.
+It is two sets of regions of the number line. One geometric rule serves every claim: the confidence
+interval inside the supported region is *supported*; else inside the refuted one *refuted*; else
+*inconclusive*.
 
 ================= ==================== ========================== ================================
 prediction        supported            refuted                    needs, with a noise floor f

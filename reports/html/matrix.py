@@ -75,12 +75,7 @@ def blocks(ordered: Sequence[Column]) -> list[list[Column]]:
 def section(judgements: Sequence[Judgement], groups: Groups) -> str:
     """Return the matrix with its key, in as many tables as keep each one readable.
 
-    Parameters
-    ----------
-    judgements : sequence of Judgement
-        In the order in which they are read.
-    groups : sequence of sequences of Judgement
-        The same, claim by claim: a row each.
+    The groups are the judgements once more, claim by claim: a row each.
     """
     tables = [_table(block, groups) for block in blocks(columns(judgements))]
     return render("matrix.html", blocks=tables)

@@ -43,33 +43,24 @@ def page(
     provenance: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> str:
-    """Return the whole report as one HTML fragment, pictures inside.
+    """Return the whole report as one HTML fragment, pictures inside; `document` adds the style.
 
-    Parameters
-    ----------
-    judgements : sequence of Judgement
-        In the order in which they are to be read; may be empty.
-    explanations : sequence of mappings
-        Conditions on a real sample: see `Explanation`.
-    provenance : mapping
-        ``command`` (str), ``configuration`` (mapping) and ``cells`` (sequence of mappings, one
-        for each model and dataset); each of them optional.
-    environment : mapping
-        Versions, platform and commit, as `reports.results.environment` returns them.
-
-    Returns
-    -------
-    str
-        Every text from outside is inert, escaped and isolated; `document` adds the style.
+    Every text from outside is inert, escaped and isolated. The provenance may hold ``command``
+    (str), ``configuration`` (mapping) and ``cells`` (a mapping for each model and dataset).
     """
     groups = by_claim(judgements)
+    units = grouped(judgements, lambda judgement: judgement.estimate.unit)
+    explained = render("conditions.html", explanations=explanations, mask_svg=mask_svg)
+    facts = [*provenance.get("cells", ()), provenance.get("configuration", {}), environment]
     sections = {
-        "forest": _forests(judgements),
+        "forest": render("forest.html", units=units, forest=forest),
         "matrix": matrix.section(judgements, groups) if judgements else "",
         "choices": choices(groups),
         "claims": "",
-        "conditions": _conditions(explanations),
-        "provenance": _provenance(judgements, provenance, environment),
+        "conditions": explained if explanations else "",
+        "provenance": render(
+            "provenance.html", judgements=judgements, facts=facts, command=provenance.get("command")
+        ),
     }
     left = MAX_CHARACTERS - _TEXT_CHARACTERS * len(judgements)
     sections["claims"] = _claims(groups, left - sum(map(len, sections.values())))
@@ -88,10 +79,7 @@ def page(
 def document(html: str) -> str:
     """Return a page by pytest-html with what its head lacks: language, viewport, our style.
 
-    Raises
-    ------
-    KvError
-        The text has no head, so it is no page by pytest-html.
+    Raises KvError for a text without a head, which is no page by pytest-html.
     """
     parts = re.split(r"<[/]?head>", html, maxsplit=2)
     if len(parts) != 3:
@@ -102,11 +90,6 @@ def document(html: str) -> str:
     _, head, rest = map(Markup, parts)
     style = Markup((FOLDER / "report.css").read_text(encoding="utf-8"))
     return render("document.html", head=head, rest=rest, style=style)
-
-
-def _forests(judgements: Sequence[Judgement]) -> str:
-    units = grouped(judgements, lambda judgement: judgement.estimate.unit)
-    return render("forest.html", units=units, forest=forest)
 
 
 def choices(groups: Groups) -> str:
@@ -186,21 +169,3 @@ def _details(group: Sequence[Judgement]) -> list[list[object]]:
         ["seed", *(str(j.seed) for j in group)],
         ["test outcome", *(j.outcome for j in group)],
     ]
-
-
-# --- conditions and provenance -----------------------------------------------------------------
-
-
-def _conditions(explanations: Sequence[Explanation]) -> str:
-    if not explanations:
-        return ""
-    return render("conditions.html", explanations=explanations, mask_svg=mask_svg)
-
-
-def _provenance(
-    judgements: Sequence[Judgement], provenance: Mapping[str, Any], environment: Mapping[str, Any]
-) -> str:
-    facts = [*provenance.get("cells", ()), provenance.get("configuration", {}), environment]
-    return render(
-        "provenance.html", judgements=judgements, facts=facts, command=provenance.get("command")
-    )

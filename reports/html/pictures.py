@@ -23,10 +23,7 @@ TOKEN_STYLES = 6
 def picture(judgement: Judgement) -> str:
     """Return what belongs to a judgement as SVG and HTML, or "" where there is nothing to show.
 
-    Raises
-    ------
-    KvError
-        The judgement asks for a kind of plot that does not exist, or leaves out what it needs.
+    Raises KvError for a kind of plot that does not exist, or that lacks what it needs.
     """
     parts = enumerate(plot_parts(judgement.plot))
     return Markup().join(_part(judgement, index, part) for index, part in parts)
@@ -73,10 +70,7 @@ def small_table(data: Data) -> str:
 def classed_tokens(data: Data) -> str:
     """Return a worked example: tokens in the style of their class, over what the classes mean.
 
-    Raises
-    ------
-    KvError
-        A token is of a class that is not described.
+    Raises KvError for a token of a class that is not described.
     """
     if not data["tokens"]:
         return ""

@@ -68,11 +68,12 @@ def _by_outcome(first: FirstMetric, models: Sequence[str]) -> list[tuple[str, li
         groups.setdefault(outcome, []).append(claim)
     rank = {name: place for place, name in enumerate((*LETTERS, ""))}
     ordered = sorted(groups, key=lambda outcome: ("" in outcome, [rank[name] for name in outcome]))
-    texts = [
-        ", ".join(f"{m} {verdict or 'not judged'}" for m, verdict in zip(models, each, strict=True))
-        for each in ordered
-    ]
-    return [(text, groups[outcome]) for text, outcome in zip(texts, ordered, strict=True)]
+
+    def text(outcome: Sequence[str]) -> str:
+        pairs = zip(models, outcome, strict=True)
+        return ", ".join(f"{model} {verdict or 'not judged'}" for model, verdict in pairs)
+
+    return [(text(outcome), groups[outcome]) for outcome in ordered]
 
 
 def _topic(topic: str, judgements: Sequence[Judgement]) -> dict[str, Any]:

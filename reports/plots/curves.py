@@ -1,11 +1,10 @@
 """Plots of curves: an effect over a number, many curves over layers, survival, ROC.
 
-Each takes (figure, data, colour of the verdict) and returns whether there was anything to draw.
+Each takes (figure, data, colour of the verdict) and leaves the figure empty where nothing is shown.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -45,14 +44,10 @@ class _Curve:
 
 
 def _curve(curve: Data) -> _Curve:
-    columns = [numbers(curve["x"]), numbers(curve["y"])]
-    columns += [
-        numbers(curve[name]) if curve.get(name) is not None else np.full(len(columns[0]), math.nan)
-        for name in ("low", "high")
-    ]
-    table = np.array(columns)
-    x, y, low, high = table[:, np.isfinite(table[:2]).all(axis=0)]
-    return _Curve(str(curve.get("label", "")), x, y, low, high)
+    missing = [None] * len(curve["x"])
+    ends = (missing if curve.get(name) is None else curve[name] for name in ("low", "high"))
+    table = np.array([numbers(column) for column in (curve["x"], curve["y"], *ends)])
+    return _Curve(str(curve.get("label", "")), *table[:, np.isfinite(table[:2]).all(axis=0)])
 
 
 def _curves(curves: Iterable[Data]) -> list[_Curve]:
@@ -80,11 +75,11 @@ def _draw_lines(
     return handles
 
 
-def draw_curve(figure: Figure, data: Data, colour: str) -> bool:
+def draw_curve(figure: Figure, data: Data, colour: str) -> None:
     """Draw one effect over some number, with its interval; on a scale of powers of 2 by ``log``."""
     curves = _curves([{**data, "y": data["d"], "label": ""}])
     if not curves:
-        return False
+        return
     axes = figure.add_subplot()
     _draw_lines(axes, curves, colour)
     if "y_label" not in data:  # an effect is read against none; an AUC is not
@@ -96,7 +91,6 @@ def draw_curve(figure: Figure, data: Data, colour: str) -> bool:
         few_ticks(axes, whole=_whole(curves))
     axes.set_xlabel(wrapped(data.get("x_label", "")))
     axes.set_ylabel(wrapped(data.get("y_label", "d of the benefit")))
-    return True
 
 
 def _whole(curves: Sequence[_Curve]) -> bool:
@@ -110,21 +104,19 @@ def _powers_of_two(axes: Axes, x: FloatArray) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def draw_layers(figure: Figure, data: Data, colour: str) -> bool:
+def draw_layers(figure: Figure, data: Data, colour: str) -> None:
     """Draw several curves over the same numbers, each with its band where it has one."""
     axes = _draw_named_curves(figure, data, colour)
     if axes is not None:
         draw_zero(axes)
-    return axes is not None
 
 
-def draw_survival(figure: Figure, data: Data, colour: str) -> bool:
+def draw_survival(figure: Figure, data: Data, colour: str) -> None:
     """Draw steps: the share that is still left after each x."""
     data = {"y_label": "share left", **data}
     axes = _draw_named_curves(figure, data, colour, steps=True, marked=False)
     if axes is not None:
         axes.set_ylim(0, 1.03)
-    return axes is not None
 
 
 def _draw_named_curves(figure: Figure, data: Data, colour: str, **look: bool) -> Axes | None:
@@ -140,7 +132,7 @@ def _draw_named_curves(figure: Figure, data: Data, colour: str, **look: bool) ->
     return axes
 
 
-def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
+def draw_roc(figure: Figure, data: Data, colour: str) -> None:
     """Draw ROC curves over the diagonal, which is chance; the legend gives each area."""
     curves = _curves(
         {
@@ -151,7 +143,7 @@ def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
         for c in data["curves"]
     )
     if not curves:
-        return False
+        return
     axes = figure.add_subplot()
     chance = axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.5)))
     handles = [*chance, *_draw_lines(axes, curves, colour, marked=False)]
@@ -159,7 +151,6 @@ def draw_roc(figure: Figure, data: Data, colour: str) -> bool:
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
     few_ticks(axes)
     legend(figure, handles, ["AUC 0.500, chance", *(curve.label for curve in curves)])
-    return True
 
 
 def size_roc(data: Data) -> Size:

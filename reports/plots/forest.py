@@ -46,20 +46,10 @@ _LINE = 0.235  # inches
 
 
 def forest(judgements: Sequence[Judgement], *, narrow: bool = False) -> str:
-    """Draw every judgement of one unit as an interval, grouped by claim.
+    """Draw one judgement or more of one unit as intervals, claim by claim, as an svg element.
 
-    Parameters
-    ----------
-    judgements : sequence of Judgement
-        At least one; all in the same unit. Drawn in the order given, claims together.
-    narrow : bool
-        For a phone: 340 px wide, labels above the intervals instead of beside them.
-
-    Returns
-    -------
-    str
-        An svg element. Disc, square and ring are the verdicts; the large open diamond is the
-        published value; the pale band is where a claim is supported.
+    Disc, square and ring are the verdicts; the large open diamond is the published value; the pale
+    band is where a claim is supported. A narrow one is for a phone, 340 px wide.
     """
     layout = _NARROW if narrow else _WIDE
     rows, height = _rows(judgements, layout)

@@ -41,25 +41,12 @@ WIDTHS = ("small", "broad", "fit", "full")
 
 @dataclass(frozen=True)
 class PlotKind:
-    """A kind of plot.
+    """A kind of plot; one without ``draw`` is no picture: `reports.html.pictures` writes it."""
 
-    Parameters
-    ----------
-    caption : str
-        What such a plot shows, in one sentence.
-    draw : callable or None
-        (figure, data, colour) to whether there was anything to draw; None for a kind that is no
-        picture: `reports.html.pictures` writes it.
-    size : callable
-        Data to inches.
-    width : str
-        One of `WIDTHS`.
-    """
-
-    caption: str
-    draw: Callable[[Figure, Data, str], bool] | None = None
-    size: Callable[[Data], Size] = size_small
-    width: str = "small"
+    caption: str  # what such a plot shows, in one sentence
+    draw: Callable[[Figure, Data, str], None] | None = None  # figure, data, colour
+    size: Callable[[Data], Size] = size_small  # in inches
+    width: str = "small"  # one of `WIDTHS`
 
 
 PLOT_KINDS: Mapping[str, PlotKind] = {
@@ -118,13 +105,7 @@ PLOT_KINDS: Mapping[str, PlotKind] = {
 
 
 def kind_of(part: Data) -> PlotKind:
-    """Return the kind of one plot.
-
-    Raises
-    ------
-    KvError
-        There is no such kind.
-    """
+    """Return the kind of one plot; raise KvError where there is no such kind."""
     name = str(part.get("kind"))
     if name not in PLOT_KINDS:
         raise unknown("kind of plot", name, [*PLOT_KINDS, "none", "several"])
@@ -132,26 +113,14 @@ def kind_of(part: Data) -> PlotKind:
 
 
 def draw(part: Data, *, salt: str, colour: str, label: str) -> str:
-    """Draw one plot that is a picture.
+    """Draw one plot that is a picture: an svg element, or "" where there is nothing to draw.
 
-    Parameters
-    ----------
-    part : mapping
-        Of a kind with a ``draw``.
-    salt : str
-        Makes the ids inside the picture; no two pictures of a page may share it.
-    colour : str
-        Of the verdict.
-    label : str
-        What the picture shows, for those who cannot see it.
-
-    Returns
-    -------
-    str
-        An svg element, or "" where there is nothing to draw.
+    The salt makes the ids inside the picture, no two of a page may share it; the colour is the
+    verdict's, the label is for those who cannot see the picture.
     """
     kind = kind_of(part)
     with style(salt):
         figure = Figure(figsize=kind.size(part), layout="constrained")
-        drawn = kind.draw is not None and kind.draw(figure, part, colour)
-        return to_svg(figure, label) if drawn else ""
+        if kind.draw is not None:
+            kind.draw(figure, part, colour)
+        return to_svg(figure, label) if figure.axes else ""

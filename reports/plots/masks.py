@@ -24,22 +24,10 @@ _LINES, _LINE, _LETTER = 2, 11, 5.6  # of names: how many, the height of one, th
 
 
 def mask_svg(mask: Mask, slots: Sequence[str], label: str) -> str:
-    """Draw a mask as one bitmap of a pixel for each query and slot, the slots' names under it.
+    """Draw a mask, (queries, slots), 1 where a query may attend to a slot, as an svg element.
 
-    Parameters
-    ----------
-    mask : sequence of sequences of 0 / 1, (queries, slots)
-        1 where the query (row) may attend to the slot (column); rows of equal length.
-    slots : sequence of str, (slots,)
-        Name of each column; a run of equal names is labelled once. Empty: no names.
-    label : str
-        What the picture shows, for those who cannot see it.
-
-    Returns
-    -------
-    str
-        An svg element, or "" for a mask without rows or columns. About 3 kB for 100 tokens, and
-        30 ms the first time; conditions share most of their masks.
+    A run of slots of one name is labelled once; no slots, no names. "" for a mask without rows or
+    columns. About 3 kB for 100 tokens, and 30 ms the first time; conditions share most masks.
     """
     if not mask or not mask[0]:
         return ""

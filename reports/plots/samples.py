@@ -1,6 +1,6 @@
 """Plots of samples: their differences, trends and quartiles, wins of queries, ways of measuring.
 
-Each takes (figure, data, colour of the verdict) and returns whether there was anything to draw.
+Each takes (figure, data, colour of the verdict) and leaves the figure empty where nothing is shown.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from reports.plots.svg import FILL, GRID, INK, LINES, MUTED, wrapped
 from reports.text import one_line
 
 
-def draw_paired(figure: Figure, data: Data, colour: str) -> bool:
+def draw_paired(figure: Figure, data: Data, colour: str) -> None:
     """Draw the paired differences as a histogram, with their mean and median."""
     (differences,) = finite(data["differences"])
     if not differences.size:
-        return False
+        return
     axes = figure.add_subplot()
     low, high = np.quantile(differences, [0.005, 0.995])
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
@@ -44,14 +44,13 @@ def draw_paired(figure: Figure, data: Data, colour: str) -> bool:
     axes.axvline(float(np.median(differences)), color=colour, linewidth=1.4, linestyle=(0, (2, 2)))
     axes.set(xlabel="benefit, nats per answer token", ylabel="samples")
     few_ticks(axes)
-    return True
 
 
-def draw_scatter(figure: Figure, data: Data, colour: str) -> bool:
+def draw_scatter(figure: Figure, data: Data, colour: str) -> None:
     """Draw one point a sample, and the means of ten groups of equal size."""
     x, y = finite(data["x"], data["y"])
     if not x.size:
-        return False
+        return
     axes = figure.add_subplot()
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.scatter(x, y, s=7, color=MUTED, alpha=0.4, linewidths=0, rasterized=True)
@@ -66,14 +65,13 @@ def draw_scatter(figure: Figure, data: Data, colour: str) -> bool:
     axes.set_xlabel(wrapped(data.get("x_label", "hardness")))
     axes.set_ylabel(wrapped(data.get("y_label", "benefit, nats per answer token")))
     few_ticks(axes)
-    return True
 
 
-def draw_quartiles(figure: Figure, data: Data, colour: str) -> bool:
+def draw_quartiles(figure: Figure, data: Data, colour: str) -> None:
     """Draw d in each quartile of hardness, with its interval."""
     rows = data["rows"]
     if not rows:
-        return False
+        return
     axes = figure.add_subplot()
     columns = ("quartile", "d", "d_low", "d_high")
     places, d, low, high = (numbers(row[name] for row in rows) for name in columns)
@@ -87,7 +85,6 @@ def draw_quartiles(figure: Figure, data: Data, colour: str) -> bool:
         places, [f"{name}\nn = {int(row['n'])}" for name, row in zip(names, rows, strict=True)]
     )
     axes.set_ylabel("d in the quartile")
-    return True
 
 
 _QUARTILES = {1: "easiest", 2: "2nd", 3: "3rd", 4: "hardest"}
@@ -98,12 +95,12 @@ def size_wins(_: Data) -> Size:
     return SMALL[0], 2.35
 
 
-def draw_wins(figure: Figure, data: Data, colour: str) -> bool:
+def draw_wins(figure: Figure, data: Data, colour: str) -> None:
     """Draw each query's difference as a bar, the largest gain first, and the counts as a stack."""
     (differences,) = finite(data["differences"])
     counts = [int(data[name]) for name in ("wins", "ties", "losses")]
     if not differences.size or not sum(counts):
-        return False
+        return
     axes, stack = figure.subplots(2, 1, height_ratios=[1, 0.1])
     draw_bars(axes, differences, colour)
     axes.set(xlabel="queries, the largest gain first", ylabel=wrapped(data["label"], 26))
@@ -115,7 +112,6 @@ def draw_wins(figure: Figure, data: Data, colour: str) -> bool:
         stack.annotate(text, (place, 0), ha=side, va="top", fontsize=8, **at)
     stack.set_xlim(0, sum(counts))
     stack.set_axis_off()
-    return True
 
 
 _BETTER, _WORSE = LINES[0], LINES[1]
@@ -151,11 +147,11 @@ def size_specifications(data: Data) -> Size:
     return BROAD_WIDTH, 0.75 + LINE_HEIGHT * lines
 
 
-def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
+def draw_specifications(figure: Figure, data: Data, colour: str) -> None:
     """Draw one estimate a way of measuring, the largest first; the judged one is filled."""
     rows = [row for row in data["rows"] if np.isfinite(numbers([row["value"]])[0])]
     if not rows:
-        return False
+        return
     rows.sort(key=lambda row: -row["value"])
     labels = specification_labels({"rows": rows})
     lines = np.array([label.count("\n") + 1 for label in labels])
@@ -179,4 +175,3 @@ def draw_specifications(figure: Figure, data: Data, colour: str) -> bool:
     axes.set_title(title, fontsize=8, loc="left", color=INK)
     axes.set_xlabel(wrapped(data["unit"]))
     few_ticks(axes)
-    return True

@@ -21,10 +21,7 @@ _TOP, _LEVEL = 0.95, 0.165  # inches of the curve, and of one line of dots under
 def specification_curve(group: Sequence[Judgement]) -> str:
     """Draw the specification curve of one claim: estimates by size, their choices under them.
 
-    Parameters
-    ----------
-    group : sequence of Judgement
-        All of one claim, with at least one finite estimate.
+    At least one estimate of the group has to be finite.
     """
     rows = levels(specifications(group))
     ways = by_value(specifications(group))

@@ -75,14 +75,8 @@ def wrapped(label: object, width: int = 30) -> str:
 def to_svg(figure: Figure, label: str, css_class: str = "kv-figure") -> Markup:
     """Return a figure as an svg element, the only markup that does not come from a template.
 
-    Parameters
-    ----------
-    figure : Figure
-        Drawn inside `style`; its texts are inert already.
-    label : str
-        What the picture shows, for those who cannot see it.
-    css_class : str
-        Class of the element.
+    The figure is drawn inside `style`, its texts are inert already; the label is for those who
+    cannot see it.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", dpi=130, transparent=True, metadata={"Date": None})

@@ -1,6 +1,6 @@
 """Plots over the tokens of a sample: shares stacked, one value a token.
 
-Each takes (figure, data, colour of the verdict) and returns whether there was anything to draw.
+Each takes (figure, data, colour of the verdict) and leaves the figure empty where nothing is shown.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ TRACE_TOKENS = 24
 """Tokens in one row of a trace."""
 
 
-def draw_stack(figure: Figure, data: Data, _: str) -> bool:
+def draw_stack(figure: Figure, data: Data, _: str) -> None:
     """Draw shares stacked over tokens, the first part at the bottom."""
     parts = data["parts"]
     columns = finite(*(part["y"] for part in parts)) if parts else []
     if not columns or not columns[0].size:
-        return False
+        return
     axes = figure.add_subplot()
     x = np.arange(1, len(columns[0]) + 1)
     fills = [AREAS[index % len(AREAS)] for index in range(len(columns))]
@@ -48,7 +48,6 @@ def draw_stack(figure: Figure, data: Data, _: str) -> bool:
     axes.set(xlabel=wrapped(data["x_label"]), ylabel=wrapped(data["y_label"]))
     # read from top to bottom, as the areas lie
     legend(figure, handles[::-1], [part["label"] for part in reversed(parts)])
-    return True
 
 
 def size_trace(data: Data) -> Size:
@@ -56,13 +55,10 @@ def size_trace(data: Data) -> Size:
     return BROAD_WIDTH, 0.2 + 1.45 * max(1, math.ceil(len(data["tokens"]) / TRACE_TOKENS))
 
 
-def draw_trace(figure: Figure, data: Data, colour: str) -> bool:
+def draw_trace(figure: Figure, data: Data, colour: str) -> None:
     """Draw one value a token, the tokens under it, a long sample in rows of one scale.
 
-    Raises
-    ------
-    KvError
-        There are not as many values as tokens.
+    Raises KvError where there are not as many values as tokens.
     """
     tokens, y = [token_text(token) for token in data["tokens"]], numbers(data["y"])
     if len(tokens) != len(y):
@@ -71,7 +67,7 @@ def draw_trace(figure: Figure, data: Data, colour: str) -> bool:
             "token, NaN where there is none."
         )
     if not np.isfinite(y).any():
-        return False
+        return
     starts = range(0, len(tokens), TRACE_TOKENS)
     rows = figure.subplots(len(starts), 1, sharey=True, squeeze=False)[:, 0]
     for axes, start in zip(rows, starts, strict=True):
@@ -85,4 +81,3 @@ def draw_trace(figure: Figure, data: Data, colour: str) -> bool:
         axes.grid(axis="y", color=GRID, linewidth=0.6)
         draw_zero(axes)
     figure.supylabel(wrapped(data["y_label"]), fontsize=8, color=MUTED)
-    return True

@@ -18,6 +18,7 @@ import numpy as np
 
 from claims.harness.rows import Rows
 from kvcore.analysis import Estimate, FloatArray, IntervalSettings, mean_difference
+from kvcore.analysis.estimate import Record
 
 Plot = dict[str, Any]
 Lookup = Callable[[str], Rows | dict[int, Rows]]
@@ -27,7 +28,7 @@ BAND_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Record):
     """An estimate, secondary numbers for the report's block, and data for its figure."""
 
     estimate: Estimate
@@ -37,19 +38,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Derived:
-    """What a function makes of rows that are known by name alone.
-
-    Attributes
-    ----------
-    sources : tuple
-        Needs (str) and `Derived`, also inside mappings and sequences.
-    parameters : mapping
-        What else the function takes, by keyword; no needs.
-    """
+    """What a function makes of rows that are known by name alone."""
 
     function: Callable[..., Any]
-    sources: tuple[Any, ...]
-    parameters: Mapping[str, Any]
+    sources: tuple[Any, ...]  # needs (str) and `Derived`, also inside mappings and sequences
+    parameters: Mapping[str, Any]  # what else the function takes, by keyword; no needs
 
     @property
     def name(self) -> str:
@@ -82,13 +75,7 @@ class Finding(Derived):
     unit: str
 
     def compute(self, rows: Lookup, interval: IntervalSettings) -> Outcome:
-        """Compute the finding from its rows.
-
-        Raises
-        ------
-        MissingResource
-            If no row was measured of something it rests on.
-        """
+        """Compute the finding; MissingResource if no row was measured of what it rests on."""
         sources = _resolved(self.sources, rows)
         outcome: Outcome = self.function(interval, *sources, **self.parameters)
         return outcome
@@ -97,10 +84,7 @@ class Finding(Derived):
 def estimand(unit: str) -> Callable[[Callable[..., Outcome]], Callable[..., Finding]]:
     """Decorate a function of interval settings and rows: called with needs, it gives a `Finding`.
 
-    Parameters
-    ----------
-    unit : str
-        Of its estimate.
+    The unit is that of its estimate.
     """
 
     def decorate(function: Callable[..., Outcome]) -> Callable[..., Finding]:
@@ -160,13 +144,12 @@ def _spelled(value: object) -> str:
     return getattr(value, "__qualname__", None) or str(value)
 
 
-def with_bounds(name: str, estimate: Estimate) -> dict[str, float | str]:
-    """Return an estimate and its interval as three secondary numbers."""
-    return {
-        name: estimate.value,
-        f"{name}, CI low": estimate.ci_low,
-        f"{name}, CI high": estimate.ci_high,
-    }
+def with_bounds(name: str, estimate: Estimate, short: str = "") -> dict[str, float | str]:
+    """Return an estimate and its interval as three secondary numbers, the ends by a short name."""
+    bounds: dict[str, float | str] = {name: estimate.value}
+    for end, value in (("low", estimate.ci_low), ("high", estimate.ci_high)):
+        bounds[f"{short or name}, CI {end}"] = value
+    return bounds
 
 
 def differences_plot(x: FloatArray, digits: int = 5) -> Plot:

@@ -181,13 +181,13 @@ def becomes_the_new_answer(interval: IntervalSettings, rows: Rows, ignore: Rows)
 
 def _change_of_correct(first: Rows, second: Rows, interval: IntervalSettings) -> Estimate:
     """Share of right answers in the second rows less that in the first, pair by pair."""
-    a, b = (np.asarray(r.frame["correct"], dtype=np.float64) for r in (first, second))
-    estimate = mean_difference(b - a, first.clusters, interval)
+    difference = second.numbers("correct") - first.numbers("correct")
+    estimate = mean_difference(difference, first.clusters, interval)
     return replace(estimate, unit="proportion difference")
 
 
 def _share(rows: Rows, column: str) -> float:
-    return float(np.asarray(rows.frame[column], dtype=np.float64).mean())
+    return float(rows.numbers(column).mean())
 
 
 def _means(rows: Rows, column: str) -> FloatArray:
@@ -215,18 +215,13 @@ def _survival_plot(curves: Mapping[str, Sequence[Latency]], interval: IntervalSe
     shown = []
     for label, latencies in curves.items():
         curve = latency.survival(latencies, interval.confidence)
-        low, high = (
-            [None if np.isnan(v) else float(v) for v in bound] for bound in (curve.low, curve.high)
-        )
-        shown.append(
-            {
-                "label": label,
-                "x": [0.0, *curve.tokens.tolist()],
-                "y": [1.0, *curve.share.tolist()],
-                "low": [None, *low],
-                "high": [None, *high],
-            }
-        )
+        start = {"x": 0.0, "y": 1.0, "low": None, "high": None}
+        steps = (curve.tokens, curve.share, curve.low, curve.high)
+        columns = {
+            name: [first, *(None if np.isnan(v) else float(v) for v in values)]
+            for (name, first), values in zip(start.items(), steps, strict=True)
+        }
+        shown.append({"label": label, **columns})
     return {"kind": "survival", "x_label": TOKENS, "curves": shown}
 
 

@@ -6,7 +6,6 @@ Every row holds one text by one source; a list column holds one number per layer
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -48,26 +47,20 @@ def per_layer(rows: Rows, metric: str) -> FloatArray:
     return np.array([np.asarray(x, dtype=np.float64) if np.ndim(x) else missing for x in listed])
 
 
-def over_layers(rows: Rows, metric: str) -> Rows:
-    """Return rows whose score is a metric's mean over all layers."""
-    return _scored(rows, per_layer(rows, metric).mean(axis=1))
-
-
-def last_layer(rows: Rows, metric: str) -> Rows:
-    """Return rows whose score is a metric in the last layer."""
-    return _scored(rows, per_layer(rows, metric)[:, LAST])
-
-
-def _scored(rows: Rows, values: FloatArray) -> Rows:
-    return replace(rows, metric="_score", frame=rows.frame.assign(_score=values))
+def over_layers(rows: Rows, metric: str) -> FloatArray:
+    """Return a metric's mean over all layers, text by text."""
+    return np.asarray(per_layer(rows, metric).mean(axis=1))
 
 
 @estimand("d")
 def smoother(interval: IntervalSettings, first: Rows, second: Rows, *, metric: str) -> Outcome:
     """d of how much larger the first source's mean over layers is, text by text."""
     a, b = over_layers(first, metric), over_layers(second, metric)
-    effect = paired_effect(a.values, b.values, a.clusters, interval)
-    means = {f"{r.condition}, mean": float(np.nanmean(r.values)) for r in (a, b)}
+    effect = paired_effect(a, b, first.clusters, interval)
+    means = {
+        f"{rows.condition}, mean": float(np.nanmean(values))
+        for rows, values in ((first, a), (second, b))
+    }
     bands = [band(r.condition, per_layer(r, metric), r.clusters, interval) for r in (first, second)]
     return Outcome(
         effect.d,
@@ -81,8 +74,8 @@ def gap_at_the_end(
     interval: IntervalSettings, first: Rows, second: Rows, *, metric: str
 ) -> Outcome:
     """d of how much larger the first source's metric is in the last layer, text by text."""
-    a, b = last_layer(first, metric), last_layer(second, metric)
-    effect = paired_effect(a.values, b.values, a.clusters, interval)
+    a, b = (per_layer(rows, metric)[:, LAST] for rows in (first, second))
+    effect = paired_effect(a, b, first.clusters, interval)
     details = {"mean difference": effect.mean.value}
     return Outcome(effect.d, details, _gap_plot(first, second, metric, interval))
 
@@ -108,8 +101,8 @@ def surprise_and_steps(interval: IntervalSettings, *sources: Rows, metric: str) 
 
     With two sources each text counts twice, and is resampled as one.
     """
-    ce = np.concatenate([_cross_entropy(r) for r in sources])
-    steps = np.concatenate([over_layers(r, metric).values for r in sources])
+    ce = np.concatenate([r.numbers("ce") for r in sources])
+    steps = np.concatenate([over_layers(r, metric) for r in sources])
     clusters = [c for r in sources for c in r.clusters]
     plot = scatter_plot(ce, steps, "cross-entropy, nats/token", LABELS[metric])
     return Outcome(correlation(ce, steps, clusters, interval), {}, plot)
@@ -120,8 +113,8 @@ def differences_of_surprise_and_steps(
     interval: IntervalSettings, first: Rows, second: Rows, *, metric: str
 ) -> Outcome:
     """Correlation of the differences in cross-entropy with those in the metric, text by text."""
-    ce = _cross_entropy(first) - _cross_entropy(second)
-    steps = over_layers(first, metric).values - over_layers(second, metric).values
+    ce = first.numbers("ce") - second.numbers("ce")
+    steps = over_layers(first, metric) - over_layers(second, metric)
     labels = "difference of cross-entropy, nats/token", f"difference of {LABELS[metric]}"
     estimate = correlation(ce, steps, first.clusters, interval)
     return Outcome(estimate, {}, scatter_plot(ce, steps, *labels))
@@ -144,10 +137,6 @@ def steps_and_token_nlls(interval: IntervalSettings, rows: Rows) -> Outcome:
         {"mean rank correlation": float(np.nanmean(values))},
         {"kind": "several", "figures": [_steps_table(measured), _trace_plot(measured)]},
     )
-
-
-def _cross_entropy(rows: Rows) -> FloatArray:
-    return np.asarray(rows.frame["ce"], dtype=np.float64)
 
 
 def _gap_plot(first: Rows, second: Rows, metric: str, interval: IntervalSettings) -> Plot:

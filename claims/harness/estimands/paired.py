@@ -23,6 +23,7 @@ from claims.harness.estimands.base import (
 )
 from claims.harness.rows import Rows
 from kvcore.analysis import (
+    Estimate,
     FloatArray,
     IntervalSettings,
     PairedEffect,
@@ -86,12 +87,10 @@ def trend_with_hardness(
     """Correlation of benefit with a hardness measured without the document."""
     benefit, hard = baseline.values - condition.values, hardness.values
     estimate = correlation(hard, benefit, baseline.clusters, interval)
-    label = f"hardness: NLL without the document ({hardness.condition})"
-    return Outcome(
-        estimate,
-        _published_trend(baseline, condition, interval),
-        _benefit_plot(hard, benefit, label),
+    plot = _benefit_plot(
+        hard, benefit, f"hardness: NLL without the document ({hardness.condition})"
     )
+    return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
 @estimand("r")
@@ -100,11 +99,8 @@ def oldham_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) ->
     estimate = oldham(baseline.values, condition.values, baseline.clusters, interval)
     benefit = baseline.values - condition.values
     mean = (baseline.values + condition.values) / 2
-    return Outcome(
-        estimate,
-        _published_trend(baseline, condition, interval),
-        _benefit_plot(mean, benefit, "mean of the two NLLs"),
-    )
+    plot = _benefit_plot(mean, benefit, "mean of the two NLLs")
+    return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
 @estimand("r")
@@ -112,11 +108,8 @@ def odd_even_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) 
     """Correlation of benefit on the even answer tokens with hardness on the odd ones."""
     hard, benefit = _odd_even(baseline, condition)
     estimate = correlation(hard, benefit, baseline.clusters, interval)
-    return Outcome(
-        estimate,
-        _published_trend(baseline, condition, interval),
-        _benefit_plot(hard, benefit, "hardness: NLL of the odd answer tokens"),
-    )
+    plot = _benefit_plot(hard, benefit, "hardness: NLL of the odd answer tokens")
+    return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
 @estimand("d")
@@ -129,8 +122,8 @@ def benefit_in_quartile(
     quartile: Quartile,
 ) -> Outcome:
     """d within one quartile (1 easy, 4 hard) of a hardness measured without the document."""
-    benefit = baseline.values - condition.values
-    return _in_quartile(quartile, hardness.values, benefit, baseline, condition, interval)
+    measured = hardness.values, baseline.values - condition.values
+    return _in_quartile(interval, baseline, condition, measured, quartile)
 
 
 @estimand("d")
@@ -138,8 +131,8 @@ def odd_even_benefit_in_quartile(
     interval: IntervalSettings, baseline: Rows, condition: Rows, *, quartile: Quartile
 ) -> Outcome:
     """d on the even answer tokens within one quartile of the odd ones' NLL."""
-    hard, benefit = _odd_even(baseline, condition)
-    return _in_quartile(quartile, hard, benefit, baseline, condition, interval)
+    measured = _odd_even(baseline, condition)
+    return _in_quartile(interval, baseline, condition, measured, quartile)
 
 
 @estimand("d")
@@ -279,11 +272,8 @@ def share_of_samples(
 
 
 def _secondary(effect: PairedEffect) -> dict[str, float | str]:
-    mean = effect.mean
     return {
-        "mean benefit (nats/token)": mean.value,
-        "mean, CI low": mean.ci_low,
-        "mean, CI high": mean.ci_high,
+        **with_bounds("mean benefit (nats/token)", effect.mean, "mean"),
         "median (nats/token)": effect.median,
         **with_bounds("win rate", effect.win_rate),
         "t": effect.t,
@@ -293,14 +283,10 @@ def _secondary(effect: PairedEffect) -> dict[str, float | str]:
     }
 
 
-def _as_published(what: str, estimate: Any, why: str) -> dict[str, float | str]:
+def _as_published(what: str, estimate: Estimate, why: str) -> dict[str, float | str]:
     """Show a published estimand, which is biased by arithmetic alone, beside ours."""
-    return {
-        f"as published: {what}": estimate.value,
-        "as published, CI low": estimate.ci_low,
-        "as published, CI high": estimate.ci_high,
-        "why it is not judged": why,
-    }
+    shown = with_bounds(f"as published: {what}", estimate, "as published")
+    return shown | {"why it is not judged": why}
 
 
 def _published_trend(
@@ -313,29 +299,29 @@ def _published_trend(
 
 
 def _in_quartile(
-    quartile: Quartile,
-    hard: FloatArray,
-    benefit: FloatArray,
+    interval: IntervalSettings,
     baseline: Rows,
     condition: Rows,
-    interval: IntervalSettings,
+    measured: tuple[FloatArray, FloatArray],
+    quartile: Quartile,
 ) -> Outcome:
-    clusters = baseline.clusters
-    estimate = quartile_effect(hard, benefit, quartile, clusters, interval)
-    coupled = quartile_effect(
-        baseline.values, baseline.values - condition.values, quartile, clusters, interval
+    """Judge by the hardness and benefit measured; show those by bare NLL beside it."""
+    coupled = baseline.values, baseline.values - condition.values
+    estimate, published = (
+        quartile_effect(*pair, quartile, baseline.clusters, interval)
+        for pair in (measured, coupled)
     )
-    table = quartile_table(hard, benefit, clusters, interval)
+    table = quartile_table(*measured, baseline.clusters, interval)
     why = "quartiles by bare NLL regress to the mean"
     return Outcome(
         estimate,
-        _as_published("d in the quartile by bare NLL", coupled, why),
+        _as_published("d in the quartile by bare NLL", published, why),
         {"kind": "quartiles", "rows": table.to_dict("records")},
     )
 
 
 def _benefit_on(variant: str, baseline: Rows, condition: Rows) -> FloatArray:
-    return np.asarray(baseline.frame[variant] - condition.frame[variant], dtype=np.float64)
+    return baseline.numbers(variant) - condition.numbers(variant)
 
 
 def _odd_even(baseline: Rows, condition: Rows) -> tuple[FloatArray, FloatArray]:

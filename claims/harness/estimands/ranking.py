@@ -55,18 +55,8 @@ def score_table(rows: Rows, without: Rows | None = None, **beside: Sequence[floa
 
 
 scored = derived(score_table)
-
-
-@derived
-def best_of(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Each passage's best score."""
-    return ranking.best_of(tables)
-
-
-@derived
-def routed(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """For each query the score that looks best for it."""
-    return ranking.route(tables)
+best_of = derived(ranking.best_of)  # each passage's best score
+routed = derived(ranking.route)  # for each query the score that looks best for it
 
 
 @estimand("AUC")
@@ -131,11 +121,7 @@ def relevant_against_not(interval: IntervalSettings, baseline: Rows, condition: 
         f"mean benefit, {name} (nats/token)": float(np.nanmean(benefit[which]))
         for name, which in (("relevant", relevant), ("not relevant", ~relevant))
     }
-    details |= {
-        "difference (nats/token)": gap.value,
-        "difference, CI low": gap.ci_low,
-        "difference, CI high": gap.ci_high,
-    }
+    details |= with_bounds("difference (nats/token)", gap, "difference")
     return Outcome(ranking.benefit_gap(first, second, interval, standardized=True), details)
 
 
@@ -162,15 +148,11 @@ def overlap_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) -
     with_answer = np.array([answer_overlap(s) for s in samples])
     clusters = baseline.clusters
     answer = correlation(with_answer, benefit, clusters, interval)
-    details: dict[str, float | str] = {
-        "r with the overlap of passage and answer": answer.value,
-        "r with passage and answer, CI low": answer.ci_low,
-        "r with passage and answer, CI high": answer.ci_high,
-    }
+    name, short = "r with the overlap of passage and answer", "r with passage and answer"
     label = "Jaccard overlap of passage and query"
     return Outcome(
         correlation(with_query, benefit, clusters, interval),
-        details,
+        with_bounds(name, answer, short),
         scatter_plot(with_query, benefit, label, "benefit, nats/token"),
     )
 
@@ -188,14 +170,8 @@ def _roc_plot(tables: Mapping[str, pd.DataFrame]) -> Plot:
         x, y = ranking.roc(table)
         points = np.linspace(0, x.size - 1, min(POINTS, x.size)).round().astype(int)
         shown = np.unique(points)
-        curves.append(
-            {
-                "label": label,
-                "fpr": x[shown].round(4).tolist(),
-                "tpr": y[shown].round(4).tolist(),
-                "auc": ranking.auc(table),
-            }
-        )
+        rates = {"fpr": x[shown].round(4).tolist(), "tpr": y[shown].round(4).tolist()}
+        curves.append({"label": label, **rates, "auc": ranking.auc(table)})
     return {"kind": "roc", "curves": curves}
 
 
