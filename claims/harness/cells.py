@@ -9,8 +9,8 @@ from claims.harness.datasets import is_for
 from claims.harness.options import Settings
 from kvcore.errors import MissingResource
 from kvcore.measurements.base import Place
-from kvcore.models.registry import entry_of, installed
-from kvcore.verdict import Cell
+from kvcore.models.registry import adds_quantization, entry_of, installed, precision
+from kvcore.verdict import Cell, slugify
 
 DEFAULT_MODEL = "smollm2-135m"
 OPT_IN_MODELS = ("gemma3-270m",)
@@ -35,10 +35,25 @@ def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
 def cells_of(spec: ClaimSpec, settings: Settings) -> list[Cell]:
     """Return a claim's cells, each place with each metric."""
     return [
-        Cell(model, dataset, metric, settings.dtype or entry_of(model).dtype)
+        Cell(model, dataset, metric, precision_name(model, settings))
         for model, dataset in places(spec, settings)
         for metric in spec.declared.metrics
     ]
+
+
+def precision_name(model: str, settings: Settings) -> str:
+    """Return a model's dtype, with a quantization that the registry does not have it in."""
+    chosen = precision(model, settings.dtype, settings.quantization)
+    added = adds_quantization(model, chosen.quantization)
+    return f"{chosen.dtype}+{chosen.quantization}" if added else chosen.dtype
+
+
+def cell_id(cell: Cell) -> str:
+    """Return the cell's slug, with the precision behind the model where it is not its own."""
+    if cell.dtype == entry_of(cell.model).dtype:
+        return cell.slug
+    model = slugify(cell.model)
+    return f"{model}-{slugify(cell.dtype)}{cell.slug.removeprefix(model)}"
 
 
 def marks(spec: ClaimSpec, cell: Cell) -> list[pytest.MarkDecorator]:

@@ -41,7 +41,12 @@ class HeldModel:
 
         settings = self._settings
         try:
-            lm = loading.load(name, device=settings.device, dtype=settings.dtype)
+            lm = loading.load(
+                name,
+                device=settings.device,
+                dtype=settings.dtype,
+                quantization=settings.quantization,
+            )
         except Exception as error:
             self._failures[name] = lasting(error, f"{name} could not be loaded")
             if is_said_in_a_line(error, self._failures[name]):

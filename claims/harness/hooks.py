@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from claims.harness import cells, claims, judging, ledger, options, workers
+from claims.harness import cells, claims, judging, ledger, options, resources, workers
 from claims.harness.claims import CellClaim, Declaration
 from claims.harness.judging import CellJudge, Conclusion
 from claims.harness.options import Settings
@@ -99,7 +99,7 @@ def _tests(
     spec, tests = claims.specified(declared, test), []
     for cell in cells.cells_of(spec, settings):
         claim = CellClaim(spec, cell, claims.finding_of(test, spec, cell))
-        test_id = "-".join([*map(_id, declared.parameters.values()), cell.slug])
+        test_id = "-".join([*map(_id, declared.parameters.values()), cells.cell_id(cell)])
         tests.append((claim, test_id, cells.marks(spec, cell)))
     return tests
 
@@ -202,6 +202,15 @@ def _report_problems(config: pytest.Config, problems: dict[tuple[str, str], None
     for nodeid, line in problems:
         report = pytest.CollectReport(nodeid, "failed", line, [])
         config.hook.pytest_collectreport(report=report)
+
+
+def resources_lines(config: pytest.Config) -> list[str]:
+    """Say before the first test what the run lacks, and the commands that fetch it."""
+    settings = config.stash[SETTINGS]
+    if settings.no_measure or config.option.collectonly:
+        return []
+    cells_of_run = [(model, dataset) for _, model, dataset in config.stash[SESSION].needs]
+    return resources.report(resources.lacking(cells_of_run, settings))
 
 
 # --- judging -----------------------------------------------------------------------------------

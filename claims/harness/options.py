@@ -12,7 +12,7 @@ import pytest
 
 from claims.harness.datasets import check_dataset, check_file
 from kvcore.errors import KvError
-from kvcore.models.registry import DTYPES, entry_of
+from kvcore.models.registry import DTYPES, QUANTIZATIONS, Quantization, precision
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Settings:
     confidence: float
     familywise: bool
     explain: bool
+    quantization: Quantization | None = None  # None as in `dtype`, or of weights stored so
 
     def shown(self) -> dict[str, str]:
         """Return the effective values as text, for the header and the report."""
@@ -84,6 +85,13 @@ def _dtype(option: str, text: str) -> str | None:
     return text or None
 
 
+def _quantization(option: str, text: str) -> Quantization | None:
+    chosen = next((known for known in QUANTIZATIONS if known == text), None)
+    if text and chosen is None:
+        raise KvError(f"{option} {text!r}: pass one of {', '.join(QUANTIZATIONS)}.")
+    return chosen
+
+
 def _unchanged(_option: str, value: Any) -> Any:
     return value
 
@@ -113,7 +121,7 @@ OPTIONS = (
     Option(
         "models",
         "",
-        "models to judge, comma separated: registry names, hub ids, folders "
+        "models to judge, comma separated: registry names, hub ids, folders, .gguf files "
         "(default: every claim's own cells)",
         _names,
     ),
@@ -130,6 +138,12 @@ OPTIONS = (
     Option("device", "auto", "auto, cpu, cuda or cuda:<n>"),
     Option(
         "dtype", "", "float32, bfloat16 or float16 (default: the model's registry entry)", _dtype
+    ),
+    Option(
+        "quantization",
+        "",
+        "nf4 (default: the model's registry entry, or its files' own)",
+        _quantization,
     ),
     Option(
         "batch-tokens", "", "most tokens in one forward pass (default: by device)", _batch_tokens
@@ -171,7 +185,7 @@ def read(config: pytest.Config) -> Settings:
             for option in OPTIONS
         }
         for name in values["models"]:
-            entry_of(name)
+            precision(name, values["dtype"], values["quantization"])
         for name in values["datasets"]:
             check_dataset(name)
             if not values["no_measure"]:  # stored rows are judged without their file

@@ -30,7 +30,7 @@ from kvcore.measurements.base import MeasureRequest
 from kvcore.measurements.collect import CollectedRows, collect_rows, stored_rows
 from kvcore.measurements.needs import Need, is_sweep
 from kvcore.measurements.registry import kind_of
-from kvcore.models.registry import entry_of
+from kvcore.models.registry import precision, row_name
 
 
 @dataclass(eq=False)
@@ -98,8 +98,8 @@ class Session:
         if settings.no_measure:
             return stored_rows(
                 kind,
-                model=model,
-                dtype=settings.dtype or entry_of(model).dtype,
+                model=row_name(model, settings.quantization),
+                dtype=precision(model, settings.dtype, settings.quantization).dtype,
                 dataset=path_of(key.dataset),
                 seed=settings.seed,
                 store=settings.store,
@@ -115,7 +115,7 @@ class Session:
         self._model.free_others(model)
         check_gpu(model, settings)
         return MeasureRequest(
-            files=locate(model, settings.dtype),
+            files=locate(model, settings.dtype, settings.quantization),
             load=functools.partial(self._model.load, model),
             dataset=path_of(key.dataset),
             needs=needs,

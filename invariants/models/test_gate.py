@@ -343,7 +343,7 @@ def test_what_a_result_hangs_on(part: str, llama: LM, monkeypatch: pytest.Monkey
     before = gate.record_key(llama)
     changed = llama
     if part == "code":
-        monkeypatch.setattr(gate, "_instrument_hash", lambda: "other")
+        monkeypatch.setattr(gate, "instrument_hash", lambda: "other")
     elif part == "bos":
         changed = dataclasses.replace(llama, bos_id=llama.bos_id + 1)
     else:

@@ -333,7 +333,7 @@ def test_twin_keys_that_may_be_left_unread(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch a test blind to the list of harmless keys."""
-    monkeypatch.setattr(model_checks, "_is_buffer_or_tied", lambda *_: False)
+    monkeypatch.setattr(model_checks, "is_buffer_or_tied", lambda *_: False)
     shutil.copytree(plain, tmp_path, dirs_exist_ok=True)
     assert "attn.bias" in refusal(add_weights(tmp_path, HARMLESS))
 

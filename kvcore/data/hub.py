@@ -199,18 +199,25 @@ def hub_answers() -> bool:
     return True
 
 
-def local_files(data: HubDataset) -> list[Path]:
-    """Return the local copies of the dataset's files, fetched once where the hub answers.
-
-    Raises MissingResource where one has no copy and the hub cannot be reached or refuses.
-    """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+def cached_files(data: HubDataset) -> list[Path]:
+    """Return the copies of the dataset's files that the hub's cache has; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
 
     cached = [
         try_to_load_from_cache(data.repository, file, repo_type="dataset", revision=data.revision)
         for file in data.files
     ]
-    local = [Path(path) for path in cached if isinstance(path, str)]
+    return [Path(path) for path in cached if isinstance(path, str)]
+
+
+def local_files(data: HubDataset) -> list[Path]:
+    """Return the local copies of the dataset's files, fetched once where the hub answers.
+
+    Raises MissingResource where one has no copy and the hub cannot be reached or refuses.
+    """
+    from huggingface_hub import hf_hub_download
+
+    local = cached_files(data)
     if len(local) == len(data.files):
         return local
     fetch = partial(

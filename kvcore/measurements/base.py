@@ -208,7 +208,7 @@ class MeasurementKind:
     ) -> pd.DataFrame:
         """Make the keys of rows: columns `KEY` and ``length``."""
         shared = {
-            "model": files.name,
+            "model": files.row_name,
             "model_id": files.model_id,
             "dtype": files.dtype,
             "tokenizer": files.tokenizer_id,

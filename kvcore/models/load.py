@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
 from kvcore.errors import KvError, MissingResource, one_line
-from kvcore.models import attention, folder_checks, memory, model_checks, tiny
+from kvcore.models import attention, folder_checks, memory, model_checks, tiny, tokenizers
 from kvcore.models import device as devices
 from kvcore.models import files as model_files
 from kvcore.models.files import ModelFiles
@@ -36,7 +36,7 @@ def load_model(
     Parameters
     ----------
     name : str
-        Registry name, ``tiny-*`` name, hub id (``org/name``) or local folder.
+        Registry name, ``tiny-*`` name, hub id (``org/name``), local folder or ``.gguf`` file.
     device : str
         ``"auto"`` (CUDA where there is one, else CPU), or a torch device.
     trust_remote_code : bool
@@ -57,7 +57,7 @@ def load_model(
     model.eval().requires_grad_(False)
     config = model.config.get_text_config()
     attention.pin_attention(model, where)
-    bos_id, bos_source = _bos(tokenizer, config, name)
+    bos_id, bos_source = tokenizers.bos(tokenizer, config, name)
     model_checks.check_ids(name, model, tokenizer, bos_id)
     return LM(name, model, tokenizer, bos_id, bos_source, files, where, config)
 
@@ -143,15 +143,3 @@ def cause_of(files: ModelFiles, error: Exception, part: str) -> str:
         f"its model_type {kind!r} is not known to transformers {transformers.__version__}; "
         f"update transformers{ships_code if 'auto_map' in settings else ''}"
     )
-
-
-def _bos(tokenizer: Any, config: Any, name: str) -> tuple[int, str]:
-    candidates = (
-        (tokenizer.bos_token_id, "tokenizer"),
-        (config.bos_token_id, "config"),
-        (tokenizer.eos_token_id, "end of text"),
-    )
-    for token_id, source in candidates:
-        if token_id is not None:
-            return int(token_id), source
-    raise KvError(f"model {name!r} has neither a BOS nor an end-of-text token; a cache needs one.")

@@ -161,7 +161,7 @@ def check_weights(name: str, folder: Path, model: Any, info: Mapping[str, Any]) 
     unread = [
         key
         for key in sorted(info["unexpected_keys"])
-        if not HARMLESS_KEYS.search(key) and not _is_buffer_or_tied(name, folder, model, key)
+        if not HARMLESS_KEYS.search(key) and not is_buffer_or_tied(name, folder, model, key)
     ]
     if unread:
         raise KvError(
@@ -171,7 +171,7 @@ def check_weights(name: str, folder: Path, model: Any, info: Mapping[str, Any]) 
         )
 
 
-def _is_buffer_or_tied(name: str, folder: Path, model: Any, key: str) -> bool:
+def is_buffer_or_tied(name: str, folder: Path, model: Any, key: str) -> bool:
     """Whether a key is a causal mask kept as a buffer, or an LM head equal to the embedding."""
     if CAUSAL_MASK_KEY.search(key):
         return _stored(name, folder, key).ndim == 4
