@@ -49,7 +49,7 @@ def _shown(value: Any) -> str:
 
 
 def _names(_option: str, text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _whole(least: int) -> Callable[[str, str], int]:
