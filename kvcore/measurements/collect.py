@@ -173,9 +173,11 @@ def join_code_versions(rows: pd.DataFrame, schema: RowSchema) -> tuple[pd.DataFr
 
 def provenance(lm: LM) -> dict[str, str]:
     """Return what is recorded with every shard: library versions, device, attention backend."""
+    from kvcore.models.device import describe_device
+
     versions = {name: importlib.metadata.version(name) for name in _RECORDED}
     return versions | {
-        "device": str(lm.device),
+        **describe_device(lm.device),
         "machine": platform.machine(),
         "attention": str(lm.config._attn_implementation),
         "python": platform.python_version(),

@@ -49,6 +49,7 @@ def load_model(
     """
     files = model_files.locate(name, dtype, quantization, revision)
     where = devices.resolve_device(device)
+    devices.pin_precision(where)
     if files.folder is None:
         model, tokenizer = tiny.build(name)
         model = model.to(device=where, dtype=getattr(torch, files.dtype))
