@@ -11,9 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invariants.support.comparing import Fault, must_see
+from invariants.support.comparing import SCORE_TOLERANCE, Fault, must_see, replaced
 from invariants.support.strategies import some
-from kvcore.engine import limits
+from kvcore.data.sample import Sample
+from kvcore.engine import forward, limits
+from kvcore.measurements import answer_nll
 from kvcore.models.lm import LM
 
 OUT_OF_MEMORY = (
@@ -158,3 +160,33 @@ def test_pass_limits(llama: LM) -> None:
     tokens, cost = limits.pass_limits(llama)
     assert (tokens, cost) == (limits.BATCH_TOKENS["cpu"], limits.PASS_COST["cpu"])
     assert limits.pass_limits(llama, 7) == (7, cost)
+
+
+def check_logits_are_bounded(lm: LM, route: answer_nll.Route) -> None:
+    """Demand that no pass has more logits than allowed, and the scores of unbounded passes."""
+    answers = ("a mean", "the sum of all entries divided by their number", "it is the mean")
+    samples = [Sample("what is it", "The sum of the entries.", a, id=a) for a in answers]
+    free = answer_nll.score(lm, samples, ["bare", "random"], seed=0, route=route)
+    longest = int(free["n_answer_tokens"].max())
+    most = longest * lm.config.vocab_size
+    right, passes = forward.logits, []
+
+    def counted(lm: LM, step: Any, logits_at: Any, **more: Any) -> torch.Tensor:
+        found = right(lm, step, logits_at, **more)
+        passes.append(found.numel())
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forward, "logits", counted)
+        patch.setattr(limits, "LOGITS", {"cpu": most})
+        bounded = answer_nll.score(lm, samples, ["bare", "random"], seed=0, route=route)
+    assert max(passes) <= most
+    assert len(passes) > 2
+    assert (bounded["nll"] - free["nll"]).abs().max() <= SCORE_TOLERANCE
+
+
+@pytest.mark.parametrize("route", ["auto", "cache"])
+def test_logits_of_a_pass_are_bounded(llama: LM, route: answer_nll.Route) -> None:
+    """Would catch long answers whose logits over a large vocabulary fill the memory; its twin."""
+    tokens_alone: Fault = replaced(limits, "pass_slots", lambda _, _lm, _budget, tokens, _n: tokens)
+    must_see(tokens_alone, check_logits_are_bounded, llama, route)

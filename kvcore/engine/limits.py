@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # more gains nothing, and falls out
 TESTED_POSITIONS = {"cpu": 4096, "cuda": 16384}  # most that a model is tried on when it is loaded
 PAST_WINDOW = 64  # positions behind a window that are tried
 QUERY_SCALING = "llama_4_scaling_beta"
+LOGITS = {"cpu": 2**28, "cuda": 2**30}  # numbers that the logits of one pass may be
 PASS_COST = {"cpu": 64, "cuda": 512}  # what starting a pass costs, in tokens: reading the weights
 
 
@@ -74,6 +76,19 @@ def pass_limits(lm: LM, batch_tokens: int | None = None) -> tuple[int, int]:
     """
     kind = lm.device.type
     return batch_tokens or BATCH_TOKENS.get(kind, 4096), PASS_COST.get(kind, 256)
+
+
+def pass_slots(lm: LM, budget: int, tokens: int, targets: int) -> int:
+    """Return what a sequence counts for in a pass: its tokens, or more where its logits are large.
+
+    Passes that keep to the budget so keep to `LOGITS` too, but for a sequence by itself.
+
+    - `budget`: most tokens of one pass.
+    - `targets`: how many of its tokens are scored.
+    """
+    share = LOGITS.get(lm.device.type, 2**29) / budget
+    vocabulary: int = lm.config.vocab_size
+    return max(tokens, math.ceil(targets * vocabulary / share))
 
 
 def run_or_halve(

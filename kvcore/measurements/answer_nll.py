@@ -139,10 +139,11 @@ def score_pairs(
     budget, cost = limits.pass_limits(lm, batch_tokens)
     ordinary = [job for job in jobs if not job.condition.aa_control]
     control = [job for job in jobs if job.condition.aa_control]
+    slots = partial(limits.pass_slots, lm, budget)
     batches = [
-        *score_batches(ordinary, budget, cost, route, _by_one_pass_length, _by_document),
+        *score_batches(ordinary, budget, cost, route, slots, _by_one_pass_length, _by_document),
         # Half the size and another order: other neighbours and other padding than the rest has.
-        *score_batches(control, max(1, budget // 2), cost, route, _shuffled, _shuffled),
+        *score_batches(control, max(1, budget // 2), cost, route, slots, _shuffled, _shuffled),
     ]
 
     # 4. Score batch by batch; what does not fit in memory, in halves.
@@ -183,6 +184,7 @@ def score_batches(
     budget: int,
     cost: int,
     route: Route,
+    slots: Callable[[int, int], int],
     pass_order: Order,
     document_order: Order,
 ) -> Iterator[tuple[list[ScoreJob], bool]]:
@@ -191,11 +193,12 @@ def score_batches(
     Those that share no prefill are scored in one masked pass without any.
 
     - `budget`, `cost`: as `kvcore.engine.batching.cut_into_passes` takes them.
+    - `slots`: what a sequence counts for, from its tokens and how many of them are scored.
     - `pass_order`, `document_order`: what the jobs of the one and of the other are sorted by.
     """
     shared = _places_on_caches(jobs) if route == "auto" else {job.place for job in jobs}
     alone = sorted((job for job in jobs if job.place not in shared), key=pass_order)
-    widths = [_by_one_pass_length(job) for job in alone]
+    widths = [slots(_by_one_pass_length(job), len(job.sample.tokens.answer)) for job in alone]
     for start, stop in batching.cut_into_passes(widths, budget, cost):
         yield alone[start:stop], False
     together = [job for job in jobs if job.place in shared]
@@ -308,7 +311,11 @@ def score_on_caches(lm: LM, jobs: Sequence[ScoreJob], *, budget: int, cost: int)
             (job for job in jobs if job.condition in caches),
             key=lambda job: (_query_length(job), job.condition.name, row_of[job.place]),
         )
-        for a, b in batching.cut_into_passes(list(map(_query_length, queries)), budget, cost):
+        widths = [
+            limits.pass_slots(lm, budget, _query_length(job), len(job.sample.tokens.answer))
+            for job in queries
+        ]
+        for a, b in batching.cut_into_passes(widths, budget, cost):
             nlls |= _read_queries(lm, queries[a:b], row_of, caches)
     return [_scored_row(job, nlls[job.place]) for job in jobs]
 
