@@ -1,0 +1,68 @@
+"""Every causal architecture is scored rightly or refused by name; the docs say which."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from invariants.support import architectures
+from invariants.support.architectures import MODEL_TYPES, REPRESENTATIVE
+from kvcore.engine import build
+
+
+def check(model_type: str) -> None:
+    """Demand what the table in the docs says of a type, and never a silent difference."""
+    found = architectures.outcome(model_type)
+    assert found.kind in ("agrees", "refused", "not built"), found.detail
+    assert found.kind == architectures.read_table()[model_type]
+
+
+@pytest.mark.parametrize("model_type", REPRESENTATIVE)
+def test_a_dozen_architectures_are_right_or_refused(model_type: str) -> None:
+    """Would catch a model that is scored wrongly without a word, or a table that is out of date.
+
+    Routes: (1) one masked pass; (2) caches; (3) the stock model's own forward.
+    """
+    check(model_type)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("model_type", sorted(set(MODEL_TYPES) - set(REPRESENTATIVE)))
+def test_every_architecture_is_right_or_refused(model_type: str) -> None:
+    """The same of all others."""
+    check(model_type)
+
+
+def test_twin_a_route_that_differs_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above, were caches to be built with keys that are turned too little."""
+    right = build.query_input
+
+    def broken(*arguments: object) -> object:
+        step = right(*arguments)  # type: ignore[arg-type]
+        return type(step)(step.ids, step.positions + 1, step.real, step.past, step.blocked)
+
+    check("olmo2")
+    monkeypatch.setattr("kvcore.gate.check", lambda _: None)
+    monkeypatch.setattr(build, "query_input", broken)
+    with pytest.raises(AssertionError):
+        check("olmo2")
+
+
+def test_the_docs_list_every_architecture() -> None:
+    """Would catch a type that the installed transformers has and the page does not."""
+    assert set(architectures.read_table()) >= set(REPRESENTATIVE)
+    version = architectures.TABLE.read_text("utf-8")
+    if f"transformers {architectures.transformers.__version__}," in version:
+        assert set(architectures.read_table()) == set(MODEL_TYPES)
+
+
+def test_a_type_that_hangs_is_given_up() -> None:
+    """Would catch a table that is never finished."""
+
+    def hang() -> None:
+        with architectures.limited(1):
+            while True:
+                torch.zeros(1)
+
+    with pytest.raises(TimeoutError):
+        hang()
