@@ -45,8 +45,8 @@ invariants-oldest: .venv-oldest/.ready  ## the invariants on the oldest transfor
 
 test-transformers: invariants invariants-oldest  ## invariants on the newest and oldest transformers 5
 
-thorough: $(VENV)/.ready  ## the invariants with sixteen times the examples
-	$(ONE_THREAD) HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest invariants -n 2 --junitxml=reports/out/thorough.xml
+thorough: $(VENV)/.ready  ## all invariants, the nightly ones too, with sixteen times the examples
+	$(ONE_THREAD) HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest invariants -m "" -n 2 --junitxml=reports/out/thorough.xml
 
 end-to-end: $(VENV)/.ready
 	$(BIN)/python -m pytest claims --kv-limit 8 --kv-store .kvstore-test
