@@ -161,7 +161,7 @@ def test_past_queries_are_the_nearest(tmp_path: Path) -> None:
     ("name", "broken"),
     [
         ("jaccard", lambda query, _passage: -len(query)),
-        ("add_past_query", lambda sample, _: sample),
+        ("replace", lambda sample, **_: sample),
     ],
 )
 def test_twin_past_queries(

@@ -34,6 +34,7 @@ from kvcore.measurements import capture, hidden_states, stream_stats, token_kind
 from kvcore.measurements.hidden_states import TokenText, dynamics
 from kvcore.measurements.stream_stats import STATS
 from kvcore.models.lm import LM
+from kvcore.models.load import load_model
 
 TOLERANCE = 1e-5  # relative, and absolute for cosines: float32 through three layers leaves 2e-6
 WINDOWED = ("tiny-llama", "tiny-mistral", "tiny-gemma3")
@@ -57,7 +58,7 @@ TEXTS = tuple(
 
 def raw_states(name: str, read: Sequence[int]) -> States:
     """Return the embeddings and every layer's output, (1 + layers, tokens, hidden size)."""
-    model: Any = loading.load(name, device="cpu").model
+    model: Any = load_model(name, device="cpu").model
     model.get_decoder().norm = torch.nn.Identity()
     with torch.inference_mode():
         states = model(

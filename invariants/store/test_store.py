@@ -80,7 +80,8 @@ def fill(
 def missing(target: Store, wanted: pd.DataFrame) -> pd.DataFrame:
     """Return the wanted rows that the worker's code has not measured."""
     present = target.keys(target.shards(), store_worker.CODE)
-    asked = wanted[[key not in present for key in keys.row_keys(wanted)]]
+    absent = [key not in present for key in keys.row_keys(wanted)]
+    asked = wanted[np.array(absent, dtype=bool)]
     return asked[~asked[list(KEY)].duplicated()]
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+import torch
 
 from kvcore.io import digest
 from kvcore.measurements.base import MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
@@ -94,4 +95,5 @@ def request(folder: Path, needs: tuple[str, ...] = ("1", "2"), limit: int = 20) 
 
 def no_model() -> Any:
     """Return what provenance is read from, in place of a model."""
-    return SimpleNamespace(device="none", config=SimpleNamespace(_attn_implementation="none"))
+    config = SimpleNamespace(_attn_implementation="none")
+    return SimpleNamespace(device=torch.device("cpu"), config=config)

@@ -113,7 +113,7 @@ def corpus_facts(corpus: Corpus | TextCorpus | PairCorpus) -> dict[str, Any]:
 
 @functools.cache
 def sources_hash(sources: tuple[str, ...]) -> str:
-    """Return the hash of what some packages and modules do: provenance."""
+    """Return the hash of what packages and modules of kvcore do, read once a process."""
     return code_hash(source_files(sources))
 
 
@@ -194,10 +194,10 @@ class MeasurementKind:
         recipe = self.recipe_of(condition) if condition else ""
         return f"{self.name}/{self.version}" + (f"/{digest(recipe)[:12]}" if recipe else "")
 
-    @property
+    @functools.cached_property
     def code(self) -> str:
         """Hash of what these files do; comments, docstrings and layout do not count."""
-        return sources_hash(self.sources)
+        return code_hash(source_files(self.sources))
 
     def store(self, root: Path) -> Store:
         """Return the folder of its rows in a store."""

@@ -107,9 +107,13 @@ def _from_file(path: Path, n: int | None, seed: int) -> PairCorpus:
     pairs, dropped = unique_pairs(rows)
     if not pairs:
         raise KvError(f"{path}: no pair left; dropped: {dropped or 'nothing, the file is empty'}.")
-    in_order = sorted(pairs, key=lambda pair: (digest(str(seed), pair.id), pair.id))
-    chosen = numbered(in_order)[:n]
+    chosen = numbered(in_order(pairs, seed))[:n]
     return PairCorpus(path.stem, chosen, dropped, revision, f"pairs of {path.name}")
+
+
+def in_order(pairs: Iterable[Pair], seed: int) -> list[Pair]:
+    """Put pairs in the order of the hash of (seed, id)."""
+    return sorted(pairs, key=lambda pair: (digest(str(seed), pair.id), pair.id))
 
 
 def unique_pairs(rows: Iterable[FileRow]) -> tuple[list[Pair], dict[str, int]]:
