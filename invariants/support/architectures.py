@@ -273,20 +273,22 @@ def table(outcomes: dict[str, Outcome]) -> str:
         for kind in ("agrees", "refused", "differs", "not built")
     }
     said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    rows = [f"| `{name}` | {each.kind} | {each.detail} |" for name, each in outcomes.items()]
+    rows = [
+        f"| `{name}` | {each.kind} | {each.detail} |" for name, each in sorted(outcomes.items())
+    ]
     return "\n".join(
         [
             "# Architectures",
             "",
-            "Every causal architecture of transformers "
+            "Causal architectures of transformers "
             f"{transformers.__version__}, built small with random weights, saved, loaded and",
             "scored by one masked pass, by caches and by its own forward under three conditions:",
             "*agrees* within 1e-5 nats a score in float32 and 5e-2 nats in the mean over 20",
             "answers in bfloat16, or is *refused* with the reason given. *Not built* are types",
             "whose configuration does not become small. Written by",
-            "`python -m invariants.support.architectures`.",
+            "`python -m invariants.support.architectures`, which goes on where the page ends.",
             "",
-            f"{said}.",
+            f"{len(outcomes)} of {len(MODEL_TYPES)} types have been tried: {said}.",
             "",
             "| type | outcome | largest difference in nats, or why |",
             "|---|---|---|",
@@ -296,20 +298,22 @@ def table(outcomes: dict[str, Outcome]) -> str:
     )
 
 
-def read_table() -> dict[str, str]:
-    """Return the outcome of each type as the page has it."""
-    lines = TABLE.read_text("utf-8").splitlines()
-    cells = [line.split(" | ") for line in lines if line.startswith("| `")]
-    return {row[0].strip("| `"): row[1] for row in cells}
+def read_table() -> dict[str, Outcome]:
+    """Return the outcome of each type as the page has it; none where it is of other classes."""
+    text = TABLE.read_text("utf-8") if TABLE.is_file() else ""
+    if f"transformers {transformers.__version__}," not in text:
+        return {}
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    return {name.strip("`"): Outcome(kind, detail) for name, kind, detail in rows}
 
 
 def main(types: Sequence[str]) -> None:
-    """Write the table of some types, by default of all."""
-    outcomes = {}
-    for model_type in types or MODEL_TYPES:
+    """Try some types, by default all that the page lacks, and write the page after each."""
+    outcomes = read_table()
+    for model_type in types or [name for name in MODEL_TYPES if name not in outcomes]:
         outcomes[model_type] = outcome(model_type)
         print(model_type, *dataclasses.astuple(outcomes[model_type]), flush=True)
-    TABLE.write_text(table(outcomes), encoding="utf-8")
+        TABLE.write_text(table(outcomes), encoding="utf-8")
 
 
 if __name__ == "__main__":
