@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from kvcore.data.context_pairs.load import PairCorpus, load_pairs
 from kvcore.data.sample import Corpus, Sample
 from kvcore.data.texts import Text, TextCorpus
 from kvcore.errors import KvError
-from kvcore.measurements import context_switch, divergence, hidden_states
+from kvcore.measurements import context_switch, divergence, hidden_states, surrogate_store
 from kvcore.measurements.base import MeasurePlan, MeasureRequest
 from kvcore.measurements.collect import collect_rows
 from kvcore.measurements.continuations import load_continuations
+from kvcore.measurements.kinds import answer_nll as nll_kind
 from kvcore.measurements.kinds import context_switch as switch_kind
 from kvcore.measurements.kinds import divergence as divergence_kind
 from kvcore.measurements.kinds import hidden_states as states_kind
@@ -55,6 +57,46 @@ def counted_load() -> tuple[Load, list[int]]:
         return loading.load("tiny-llama", device="cpu")
 
     return load, loads
+
+
+# --- answer NLLs ---------------------------------------------------------------------------------
+
+
+def written_for(
+    _files: Any, _load: Any, samples: Sequence[Sample], styles: Sequence[str], _root: Path
+) -> tuple[Sample, ...]:
+    """Give every sample the same surrogate, in place of a model."""
+    texts = {style: ["the sum of entries"] * len(samples) for style in styles}
+    return surrogate_store.attach(samples, texts)
+
+
+def check_texts_of_one_seed(folder: Path) -> None:
+    """Demand surrogates scored on all samples where another seed's set holds the same ones."""
+    data = folder / "data.jsonl"
+    rows = ({"query": f"q {n}", "passage": "The sum.", "answer": "a sum"} for n in range(12))
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    load, _ = counted_load()
+    needs = ("llm_surrogate(keyword)", "bare", "bare@seed1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(surrogate_store, "with_surrogates", written_for)
+        plan = nll_kind.plan(request(needs, folder, load, str(data)))
+        own = plan.keys[plan.keys["seed"] == 0]
+        scored = plan.measure(own)
+    assert len(plan.keys) > len(own)
+    assert (scored["condition"] == "llm_surrogate(keyword)").sum() == 12
+    assert set(scored["status"]) == {"ok"}
+
+
+def test_texts_of_a_sample_are_those_of_its_seed(tmp_path: Path) -> None:
+    """Catches a sample of another seed's set, without the texts, that takes this one's place."""
+    check_texts_of_one_seed(tmp_path)
+
+
+def test_twin_texts_that_are_lost_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check blind to samples without their texts."""
+    monkeypatch.setattr(surrogate_store, "attach", lambda samples, _texts: tuple(samples))
+    with pytest.raises(AssertionError):
+        check_texts_of_one_seed(tmp_path)
 
 
 # --- context switches ----------------------------------------------------------------------------

@@ -144,10 +144,13 @@ def arrange(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
 
 def _keys(
     request: MeasureRequest, dataset: str, needed: NeededSamples
-) -> tuple[pd.DataFrame, dict[str, tuple[Sample, ...]]]:
-    """Return the keys of all rows, and the samples by the dataset's name in the keys."""
+) -> tuple[pd.DataFrame, dict[tuple[str, int], tuple[Sample, ...]]]:
+    """Return the keys of all rows, and the samples by dataset and seed of the keys.
+
+    Sets of several seeds may hold a sample of one id, with other texts.
+    """
     tables = []
-    samples: dict[str, tuple[Sample, ...]] = {}
+    samples: dict[tuple[str, int], tuple[Sample, ...]] = {}
     for sample_set in dict.fromkeys(need.sample_set for need in needed.samples):
         own = {
             need: chosen for need, chosen in needed.samples.items() if need.sample_set == sample_set
@@ -155,26 +158,25 @@ def _keys(
         name, seed = dataset_of(dataset, sample_set), request.seed + Need("bare", sample_set).seed
         tables.append(KIND.keys(request.files, name, seed, row_specs(own)))
         new = dict.fromkeys(sample for chosen in own.values() for sample in chosen)
-        samples[name] = (*samples.get(name, ()), *new)
+        samples[name, seed] = (*samples.get((name, seed), ()), *new)
     if not tables:
         return KIND.keys(request.files, dataset, request.seed, ()), samples
     return pd.concat(tables, ignore_index=True), samples
 
 
 def _measure(
-    request: MeasureRequest, samples: Mapping[str, Sequence[Sample]], todo: pd.DataFrame
+    request: MeasureRequest, samples: Mapping[tuple[str, int], Sequence[Sample]], todo: pd.DataFrame
 ) -> pd.DataFrame:
     """Score rows of one dataset and seed."""
     from kvcore.measurements.answer_nll import score_pairs
 
-    by_id = {clean(s.id): s for s in samples[todo["dataset"].iloc[0]]}
+    place = todo["dataset"].iloc[0], int(todo["seed"].iloc[0])
+    by_id = {clean(s.id): s for s in samples[place]}
     pairs = [
         (by_id[name], target_of(template), [condition(c) for c in part["condition"]])
         for (name, template), part in todo.groupby(["sample_id", "template"], sort=True)
     ]
-    scored = score_pairs(
-        request.load(), pairs, seed=int(todo["seed"].iloc[0]), batch_tokens=request.batch_tokens
-    )
+    scored = score_pairs(request.load(), pairs, seed=place[1], batch_tokens=request.batch_tokens)
     ids = [clean(i) for i in scored["sample_id"]]
     return scored.assign(
         sample_id=ids,
