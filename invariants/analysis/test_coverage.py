@@ -96,6 +96,7 @@ def test_every_interval_covers_what_it_says(name: str) -> None:
     check_coverage(CASES[name])
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", [n for n in CASES if not n.startswith("clopper")])
 def test_twin_coverage_sees_narrow_intervals(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Coverage that half of an interval would pass as well."""

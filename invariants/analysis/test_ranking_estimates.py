@@ -86,6 +86,7 @@ def test_intervals_of_rankings_cover_what_they_say(name: str) -> None:
     check_coverage(CASES[name], draws=300, widest=0.985)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", CASES)
 def test_twin_coverage_sees_narrow_intervals(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Coverage that half of an interval would pass as well."""

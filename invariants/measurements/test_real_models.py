@@ -30,7 +30,12 @@ INSTALLED = [
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module", params=INSTALLED)
+def on_every_run(name: str) -> Any:
+    """Return the model as a parameter: the default one always, the others nightly."""
+    return name if name == "smollm2-135m" else pytest.param(name, marks=pytest.mark.nightly)
+
+
+@pytest.fixture(scope="module", params=map(on_every_run, INSTALLED))
 def lm(request: pytest.FixtureRequest) -> Any:
     return loading.load(request.param, device="cpu")
 

@@ -250,7 +250,7 @@ def assert_hostile_session_inert(
     assert_nothing_active(body)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "1"), marks=pytest.mark.nightly)])
 def test_hostile_session_is_inert(
     session: Any, pytester: pytest.Pytester, workers: tuple[str, ...]
 ) -> None:
