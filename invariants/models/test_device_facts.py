@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from invariants.support.comparing import must_see, replaced
+from invariants.support.precision import switches_restored
+from invariants.support.stand_in_device import stand_in_device
 from kvcore.measurements import collect
 from kvcore.models import device
 from kvcore.models.lm import LM
@@ -34,10 +36,9 @@ def set_all(on: bool) -> None:
 
 @pytest.fixture(autouse=True)
 def switched_back() -> Iterator[None]:
-    """Leave PyTorch's switches as a process finds them."""
-    yield
-    set_all(True)
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Leave PyTorch's switches as they were."""
+    with switches_restored():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +107,13 @@ def test_provenance_says_what_is_described(llama: LM, monkeypatch: pytest.Monkey
     assert collect.provenance(llama)["device"] == "cpu"
     monkeypatch.setattr(device, "describe_device", lambda _: {"device": "cuda:0", "GPU": "X"})
     assert collect.provenance(llama)["GPU"] == "X"
+
+
+def test_a_stand_in_gpu_leaves_the_cpus_kernels() -> None:
+    """Would catch numbers of the CPU that hang on which tests ran before in the process."""
+    set_all(True)
+    with stand_in_device():
+        device.pin_precision(GPU)
+        assert not torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.matmul.allow_tf32

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from invariants.support import checkpoints
 from invariants.support.quantized import check_nf4
 from kvcore import loading, tokenization
 from kvcore.cache import rope
@@ -31,11 +32,7 @@ SAMPLE = Sample("what is the mean", "The sum divided by the number of samples.",
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model as a folder of safetensors."""
-    folder = tmp_path_factory.mktemp("saved")
-    model, tokenizer = tiny.build("tiny-llama")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return checkpoints.save_tiny(tmp_path_factory.mktemp("saved"))
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from invariants.support import checkpoints
 from invariants.support.comparing import must_see, replaced
 from kvcore.errors import KvError
 from kvcore.models import memory, tiny, tiny_configs
@@ -91,9 +92,7 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(
 
     Its twin: the same, were any model said to fit.
     """
-    model, tokenizer = tiny.build("tiny-llama")
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    checkpoints.save_tiny(tmp_path)
     monkeypatch.setattr(memory, "available_memory", lambda _: 1000)
     must_see(replaced(memory, "check_fits", lambda *_: None), check_refusal, tmp_path)
 
@@ -102,10 +101,8 @@ def test_a_model_that_fits_exactly_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch a model refused at the very memory it takes."""
-    model, tokenizer = tiny.build("tiny-llama")
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    need = memory.estimate_need(model.config, "float32", None)
+    config = AutoConfig.from_pretrained(checkpoints.save_tiny(tmp_path))
+    need = memory.estimate_need(config, "float32", None)
     monkeypatch.setattr(memory, "available_memory", lambda _: need.total)
     assert load_model(str(tmp_path), device="cpu").name == str(tmp_path)
 

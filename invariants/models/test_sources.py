@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from claims.harness import cells, resources
 from claims.harness.options import Settings
-from invariants.support import gguf_files
+from invariants.support import checkpoints, gguf_files
 from invariants.support.comparing import must_see
 from kvcore import io
 from kvcore.errors import KvError, MissingResource
@@ -41,11 +41,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model as a folder, with its special tokens in every file that may name them."""
-    folder = tmp_path_factory.mktemp("saved")
-    model, tokenizer = tiny.build("tiny-llama")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return checkpoints.save_tiny(tmp_path_factory.mktemp("saved"))
 
 
 def put_in_hub_cache(hub_cache: Path, repo: str, commit: str, source: Path | None = None) -> Path:

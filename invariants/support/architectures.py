@@ -22,13 +22,13 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from invariants.support import checkpoints
 from kvcore import loading
 from kvcore.conditions.parse import condition
 from kvcore.data.sample import Sample
 from kvcore.engine.prepared import prepare_one
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll
-from kvcore.models import tiny
 from kvcore.models.lm import LM
 
 MODEL_TYPES = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
@@ -114,20 +114,13 @@ def build(model_type: str, folder: Path) -> None:
 
     Raises whatever its classes raise where it cannot be built from these sizes.
     """
-    config_class = CONFIG_MAPPING[model_type]
-    config = _shrunk(config_class, OWN.get(model_type, {}))
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    config = _shrunk(CONFIG_MAPPING[model_type], OWN.get(model_type, {}))
+    checkpoints.build_checkpoint(folder, config, _check_small)
+
+
+def _check_small(model: Any) -> None:
     if sum(p.numel() for p in model.parameters()) > 20_000_000:
         raise ValueError("does not become small")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn(parameter.shape) * 0.2)
-            else:
-                parameter.add_(torch.randn(parameter.shape) * 0.1)
-    model.save_pretrained(folder)
-    tiny.train_tokenizer(sentencepiece=False).save_pretrained(folder)
 
 
 def _shrunk(config_class: Any, own: dict[str, Any]) -> Any:

@@ -54,6 +54,14 @@ def llama(folder: Path, **changes: Any) -> Path:
     return build_checkpoint(folder, transformers.LlamaConfig(**{**SIZE, **changes}))
 
 
+def save_tiny(folder: Path, name: str = "tiny-llama") -> Path:
+    """Write one of the models that are built in code."""
+    model, tokenizer = tiny.build(name)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def edit_config(folder: Path, **changes: Any) -> Path:
     """Change keys of config.json; None takes a key out."""
     path = folder / "config.json"

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import kvcore
+from invariants.support.precision import switches_restored
 
 DEVICE = torch.device("cuda", 0)
 PROJECT = str(Path(kvcore.__file__).parent)
@@ -380,7 +381,7 @@ def stand_in_device() -> Iterator[Counts]:
         What made the host wait, and what was copied to the device.
     """
     counts = Counts()
-    with pytest.MonkeyPatch.context() as patch:
+    with switches_restored(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "is_initialized", lambda: False)
