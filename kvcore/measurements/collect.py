@@ -15,6 +15,7 @@ import pandas as pd
 
 from kvcore.errors import MissingResource, StoreWarning
 from kvcore.measurements.base import MeasurementKind, MeasurePlan, MeasureRequest
+from kvcore.measurements.looks import Record
 from kvcore.measurements.needs import ONE_BASE, RANKED
 from kvcore.store import adoption
 from kvcore.store.adoption import Adoption
@@ -157,6 +158,13 @@ def clusters_of(kind: MeasurementKind, dataset: str, keys: pd.DataFrame) -> list
         sample.split("#")[0] if sample_set in RANKED else known.get(sample, sample)
         for sample, sample_set in zip(keys["sample"], keys["sample_set"], strict=True)
     ]
+
+
+def record_of(
+    kind: MeasurementKind, store: Path, model: str, dtype: str, dataset: str, seed: int
+) -> Record:
+    """Return where the looks at a cell are recorded; arguments as `stored_rows` takes them."""
+    return Record(kind.store(store), (model, dtype, Path(dataset).stem, str(seed)))
 
 
 def stored_rows(
@@ -320,9 +328,14 @@ def _counts(
         "dataset": dataset,
         "revision": revision,
         "dtype": str(rows["dtype"].iloc[0]),
-        kind.counted: int(rows.loc[rows["sample_set"] == "samples", "sample"].nunique()),
+        kind.counted: counted(rows),
         "not measurable": dropped or "none",
     }
+
+
+def counted(rows: pd.DataFrame) -> int:
+    """Return how many samples of the cell itself some arranged rows are of."""
+    return int(rows.loc[rows["sample_set"] == "samples", "sample"].nunique())
 
 
 def _adopted_facts(

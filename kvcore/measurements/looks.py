@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,13 +132,14 @@ class LookPlan:
         ]
         return rows[[number <= look for number in looks]].reset_index(drop=True)
 
-    def missing(self, rows: pd.DataFrame, needs: Iterable[str], look: int) -> int:
-        """Return how many rows of some declared needs are not there up to a look."""
-        own = set(needs)
-        names = set(zip(rows["need"], rows["sample"], strict=True))
+    def missing(self, there: Container[tuple[str, str]], needs: Iterable[str], look: int) -> int:
+        """Return how many rows of some declared needs are not there up to a look.
+
+        `there`: the (need, sample) of the rows that are.
+        """
         return sum(
-            (need, sample) not in names
-            for need in own
+            (need, sample) not in there
+            for need in set(needs)
             for sample, number in self._look_of[need].items()
             if number <= look
         )

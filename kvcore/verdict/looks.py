@@ -15,11 +15,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import optimize
 from scipy import stats as sps
 
+from kvcore.analysis.estimate import Record
 from kvcore.errors import KvError
 
 MOST_LOOKS = 10
@@ -30,6 +33,44 @@ FUTILE = 0.10
 _LEAST_ERROR = 1e-12
 _SPACING = 10  # nodes of the integration per standard deviation of a step
 _QUANTILES = (np.arange(400) + 0.5) / 400
+
+Why = Literal["decided", "futile", "limit", "not measured further", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Look(Record):
+    """The look at which a claim is judged.
+
+    - `number`, `of`: which of how many looks that were declared.
+    - `fractions`: information at the looks taken until then, as in `bounds`.
+    - `limit`: samples of the cell that were declared.
+    - `why`: why none came after it.
+    - `power`: predictive power of a verdict at the limit where it was below `FUTILE`.
+    - `note`: that this is not the analysis that was declared first, "" where it is.
+    """
+
+    number: int
+    of: int
+    fractions: tuple[float, ...]
+    limit: int
+    why: Why = "limit"
+    power: float | None = None
+    note: str = ""
+
+    @property
+    def words(self) -> str:
+        """Where it stopped and why, in words; "" for a fixed design with nothing to say of it."""
+        where = f"look {self.number} of {self.of}"
+        said = {
+            "decided": f"stopped at {where}",
+            "futile": f"stopped at {where}: going on to {self.limit} would hardly settle it",
+            "limit": f"{where}, the limit",
+            "not measured further": f"measured to {where}",
+            "not applicable": f"stopped at {where}",
+        }[self.why]
+        if self.of == 1:
+            said = ""
+        return "; ".join(part for part in (said, self.note) if part)
 
 
 def spent(error: float, fraction: float) -> float:
