@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -42,7 +43,7 @@ class CellJudge:
     measured: Measured
     session: Session
     look: Look | None = None
-    beside: bool = True  # whether the other method's interval is computed too
+    final: bool = True  # whether it is told: with the other method's interval, p over all looks
 
     @property
     def interval(self) -> IntervalSettings:
@@ -51,7 +52,7 @@ class CellJudge:
         if self.look:
             fractions = self.look.fractions
             level = verdict.repeated_level(level, fractions, len(fractions))
-        return IntervalSettings(level, settings.seed, method=settings.interval, beside=self.beside)
+        return IntervalSettings(level, settings.seed, method=settings.interval, beside=self.final)
 
     def judge(self) -> Judgement:
         """Judge the finding against the claim's prediction, noise floor and published value.
@@ -109,7 +110,7 @@ class CellJudge:
 
     def _p_over_looks(self, p: float) -> float:
         """Return a two-sided p value of this look's samples as one over all looks."""
-        if self.look is None:
+        if self.look is None or not self.final:
             return p
         fractions = self.look.fractions
         return min(1.0, 2 * verdict.repeated_p(p / 2, fractions, len(fractions)))
@@ -134,7 +135,7 @@ class CellJudge:
         finding = self.test.finding
         parameters = {
             "finding": str(finding),
-            "functions": code_hash(finding.files()),
+            "functions": functions_hash(finding.files()),
             "metric": rows.metric,
             "interval": dataclasses.asdict(self.interval),
         }
@@ -161,6 +162,20 @@ def noise_floor(measured: Measured, metric: str, interval: IntervalSettings) -> 
     )
 
 
+def functions_hash(files: Sequence[Path]) -> str:
+    """Return the hash of what a finding's files do, computed once for each state of them."""
+    try:
+        states = tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    except OSError:
+        return code_hash(files)
+    return _hash_of(states)
+
+
+@functools.lru_cache(maxsize=1024)
+def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    return code_hash([file for file, *_ in files])
+
+
 @functools.cache
 def harness_hash() -> str:
     """Return the hash of what turns rows into estimates, `kvcore.analysis` apart."""
@@ -172,7 +187,7 @@ def judge_of(session: Session) -> Judge:
     settings = session.settings
 
     def judgement(test: CellClaim, measured: Measured, look: Look) -> Judgement:
-        return CellJudge(test, measured, session, look, beside=False).judge()
+        return CellJudge(test, measured, session, look, final=False).judge()
 
     interval = IntervalSettings(settings.confidence, settings.seed, method=settings.interval)
     return Judge(judgement, session.level, interval)

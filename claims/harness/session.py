@@ -28,7 +28,7 @@ from kvcore import analysis, verdict
 from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder
 from kvcore.measurements.base import MeasureRequest
-from kvcore.measurements.collect import Collection, record_of, stored_rows
+from kvcore.measurements.collect import CollectedRows, Collection, record_of, stored_rows
 from kvcore.measurements.needs import Need, is_sweep
 from kvcore.measurements.registry import kind_of
 from kvcore.models.registry import precision, row_name
@@ -112,20 +112,32 @@ class Session:
         return LookedAt(dict(zip(names, stopped, strict=True)), everything, facts)
 
     def _source(self, key: CellKey) -> StoredCell | MeasuredCell:
-        settings, kind, model = self.settings, kind_of(key.kind), key.model
+        settings, kind = self.settings, kind_of(key.kind)
         if settings.no_measure:
-            where = (
-                row_name(model, settings.quantization),
-                precision(model, settings.dtype, settings.quantization).dtype,
-                path_of(key.dataset),
-                settings.seed,
-            )
-            names = dict(zip(("model", "dtype", "dataset", "seed"), where, strict=True))
-            rows = stored_rows(kind, store=settings.store, **names)  # type: ignore[arg-type]
-            return StoredCell(key, rows, record_of(kind, settings.store, *where).read())
+            where = self._where(key)
+            return StoredCell(key, self.stored(key), record_of(kind, settings.store, *where).read())
         request = self._request(key, self.needs[key])
         collection = Collection.begin(kind, request, settings.store, progress=str(key))
         return MeasuredCell.declared(key, collection, settings.looks)
+
+    def stored(self, key: CellKey) -> CollectedRows:
+        """Return all stored rows of a cell; MissingResource if there are none."""
+        model, dtype, dataset, seed = self._where(key)
+        return stored_rows(
+            kind_of(key.kind),
+            model=model,
+            dtype=dtype,
+            dataset=dataset,
+            seed=seed,
+            store=self.settings.store,
+        )
+
+    def _where(self, key: CellKey) -> tuple[str, str, str, int]:
+        """Return model, dtype, dataset and seed as a cell's rows have them."""
+        settings, model = self.settings, key.model
+        dtype = precision(model, settings.dtype, settings.quantization).dtype
+        name = row_name(model, settings.quantization)
+        return name, dtype, path_of(key.dataset), settings.seed
 
     def _request(self, key: CellKey, needs: tuple[str, ...]) -> MeasureRequest:
         """Return what a cell is asked to measure; the model is loaded when it is needed."""

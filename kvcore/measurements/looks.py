@@ -107,6 +107,10 @@ class LookPlan:
             for need in pool.needs
         }
 
+    def count(self, need: str, look: int) -> int:
+        """Return how many rows of a declared need there are up to a look, 0 for look 0."""
+        return self._pool_of[need].counts[look - 1] if look else 0
+
     def looks_of(self, need: str) -> Mapping[str, int]:
         """Return the first look of every sample of a declared need."""
         return self._look_of[need]

@@ -171,7 +171,7 @@ def repeated_p(tail: float, fractions: Sequence[float], look: int) -> float:
         return _LEAST_ERROR / 2
     if short_by(high) >= 0:
         return 0.5
-    return math.exp(optimize.brentq(short_by, low, high, xtol=1e-9)) / 2
+    return math.exp(optimize.brentq(short_by, low, high, xtol=1e-6)) / 2
 
 
 def predictive_power(
