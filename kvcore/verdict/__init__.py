@@ -13,5 +13,10 @@ from kvcore.verdict.prediction import (
     hurts,
     negligible,
 )
-from kvcore.verdict.published import Published, consistent
+from kvcore.verdict.published import (
+    Difference,
+    Published,
+    consistent,
+    difference_from_published,
+)
 from kvcore.verdict.records import Cell, Claim, Judgement, check_slug, slugify
