@@ -5,7 +5,8 @@ Benefit is NLL(baseline) - NLL(condition) throughout: positive means the conditi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from kvcore.analysis import (
     quartile_table,
     slopes,
 )
+from kvcore.analysis.intersection_union import smallest
 from kvcore.analysis.policy import policy_effect
 
 VARIANTS = ("nll", "nll_tail")
@@ -171,45 +173,32 @@ def single_layers(
 
 
 @estimand("d")
-def least_favourable(
-    interval: IntervalSettings,
-    pairs: Mapping[str, tuple[Rows, Rows]],
-    *,
-    limits: Sequence[int] = (),
-) -> Outcome:
-    """Smallest d over several ways of measuring one benefit, with that way's interval.
+def least_favourable(interval: IntervalSettings, pairs: Mapping[str, tuple[Rows, Rows]]) -> Outcome:
+    """Smallest d over several ways of measuring one benefit, with an interval for the smallest.
 
-    ``pairs`` maps what was varied to (baseline, condition); the first is the cell's own. Both
-    variants of the score count, and so do the first samples of the first pair up to each limit.
+    ``pairs`` maps what was varied to (baseline, condition); both variants of the score count.
     """
-    estimates = {
-        f"{label}, {variant}": effect_size(
-            _benefit_on(variant, baseline, condition), baseline.clusters, interval
+    ways = {
+        f"{label}, {variant}": functools.partial(
+            effect_size, _benefit_on(variant, baseline, condition), baseline.clusters
         )
         for label, (baseline, condition) in pairs.items()
         for variant in VARIANTS
     }
-    baseline, condition = next(iter(pairs.values()))
-    for limit in limits:
-        benefit = (baseline.values - condition.values)[:limit]
-        if (~np.isnan(benefit)).sum() > limit // 2:
-            estimates[f"first {limit} by name, {baseline.metric}"] = effect_size(
-                benefit, baseline.clusters[:limit], interval
-            )
-    least = min(estimates, key=lambda label: estimates[label].value)
+    found = smallest(ways, interval)
     rows = [
         {
             "label": label,
             "value": e.value,
             "low": e.ci_low,
             "high": e.ci_high,
-            "judged": label == least,
+            "judged": label == found.least,
         }
-        for label, e in estimates.items()
+        for label, e in found.ways.items()
     ]
     return Outcome(
-        estimates[least],
-        {"least favourable": least, "ways of measuring": str(len(rows))},
+        found.estimate,
+        {"least favourable": found.least, "ways of measuring": str(len(rows))},
         {"kind": "specifications", "unit": "d", "rows": rows},
     )
 
