@@ -26,7 +26,12 @@ CASES = {
 
 
 topic = claims_about(
-    "choices", source="own control: analytical choices", slow=True, metrics=("nll",), min_n=40, version=2
+    "choices",
+    source="own control: analytical choices",
+    slow=True,
+    metrics=("nll",),
+    min_n=40,
+    version=2,
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kvcore.analysis.estimate import Estimate
+from kvcore.analysis.estimate import Beside, Estimate
 from kvcore.analysis.interval import IntervalSettings
 from kvcore.errors import KvError
 
@@ -31,21 +31,41 @@ def smallest(ways: Mapping[str, Way], interval: IntervalSettings) -> Smallest:
     own, for that all lie above a bound needs no correction; the upper end is the smallest of the
     ways' Bonferroni ends, for that some way lies below a bound is found by looking at all. Either
     error stays within that of one end, however the ways hang together. A way without a value has
-    no bounds. Costs two intervals a way. Raises KvError without any way.
+    no bounds.
+
+    No standard error belongs to such an interval. The other method's interval, where the settings
+    have one beside, is approximate: its ends are those of the two ways that set the ends. Costs
+    two intervals a way, and two with the other method. Raises KvError without any way.
     """
     if not ways:
         raise KvError("ways must hold one way of measuring or more; got none.")
     wide = replace(interval, confidence=1 - (1 - interval.confidence) / len(ways))
-    own = {name: way(interval) for name, way in ways.items()}
-    upper = {name: way(wide) for name, way in ways.items()}
-    values = {name: np.nan_to_num(e.value, nan=np.inf) for name, e in own.items()}
-    least = min(values, key=lambda name: values[name])
+    own = {name: way(interval.alone) for name, way in ways.items()}
+    upper = {name: way(wide.alone) for name, way in ways.items()}
+    lowest = min(ways, key=lambda name: own[name].ci_low)
+    uppermost = min(ways, key=lambda name: upper[name].ci_high)
+    least = min(ways, key=lambda name: np.nan_to_num(own[name].value, nan=np.inf))
+    beside = None
+    if interval.beside:
+        beside = _ends_of(ways[lowest](interval).beside, ways[uppermost](wide).beside)
+    telling = [e.informative for e in own.values() if e.informative is not None]
     estimate = replace(
         own[least],
-        ci_low=min(e.ci_low for e in own.values()),
-        ci_high=min(e.ci_high for e in upper.values()),
+        ci_low=own[lowest].ci_low,
+        ci_high=upper[uppermost].ci_high,
         clusters=min(e.clusters for e in own.values()),
-        method=f"smallest of {len(ways)} ways: least lower end, least Bonferroni upper end; "
-        f"{own[least].method}",
+        method=f"{own[least].method}; smallest lower end of {len(ways)} ways, and smallest upper "
+        "end corrected for as many (Bonferroni)",
+        se=None,
+        effective=None,
+        informative=min(telling, default=None),
+        beside=beside,
     )
     return Smallest(estimate, least, own)
+
+
+def _ends_of(lower: Beside | None, upper: Beside | None) -> Beside | None:
+    """Join the lower end of one interval and the upper end of another."""
+    if lower is None or upper is None:
+        return None
+    return Beside(min(lower.low, upper.high), upper.high, lower.method)
