@@ -45,6 +45,7 @@ UNITS = {
     "AUC difference": "difference of two areas under the ROC curve; above 0 the condition ranks "
     "better",
     "AUC slope": "slope of the area under the ROC curve",
+    "log-log slope": "power of the number of samples, less what is expected of it",
     "MRR difference": "difference of two mean reciprocal ranks at 10; above 0 the condition ranks "
     "better",
 }

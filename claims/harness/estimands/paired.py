@@ -76,7 +76,7 @@ def benefit_without_first_token(
     whole, tail = (_benefit_on(variant, baseline, condition) for variant in VARIANTS)
     estimate = effect_difference(whole, tail, baseline.clusters, interval)
     parts = {
-        f"d on {variant}": effect_size(x, baseline.clusters, interval).value
+        f"d on {variant}": effect_size(x, baseline.clusters, interval.alone).value
         for variant, x in zip(VARIANTS, (whole, tail), strict=True)
     }
     return Outcome(estimate, parts, differences_plot(whole - tail))
@@ -148,7 +148,7 @@ def trend_over_length(
     """
     benefits = np.array([b.values - c.values for b, c in pairs.values()])
     clusters = next(iter(pairs.values()))[0].clusters
-    curve = [effect_size(row, clusters, interval) for row in benefits]
+    curve = [effect_size(row, clusters, interval.alone) for row in benefits]
     return Outcome(
         effect_size(slopes(np.log2(list(pairs)), benefits), clusters, interval),
         {f"d at {n} tokens": e.value for n, e in zip(pairs, curve, strict=True)},
@@ -163,7 +163,7 @@ def single_layers(
     """d of each sample's slope of benefit over depth, primed values standing in one layer alone."""
     benefits = np.array([baseline.values - rows.values for rows in layers.values()])
     depth = np.array(list(layers), dtype=np.float64) / max(1, max(layers))
-    curve = [effect_size(gain, baseline.clusters, interval) for gain in benefits]
+    curve = [effect_size(gain, baseline.clusters, interval.alone) for gain in benefits]
     best = max(range(len(curve)), key=lambda at: curve[at].value)
     return Outcome(
         effect_size(slopes(depth, benefits), baseline.clusters, interval),
@@ -214,7 +214,7 @@ def lower_against_upper_half(
     """
     gains = {at: baseline.values - rows.values for at, rows in cutoffs.items()}
     difference = gains[0.5] - (gains[1.0] - gains[0.5])
-    curve = [effect_size(gain, baseline.clusters, interval) for gain in gains.values()]
+    curve = [effect_size(gain, baseline.clusters, interval.alone) for gain in gains.values()]
     details = {
         f"d with primed values below {at:g} of the depth": e.value
         for at, e in zip(gains, curve, strict=True)
@@ -265,9 +265,6 @@ def _secondary(effect: PairedEffect) -> dict[str, float | str]:
         **with_bounds("mean benefit (nats/token)", effect.mean, "mean"),
         "median (nats/token)": effect.median,
         **with_bounds("win rate", effect.win_rate),
-        "t": effect.t,
-        "p (t)": effect.p_t,
-        "p (Wilcoxon)": effect.p_wilcoxon,
         "pairs without a score": float(effect.excluded),
     }
 
@@ -282,7 +279,7 @@ def _published_trend(
     baseline: Rows, condition: Rows, interval: IntervalSettings
 ) -> dict[str, float | str]:
     benefit = baseline.values - condition.values
-    coupled = correlation(baseline.values, benefit, baseline.clusters, interval)
+    coupled = correlation(baseline.values, benefit, baseline.clusters, interval.alone)
     why = "benefit contains bare NLL: r > 0 without any effect"
     return _as_published("r(bare NLL, benefit)", coupled, why)
 
@@ -297,10 +294,10 @@ def _in_quartile(
     """Judge by the hardness and benefit measured; show those by bare NLL beside it."""
     coupled = baseline.values, baseline.values - condition.values
     estimate, published = (
-        quartile_effect(*pair, quartile, baseline.clusters, interval)
-        for pair in (measured, coupled)
+        quartile_effect(*pair, quartile, baseline.clusters, settings)
+        for pair, settings in ((measured, interval), (coupled, interval.alone))
     )
-    table = quartile_table(*measured, baseline.clusters, interval)
+    table = quartile_table(*measured, baseline.clusters, interval.alone)
     why = "quartiles by bare NLL regress to the mean"
     return Outcome(
         estimate,
