@@ -42,11 +42,13 @@ class Pooled:
 
 
 def standard_error(estimate: Estimate) -> float:
-    """Return the error of an estimate in its unit: half its interval in normal quantiles.
+    """Return the error of an estimate in its unit: the jackknife's, else half its interval's.
 
-    Infinite where the interval is; 0 for one without width. Approximate where the interval is not
-    symmetric.
+    Where there is no jackknife, half the interval in normal quantiles: infinite where it is, 0 for
+    one without width, approximate where it is not symmetric. On Fisher's scale by the delta method.
     """
+    if estimate.se is not None and math.isfinite(estimate.se):
+        return estimate.se * (1 - estimate.value**2 if estimate.scale == "fisher" else 1.0)
     return estimate.half_width / float(sps.norm.ppf((1 + estimate.confidence) / 2))
 
 

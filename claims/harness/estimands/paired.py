@@ -22,6 +22,7 @@ from claims.harness.estimands.base import (
     scatter_plot,
     with_bounds,
 )
+from claims.harness.estimands.packages import d_by_package
 from claims.harness.rows import Rows
 from kvcore.analysis import (
     Estimate,
@@ -49,7 +50,9 @@ Quartile = Literal[1, 2, 3, 4]
 def paired_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Cohen's d of the paired benefit of a condition over a baseline."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
-    return Outcome(effect.d, _secondary(effect), differences_plot(effect.differences))
+    by_package = d_by_package(baseline.values - condition.values, baseline.clusters, interval)
+    details = _secondary(effect) | by_package
+    return Outcome(effect.d, details, differences_plot(effect.differences))
 
 
 @derived
