@@ -140,7 +140,7 @@ def on_the_page(own: dict[str, Any]) -> list[str]:
     if own["required_n"] is not None:
         texts.append(f"{own['required_n']:,}")
     if own["published"] is not None:
-        agrees = {True: "consistent", False: "not consistent", None: "not comparable"}
+        agrees = {True: "consistent", False: "not consistent", None: "elsewhere"}
         texts.append(f"{signed(own['published'])}, n = ")
         texts.append(f"({agrees[own['consistent']]})")
     return texts

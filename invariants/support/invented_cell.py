@@ -262,7 +262,6 @@ def judged(expected: Expected, confidence: float = CONFIDENCE) -> dict[str, Any]
     verdict = verdict_of(expected, low, high, floor)
     mean_low, mean_high = interval_of(x, mean, confidence)
     win, win_low, win_high = win_rate(x, confidence)
-    t = sps.ttest_1samp(flat, 0.0)
     shown = expected.published
     ledger = "known refuted (recorded 2026-01-02)" if expected.known else ""
     outcomes = {"supported": "passed", "refuted": "failed", "inconclusive": "skipped"}
@@ -291,9 +290,6 @@ def judged(expected: Expected, confidence: float = CONFIDENCE) -> dict[str, Any]
             "win rate": win,
             "win rate, CI low": win_low,
             "win rate, CI high": win_high,
-            "t": float(t.statistic),
-            "p (t)": float(t.pvalue),
-            "p (Wilcoxon)": float(sps.wilcoxon(flat).pvalue),
             "pairs without a score": 0.0,
         },
     }

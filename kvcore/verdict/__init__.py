@@ -22,6 +22,11 @@ from kvcore.verdict.prediction import (
     hurts,
     negligible,
 )
-from kvcore.verdict.published import Published, consistent
+from kvcore.verdict.published import (
+    Difference,
+    Published,
+    consistent,
+    difference_from_published,
+)
 from kvcore.verdict.reading import OUTCOMES, Outcome, Verdict, outcome_words, read
 from kvcore.verdict.records import Cell, Claim, Judgement, check_slug, slugify
