@@ -9,6 +9,7 @@ from kvcore.verdict.judging import (
     p_value,
     tails,
 )
+from kvcore.verdict.multiple import Q_LEVEL, q_values
 from kvcore.verdict.planning import Plan, plan
 from kvcore.verdict.prediction import (
     SMALLEST_D,

@@ -102,6 +102,7 @@ class Judgement(Record):
     # Secondary numbers. The strings that `to_plain` reserves come back as numbers.
     details: Mapping[str, float | str]
     plot: Mapping[str, Any]  # what the claim's own figure shows; plain lists
+    primary: bool = True  # whether it is of the claim's primary metric, of which a q-value is given
 
     def __post_init__(self) -> None:
         for field, kind in (("verdict", Verdict), ("reading", Outcome)):
