@@ -102,9 +102,10 @@ def _words(judgement: Judgement) -> str:
     unit = "" if e.unit == "d" else f" {e.unit}"
     n = judgement.required_n
     needs = f", n ≈ {n:,}" if n and judgement.verdict == "inconclusive" else ""
+    hangs = "†" if judgement.hangs_on_method else ""
     return (
         f"{_number(e.value)} [{_number(e.ci_low)}, {_number(e.ci_high)}]{unit} "
-        f"{LETTERS[judgement.verdict]}{needs} (n = {e.n:,})"
+        f"{LETTERS[judgement.verdict]}{hangs} {judgement.words}{needs} (n = {e.n:,})"
     )
 
 
