@@ -133,6 +133,11 @@ def method_words(judgement: Judgement) -> str:
     return f"hangs on the method: {judgement.verdict_beside} by the {judgement.method_beside}"
 
 
+def probability_words(p: float) -> str:
+    """Return a p or q value, four decimals; a tiny one as below what they can show."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
 def cluster_words(judgement: Judgement) -> str:
     """Return how many clusters tell of an effect, and what they are worth."""
     e = judgement.estimate

@@ -167,13 +167,16 @@ def _details(
     group: Sequence[Judgement], qs: Mapping[multiple.Key, float]
 ) -> list[list[object]]:
     """Return the secondary numbers of every cell: a row a number, a column a cell."""
-    q = [qs.get(multiple.key_of(j), "not the primary metric") for j in group]
+    q = [
+        words.probability_words(qs[multiple.key_of(j)]) if j.primary else "not the primary metric"
+        for j in group
+    ]
     names = dict.fromkeys(name for j in group for name in j.details)
     numbers: list[list[object]] = [[name, *(j.details.get(name) for j in group)] for name in names]
     return [
         ["outcome", *(j.words for j in group)],
         *numbers,
-        ["p value of the verdict", *(j.p for j in group)],
+        ["p value of the verdict", *(words.probability_words(j.p) for j in group)],
         ["q-value, over all primary verdicts", *q],
         ["interval", *(j.estimate.method for j in group)],
         ["by the other method", *(map(words.beside_words, group))],
