@@ -163,9 +163,7 @@ def _claim(
     }
 
 
-def _details(
-    group: Sequence[Judgement], qs: Mapping[multiple.Key, float]
-) -> list[list[object]]:
+def _details(group: Sequence[Judgement], qs: Mapping[multiple.Key, float]) -> list[list[object]]:
     """Return the secondary numbers of every cell: a row a number, a column a cell."""
     q = [
         words.probability_words(qs[multiple.key_of(j)]) if j.primary else "not the primary metric"
