@@ -252,6 +252,9 @@ def test_a_run_that_died_between_looks_is_taken_up(tmp_path: Path, first: Any) -
     dying = Place(tmp_path)
     dying.run(scorer=Scorer(calls_left=3))
     assert 0 < len(dying.rows) < sum(first[1].values())
+    ends = [each["look"]["why"] for each in verdicts(dying.run("--kv-no-measure")).values()]
+    assert "limit" not in ends
+    assert "not measured further" in ends
     resumed = verdicts(dying.run())
     assert resumed == first[0]
     assert dying.counts == first[1]
