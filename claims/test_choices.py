@@ -24,7 +24,7 @@ CASES = {
 
 
 topic = claims_about(
-    "choices", source="own control: analytical choices", slow=True, metrics=("nll",), min_n=40
+    "choices", source="own control: analytical choices", slow=True, metrics=("nll",)
 )
 
 

@@ -65,7 +65,6 @@ def test_intervals_hold_their_mean(judge):
 @topic.claim(
     "more-samples-narrow-the-interval",
     metrics=("js",),
-    min_n=32,
     predicts=at_least(1.5, effect=2.83, unit="ratio"),
 )
 def test_more_samples_narrow_the_interval(judge):
@@ -76,7 +75,6 @@ def test_more_samples_narrow_the_interval(judge):
 @topic.claim(
     "widths-follow-the-square-root",
     metrics=("js",),
-    min_n=32,
     predicts=negligible(delta=0.1, unit=NATS),
 )
 def test_widths_fall_with_the_square_root_of_n(judge):

@@ -12,17 +12,11 @@ from claims.harness.estimands.paired import (
     oldham_trend,
     trend_with_hardness,
 )
-from kvcore.verdict import Published, helps, hurts
+from kvcore.verdict import helps, hurts
 
 SOURCE = "priming notebook, experiment 01: hardness"
 QUARTER = 25  # of at least 100 samples
-LEGACY = Published(
-    0.302,
-    None,
-    "nll_tail",
-    legacy=True,
-    text="r 0.302 by bare NLL (legacy; inverted on some datasets)",
-)
+LEGACY = "legacy-mistral-r-with-bare-nll"
 GROWS = helps(delta=0.09, effect=0.094, unit="r")
 
 
@@ -44,7 +38,7 @@ def test_harder_samples_gain_more_from_the_real_query(judge):
 @topic.claim(
     "random-gains-with-hardness-oldham",
     predicts=GROWS,
-    published=Published(0.094, 2303, "nll_tail", text="r 0.193, 0.094 after Oldham"),
+    published="exp01-mistral-random-r-with-bare-nll",
 )
 def test_harder_samples_gain_more_from_a_random_prefix_by_oldham(judge):
     """Harder samples gain more from a random prefix, by Oldham's correlation."""
@@ -54,7 +48,7 @@ def test_harder_samples_gain_more_from_a_random_prefix_by_oldham(judge):
 @topic.claim(
     "oracle-gains-with-hardness-oldham",
     predicts=GROWS,
-    published=Published(0.040, 2303, "nll_tail", text="r 0.157, 0.040 after Oldham"),
+    published="exp01-mistral-oracle-r-with-bare-nll",
 )
 def test_harder_samples_gain_more_from_the_real_query_by_oldham(judge):
     """Harder samples gain more from the real query as prefix, by Oldham's correlation."""
@@ -74,7 +68,10 @@ def test_harder_answers_gain_more_from_the_real_query_by_odd_tokens(judge):
 
 
 @topic.claim(
-    "oracle-hurts-the-easy-quarter", min_n=QUARTER, predicts=hurts(delta=0.09, effect=-0.195)
+    "oracle-hurts-the-easy-quarter",
+    min_n=QUARTER,
+    predicts=hurts(delta=0.09, effect=-0.195),
+    published="exp01-mistral-quarter-1-oracle",
 )
 def test_the_real_query_hurts_the_easy_quarter(judge):
     """The real query hurts the quarter of answers that is easiest without the document."""
@@ -82,7 +79,10 @@ def test_the_real_query_hurts_the_easy_quarter(judge):
 
 
 @topic.claim(
-    "oracle-helps-the-hard-quarter", min_n=QUARTER, predicts=helps(delta=0.09, effect=0.121)
+    "oracle-helps-the-hard-quarter",
+    min_n=QUARTER,
+    predicts=helps(delta=0.09, effect=0.121),
+    published="exp01-mistral-quarter-4-oracle",
 )
 def test_the_real_query_helps_the_hard_quarter(judge):
     """The real query helps the quarter of answers that is hardest without the document."""
@@ -115,9 +115,7 @@ def test_the_real_query_helps_the_hard_quarter_by_odd_tokens(judge):
     slow=True,
     source="priming project summary, datasets (first version)",
     predicts=helps(delta=0.09, effect=0.19),
-    published=Published(
-        0.19, None, "nll_tail", legacy=True, text="d +0.19, 59 % win on hard samples (legacy)"
-    ),
+    published="legacy-mistral-hard-samples-static-fact",
 )
 def test_a_static_question_helps_the_hard_quarter(judge):
     """A fixed question helps the quarter of answers that is hardest without the document."""

@@ -1,20 +1,15 @@
 """Length: does the benefit survive when unrelated text follows the passage?"""
 
-from claims.harness.claims import MISTRAL, claims_about
+from claims.harness.claims import claims_about
 from claims.harness.estimands.paired import paired_benefit, trend_over_length
-from kvcore.verdict import Published, does_not_help, helps, hurts
+from kvcore.verdict import does_not_help, helps, hurts
 
 SOURCE = "priming project summary, length"
 LENGTHS = (256, 512, 1024, 2048)
 NO_BENEFIT = does_not_help(delta=0.15, effect=0.0)
 
 
-def published(d: float, text: str) -> Published:
-    """Return a value published for Mistral-7B on padded MS MARCO, 278 passages."""
-    return Published(d, 278, "nll_tail", text=text)
-
-
-topic = claims_about("length", source=SOURCE, slow=True, min_n=50, published_on=MISTRAL)
+topic = claims_about("length", source=SOURCE, slow=True, min_n=50)
 
 
 @topic.claim_for_each(
@@ -22,19 +17,19 @@ topic = claims_about("length", source=SOURCE, slow=True, min_n=50, published_on=
     {
         256: {
             "claim_id": "no-benefit-from-256-tokens",
-            "published": published(0.114, "d +0.114, p 0.059"),
+            "published": "exp20-mistral-static-fact-256-tokens",
         },
         512: {
             "claim_id": "no-benefit-at-512-tokens",
-            "published": published(0.034, "d +0.034"),
+            "published": "exp20-mistral-static-fact-512-tokens",
         },
         1024: {
             "claim_id": "no-benefit-at-1024-tokens",
-            "published": published(-0.043, "d -0.043"),
+            "published": "exp20-mistral-static-fact-1024-tokens",
         },
         2048: {
             "claim_id": "no-benefit-at-2048-tokens",
-            "published": published(-0.014, "d -0.014"),
+            "published": "exp20-mistral-static-fact-2048-tokens",
         },
     },
     predicts=NO_BENEFIT,
@@ -53,7 +48,6 @@ def test_the_benefit_decays_with_length(judge):
 @topic.claim(
     "unrelated-text-makes-bare-answers-easier",
     source=f"{SOURCE} (lab notes: NLL 1.098 to 0.889 at 2,048 tokens)",
-    min_n=30,
     predicts=helps(delta=0.09),
 )
 def test_unrelated_text_makes_bare_answers_easier(judge):

@@ -88,7 +88,9 @@ def test_this_one_breaks(judge):
     judge(broken("bare"))
 '''
 
-KNOWN = """
+# SHA-256 of what "framing-hurts" predicts and its least n, as sorted JSON.
+KNOWN_PREDICTION = "caa94f172537"
+KNOWN = f"""
 [[refuted]]
 claim = "framing-hurts"
 version = 1
@@ -103,6 +105,7 @@ ci_high = 0.9
 n = 72
 date = "2026-01-02"
 versions = "torch 0"
+prediction = "{KNOWN_PREDICTION}"
 """
 
 
@@ -264,7 +267,7 @@ def judged(expected: Expected, confidence: float = CONFIDENCE) -> dict[str, Any]
     win, win_low, win_high = win_rate(x, confidence)
     t = sps.ttest_1samp(flat, 0.0)
     shown = expected.published
-    ledger = "known refuted (recorded 2026-01-02)" if expected.known else ""
+    ledger = "known refuted (recorded 2026-01-02, n = 72)" if expected.known else ""
     outcomes = {"supported": "passed", "refuted": "failed", "inconclusive": "skipped"}
     return {
         "claim": expected.claim,
