@@ -2,11 +2,14 @@
 
 from claims.harness.claims import claims_about
 from claims.harness.estimands.paired import paired_benefit, trend_over_length
-from kvcore.verdict import does_not_help, helps, hurts
+from kvcore.verdict import at_most, does_not_help, helps, hurts
 
 SOURCE = "priming project summary, length"
 LENGTHS = (256, 512, 1024, 2048)
-NO_BENEFIT = does_not_help(delta=0.15, effect=0.0)
+NO_BENEFIT = does_not_help(delta=0.09, effect=0.0)
+# Published as "none" at 256 tokens was d +0.114 (p 0.059), more than what is called a benefit
+# elsewhere. What is meant is a bound: half of the d +0.303 at the passages' own length.
+HALF = at_most(0.15, effect=0.114)
 
 
 topic = claims_about("length", source=SOURCE, slow=True, min_n=50)
@@ -17,6 +20,9 @@ topic = claims_about("length", source=SOURCE, slow=True, min_n=50)
     {
         256: {
             "claim_id": "no-benefit-from-256-tokens",
+            "statement": "With 256 tokens of document a static prefix helps at most half as much "
+            "as it was published to help at the passages' own length (d 0.303).",
+            "predicts": HALF,
             "published": "exp20-mistral-static-fact-256-tokens",
         },
         512: {
@@ -32,6 +38,7 @@ topic = claims_about("length", source=SOURCE, slow=True, min_n=50)
             "published": "exp20-mistral-static-fact-2048-tokens",
         },
     },
+    version=2,
     predicts=NO_BENEFIT,
 )
 def test_no_benefit_at_this_length(judge, tokens):
@@ -58,6 +65,7 @@ def test_unrelated_text_makes_bare_answers_easier(judge):
 @topic.claim_for_each(
     "tokens",
     {n: {"claim_id": f"beacons-do-not-help-at-{n}-tokens"} for n in (1024, 2048)},
+    version=2,
     predicts=NO_BENEFIT,
 )
 def test_beacons_do_not_help_at_this_length(judge, tokens):

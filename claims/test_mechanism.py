@@ -1,6 +1,6 @@
 """Mechanism: which half of a primed cache carries the effect, in which layers and positions."""
 
-from claims.harness.claims import GEMMA_4B, MISTRAL, claims_about
+from claims.harness.claims import GEMMA_4B, MISTRAL, Instead, claims_about
 from claims.harness.estimands.paired import (
     lower_against_upper_half,
     mean_benefit,
@@ -14,6 +14,7 @@ SOURCE = "priming project summary, mechanism"
 VALUES, EARLY = "values_only(static_fact)", "values_early_layers(static_fact,0.47)"
 # In nats: d divides rounding by rounding. An eighth of the smallest published mean, 0.0086.
 ROUNDING = negligible(delta=0.001, unit="nats/token")
+GEMMA_ON_SQUAD = ("gemma3-4b", "squad_v2")
 TENTHS = tuple(k / 10 for k in range(1, 11))
 
 
@@ -33,8 +34,16 @@ topic = claims_about("mechanism", source=SOURCE, slow=True)
 
 @topic.claim(
     "static-prefix-helps",
-    predicts=helps(delta=0.09, effect=0.303),
+    version=2,
+    predicts=helps(delta=0.09, effect=0.472),
     published=("exp07-mistral-static-fact", "exp16-gemma-static-fact"),
+    instead={
+        GEMMA_4B: Instead(
+            does_not_help(delta=0.09, effect=-0.031),
+            "A fixed question, read before the document and dropped again, makes the answer no "
+            "easier.",
+        ),
+    },
 )
 def test_a_static_question_helps(judge):
     """A fixed question, read before the document and dropped again, makes the answer easier."""
@@ -43,8 +52,19 @@ def test_a_static_question_helps(judge):
 
 @topic.claim(
     "primed-values-help",
-    predicts=helps(delta=0.05, effect=0.056),
-    published=("exp09-mistral-values-only-static-fact", "exp16-gemma-values-only-static-fact"),
+    version=2,
+    predicts=helps(delta=0.028, effect=0.056),
+    published=(
+        "exp09-mistral-values-only-static-fact",
+        "exp16-gemma-values-only-static-fact",
+        "exp24-gemma-values-only-static-fact-squad",
+    ),
+    instead={
+        GEMMA_ON_SQUAD: Instead(
+            does_not_help(delta=0.09, effect=-0.093),
+            "On SQuAD primed values under bare keys make the answer no easier.",
+        ),
+    },
 )
 def test_primed_values_help(judge):
     """Primed values under bare keys make the answer easier."""
@@ -54,7 +74,16 @@ def test_primed_values_help(judge):
 @topic.claim(
     "primed-values-of-early-layers-help",
     predicts=helps(delta=0.09, effect=0.211),
-    published="exp19-gemma-early-layers-static-fact-16-of-34",
+    published=(
+        "exp19-gemma-early-layers-static-fact-16-of-34",
+        "exp24-gemma-early-layers-static-fact-16-squad",
+    ),
+    instead={
+        GEMMA_ON_SQUAD: Instead(
+            does_not_help(delta=0.09, effect=-0.031),
+            "On SQuAD primed values in the lower half of the layers make the answer no easier.",
+        ),
+    },
 )
 def test_primed_values_of_the_early_layers_help(judge):
     """Primed values in the lower half of the layers alone make the answer easier."""
@@ -63,7 +92,8 @@ def test_primed_values_of_the_early_layers_help(judge):
 
 @topic.claim(
     "early-values-beat-all-values",
-    predicts=helps(delta=0.09, effect=0.170),
+    version=2,
+    predicts=helps(delta=0.085, effect=0.170),
     published="exp19-gemma-early-layers-static-fact-16-against-values-only-static-fact",
 )
 def test_early_layers_beat_all_layers(judge):
@@ -85,7 +115,8 @@ def test_single_layers_help_less_the_deeper(judge):
 
 @topic.claim(
     "primed-keys-interfere",
-    predicts=hurts(delta=0.087, effect=-0.087),
+    version=2,
+    predicts=hurts(delta=0.043, effect=-0.087),
     published="exp19-gemma-static-fact-against-values-only-static-fact",
 )
 def test_primed_keys_interfere(judge):
@@ -105,7 +136,8 @@ def test_primed_values_of_the_first_positions_do_not_help(judge):
 
 @topic.claim(
     "a-quarter-of-primed-values-helps",
-    predicts=helps(delta=0.08, effect=0.081),
+    version=2,
+    predicts=helps(delta=0.04, effect=0.081),
     published="exp19-gemma-interp-static-fact-25",
 )
 def test_a_quarter_of_the_primed_values_helps(judge):

@@ -13,7 +13,8 @@ topic = claims_about("overlap", source=SOURCE, slow=True)
 
 @topic.claim(
     "a-semantic-signal-exists",
-    predicts=helps(delta=0.034, effect=0.034, unit="r"),
+    version=2,
+    predicts=helps(delta=0.017, effect=0.034, unit="r"),
     published=LEGACY,
 )
 def test_a_semantic_signal_exists(judge):

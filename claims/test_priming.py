@@ -1,6 +1,6 @@
 """Priming: what a prefix does that is read before the document and dropped again."""
 
-from claims.harness.claims import claims_about
+from claims.harness.claims import GEMMA_4B, LONG_PAGES, Instead, claims_about
 from claims.harness.estimands.paired import benefit_without_first_token, mean_of, paired_benefit
 from kvcore.verdict import does_not_help, helps, hurts, negligible
 
@@ -12,8 +12,20 @@ topic = claims_about("priming", source=SOURCE)
 
 @topic.claim(
     "random-prefix-helps",
-    predicts=helps(delta=0.09, effect=0.091),
-    published=("exp01-mistral-random", "exp16-gemma-random"),
+    version=2,
+    predicts=helps(delta=0.045, effect=0.091),
+    published=("exp01-mistral-random", "exp16-gemma-random", "exp11-mistral-random-nq"),
+    instead={
+        GEMMA_4B: Instead(
+            hurts(delta=0.054, effect=-0.109),
+            "A random prefix, read before the document and dropped again, makes the answer harder.",
+        ),
+        LONG_PAGES: Instead(
+            does_not_help(delta=0.09, effect=-0.034),
+            "On long pages a random prefix, read before them and dropped again, makes the answer "
+            "no easier.",
+        ),
+    },
 )
 def test_a_random_prefix_helps(judge):
     """A random prefix, read before the document and dropped again, makes the answer easier."""
@@ -32,7 +44,8 @@ def test_the_real_query_does_not_help(judge):
 
 @topic.claim(
     "oracle-worse-than-random",
-    predicts=hurts(delta=0.09, effect=-0.051),
+    version=2,
+    predicts=hurts(delta=0.025, effect=-0.051),
     published="exp01-mistral-oracle-against-random",
 )
 def test_the_real_query_is_worse_than_a_random_prefix(judge):
@@ -65,8 +78,9 @@ def test_framing_the_passage_hurts(judge):
 @topic.claim(
     "priming-hurts-on-average",
     slow=True,
-    source="priming project summary (first version)",
-    predicts=hurts(delta=0.09, effect=-0.11),
+    source="priming project summary (first version), which measured it for the real query",
+    version=2,
+    predicts=hurts(delta=0.09),
 )
 def test_priming_hurts_on_average(judge):
     """Over a random prefix, the real query and a fixed question, priming makes answers harder."""
@@ -81,8 +95,16 @@ SURROGATES = "lab notes, experiment 06: LLM-written surrogates"
     family="surrogates",
     source=SURROGATES,
     slow=True,
-    predicts=helps(delta=0.09, effect=0.274),
-    published="exp06-mistral-keyword",
+    version=2,
+    predicts=helps(delta=0.09, effect=0.234),
+    published=("exp06-mistral-keyword", "exp11-mistral-keyword-nq"),
+    instead={
+        LONG_PAGES: Instead(
+            hurts(delta=0.06, effect=-0.120),
+            "On long pages, keywords that the model itself writes make the answer harder as a "
+            "prefix.",
+        ),
+    },
 )
 def test_written_keywords_help(judge):
     """Keywords that the model itself writes for the passage make the answer easier as a prefix."""
@@ -94,7 +116,8 @@ def test_written_keywords_help(judge):
     family="surrogates",
     source=SURROGATES,
     slow=True,
-    predicts=helps(delta=0.09, effect=0.274),
+    version=2,
+    predicts=helps(delta=0.09, effect=0.200),
     published="exp06-mistral-question",
 )
 def test_a_written_question_helps(judge):
@@ -107,7 +130,8 @@ def test_a_written_question_helps(judge):
     family="surrogates",
     source=SURROGATES,
     slow=True,
-    predicts=helps(delta=0.09, effect=0.274),
+    version=2,
+    predicts=helps(delta=0.09, effect=0.252),
     published="exp06-mistral-need",
 )
 def test_a_written_need_helps(judge):
