@@ -92,7 +92,7 @@ def test_twin_a_key_without_the_prediction_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check above, were the prediction no part of the key."""
-    monkeypatch.setattr(ledger, "prediction_hash", lambda claim: "")
+    monkeypatch.setattr(ledger, "prediction_hash", lambda _claim: "")
     with pytest.raises(AssertionError):
         check_stale_entry(tmp_path / "known.toml")
 
