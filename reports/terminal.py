@@ -29,6 +29,6 @@ def _row(judgement: Judgement) -> tuple[str, ...]:
         one_line(f"{cell.model}-{cell.dataset}-{cell.metric}", 48),
         f"{interval_words(judgement.estimate)} {one_line(judgement.estimate.unit)}",
         str(judgement.estimate.n),
-        f"{symbol} {judgement.verdict}",
+        f"{symbol} {judgement.verdict}: {judgement.words}",
         required_words(judgement),
     )

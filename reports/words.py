@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kvcore.analysis import Estimate
-from kvcore.verdict import Judgement, Prediction, Region
+from kvcore.verdict import Judgement, Prediction
 from reports.text import number
 
 
@@ -56,6 +56,7 @@ _NAMES = {
     "hurts": "it hurts",
     "does_not_help": "it does not help by an amount that matters",
     "negligible": "it changes nothing that matters",
+    "differs": "the two differ",
     "at_least": "it reaches the value stated",
     "at_most": "it stays below the value stated",
 }
@@ -79,32 +80,25 @@ def cell_words(judgement: Judgement) -> str:
     return f"{cell.model} × {cell.dataset} · {cell.metric}"
 
 
-def _bound(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
-
-
-def _region_words(region: Region) -> str:
-    low, high = region.low, region.high
-    if math.isinf(low) and math.isinf(high):
-        return "anywhere"
-    if math.isinf(low):
-        return f"{'at or ' if region.high_closed else ''}below {_bound(high)}"
-    if math.isinf(high):
-        return f"{'at or ' if region.low_closed else ''}above {_bound(low)}"
-    return f"between {_bound(low)} and {_bound(high)}"
-
-
 def prediction_words(prediction: Prediction) -> str:
     """Return a prediction in plain words: what is expected, and what would settle it."""
-    supported, refuted = (
-        " or ".join(map(_region_words, regions))
-        for regions in (prediction.supported, prediction.refuted)
-    )
+    margin, bound = f"{prediction.margin:g}", f"{prediction.bound:g}".replace("-", "−")
+    supported, refuted = {
+        "helps": (f"above 0, unless all of it is below {margin}", f"below {margin}"),
+        "hurts": (f"below 0, unless all of it is above −{margin}", f"above −{margin}"),
+        "does_not_help": (f"below {margin}", f"at or above {margin}"),
+        "negligible": (f"between −{margin} and {margin}", f"at or beyond −{margin} or {margin}"),
+        "differs": (
+            f"on one side of 0, unless all of it is between −{margin} and {margin}",
+            f"between −{margin} and {margin}",
+        ),
+        "at_least": (f"at or above {bound}", f"below {bound}"),
+        "at_most": (f"at or below {bound}", f"above {bound}"),
+    }[prediction.name]
     measure = _MEASURES.get(prediction.unit, prediction.unit)
     return (
-        f"Prediction: {_NAMES.get(prediction.name, prediction.name)}. Supported when the whole "
-        f"interval of {measure} lies {supported}; else refuted when it "
-        f"lies {refuted}."
+        f"Prediction: {_NAMES[prediction.name]}. Supported when the whole interval of {measure} "
+        f"lies {supported}; refuted when it lies {refuted}."
     )
 
 
@@ -113,6 +107,25 @@ def interval_words(estimate: Estimate) -> str:
     signed = is_signed(estimate.unit)
     low, high = (end_words(end, signed) for end in (estimate.ci_low, estimate.ci_high))
     return f"{number(estimate.value, sign=signed)} [{low}, {high}]"
+
+
+def beside_words(judgement: Judgement) -> str:
+    """Return the other method's interval, and the verdict where it hangs on the method."""
+    beside = judgement.estimate.beside
+    if beside is None:
+        return "–"
+    signed = is_signed(judgement.estimate.unit)
+    ends = ", ".join(end_words(end, signed) for end in (beside.low, beside.high))
+    text = f"[{ends}] by {beside.method}"
+    return f"{text}: {judgement.verdict_beside}" if judgement.hangs_on_method else text
+
+
+def cluster_words(judgement: Judgement) -> str:
+    """Return how many clusters tell of an effect, and what they are worth."""
+    e = judgement.estimate
+    if e.informative is None or e.effective is None:
+        return f"{e.clusters:,}"
+    return f"{e.informative:,} of {e.clusters:,}, effective {e.effective:.1f}"
 
 
 def level_words(confidence: float) -> str:
@@ -128,8 +141,10 @@ def end_words(value: float, signed: bool, digits: int = 3) -> str:
 
 
 def required_words(judgement: Judgement) -> str:
-    """Return how many samples would settle the claim here; "none" where no number would."""
-    return "none" if judgement.required_n is None else f"{judgement.required_n:,}"
+    """Return the ``--kv-limit`` that would settle an open claim; a dash where none is planned."""
+    if judgement.verdict != "inconclusive" or judgement.required_n is None:
+        return "–"
+    return f"{judgement.required_n:,}"
 
 
 def published_words(judgement: Judgement) -> str:

@@ -49,7 +49,7 @@ class CellJudge:
         level = settings.confidence
         if settings.familywise:
             level = verdict.familywise(level, self.session.families[family])
-        return IntervalSettings(level, settings.seed)
+        return IntervalSettings(level, settings.seed, method=settings.interval, beside=True)
 
     def judge(self) -> Judgement:
         """Judge the finding against the claim's prediction, noise floor and published value.
@@ -70,14 +70,24 @@ class CellJudge:
         floor_nats = self._floor_nats()
         floor = 0.0 if floor_nats is None else analysis.floor_on_scale(estimate, floor_nats)
         published, own = spec.published_for(cell)
+        reading = verdict.judge(estimate, claim.prediction, floor)
+        beside = verdict.judge_beside(estimate, claim.prediction, floor)
+        plan = verdict.plan(estimate, claim.prediction, floor=floor)
+        plan = plan.scaled(self._limit_per_sample(estimate.n))
         judgement = Judgement(
             claim=claim,
             cell=cell,
             estimate=estimate,
-            verdict=verdict.judge(estimate, claim.prediction, floor),
+            verdict=reading.verdict,
+            reading=reading.outcome,
+            why_open=reading.why_open,
+            benefit=finding.benefit,
+            p=verdict.p_value(estimate, claim.prediction, reading.verdict),
+            verdict_beside=beside.verdict if beside else None,
             floor=floor,
             floor_nats=floor_nats,
-            required_n=verdict.required_n(estimate, claim.prediction, floor=floor),
+            required_n=plan.n,
+            planning=plan.words,
             published=published,
             consistent=verdict.consistent(estimate, published) if own else None,
             conditions=needs,
@@ -92,6 +102,11 @@ class CellJudge:
         )
         entry = self.session.known.get(key_of(judgement))
         return dataclasses.replace(judgement, ledger=entry.described() if entry else "")
+
+    def _limit_per_sample(self, used: int) -> float:
+        """Return how much of ``--kv-limit`` a sample of the estimate takes: it may use a part."""
+        counted = self.measured.facts.get(self.test.spec.kind.counted)
+        return counted / used if counted and used else 1.0
 
     def _floor_nats(self) -> float | None:
         metric = self.test.cell.metric
@@ -126,7 +141,7 @@ def noise_floor(measured: Measured, metric: str, interval: IntervalSettings) -> 
     return analysis.noise_floor(
         *(bare.values - control.values for control in controls),
         clusters=bare.clusters,
-        interval=interval,
+        interval=interval.alone,
     )
 
 

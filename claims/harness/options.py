@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from claims.harness.datasets import check_dataset, check_file
+from kvcore.analysis.interval import METHODS, Method
 from kvcore.errors import KvError
 from kvcore.models.registry import DTYPES, QUANTIZATIONS, Quantization, precision
 
@@ -31,6 +32,7 @@ class Settings:
     record: bool
     strict: bool
     confidence: float
+    interval: Method
     familywise: bool
     explain: bool
     quantization: Quantization | None = None  # None as in `dtype`, or of weights stored so
@@ -89,6 +91,13 @@ def _quantization(option: str, text: str) -> Quantization | None:
     chosen = next((known for known in QUANTIZATIONS if known == text), None)
     if text and chosen is None:
         raise KvError(f"{option} {text!r}: pass one of {', '.join(QUANTIZATIONS)}.")
+    return chosen
+
+
+def _method(option: str, text: str) -> Method:
+    chosen = next((known for known in METHODS if known == text), None)
+    if chosen is None:
+        raise KvError(f"{option} {text!r}: pass one of {', '.join(METHODS)}.")
     return chosen
 
 
@@ -153,6 +162,7 @@ OPTIONS = (
     Option("record", "", "write refuted cells to claims/known.toml", flag=True),
     Option("strict", "", "inconclusive verdicts fail instead of skip", flag=True),
     Option("confidence", "0.95", "level of the intervals, in (0, 1)", _share),
+    Option("interval", "jackknife", "judge by the jackknife or the bca bootstrap", _method),
     Option("familywise", "", "judge each family at Bonferroni-widened intervals", flag=True),
     Option("explain", "", "print every condition on one sample and measure nothing", flag=True),
 )

@@ -17,7 +17,7 @@ from kvcore.data.sample import Sample
 from kvcore.errors import MissingResource
 from kvcore.measurements.collect import CollectedRows
 from kvcore.measurements.needs import CONTROLS, EVERY_LAYER, Need, is_sweep
-from kvcore.store.keys import rows_hash
+from kvcore.store.keys import hash_of_digests, row_digests
 from kvcore.store.schema import RowSchema, clean
 
 
@@ -103,8 +103,15 @@ class Measured:
 
     def hash_of(self, needs: Sequence[str]) -> str:
         """Return the hash of the rows that a claim on these needs rests on."""
-        names = {str(Need.read(name)) for name in needs}
-        return rows_hash(self.rows[self.rows["need"].isin([*names, *CONTROLS])], self.schema)
+        names = {str(Need.read(name)) for name in needs} | set(CONTROLS)
+        return hash_of_digests(d for name in names for d in self._digests.get(name, ()))
+
+    @functools.cached_property
+    def _digests(self) -> Mapping[str, list[bytes]]:
+        """The digests of every need's rows: many claims rest on the same rows."""
+        digests = np.array(row_digests(self.rows, self.schema), dtype=object)
+        places = self.rows.reset_index(drop=True).groupby("need", sort=False).indices
+        return {str(need): list(digests[own]) for need, own in places.items()}
 
     @functools.cached_property
     def _by_need(self) -> Mapping[str, pd.DataFrame]:

@@ -163,7 +163,7 @@ def policy_effect(
 ) -> PolicyEffect:
     """Compare priming above a threshold of hardness with priming everything, and with nothing.
 
-    All over the samples in which neither number is NaN, on the same resamples. See `gated`; a
+    All over the samples in which neither number is NaN, on the same samples. See `gated`; a
     threshold chosen on the same samples flatters the gate.
     """
     x, hard = _pairs(benefit, hardness)

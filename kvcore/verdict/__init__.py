@@ -1,6 +1,15 @@
 """Estimates against predictions: what is supported, what is refuted, what it would take to know."""
 
-from kvcore.verdict.judging import MIN_UNITS, Verdict, familywise, judge, required_n
+from kvcore.verdict.judging import (
+    MIN_UNITS,
+    Reading,
+    familywise,
+    judge,
+    judge_beside,
+    p_value,
+    tails,
+)
+from kvcore.verdict.planning import Plan, plan
 from kvcore.verdict.prediction import (
     SMALLEST_D,
     Prediction,
@@ -14,4 +23,5 @@ from kvcore.verdict.prediction import (
     negligible,
 )
 from kvcore.verdict.published import Published, consistent
+from kvcore.verdict.reading import OUTCOMES, Outcome, Verdict, outcome_words, read
 from kvcore.verdict.records import Cell, Claim, Judgement, check_slug, slugify

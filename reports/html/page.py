@@ -163,8 +163,12 @@ def _details(group: Sequence[Judgement]) -> list[list[object]]:
     names = dict.fromkeys(name for j in group for name in j.details)
     numbers: list[list[object]] = [[name, *(j.details.get(name) for j in group)] for name in names]
     return [
+        ["outcome", *(j.words for j in group)],
         *numbers,
+        ["p value of the verdict", *(j.p for j in group)],
         ["interval", *(j.estimate.method for j in group)],
+        ["by the other method", *(map(words.beside_words, group))],
+        ["clusters that tell of it", *(map(words.cluster_words, group))],
         ["conditions", *(", ".join(j.conditions) for j in group)],
         ["seed", *(str(j.seed) for j in group)],
         ["test outcome", *(j.outcome for j in group)],

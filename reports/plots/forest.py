@@ -95,7 +95,7 @@ def _limits(judgements: Sequence[Judgement]) -> tuple[float, float]:
     values: list[float] = []
     for judgement in judgements:
         estimate, published = judgement.estimate, judgement.published
-        null = judgement.claim.prediction.null
+        null = judgement.claim.prediction.bound
         values += [null, estimate.value, estimate.ci_low, estimate.ci_high]
         values += [] if published is None else [published.value]
     return padded_range(values, 0.05)
@@ -138,7 +138,7 @@ def _beside(
 
 def _draw_interval(axes: Axes, judgement: Judgement, y: float, limits: tuple[float, float]) -> None:
     estimate, verdict = judgement.estimate, VERDICT_STYLES[judgement.verdict]
-    for region in judgement.claim.prediction.supported:
+    for region in judgement.claim.prediction.holds_in:
         start, stop = np.clip([region.low, region.high], *limits)
         axes.fill_between([start, stop], y - 0.46, y + 0.46, color=BAND, linewidth=0, zorder=0.5)
     ends = np.clip([estimate.ci_low, estimate.ci_high], *limits)

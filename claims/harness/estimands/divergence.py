@@ -99,7 +99,7 @@ def slope_of_widths(interval: IntervalSettings, rows: Rows) -> Outcome:
 
 
 def _widths(rows: Rows, sizes: tuple[int, ...], interval: IntervalSettings) -> FloatArray:
-    few = replace(interval, resamples=WIDTH_RESAMPLES)
+    few = replace(interval.alone, method="bca", resamples=WIDTH_RESAMPLES)
     return interval_widths(_complete(rows), sizes, DRAWS, few)
 
 

@@ -43,7 +43,7 @@ VARIANTS = ("nll", "nll_tail")
 Quartile = Literal[1, 2, 3, 4]
 
 
-@estimand("d")
+@estimand("d", benefit=True)
 def paired_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Cohen's d of the paired benefit of a condition over a baseline."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
@@ -59,7 +59,7 @@ def mean_of(*rows: Rows) -> Rows:
     return replace(rows[0], condition=name, frame=frame)
 
 
-@estimand("nats/token")
+@estimand("nats/token", benefit=True)
 def mean_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Mean benefit in nats per token, for differences too small to be divided by their own SD."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
@@ -112,7 +112,7 @@ def odd_even_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) 
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
-@estimand("d")
+@estimand("d", benefit=True)
 def benefit_in_quartile(
     interval: IntervalSettings,
     baseline: Rows,
@@ -126,7 +126,7 @@ def benefit_in_quartile(
     return _in_quartile(interval, baseline, condition, measured, quartile)
 
 
-@estimand("d")
+@estimand("d", benefit=True)
 def odd_even_benefit_in_quartile(
     interval: IntervalSettings, baseline: Rows, condition: Rows, *, quartile: Quartile
 ) -> Outcome:
@@ -170,7 +170,7 @@ def single_layers(
     )
 
 
-@estimand("d")
+@estimand("d", benefit=True)
 def least_favourable(
     interval: IntervalSettings,
     pairs: Mapping[str, tuple[Rows, Rows]],
@@ -237,7 +237,7 @@ def lower_against_upper_half(
     )
 
 
-@estimand("d")
+@estimand("d", benefit=True)
 def gate_against_everything(
     interval: IntervalSettings, baseline: Rows, condition: Rows, *, threshold: float
 ) -> Outcome:

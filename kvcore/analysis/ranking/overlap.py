@@ -27,7 +27,7 @@ class OverlapControl:
     plain: Estimate  # AUC pooled over queries
     # AUC over the pairs of a relevant and an irrelevant passage of about equal overlap.
     controlled: Estimate
-    # controlled - plain, from the same resamples: negative where overlap did the ranking.
+    # controlled - plain, over the same queries: negative where overlap did the ranking.
     change: Estimate
     # AUC of the score after linear regression on overlap, the slope taken within the relevant
     # and the irrelevant passages, for comparison.
@@ -48,7 +48,7 @@ def control_overlap(
     scored : DataFrame
         With a further column ``overlap`` (`answer_overlap`, 0 to 1).
     interval : IntervalSettings
-        Level, seed and number of resamples (over queries).
+        Level and method (over queries).
     caliper : float
         How many SD of the overlaps (ddof 1, over the pool) a pair may differ by, 0 or more.
 
