@@ -160,8 +160,9 @@ def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
     if getattr(config.option, "loadgroup", False):
         _name_groups(config, ordered)
     items[:] = [*others, *ordered]
+    declared: list[CellClaim] = config.stash[DECLARED]
     config.stash[SESSION] = Session.of(
-        config.stash[SETTINGS], [test for _, test in tests], config.stash[DECLARED]
+        config.stash[SETTINGS], [test for _, test in tests], declared
     )
     _report_problems(config, _twice_declared(tests) | config.stash[PROBLEMS])
 

@@ -105,6 +105,7 @@ class CellJudge:
             details={**outcome.details, **self._look_details()},
             plot=outcome.plot,
             look=self.look,
+            primary=cell.metric == spec.primary,
         )
         entry = self.session.known.get(key_of(judgement))
         return dataclasses.replace(judgement, ledger=entry.described() if entry else "")
