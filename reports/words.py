@@ -127,7 +127,7 @@ def verdict_words(judgement: Judgement) -> str:
 
 
 def method_words(judgement: Judgement) -> str:
-    """Say that a verdict hangs on the method, and what the other one gives; "" where it does not."""
+    """Say that a verdict hangs on the method, and what the other gives; "" where it does not."""
     if not judgement.hangs_on_method:
         return ""
     return f"hangs on the method: {judgement.verdict_beside} by the {judgement.method_beside}"
