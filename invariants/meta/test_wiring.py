@@ -192,7 +192,7 @@ def on_the_page(own: dict[str, Any]) -> list[str]:
     if own["required_n"] is not None and own["verdict"] == "inconclusive":
         texts.append(f"{own['required_n']:,}")
     if own["published"] is not None:
-        agrees = {True: "consistent", False: "not consistent", None: "not comparable"}
+        agrees = {True: "consistent", False: "not consistent", None: "elsewhere"}
         texts.append(f"{signed(own['published'])}, n = ")
         texts.append(f"({agrees[own['consistent']]})")
     return texts
@@ -284,8 +284,8 @@ def crash_becomes(outcome: Callable[[str], Any]) -> Fault:
 def one_family_for_all(patch: pytest.MonkeyPatch) -> None:
     right = Session.of
 
-    def of(settings: Settings, tests: Any) -> Session:
-        session = right(settings, tests)
+    def of(settings: Settings, tests: Any, declared: Any) -> Session:
+        session = right(settings, tests, declared)
         session.families = dict.fromkeys(session.families, 1)
         return session
 
@@ -340,7 +340,8 @@ def test_the_ledger_is_written_where_that_is_asked_for(invented: Any, tmp_path: 
     invented("--kv-record")
     (expected,) = (e for e in EXPECTED if e.known)
     own = judged(expected, invented_cell.CONFIDENCE)
-    key = (expected.claim, 1, "nll", invented_cell.MODEL, "float32", invented_cell.DATASET)
+    cell = ("nll", invented_cell.MODEL, "float32", invented_cell.DATASET)
+    key = (expected.claim, 1, *cell, invented_cell.KNOWN_PREDICTION)
     assert list(ledger.read(known)) == [key]
     entry = ledger.read(known)[key]
     assert (entry.estimate, entry.ci_low, entry.ci_high, entry.n) == (

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from kvcore.analysis.estimate import Estimate, Record
 from kvcore.errors import KvError
+from kvcore.verdict.looks import Look
 from kvcore.verdict.prediction import Prediction
 from kvcore.verdict.published import Published
 from kvcore.verdict.reading import Outcome, Verdict, outcome_words
@@ -102,6 +103,7 @@ class Judgement(Record):
     # Secondary numbers. The strings that `to_plain` reserves come back as numbers.
     details: Mapping[str, float | str]
     plot: Mapping[str, Any]  # what the claim's own figure shows; plain lists
+    look: Look | None = None  # at which it is judged; None where no looks were declared
     primary: bool = True  # whether it is of the claim's primary metric, of which a q-value is given
 
     def __post_init__(self) -> None:
@@ -139,6 +141,8 @@ class Judgement(Record):
             said += f"; by the {self.method_beside} interval it would be {self.verdict_beside}"
         if self.verdict == "inconclusive":
             said += f"; {self.why_open or self.planning}"
+        if self.look and self.look.words:
+            said += f"; {self.look.words}"
         return said
 
 

@@ -59,7 +59,11 @@ def page(
         "claims": "",
         "conditions": explained if explanations else "",
         "provenance": render(
-            "provenance.html", judgements=judgements, facts=facts, command=provenance.get("command")
+            "provenance.html",
+            judgements=judgements,
+            facts=facts,
+            command=provenance.get("command"),
+            floors=words.floor_words(judgements),
         ),
     }
     left = MAX_CHARACTERS - _TEXT_CHARACTERS * len(judgements)
