@@ -128,7 +128,7 @@ def verdict_words(judgement: Judgement) -> str:
 
 
 def method_words(judgement: Judgement) -> str:
-    """Say that a verdict hangs on the method, and what the other one gives; "" where it does not."""
+    """Say that a verdict hangs on the method, and what the other gives; "" where it does not."""
     if not judgement.hangs_on_method:
         return ""
     return f"hangs on the method: {judgement.verdict_beside} by the {judgement.method_beside}"
@@ -177,7 +177,7 @@ def published_words(judgement: Judgement) -> str:
     size = f", n = {published.n:,}" if published.n is not None else ""
     legacy = ", legacy" if published.legacy else ""
     difference = difference_from_published(judgement.estimate, published)
-    agrees = {True: "consistent", False: "not consistent"}
+    agrees: dict[bool | None, str] = {True: "consistent", False: "not consistent"}
     where = "not comparable" if difference is None else "elsewhere"
     signed = is_signed(judgement.estimate.unit)
     text = f"{number(published.value, sign=signed)}{size}{legacy}"

@@ -12,6 +12,7 @@ import importlib.metadata
 import inspect
 import json
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ NOTHING_IS_AN_ERROR = "default"
 A library's deprecation must not end a run of hours, nor the note that a pass was halved.
 """
 PROBLEMS = pytest.StashKey[dict[tuple[str, str], None]]()
+DECLARED = pytest.StashKey[list[CellClaim]]()
+"""Every claim in its cells, also those that ``-k`` and ``-m`` leave out."""
 
 
 def configure(config: pytest.Config) -> None:
@@ -45,6 +48,7 @@ def configure(config: pytest.Config) -> None:
     settings = options.read(config)
     config.stash[SETTINGS] = settings
     config.stash[PROBLEMS] = {}
+    config.stash[DECLARED] = []
     of_claims = ["claims" in Path(str(arg).split("::")[0]).parts for arg in config.args]
     if all(of_claims):  # while tests are collected and reported; each test has a filter of its own
         config.addinivalue_line("filterwarnings", NOTHING_IS_AN_ERROR)
@@ -85,6 +89,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         except Exception as error:  # a claim's own code may raise anything
             problem = f"{_where(metafunc, error)}: claim {declared.claim_id!r}: {_line(error)}"
             metafunc.config.stash[PROBLEMS][metafunc.definition.nodeid, problem] = None
+    metafunc.config.stash[DECLARED] += [test for test, _, _ in tests]
     rows = [
         pytest.param(*(test.spec.declared.parameters[n] for n in names), test, id=name, marks=marks)
         for (test, _, marks), name in zip(tests, distinct_names(tests), strict=True)
@@ -98,7 +103,8 @@ def _tests(
     """Return a claim's tests with their ids and marks."""
     spec, tests = claims.specified(declared, test), []
     for cell in cells.cells_of(spec, settings):
-        claim = CellClaim(spec, cell, claims.finding_of(test, spec, cell))
+        local = spec.at((cell.model, cell.dataset))
+        claim = CellClaim(local, cell, claims.finding_of(test, local, cell))
         test_id = "-".join([*map(_id, declared.parameters.values()), cells.cell_id(cell)])
         tests.append((claim, test_id, cells.marks(spec, cell)))
     return tests
@@ -154,7 +160,10 @@ def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
     if getattr(config.option, "loadgroup", False):
         _name_groups(config, ordered)
     items[:] = [*others, *ordered]
-    config.stash[SESSION] = Session.of(config.stash[SETTINGS], [test for _, test in tests])
+    declared: list[CellClaim] = config.stash[DECLARED]
+    config.stash[SESSION] = Session.of(
+        config.stash[SETTINGS], [test for _, test in tests], declared
+    )
     _report_problems(config, _twice_declared(tests) | config.stash[PROBLEMS])
 
 
@@ -255,6 +264,8 @@ def tell(item: Any) -> bool | None:
     conclusion = item.funcargs.get("judge")
     if not isinstance(conclusion, Conclusion):
         return None
+    if conclusion.note:
+        warnings.warn(conclusion.note, stacklevel=1)
     if conclusion.outcome == "failed":
         pytest.fail(conclusion.sentence, pytrace=False)
     if conclusion.outcome == "skipped":

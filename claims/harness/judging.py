@@ -33,6 +33,7 @@ class Conclusion(NamedTuple):
 
     outcome: TestOutcome
     sentence: str
+    note: str = ""  # what is said beside a test that passes
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class CellJudge:
             details={**outcome.details, **self._look_details()},
             plot=outcome.plot,
             look=self.look,
+            primary=cell.metric == spec.primary,
         )
         entry = self.session.known.get(key_of(judgement))
         return dataclasses.replace(judgement, ledger=entry.described() if entry else "")
@@ -196,16 +198,25 @@ def judge_of(session: Session) -> Judge:
 def conclusion(judgement: Judgement, settings: Settings) -> Conclusion:
     """Return what a verdict means for the test, and what is said of it.
 
-    Supported passes, refuted fails, inconclusive skips; a refutation that the ledger knows is
-    expected, and a supported cell that stands in it fails.
+    Supported passes, refuted fails, inconclusive skips; a refutation that the ledger knows, or is
+    about to record, is expected. A supported cell that stands in the ledger fails, but with fewer
+    samples than the claim's minimum, by which the ledger does not change.
     """
     sentence, known = judgement.sentence(), judgement.ledger
+    n, least = judgement.estimate.n, judgement.claim.min_n
     if judgement.verdict == "refuted":
-        return Conclusion("xfailed" if known or settings.record else "failed", sentence)
+        expected = known or (settings.record and n >= least)
+        return Conclusion("xfailed" if expected else "failed", sentence)
     if judgement.verdict == "inconclusive":
         return Conclusion("failed" if settings.strict else "skipped", sentence)
     if not known:
         return Conclusion("passed", sentence)
+    if n < least:
+        note = (
+            f"{sentence}. The ledger has it as {known}: n = {n} is below the claim's minimum of "
+            f"{least}, so the entry stays."
+        )
+        return Conclusion("passed", sentence, note)
     return Conclusion(
         "failed",
         f"{sentence}. The ledger has it as {known}: remove the entry from "

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from claims.harness import ledger, looking
+from claims.harness import ledger, looking, registry
 from claims.harness.cells import check_gpu
 from claims.harness.claims import CellClaim, CellKey
 from claims.harness.datasets import path_of
@@ -40,7 +40,7 @@ class Session:
 
     settings: Settings
     needs: Mapping[CellKey, tuple[str, ...]]  # of the claims of each cell, as they spell them
-    families: Mapping[str, int]  # how many judgements each has in this run
+    families: Mapping[str, int]  # how many judgements each has, where those are counted
     known: Mapping[Key, Entry]  # the ledger
     tests: Mapping[CellKey, Sequence[CellClaim]] = field(default_factory=dict)
 
@@ -51,16 +51,18 @@ class Session:
         self._explained: set[CellKey] = set()
 
     @classmethod
-    def of(cls, settings: Settings, tests: Iterable[CellClaim]) -> Session:
-        """Return the session of a run's tests; pytest.UsageError for an unreadable ledger."""
+    def of(
+        cls, settings: Settings, tests: Iterable[CellClaim], declared: Iterable[CellClaim]
+    ) -> Session:
+        """Return the session of a run's tests, which are some of those that are declared.
+
+        Raises pytest.UsageError for an unreadable ledger.
+        """
         needs: dict[CellKey, set[str]] = {}
         by_cell: dict[CellKey, list[CellClaim]] = {}
-        members: dict[str, set[tuple[str, str]]] = {}
         for test in tests:
-            claim = test.spec.claim
             needs.setdefault(test.key, set()).update(test.finding.needs)
             by_cell.setdefault(test.key, []).append(test)
-            members.setdefault(claim.family, set()).add((claim.id, str(test.cell)))
         try:
             known = ledger.read()
         except KvError as error:
@@ -68,7 +70,7 @@ class Session:
         return cls(
             settings,
             {key: tuple(sorted(names)) for key, names in needs.items()},
-            {family: len(judgements) for family, judgements in members.items()},
+            registry.family_sizes(settings, declared) if settings.familywise else {},
             known,
             by_cell,
         )

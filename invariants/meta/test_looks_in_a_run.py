@@ -316,7 +316,7 @@ def fixed_level(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_stops(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(looking, "_settled", lambda *_: (None, None))
+    patch.setattr(looking, "settled", lambda *_: (None, None))
 
 
 @pytest.mark.parametrize("fault", [every_need, fixed_level, never_stops])

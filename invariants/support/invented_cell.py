@@ -90,7 +90,9 @@ def test_this_one_breaks(judge):
     judge(broken("bare"))
 '''
 
-KNOWN = """
+# SHA-256 of what "framing-hurts" predicts and its least n, as sorted JSON.
+KNOWN_PREDICTION = "caa94f172537"
+KNOWN = f"""
 [[refuted]]
 claim = "framing-hurts"
 version = 1
@@ -105,6 +107,7 @@ ci_high = 0.9
 n = 72
 date = "2026-01-02"
 versions = "torch 0"
+prediction = "{KNOWN_PREDICTION}"
 """
 
 
@@ -321,7 +324,7 @@ def judged(expected: Expected, confidence: float = CONFIDENCE) -> dict[str, Any]
     mean_low, mean_high = jackknifed(x, mean).interval(confidence)
     win, win_low, win_high = win_rate(x, confidence)
     shown = expected.published
-    ledger = "known refuted (recorded 2026-01-02)" if expected.known else ""
+    ledger = "known refuted (recorded 2026-01-02, n = 72)" if expected.known else ""
     outcomes = {"supported": "passed", "refuted": "failed", "inconclusive": "skipped"}
     return {
         "claim": expected.claim,
