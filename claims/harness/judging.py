@@ -99,6 +99,7 @@ class CellJudge:
             outcome="",
             details=outcome.details,
             plot=outcome.plot,
+            primary=cell.metric == spec.primary,
         )
         entry = self.session.known.get(key_of(judgement))
         return dataclasses.replace(judgement, ledger=entry.described() if entry else "")

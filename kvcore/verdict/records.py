@@ -102,6 +102,7 @@ class Judgement(Record):
     # Secondary numbers. The strings that `to_plain` reserves come back as numbers.
     details: Mapping[str, float | str]
     plot: Mapping[str, Any]  # what the claim's own figure shows; plain lists
+    primary: bool = True  # whether its metric is the one by which the claim counts
 
     def __post_init__(self) -> None:
         for field, kind in (("verdict", Verdict), ("reading", Outcome)):
