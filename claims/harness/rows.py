@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,13 +93,7 @@ class Measured:
 
     def layers_of(self, pattern: str) -> dict[int, str]:
         """Return the needs that a sweep stands for, by layer: those of which rows are stored."""
-        before, after = pattern.split(EVERY_LAYER)
-        layers = {
-            need.removeprefix(before).removesuffix(after): need
-            for need in set(self.rows["need"])
-            if need.startswith(before) and need.endswith(after)
-        }
-        return {int(n): layers[n] for n in sorted((n for n in layers if n.isdigit()), key=int)}
+        return layers_among(pattern, set(self.rows["need"]))
 
     def hash_of(self, needs: Sequence[str]) -> str:
         """Return the hash of the rows that a claim on these needs rests on."""
@@ -159,6 +153,17 @@ class CellRows:
         if not layers:
             raise self.measured.missing(pattern)
         return layers
+
+
+def layers_among(pattern: str, needs: Iterable[str]) -> dict[int, str]:
+    """Return those of some needs that a sweep stands for, by layer."""
+    before, after = pattern.split(EVERY_LAYER)
+    layers = {
+        need.removeprefix(before).removesuffix(after): need
+        for need in needs
+        if need.startswith(before) and need.endswith(after)
+    }
+    return {int(n): layers[n] for n in sorted((n for n in layers if n.isdigit()), key=int)}
 
 
 def samples_behind(dataset: str, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
