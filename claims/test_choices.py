@@ -30,7 +30,6 @@ topic = claims_about(
     source="own control: analytical choices",
     slow=True,
     metrics=("nll",),
-    min_n=40,
     version=2,
 )
 

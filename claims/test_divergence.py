@@ -66,7 +66,6 @@ def test_intervals_hold_their_mean(judge):
 @topic.claim(
     "more-samples-narrow-the-interval",
     metrics=("js",),
-    min_n=32,
     predicts=at_least(1.5, effect=2.83, unit="ratio"),
 )
 def test_more_samples_narrow_the_interval(judge):
@@ -77,7 +76,6 @@ def test_more_samples_narrow_the_interval(judge):
 @topic.claim(
     "widths-follow-the-square-root",
     metrics=("js",),
-    min_n=32,
     version=2,
     predicts=negligible(delta=0.1, unit="log-log slope"),
 )

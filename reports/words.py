@@ -121,6 +121,24 @@ def beside_words(judgement: Judgement) -> str:
     return f"{text}: {judgement.verdict_beside}" if judgement.hangs_on_method else text
 
 
+def verdict_words(judgement: Judgement) -> str:
+    """Return the verdict, what came out in plain words, and whether it hangs on the method."""
+    hangs = f"; {method_words(judgement)}" if judgement.hangs_on_method else ""
+    return f"{judgement.verdict}: {judgement.words}{hangs}"
+
+
+def method_words(judgement: Judgement) -> str:
+    """Say that a verdict hangs on the method, and what the other gives; "" where it does not."""
+    if not judgement.hangs_on_method:
+        return ""
+    return f"hangs on the method: {judgement.verdict_beside} by the {judgement.method_beside}"
+
+
+def probability_words(p: float) -> str:
+    """Return a p or q value, four decimals; a tiny one as below what they can show."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
 def cluster_words(judgement: Judgement) -> str:
     """Return how many clusters tell of an effect, and what they are worth."""
     e = judgement.estimate

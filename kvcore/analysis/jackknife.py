@@ -58,6 +58,11 @@ def to_scale(value: float, scale: Scale) -> float:
     return _TO[scale](value)
 
 
+def from_scale(value: float, scale: Scale) -> float:
+    """Undo `to_scale`."""
+    return _FROM[scale](value)
+
+
 def jackknife(value: float, left_out: FloatArray, scale: Scale) -> Jackknife:
     """Return the jackknife of a statistic from its values with each of k clusters left out, (k,).
 

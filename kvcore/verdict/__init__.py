@@ -7,8 +7,11 @@ from kvcore.verdict.judging import (
     judge,
     judge_beside,
     p_value,
+    read_interval,
     tails,
 )
+from kvcore.verdict.looks import FUTILE, MOST_LOOKS, Look, repeated_level, repeated_p
+from kvcore.verdict.multiple import Q_LEVEL, q_values
 from kvcore.verdict.planning import Plan, plan
 from kvcore.verdict.prediction import (
     SMALLEST_D,

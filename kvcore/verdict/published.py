@@ -14,8 +14,9 @@ from kvcore.analysis import Estimate
 class Published:
     """A value as it was published, on the claim's scale.
 
-    ``n`` samples, on ``metric`` (``nll`` or ``nll_tail``); ``legacy`` values come from a first
-    version known to be wrong and are shown, never judged; ``text`` is how the source words it.
+    ``n`` samples, on ``metric`` (``nll`` or ``nll_tail``), in ``unit`` as `Estimate.unit`;
+    ``legacy`` values come from a first version known to be wrong and are shown, never judged;
+    ``text`` is how the source words it.
     """
 
     value: float
@@ -23,6 +24,7 @@ class Published:
     metric: str
     legacy: bool = False
     text: str = ""
+    unit: str = "d"
 
 
 @dataclass(frozen=True)

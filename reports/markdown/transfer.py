@@ -152,7 +152,11 @@ def _words(judgement: Judgement) -> str:
     unit = "" if e.unit == "d" else f" {e.unit}"
     n = judgement.required_n
     needs = f", n ≈ {n:,}" if n and judgement.verdict == "inconclusive" else ""
-    return f"{interval_text(e)}{unit} {LETTERS[judgement.verdict]}{needs} (n = {e.n:,})"
+    hangs = "†" if judgement.hangs_on_method else ""
+    return (
+        f"{interval_text(e)}{unit} {LETTERS[judgement.verdict]}{hangs} {judgement.words}{needs} "
+        f"(n = {e.n:,})"
+    )
 
 
 def _number(x: float) -> str:
