@@ -68,8 +68,8 @@ POWER_CASES: dict[str, tuple[Prediction, Noise, str]] = {
 PILOT = 4000
 
 
-def advised(prediction: Prediction, noise: Noise, n: int = 60) -> int:
-    """The n advised by a sample of 60 with the precision per sample of a large one."""
+def advised(prediction: Prediction, noise: Noise, n: int = 40) -> int:
+    """The n advised by a sample of 40 with the precision per sample of a large one."""
     x, labels = noise(np.random.default_rng(21), PILOT)
     assert prediction.effect is not None
     large = effect_size(x - x.mean() + prediction.effect * x.std(ddof=1), labels)
@@ -81,8 +81,8 @@ def advised(prediction: Prediction, noise: Noise, n: int = 60) -> int:
     return planned
 
 
-def check_power(name: str, draws: int = 500) -> None:
-    """At the n advised the right verdict comes in 80 % of draws (-5, +8; the error is 1.8)."""
+def check_power(name: str, draws: int = 300) -> None:
+    """At the n advised the right verdict comes in 80 % of draws (-5, +8; the error is 2.3)."""
     prediction, noise, right = POWER_CASES[name]
     n = advised(prediction, noise)
     rng = np.random.default_rng(3)
@@ -318,6 +318,17 @@ def test_twin_settling_sees_the_floor_or_the_interval_forgotten(
         for effect in (-0.3, 0.0, 0.15, 0.3):
             for se in (0.02, 0.05, 0.1):
                 check_settling(effect, se, prediction, 0.0)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=name_of)
+@pytest.mark.parametrize("floor", [0.0, 0.15])
+def test_an_effect_known_exactly_settles_what_its_floor_leaves(
+    prediction: Prediction, floor: float
+) -> None:
+    """A power of 1 where nothing varies, whatever measuring alone may do."""
+    for effect in (-0.3, -0.1, 0.0, 0.05, 0.1, 0.2, 0.3):
+        expected = settled_on_a_grid(effect, 0.0, 2.0, prediction, floor)
+        assert planning.settling(effect, 0.0, 2.0, prediction, floor) == expected
 
 
 def test_more_samples_never_settle_less() -> None:

@@ -69,8 +69,8 @@ def claim(**changes: object) -> Claim:
         (lambda: negligible(INF), "delta=inf"),
         (lambda: does_not_help(-0.1), "delta=-0.1"),
         (lambda: Region(1.0, 1.0), "low must be below high; got low=1.0 and high=1.0"),
-        (lambda: at_least(math.nan), "x must be a number; got x=nan"),
-        (lambda: at_most(math.nan), "x must be a number; got x=nan"),
+        (lambda: at_least(math.nan), "x must be a finite number; got x=nan"),
+        (lambda: at_most(INF), "x must be a finite number; got x=inf"),
         (lambda: differs(0.0), "delta=0.0"),
         (
             lambda: verdict.judge(interval(0, 1), helps(), -0.1),
