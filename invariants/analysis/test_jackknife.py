@@ -129,7 +129,7 @@ def test_twin_loop_sees_normal_quantiles(
     check: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second route that the normal distribution in place of t passes."""
-    monkeypatch.setattr(jackknife.sps.t, "ppf", lambda q, _df: sps.norm.ppf(q))
+    monkeypatch.setattr(sps.t, "ppf", lambda q, _df: sps.norm.ppf(q))
     with pytest.raises(AssertionError):
         check(1)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from kvcore.analysis.estimate import Beside
 from kvcore.errors import KvError
 from kvcore.verdict import (
     Prediction,
+    Verdict,
     at_least,
     at_most,
     differs,
@@ -39,10 +40,11 @@ from kvcore.verdict import (
 
 INF = math.inf
 DRAWS = 1500
+SETTLED: tuple[Verdict, ...] = ("supported", "refuted")
 quick = settings(max_examples=60, deadline=None)
 
 
-def verdict_on(estimate: Estimate, prediction: Prediction) -> str:
+def verdict_on(estimate: Estimate, prediction: Prediction) -> Verdict:
     return verdict.judge(estimate, prediction).verdict
 
 
@@ -299,7 +301,7 @@ def check_p_by_level(name: str, share: float) -> None:
     bound = plain.ci_low + share * (plain.ci_high - plain.ci_low)
     up = bound < plain.value
     for make, reached in ((at_least, up), (at_most, not up)):
-        said = "supported" if reached else "refuted"
+        said: Verdict = "supported" if reached else "refuted"
         p = verdict.p_value(plain, make(bound, unit=name), said)
         wider = REAL[name](IntervalSettings(confidence=1 - p))
         assert (wider.ci_low if up else wider.ci_high) == pytest.approx(bound, abs=1e-9)
@@ -398,7 +400,7 @@ def test_p_is_below_5_percent_where_and_only_where_there_is_a_verdict(
     """A verdict whose p value says otherwise."""
     estimate = measured(value, se)
     judged = verdict_on(estimate, prediction)
-    p = verdict.p_value(estimate, prediction, judged)  # type: ignore[arg-type]
+    p = verdict.p_value(estimate, prediction, judged)
     assert 0 <= p <= 1
     if p == pytest.approx(0.05, abs=1e-9):
         return
@@ -412,8 +414,8 @@ def test_p_values_are_monotone(a: float, b: float, fisher: bool) -> None:
     low, high = sorted((a, b))
     estimate = replace(measured(0.1, 0.05), scale="fisher" if fisher else "identity")
     for make, sign in ((at_least, 1), (at_most, -1)):
-        for said in ("supported", "refuted"):
-            one, two = (verdict.p_value(estimate, make(x), said) for x in (low, high))  # type: ignore[arg-type]
+        for said in SETTLED:
+            one, two = (verdict.p_value(estimate, make(x), said) for x in (low, high))
             rises = sign if said == "supported" else -sign
             assert rises * one <= rises * two + 1e-12
     below, above = verdict.tails(estimate, a)
@@ -431,8 +433,8 @@ def test_p_values_of_few_clusters_of_exact_intervals_and_of_certainty() -> None:
     """A p value from too few clusters, or none where the interval is exact."""
     few = measured(5.0, 0.1, n=19)
     for prediction in PREDICTIONS:
-        for said in ("supported", "refuted", "inconclusive"):
-            assert verdict.p_value(few, prediction, said) == 1.0  # type: ignore[arg-type]
+        for said in get_args(Verdict):
+            assert verdict.p_value(few, prediction, said) == 1.0
     exact = analysis.proportion(30, 80)
     for end, make in ((exact.ci_low, at_least), (exact.ci_high, at_most)):
         p = verdict.p_value(exact, make(end, unit="proportion"), "supported")

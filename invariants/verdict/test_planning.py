@@ -147,8 +147,8 @@ def check_formula() -> None:
     both = float(sps.norm.ppf(0.9))
     assert verdict.plan(estimate, negligible(0.2)).n == needed(per_sample, 0.2, both)
     large = (sps.norm.ppf(0.975) + sps.norm.ppf(0.8)) * per_sample / 0.05
-    planned = verdict.plan(estimate, at_least(0.0, effect=0.05)).n
-    assert planned == pytest.approx(large**2, rel=2e-3)
+    advised_n = verdict.plan(estimate, at_least(0.0, effect=0.05)).n
+    assert advised_n == pytest.approx(large**2, rel=2e-3)
 
 
 def test_the_n_of_a_one_sided_claim_is_the_textbook_formula() -> None:
@@ -288,6 +288,12 @@ def check_settling(
     assert ours == pytest.approx(expected, abs=2e-3), prediction.name
 
 
+def check_settling_at_some_effects(prediction: Prediction) -> None:
+    for effect in (-0.3, 0.0, 0.15, 0.3):
+        for se in (0.02, 0.05, 0.1):
+            check_settling(effect, se, prediction, 0.0)
+
+
 @quick
 @given(
     effect=st.floats(-0.5, 0.5) | st.sampled_from([0.0, 0.1, -0.1, 0.2]),
@@ -315,9 +321,7 @@ def test_twin_settling_sees_the_floor_or_the_interval_forgotten(
         planning, "settling", lambda x, se, critical, p, floor: right(x, se, critical / 2, p, floor)
     )
     with pytest.raises(AssertionError):
-        for effect in (-0.3, 0.0, 0.15, 0.3):
-            for se in (0.02, 0.05, 0.1):
-                check_settling(effect, se, prediction, 0.0)
+        check_settling_at_some_effects(prediction)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=name_of)

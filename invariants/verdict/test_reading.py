@@ -5,6 +5,7 @@ Each property is a check; its twin breaks the production function and must see t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -42,7 +43,7 @@ def verdict_on(low: float, high: float, prediction: Prediction, floor: float = 0
 
 # --- the table -----------------------------------------------------------------------------------
 
-S, R, O = "supported", "refuted", "inconclusive"
+S, R, OPEN = "supported", "refuted", "inconclusive"
 # low, high, outcome; verdict of helps, does_not_help, negligible, differs; delta is 0.1 throughout
 TABLE: list[tuple[float, float, Outcome, tuple[str, str, str, str]]] = [
     (-0.05, 0.05, "negligible", (R, S, S, R)),
@@ -53,32 +54,32 @@ TABLE: list[tuple[float, float, Outcome, tuple[str, str, str, str]]] = [
     (0.1, 0.1, "beyond-margin", (S, R, R, S)),
     (0.1, 0.2, "beyond-margin", (S, R, R, S)),
     (0.2, INF, "beyond-margin", (S, R, R, S)),
-    (0.01, 0.1, "direction-only", (S, O, O, S)),
-    (0.099, 0.2, "direction-only", (S, O, O, S)),
-    (0.01, INF, "direction-only", (S, O, O, S)),
-    (-0.2, -0.01, "reversed", (R, S, O, S)),
-    (-0.1, -0.05, "reversed", (R, S, O, S)),
-    (-0.2, -0.099, "reversed", (R, S, O, S)),
+    (0.01, 0.1, "direction-only", (S, OPEN, OPEN, S)),
+    (0.099, 0.2, "direction-only", (S, OPEN, OPEN, S)),
+    (0.01, INF, "direction-only", (S, OPEN, OPEN, S)),
+    (-0.2, -0.01, "reversed", (R, S, OPEN, S)),
+    (-0.1, -0.05, "reversed", (R, S, OPEN, S)),
+    (-0.2, -0.099, "reversed", (R, S, OPEN, S)),
     (-0.2, -0.1, "reversed", (R, S, R, S)),
     (-0.1, -0.1, "reversed", (R, S, R, S)),
     (-INF, -0.2, "reversed", (R, S, R, S)),
-    (-0.2, 0.0, "short-of-margin", (R, S, O, O)),
-    (-0.1, 0.05, "short-of-margin", (R, S, O, O)),
-    (-INF, 0.099, "short-of-margin", (R, S, O, O)),
-    (-0.2, 0.1, "open", (O, O, O, O)),
-    (0.0, 0.1, "open", (O, O, O, O)),
-    (0.0, 0.2, "open", (O, O, O, O)),
-    (-INF, INF, "open", (O, O, O, O)),
+    (-0.2, 0.0, "short-of-margin", (R, S, OPEN, OPEN)),
+    (-0.1, 0.05, "short-of-margin", (R, S, OPEN, OPEN)),
+    (-INF, 0.099, "short-of-margin", (R, S, OPEN, OPEN)),
+    (-0.2, 0.1, "open", (OPEN, OPEN, OPEN, OPEN)),
+    (0.0, 0.1, "open", (OPEN, OPEN, OPEN, OPEN)),
+    (0.0, 0.2, "open", (OPEN, OPEN, OPEN, OPEN)),
+    (-INF, INF, "open", (OPEN, OPEN, OPEN, OPEN)),
 ]
 COLUMNS = (helps, does_not_help, negligible, differs)
 # at_least(0.8): low, high, outcome, verdict
 BOUNDED: list[tuple[float, float, Outcome, str]] = [
     (0.8, 0.9, "reached", S),
     (0.8, INF, "reached", S),
-    (0.7, 0.8, "open", O),
+    (0.7, 0.8, "open", OPEN),
     (0.7, 0.79, "missed", R),
     (-INF, 0.79, "missed", R),
-    (-INF, INF, "open", O),
+    (-INF, INF, "open", OPEN),
 ]
 
 
@@ -163,13 +164,13 @@ def test_the_docstring_shows_the_table_that_holds() -> None:
     1. the module's docstring; 2. the table of this file.
     """
     rows = rows_of_the_docstring()
-    said = {"supported": S, "refuted": R, "open": O, "refuted where U <= -delta": R}
+    said = {"supported": S, "refuted": R, "open": OPEN, "refuted where U <= -delta": R}
     outcomes = {outcome for _, _, outcome, _ in TABLE}
     assert set(rows) == outcomes
     for low, high, outcome, verdicts in TABLE:
         cells = [said[cell] for cell in rows[outcome][1:]]
         if outcome == "reversed" and not high <= -0.1:
-            cells[2] = O
+            cells[2] = OPEN
         assert tuple(cells) == verdicts, f"{outcome} [{low}, {high}]"
 
 
@@ -177,32 +178,32 @@ def test_the_docstring_shows_the_table_that_holds() -> None:
     ("prediction", "low", "high", "floor", "outcome", "expected"),
     [
         (helps(0.1), 0.03, 0.2, 0.02, "direction-only", S),
-        (helps(0.1), 0.02, 0.2, 0.02, "open", O),
+        (helps(0.1), 0.02, 0.2, 0.02, "open", OPEN),
         (helps(0.1), 0.01, 0.05, 0.02, "negligible", R),
-        (helps(0.1), -0.01, 0.05, 0.1, "open", O),
+        (helps(0.1), -0.01, 0.05, 0.1, "open", OPEN),
         (helps(0.1), -0.2, -0.1, 0.1, "short-of-margin", R),
         (helps(0.1), -0.3, -0.2, 0.1, "reversed", R),
-        (helps(0.1), -0.3, 9.0, INF, "open", O),
+        (helps(0.1), -0.3, 9.0, INF, "open", OPEN),
         (hurts(0.1), -0.05, -0.01, 0.02, "negligible", R),
         (hurts(0.1), -0.2, -0.03, 0.02, "direction-only", S),
         (hurts(0.1), 0.2, 0.3, 0.1, "reversed", R),
-        (hurts(0.1), 0.0, 0.3, 0.1, "open", O),
+        (hurts(0.1), 0.0, 0.3, 0.1, "open", OPEN),
         (does_not_help(0.1), -0.05, 0.05, 0.04, "negligible", S),
-        (does_not_help(0.1), -0.05, 0.05, 0.05, "open", O),
+        (does_not_help(0.1), -0.05, 0.05, 0.05, "open", OPEN),
         (does_not_help(0.1), -0.5, -0.2, 0.1, "reversed", S),
-        (does_not_help(0.1), 0.2, 0.3, 0.11, "direction-only", O),
+        (does_not_help(0.1), 0.2, 0.3, 0.11, "direction-only", OPEN),
         (does_not_help(0.1), 0.25, 0.3, 0.125, "beyond-margin", R),
-        (negligible(0.1), -0.05, 0.05, 0.1, "open", O),
-        (negligible(0.1), 0.11, 0.2, 0.12, "open", O),
+        (negligible(0.1), -0.05, 0.05, 0.1, "open", OPEN),
+        (negligible(0.1), 0.11, 0.2, 0.12, "open", OPEN),
         (negligible(0.1), 0.25, 0.3, 0.125, "beyond-margin", R),
         (negligible(0.1), -0.3, -0.25, 0.125, "reversed", R),
         (differs(0.1), -0.3, -0.2, 0.1, "reversed", S),
-        (differs(0.1), 0.05, 0.2, 0.1, "open", O),
+        (differs(0.1), 0.05, 0.2, 0.1, "open", OPEN),
         (at_least(0.8), 0.82, 0.9, 0.01, "reached", S),
-        (at_least(0.8), 0.805, 0.9, 0.01, "open", O),
-        (at_least(0.8), 0.7, 0.795, 0.01, "open", O),
+        (at_least(0.8), 0.805, 0.9, 0.01, "open", OPEN),
+        (at_least(0.8), 0.7, 0.795, 0.01, "open", OPEN),
         (at_least(0.8), 0.7, 0.78, 0.01, "missed", R),
-        (at_most(0.8), 0.7, 0.795, 0.01, "open", O),
+        (at_most(0.8), 0.7, 0.795, 0.01, "open", OPEN),
         (at_most(0.8), 0.7, 0.78, 0.01, "reached", S),
         (at_most(0.8), 0.82, 0.9, 0.01, "missed", R),
     ],
@@ -225,7 +226,7 @@ def every(inside: Inside, span: list[float]) -> bool:
     """Whether all points of an interval lie in a set: its ends, the edges and what is between."""
     low, high = span
     within = [low, *(edge for edge in EDGES if low < edge < high), high]
-    between = [(a + b) / 2 for a, b in zip(within, within[1:], strict=False) if a + b == a + b]
+    between = [(a + b) / 2 for a, b in itertools.pairwise(within) if a + b == a + b]
     return all(map(inside, [*within, *between]))
 
 
@@ -273,13 +274,19 @@ def verdict_by_sets(span: list[float], prediction: Prediction) -> str:
         "at_most": (every(lambda x: x <= bound, span), every(lambda x: x > bound, span)),
     }[prediction.name]
     assert not (supports and refutes)
-    return S if supports else R if refutes else O
+    return S if supports else R if refutes else OPEN
 
 
 def check_sets(span: list[float], prediction: Prediction) -> None:
-    judged = verdict.judge(interval(*span, value=0.0), prediction)
+    judged = verdict.judge(interval(span[0], span[1], value=0.0), prediction)
     assert outcomes_by_sets(span, prediction) == {judged.outcome}
     assert verdict_by_sets(span, prediction) == judged.verdict
+
+
+def check_sets_between_edges() -> None:
+    for prediction in PREDICTIONS:
+        for low, high in itertools.combinations_with_replacement(EDGES[1:-1], 2):
+            check_sets([low, high], prediction)
 
 
 @quick
@@ -301,11 +308,7 @@ def test_twin_sets_see_a_broken_rule(
     """A comparison with sets that a broken rule passes."""
     monkeypatch.setattr(judging, "read", broken)
     with pytest.raises(AssertionError):
-        for prediction in PREDICTIONS:
-            for low in EDGES[1:-1]:
-                for high in EDGES[1:-1]:
-                    if low <= high:
-                        check_sets([low, high], prediction)
+        check_sets_between_edges()
 
 
 @quick
@@ -334,7 +337,7 @@ def test_nan_ends_settle_nothing(prediction: Prediction) -> None:
     for low, high in ((math.nan, math.nan), (math.nan, 0.3), (0.2, math.nan), (-0.3, math.nan)):
         outcome = verdict.read(low, high, prediction)
         judged = verdict.judge(interval(low, high, value=math.nan), prediction)
-        assert (judged.outcome, judged.verdict) == ("open", O)
+        assert (judged.outcome, judged.verdict) == ("open", OPEN)
         if math.isnan(low) and math.isnan(high):
             assert outcome == "open"
 
@@ -391,12 +394,12 @@ def check_margin(span: list[float], delta: float, wider: float) -> None:
         (negligible, S),
         (differs, R),
     ):
-        if verdict_on(*span, make(delta)) == stays:
-            assert verdict_on(*span, make(delta + wider)) == stays, make
-    if verdict_on(*span, at_least(delta)) == S:
-        assert verdict_on(*span, at_least(delta - wider)) == S
-    if verdict_on(*span, at_most(delta)) == S:
-        assert verdict_on(*span, at_most(delta + wider)) == S
+        if verdict_on(span[0], span[1], make(delta)) == stays:
+            assert verdict_on(span[0], span[1], make(delta + wider)) == stays, make
+    if verdict_on(span[0], span[1], at_least(delta)) == S:
+        assert verdict_on(span[0], span[1], at_least(delta - wider)) == S
+    if verdict_on(span[0], span[1], at_most(delta)) == S:
+        assert verdict_on(span[0], span[1], at_most(delta + wider)) == S
 
 
 @quick
