@@ -39,6 +39,7 @@ def properties(judgement: Judgement) -> list[Property]:
         ("p", float(judgement.p)),
         ("verdict_beside", judgement.verdict_beside),
         ("informative_clusters", estimate.informative),
+        ("look", judgement.look.words if judgement.look else None),
         ("seed", int(judgement.seed)),
         ("store", judgement.store),
         ("rows_hash", judgement.rows_hash),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kvcore.analysis import Estimate
-from kvcore.verdict import Judgement, Prediction
+from kvcore.verdict import Judgement, Prediction, difference_from_published
 from reports.text import number
 
 
@@ -45,6 +45,7 @@ UNITS = {
     "AUC difference": "difference of two areas under the ROC curve; above 0 the condition ranks "
     "better",
     "AUC slope": "slope of the area under the ROC curve",
+    "log-log slope": "power of the number of samples, less what is expected of it",
     "MRR difference": "difference of two mean reciprocal ranks at 10; above 0 the condition ranks "
     "better",
 }
@@ -120,6 +121,24 @@ def beside_words(judgement: Judgement) -> str:
     return f"{text}: {judgement.verdict_beside}" if judgement.hangs_on_method else text
 
 
+def verdict_words(judgement: Judgement) -> str:
+    """Return the verdict, what came out in plain words, and whether it hangs on the method."""
+    hangs = f"; {method_words(judgement)}" if judgement.hangs_on_method else ""
+    return f"{judgement.verdict}: {judgement.words}{hangs}"
+
+
+def method_words(judgement: Judgement) -> str:
+    """Say that a verdict hangs on the method, and what the other gives; "" where it does not."""
+    if not judgement.hangs_on_method:
+        return ""
+    return f"hangs on the method: {judgement.verdict_beside} by the {judgement.method_beside}"
+
+
+def probability_words(p: float) -> str:
+    """Return a p or q value, four decimals; a tiny one as below what they can show."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
 def cluster_words(judgement: Judgement) -> str:
     """Return how many clusters tell of an effect, and what they are worth."""
     e = judgement.estimate
@@ -148,16 +167,37 @@ def required_words(judgement: Judgement) -> str:
 
 
 def published_words(judgement: Judgement) -> str:
-    """Return the published value and whether this cell agrees with it; a dash where none is."""
+    """Return the published value and how far ours lies from it; a dash where none is.
+
+    A cell agrees with what was published of it; what was published elsewhere is compared alone.
+    """
     published = judgement.published
     if published is None:
         return "–"
     size = f", n = {published.n:,}" if published.n is not None else ""
     legacy = ", legacy" if published.legacy else ""
-    agrees = {True: "consistent", False: "not consistent", None: "not comparable"}
+    difference = difference_from_published(judgement.estimate, published)
+    agrees: dict[bool | None, str] = {True: "consistent", False: "not consistent"}
+    where = "not comparable" if difference is None else "elsewhere"
     signed = is_signed(judgement.estimate.unit)
     text = f"{number(published.value, sign=signed)}{size}{legacy}"
-    return f"{text} ({agrees[judgement.consistent]})"
+    text = f"{text} ({agrees.get(judgement.consistent, where)})"
+    if difference is None:
+        return text
+    value, low, high = (
+        number(x, sign=True) for x in (difference.value, difference.low, difference.high)
+    )
+    return f"{text}; ours less it {value} [{low}, {high}]"
+
+
+def floor_words(judgements: Iterable[Judgement]) -> list[str]:
+    """Return one line for each cell with a noise floor: how far rounding may move a mean."""
+    floors = {cell_words(j): j.floor_nats for j in judgements if j.floor_nats is not None}
+    return [
+        f"{cell}: measured again (in other batches, keys rotated there and back) a mean moves by "
+        f"at most {floor:.1e} nats/token, which is rounding"
+        for cell, floor in floors.items()
+    ]
 
 
 def counts(judgements: Iterable[Judgement]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from claims.harness.datasets import check_dataset, check_file
 from kvcore.analysis.interval import METHODS, Method
 from kvcore.errors import KvError
 from kvcore.models.registry import DTYPES, QUANTIZATIONS, Quantization, precision
+from kvcore.verdict import MOST_LOOKS
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Settings:
     interval: Method
     familywise: bool
     explain: bool
+    looks: int = 1
     quantization: Quantization | None = None  # None as in `dtype`, or of weights stored so
 
     def shown(self) -> dict[str, str]:
@@ -65,6 +67,13 @@ def _whole(least: int) -> Callable[[str, str], int]:
         return value
 
     return parse
+
+
+def _looks(option: str, text: str) -> int:
+    value = _whole(1)(option, text)
+    if value > MOST_LOOKS:
+        raise KvError(f"{option} {value}: pass {MOST_LOOKS} or fewer.")
+    return value
 
 
 def _batch_tokens(option: str, text: str) -> int | None:
@@ -141,6 +150,13 @@ OPTIONS = (
         _names,
     ),
     Option("limit", "300", "samples per cell, a count", _whole(2)),
+    Option(
+        "looks",
+        "5",
+        f"looks at a claim up to the limit, 1 to {MOST_LOOKS}; what is settled is not measured "
+        "further; 1 measures all",
+        _looks,
+    ),
     Option(
         "seed", "0", "seed of the sample choice, the random prefixes and the bootstrap", _whole(0)
     ),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as sps
 
 from kvcore.analysis.estimate import Estimate
 from kvcore.analysis.interval import (
@@ -34,19 +32,15 @@ WIDTH_INTERVAL = IntervalSettings(method="bca", resamples=1000)
 class PairedEffect:
     """What a condition does to a baseline, sample by sample; positive means it helps.
 
-    ``d``, ``mean`` (nats/token) and ``win_rate`` carry intervals that respect the clusters;
-    ``t``, ``p_t`` and ``p_wilcoxon`` are the plain paired tests, which do not. ``win_rate``
-    leaves exact ties out, as the sign test does. ``differences`` holds the complete pairs,
-    baseline - condition; ``excluded`` counts the pairs with a NaN.
+    ``d``, ``mean`` (nats/token) and ``win_rate`` carry intervals that respect the clusters.
+    ``win_rate`` leaves exact ties out, as the sign test does. ``differences`` holds the complete
+    pairs, baseline - condition; ``excluded`` counts the pairs with a NaN.
     """
 
     d: Estimate
     mean: Estimate
     win_rate: Estimate
     median: float
-    t: float
-    p_t: float
-    p_wilcoxon: float
     differences: FloatArray
     excluded: int
 
@@ -67,15 +61,11 @@ def paired_effect(
     rows = complete_rows(clusters, baseline=baseline, condition=condition)
     differences = rows.columns[0] - rows.columns[1]
     d, mean = _effect(CompleteRows(differences[None], rows.labels), interval)
-    t, p_t, p_wilcoxon = _tests(differences)
     return PairedEffect(
         d=d,
         mean=mean,
         win_rate=win_rate(differences, rows.labels, interval.confidence),
         median=float(np.median(differences)) if rows.n else math.nan,
-        t=t,
-        p_t=p_t,
-        p_wilcoxon=p_wilcoxon,
         differences=differences,
         excluded=int(np.asarray(baseline).size) - rows.n,
     )
@@ -145,20 +135,6 @@ def constant_effect(rows: CompleteRows, settings: IntervalSettings) -> tuple[Est
         return as_estimate(0.0, zero, rows, settings, "d", 0.0), mean
     unbounded = Interval(*UNBOUNDED, "none: all differences are equal and not 0")
     return as_estimate(math.copysign(math.inf, value), unbounded, rows, settings, "d", 0.0), mean
-
-
-def _tests(differences: FloatArray) -> tuple[float, float, float]:
-    """Paired t, its p and Wilcoxon's p; identical conditions give 0, 1, 1 and n < 2 NaN."""
-    if differences.size < 2:
-        return math.nan, math.nan, math.nan
-    if not differences.any():
-        return 0.0, 1.0, 1.0
-    with warnings.catch_warnings():
-        # SciPy warns on nearly constant differences and on exact p values with ties.
-        warnings.simplefilter("ignore")
-        t = sps.ttest_rel(differences, np.zeros_like(differences))
-        wilcoxon = sps.wilcoxon(differences)
-    return float(t.statistic), float(t.pvalue), float(wilcoxon.pvalue)
 
 
 def effect_difference(

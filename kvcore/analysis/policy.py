@@ -174,8 +174,8 @@ def policy_effect(
     paired = paired_effect(-everything, -policy, clusters, interval)
     labels = np.arange(x.size) if clusters is None else clusters
     return PolicyEffect(
-        policy=mean_difference(policy, clusters, interval),
-        everything=mean_difference(everything, clusters, interval),
+        policy=mean_difference(policy, clusters, interval.alone),
+        everything=mean_difference(everything, clusters, interval.alone),
         gain=paired.mean,
         gain_d=paired.d,
         primed=clustered_proportion(primed, labels, confidence=interval.confidence),

@@ -7,8 +7,11 @@ from kvcore.verdict.judging import (
     judge,
     judge_beside,
     p_value,
+    read_interval,
     tails,
 )
+from kvcore.verdict.looks import FUTILE, MOST_LOOKS, Look, repeated_level, repeated_p
+from kvcore.verdict.multiple import Q_LEVEL, q_values
 from kvcore.verdict.planning import Plan, plan
 from kvcore.verdict.prediction import (
     SMALLEST_D,
@@ -22,6 +25,11 @@ from kvcore.verdict.prediction import (
     hurts,
     negligible,
 )
-from kvcore.verdict.published import Published, consistent
+from kvcore.verdict.published import (
+    Difference,
+    Published,
+    consistent,
+    difference_from_published,
+)
 from kvcore.verdict.reading import OUTCOMES, Outcome, Verdict, outcome_words, read
 from kvcore.verdict.records import Cell, Claim, Judgement, check_slug, slugify

@@ -36,13 +36,18 @@ class Plan:
 
 
 def plan(
-    estimate: Estimate, prediction: Prediction, power: float = 0.8, floor: float = 0.0
+    estimate: Estimate,
+    prediction: Prediction,
+    power: float = 0.8,
+    floor: float = 0.0,
+    confidence: float | None = None,
 ) -> Plan:
     """Return how many samples would settle a claim with some power, in (0, 1).
 
     The standard error over clusters, taken to fall as 1 / sqrt(n) at the samples per cluster
     observed, says how noisy a sample is. Where the interval excludes the pre-registered effect,
-    planning for it makes no sense and the words say so.
+    planning for it makes no sense and the words say so. ``confidence`` is that of the interval
+    which is to settle it, by default the estimate's.
     """
     check_units(estimate, prediction)
     if not 0 < power < 1:
@@ -58,11 +63,12 @@ def plan(
     se = standard_error(estimate)
     per_sample = se * math.sqrt(estimate.n)
     units = estimate.n / estimate.clusters
+    level = estimate.confidence if confidence is None else confidence
     least = math.ceil(MIN_UNITS * units)
 
     def reached(n: int) -> bool:
         df = max(n / units - 1, 1)
-        critical = float(sps.t.ppf((1 + estimate.confidence) / 2, df))
+        critical = float(sps.t.ppf((1 + level) / 2, df))
         return settling(effect, per_sample / math.sqrt(n), critical, prediction, floor) >= power
 
     n = _smallest(reached, least)

@@ -96,14 +96,14 @@ def outcome_words(outcome: Outcome, prediction: Prediction, *, benefit: bool) ->
     if benefit:
         side, other = ("helps", "hurts") if up else ("hurts", "helps")
         less = f"does not {side.removesuffix('s')} by {margin} or more"
-    # Only a claim that names a side can be wrong about the side.
-    turned = "the other way round: " if prediction.name in ("helps", "hurts") else ""
+    # Only a claim of one direction has another way round.
+    reversed_ = f"the other way round: {other}" if prediction.name in ("helps", "hurts") else other
     reached, missed = ("at least", "below") if up else ("at most", "above")
     return {
         "negligible": "too small to matter",
         "beyond-margin": f"{side}, and by at least {margin}",
         "direction-only": f"{side}, how much is open",
-        "reversed": f"{turned}{other}",
+        "reversed": reversed_,
         "short-of-margin": f"{less}; whether it {other} is open",
         "reached": f"{reached} {bound}",
         "missed": f"{missed} {bound}",

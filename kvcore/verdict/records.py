@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from kvcore.analysis.estimate import Estimate, Record
 from kvcore.errors import KvError
+from kvcore.verdict.looks import Look
 from kvcore.verdict.prediction import Prediction
 from kvcore.verdict.published import Published
 from kvcore.verdict.reading import Outcome, Verdict, outcome_words
@@ -102,6 +103,8 @@ class Judgement(Record):
     # Secondary numbers. The strings that `to_plain` reserves come back as numbers.
     details: Mapping[str, float | str]
     plot: Mapping[str, Any]  # what the claim's own figure shows; plain lists
+    look: Look | None = None  # at which it is judged; None where no looks were declared
+    primary: bool = True  # whether it is of the claim's primary metric, of which a q-value is given
 
     def __post_init__(self) -> None:
         for field, kind in (("verdict", Verdict), ("reading", Outcome)):
@@ -119,6 +122,12 @@ class Judgement(Record):
         """Whether jackknife and bootstrap give different verdicts."""
         return self.verdict_beside not in (None, self.verdict)
 
+    @property
+    def method_beside(self) -> str:
+        """Name of the method whose interval stands beside: bootstrap or jackknife."""
+        beside = self.estimate.beside
+        return "bootstrap" if beside and "bootstrap" in beside.method else "jackknife"
+
     def sentence(self) -> str:
         """Say in one line what came out, on what, and what the claim needs."""
         e = self.estimate
@@ -128,11 +137,12 @@ class Judgement(Record):
             f"({e.confidence * 100:.6g} %, n = {e.n}{clusters}); "
             f"the claim needs {self.claim.prediction.needs}"
         )
-        if self.hangs_on_method and e.beside:
-            other = e.beside.method.split(" ")[0]
-            said += f"; by the {other} interval it would be {self.verdict_beside}"
+        if self.hangs_on_method:
+            said += f"; by the {self.method_beside} interval it would be {self.verdict_beside}"
         if self.verdict == "inconclusive":
             said += f"; {self.why_open or self.planning}"
+        if self.look and self.look.words:
+            said += f"; {self.look.words}"
         return said
 
 

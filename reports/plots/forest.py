@@ -122,7 +122,8 @@ def _draw_row(axes: Axes, row: _Row, layout: _Layout, limits: tuple[float, float
     _draw_interval(axes, judgement, row.y, limits)
     if not layout.narrow:
         verdict = VERDICT_STYLES[judgement.verdict]
-        words = f"{verdict.symbol} {interval_words(judgement.estimate)}"
+        mark = " †" if judgement.hangs_on_method else ""
+        words = f"{verdict.symbol} {interval_words(judgement.estimate)}{mark}"
         _beside(axes, 0.2 - layout.left, row.y, _cell_label(judgement))
         _beside(axes, 0.1, row.y, words, end=True, color=verdict.colour)
 

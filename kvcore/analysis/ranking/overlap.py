@@ -69,15 +69,21 @@ def control_overlap(
     within = caliper * float(np.std(overlap, ddof=1))
     plain, matched = auc_metric(lists, score), auc_metric(lists, score, overlap, within)
 
-    def resample(metric: Metric, unit: str, low: float) -> Estimate:
-        return resampled(metric, lists.ids, interval, unit=unit, bounds=(low, 1.0))
+    def area(metric: Metric) -> Estimate:
+        return resampled(metric, lists.ids, interval.alone, unit="AUC", bounds=(0.0, 1.0))
 
     rest = auc_metric(lists, residual_score(lists, score, overlap))
     ones = np.ones(lists.queries)
     return OverlapControl(
-        plain=resample(plain, "AUC", 0.0),
-        controlled=resample(matched, "AUC", 0.0),
-        change=resample(minus(matched, plain), "AUC difference", -1.0),
+        plain=area(plain),
+        controlled=area(matched),
+        change=resampled(
+            minus(matched, plain),
+            lists.ids,
+            interval,
+            unit="AUC difference",
+            bounds=(-1.0, 1.0),
+        ),
         residual=float(rest(ones)),
         overlap=float(auc_metric(lists, overlap)(ones)),
         pairs=int(lists.relevant.sum() * (~lists.relevant).sum()),
