@@ -184,7 +184,7 @@ def published_words(judgement: Judgement) -> str:
     size = f", n = {published.n:,}" if published.n is not None else ""
     legacy = ", legacy" if published.legacy else ""
     difference = difference_from_published(judgement.estimate, published)
-    agrees = {True: "consistent", False: "not consistent"}
+    agrees: dict[bool | None, str] = {True: "consistent", False: "not consistent"}
     where = "not comparable" if difference is None else "elsewhere"
     signed = is_signed(judgement.estimate.unit)
     text = f"{number(published.value, sign=signed)}{size}{legacy}"

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kvcore.analysis.bootstrap import Statistic, bootstrap
+from kvcore.analysis.bootstrap import OfCounts, Statistic, bootstrap, of_sums
 from kvcore.analysis.estimate import Beside, Estimate
 from kvcore.analysis.jackknife import Jackknife, Scale, jackknife, leave_one_out
 from kvcore.analysis.samples import CompleteRows, FloatArray, cluster_numbers
@@ -123,7 +123,7 @@ def intervals(
     spreads = [jackknife(float(x), rest, scale) for x, rest in zip(values, left_out, strict=True)]
     if informative is not None:
         spreads = [replace(spread, informative=informative) for spread in spreads]
-    return _intervals(rows, spreads, (sums, statistic), settings, bounds)
+    return _intervals(rows, spreads, of_sums(sums, statistic), settings, bounds)
 
 
 def _nothing(rows: CompleteRows, bounds: tuple[float, float]) -> Interval:
@@ -133,7 +133,7 @@ def _nothing(rows: CompleteRows, bounds: tuple[float, float]) -> Interval:
 def _intervals(
     rows: CompleteRows,
     spreads: Sequence[Jackknife],
-    drawn_from: tuple[FloatArray, Statistic],
+    of_counts: OfCounts,
     settings: IntervalSettings,
     bounds: tuple[float, float],
 ) -> list[Interval]:
@@ -142,7 +142,7 @@ def _intervals(
     first = [_jackknifed(spread, settings, bounds, over) for spread in spreads]
     second: Sequence[Beside | None] = [None] * len(first)
     if settings.beside or settings.method == "bca":
-        second = _bootstrapped(drawn_from, spreads, settings, bounds, over)
+        second = _bootstrapped(of_counts, spreads, settings, bounds, over)
     return [
         _ordered(own, other, spread, settings)
         for own, other, spread in zip(first, second, spreads, strict=True)
@@ -172,7 +172,7 @@ def _jackknifed(
 
 
 def _bootstrapped(
-    drawn_from: tuple[FloatArray, Statistic],
+    of_counts: OfCounts,
     spreads: Sequence[Jackknife],
     settings: IntervalSettings,
     bounds: tuple[float, float],
@@ -181,7 +181,8 @@ def _bootstrapped(
     """BCa intervals, percentile where BCa is undefined, the bounds where both are."""
     drawn = f"{over}, {settings.resamples} resamples, seed {settings.seed}"
     both = bootstrap(
-        *drawn_from,
+        of_counts,
+        spreads[0].clusters,
         confidence=settings.confidence,
         seed=settings.seed,
         resamples=settings.resamples,
@@ -226,22 +227,13 @@ def resampled(
         nothing = Interval(*bounds, "none: no samples")
         return as_estimate(math.nan, nothing, rows, interval, unit, sd)
 
-    def of_indices(indices: FloatArray, axis: int) -> FloatArray:
-        return statistic(draw_counts(np.moveaxis(indices, axis, -1), rows.clusters))[None]
+    def of_counts(counts: FloatArray) -> FloatArray:
+        return statistic(counts)[None]
 
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(np.ones(rows.clusters)))
         if rows.clusters < 2:
             return as_estimate(value, _nothing(rows, bounds), rows, interval, unit, sd)
         spread = jackknife(value, statistic(1 - np.eye(rows.clusters)), scale)
-        indices = np.arange(rows.clusters, dtype=np.float64)[None]
-        ci = _intervals(rows, [spread], (indices, of_indices), interval, bounds)[0]
+        ci = _intervals(rows, [spread], of_counts, interval, bounds)[0]
     return as_estimate(value, ci, rows, interval, unit, sd)
-
-
-def draw_counts(indices: FloatArray, k: int) -> FloatArray:
-    """How often each of k clusters stands in the last axis, (..., draws) to (..., k)."""
-    flat = indices.reshape(-1, indices.shape[-1]).astype(np.intp)
-    offset = np.arange(len(flat))[:, None] * k
-    counted = np.bincount((flat + offset).ravel(), minlength=len(flat) * k)
-    return counted.reshape(*indices.shape[:-1], k).astype(np.float64)

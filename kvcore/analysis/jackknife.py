@@ -97,8 +97,8 @@ def _commonest(influence: FloatArray) -> int:
 def leave_one_out(sums: FloatArray, statistic: Callable[..., FloatArray]) -> FloatArray:
     """Return a statistic's m values with each of the clusters left out, (m, clusters).
 
-    The statistic is of per-cluster sums, (k, clusters), as `kvcore.analysis.bootstrap.bootstrap`
-    takes it.
+    The statistic is of per-cluster sums, (k, clusters), as `kvcore.analysis.bootstrap`
+    has it.
     """
     rest = sums.sum(axis=1, keepdims=True) - sums
     with np.errstate(all="ignore"):
