@@ -7,11 +7,9 @@ published comparisons do not fix it. Nothing of `kvcore.analysis` is used.
 
 from __future__ import annotations
 
-import functools
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,7 @@ SPREAD, ALIKE = 0.3, 0.5  # SD of a benefit in nats, correlation of two: where n
 BARE = (1.1455, 1.5698)  # mean and SD of bare NLL, of experiment 01
 SHORT_ANSWERS = 2500 - 2303  # samples of experiment 01 with answers of one token, without a tail
 LISTS, PASSAGES = 200, 1692
-STEPS = 80  # of a bisection
+STEPS = 40  # of a bisection
 TOKENS = 4
 WITH_BARE = {
     "random": "exp01-mistral-random-r-with-bare-nll",
@@ -278,7 +276,8 @@ class Lists:
 def intents(lists: Lists, first: Array, best: float, routed: float) -> list[Array]:
     """Return scores of four more intents: best of five per passage, and one a query, as given."""
     by_query = [lists.by_query() for _ in range(4)]
-    by_passage = [lists.rng.standard_normal(PASSAGES) for _ in range(4)]
+    # On passages that do not answer the query alone: the best of several lifts those.
+    by_passage = [lists.rng.standard_normal(PASSAGES) * (1 - lists.relevant) for _ in range(4)]
 
     def scores(spread: float, own: float) -> list[Array]:
         return [
@@ -291,9 +290,7 @@ def intents(lists: Lists, first: Array, best: float, routed: float) -> list[Arra
         return stacked[means.argmax(axis=0)[lists.query], np.arange(PASSAGES)]
 
     def spread_for(own: float) -> float:
-        return solved(
-            lambda x: auc(one_a_query(scores(x, own)), lists.relevant), routed, 0.05, 3.0
-        )
+        return solved(lambda x: auc(one_a_query(scores(x, own)), lists.relevant), routed, 0.0, 3.0)
 
     def best_with(own: float) -> float:
         each = scores(spread_for(own), own)
@@ -430,14 +427,21 @@ def write_store(
     root: Path,
     comparisons: Mapping[tuple[Place, str], Sequence[Comparison]],
     values: Mapping[str, Entry],
+    *,
+    others: bool = True,
 ) -> None:
-    """Write the rows of every published cell: comparisons by place and set of samples, and more."""
+    """Write the rows of published comparisons, by place and set of samples.
+
+    ``others``: write those of the ranking study and of the prefill dynamics too.
+    """
     rows: list[Row] = []
     for (place, sample_set), own in comparisons.items():
         clusters = next((c.entry.clusters for c in own if c.entry.clusters), None)
         groups = groups_of(own, values, place)
         short = SHORT_ANSWERS if any(group.with_bare for group in groups) else 0
         rows += paired_rows(place, sample_set, groups, clusters, short)
-    rows += list_rows(values["exp23-gemma-bare-auc"].place, values)
-    for kind, own in (("answer_nll", rows), ("hidden_states", dynamics_rows(values))):
-        kind_of(kind).store(root).write(pd.DataFrame(own), {"device": "cpu"})
+    if others:
+        rows += list_rows(values["exp23-gemma-bare-auc"].place, values)
+        states = kind_of("hidden_states").store(root)
+        states.write(pd.DataFrame(dynamics_rows(values)), {"device": "cpu"})
+    kind_of("answer_nll").store(root).write(pd.DataFrame(rows), {"device": "cpu"})
