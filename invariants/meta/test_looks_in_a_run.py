@@ -252,6 +252,9 @@ def test_a_run_that_died_between_looks_is_taken_up(tmp_path: Path, first: Any) -
     dying = Place(tmp_path)
     dying.run(scorer=Scorer(calls_left=3))
     assert 0 < len(dying.rows) < sum(first[1].values())
+    ends = [each["look"]["why"] for each in verdicts(dying.run("--kv-no-measure")).values()]
+    assert "limit" not in ends
+    assert "not measured further" in ends
     resumed = verdicts(dying.run())
     assert resumed == first[0]
     assert dying.counts == first[1]
@@ -313,7 +316,7 @@ def fixed_level(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_stops(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(looking, "_settled", lambda *_: (None, None))
+    patch.setattr(looking, "settled", lambda *_: (None, None))
 
 
 @pytest.mark.parametrize("fault", [every_need, fixed_level, never_stops])
