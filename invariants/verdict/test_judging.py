@@ -138,7 +138,7 @@ def test_twin_error_rate_sees_a_verdict_by_point_estimate(
 )
 def test_clear_effects_are_judged(prediction: Prediction, mean: float, right: Verdict) -> None:
     """A rule that errs rarely because it says nothing."""
-    judged = [verdict_on(e, prediction) for e in noise_estimates(mean)]
+    judged = [str(verdict_on(e, prediction)) for e in noise_estimates(mean)]
     assert judged.count(right) > 0.9 * len(judged)
 
 
