@@ -89,6 +89,9 @@ SIZES: dict[str, Any] = {
     "hidden_size_per_layer_input": 8,
     "vocab_size_per_layer_input": 384,
     "embedding_size": 32,
+    "adapter_in_dim": 32,
+    "adapter_input_size": 32,
+    "adapter_out_dim": 32,
     "bos_token_id": 0,
     "eos_token_id": 1,
     "pad_token_id": 1,
@@ -98,6 +101,24 @@ SIZES: dict[str, Any] = {
     "use_cache": True,
 }
 MAPPED = {"num_kv_heads": 2, "n_embd": 32, "n_layer": LAYERS, "n_head": 4, "d_model": 32}
+MAPPED |= {"emb_dim": 32, "n_layers": LAYERS, "n_heads": 4}
+ALTERNATING = ["sliding_attention", "full_attention"] * (LAYERS // 2)
+INDEXER = {
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 4,
+}
+WINDOWED = {
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 4,
+    "swa_q_lora_rank": 16,
+    "swa_kv_lora_rank": 16,
+    "swa_head_dim": 16,
+    "swa_qk_nope_head_dim": 8,
+    "swa_v_head_dim": 8,
+}
 # What a type needs beside its sizes.
 OWN: dict[str, dict[str, Any]] = {
     "falcon": {"new_decoder_architecture": True, "alibi": False, "num_kv_heads": 2},
@@ -106,9 +127,24 @@ OWN: dict[str, dict[str, Any]] = {
     "cpmant": {"dim_head": 8, "dim_ff": 48},
     "gpt_neo": {"attention_types": [[["global", "local"], LAYERS // 2]], "num_layers": LAYERS},
     "dots1": {"n_shared_experts": 1},
-    "dots3_note_text": {"num_key_value_heads": 4},
+    "dots3_note_text": {"num_key_value_heads": 4, **WINDOWED},
     "zaya": {"num_experts_per_tok": 1},
     "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8},
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8},
+    "blt": {"encoder_hash_byte_group_vocab": 384},
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_top_k": 2},
+    },
+    "gemma3n_text": {"layer_types": ALTERNATING, "num_kv_shared_layers": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
+    "longcat_flash": {"zero_expert_num": 2, "expert_ffn_hidden_size": 16, "moe_topk": 2},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "qwen4_exp_text": INDEXER,
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * (LAYERS // 2)},
     "reformer": {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (16, 32)},
 }
 
@@ -118,7 +154,7 @@ def build(model_type: str, folder: Path) -> None:
 
     Raises whatever its classes raise where it cannot be built from these sizes.
     """
-    config = _shrunk(CONFIG_MAPPING[model_type], OWN.get(model_type, {}))
+    config = _shrunk(CONFIG_MAPPING[model_type])
     with torch.device("meta"):  # counted before any memory is taken
         parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     if parameters > LARGEST:
@@ -126,9 +162,9 @@ def build(model_type: str, folder: Path) -> None:
     checkpoints.build_checkpoint(folder, config)
 
 
-def _shrunk(config_class: Any, own: dict[str, Any]) -> Any:
+def _shrunk(config_class: Any) -> Any:
     """Return a configuration of a class, made small, parts of it included."""
-    default = config_class()
+    default, own = config_class(), OWN.get(config_class.model_type, {})
     sizes = {name: value for name, value in {**SIZES, **MAPPED}.items() if _takes(default, name)}
     layer_types = getattr(default, "layer_types", None)
     if layer_types and _takes(default, "layer_types"):
@@ -136,7 +172,7 @@ def _shrunk(config_class: Any, own: dict[str, Any]) -> Any:
     if isinstance(getattr(default, "mlp_layer_types", None), list):
         sizes["mlp_layer_types"] = _few(default.mlp_layer_types)
     parts = {
-        name: _shrunk(type(getattr(default, name)), {})
+        name: _shrunk(type(getattr(default, name)))
         for name in getattr(config_class, "sub_configs", None) or {}
         if isinstance(getattr(default, name, None), PreTrainedConfig)
     }
