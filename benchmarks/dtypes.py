@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from invariants.oracle import plain
+from invariants.support.float32_products import Float32Products
 from kvcore import analysis, loading, verdict
 from kvcore.conditions.parse import condition
 from kvcore.data.sample import Sample
@@ -35,41 +33,6 @@ ROUTES: dict[str, Callable[[LM, Sequence[Sample], int], pd.DataFrame]] = {
     "plain, truncated": lambda lm, samples, seed: _plain(lm, samples, seed, plain.truncated_nlls),
     "plain, one pass": lambda lm, samples, seed: _plain(lm, samples, seed, plain.one_pass_nlls),
 }
-
-
-class Float32Products(TorchFunctionMode):
-    """Products of 16-bit tensors are summed up in float32 and rounded once, as on a GPU.
-
-    Of attention the whole is computed in float32, from 16-bit inputs to a 16-bit output. Sixty
-    times as fast as a CPU's own 16-bit products where it has no instructions for them.
-    """
-
-    PRODUCTS = frozenset(
-        (
-            torch.nn.functional.linear,
-            torch.nn.functional.scaled_dot_product_attention,
-            torch.matmul,
-            torch.Tensor.matmul,
-            torch.Tensor.__matmul__,
-            torch.bmm,
-            torch.baddbmm,
-        )
-    )
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """Call a function of torch, a product in float32."""
-        inputs = (tuple(args), kwargs or {})
-        narrow = [each.dtype for each in pytree.tree_leaves(inputs) if _is_16_bit(each)]
-        if func not in self.PRODUCTS or not narrow:
-            return func(*inputs[0], **inputs[1])
-        wide = pytree.tree_map(lambda each: each.float() if _is_16_bit(each) else each, inputs)
-        return func(*wide[0], **wide[1]).to(narrow[0])
-
-
-def _is_16_bit(each: Any) -> bool:
-    return isinstance(each, torch.Tensor) and each.dtype in (torch.bfloat16, torch.float16)
 
 
 def measure(lm: LM, samples: Sequence[Sample], options: argparse.Namespace) -> dict[str, Any]:

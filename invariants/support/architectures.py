@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -258,7 +259,9 @@ def isolated_outcome(model_type: str, seconds: float = SECONDS) -> Outcome:
         sender.send(outcome(model_type))
 
     process = context.Process(target=send)
-    process.start()
+    with warnings.catch_warnings():  # of Python 3.12, where other threads run
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
     sender.close()
     try:
         if receiver.poll(seconds):
