@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.models.beam import modeling_beam
 
+from invariants.support.comparing import PREFILL_TOLERANCE, assert_close_per_layer
 from invariants.support.patching import Fault, patched
 from kvcore import loading
 from kvcore.cache import kv_cache, rope, rope_fit
@@ -162,11 +165,11 @@ def biases_in_float32_for_good(lm: LM) -> Iterator[None]:
 
 @contextmanager
 def noise_in_four_bits(lm: LM) -> Iterator[None]:
-    """Turn over some bits of the packed weights while the probe runs, and leave them so."""
+    """Change some of the packed weights while the probe runs, and leave them so."""
     for layer in rope_probe.decoder_layers(lm):
         for parameter in layer.parameters():
             if parameter.dtype == torch.uint8:
-                parameter.data.view(-1)[:7] ^= 1
+                parameter.data.view(-1)[:7] += 1
     yield
 
 
@@ -277,24 +280,34 @@ def test_twin_several_rotary_modules(fault: Fault) -> None:
     must_refuse_or_fail(fault, check_several_rotary_modules)
 
 
+def beam(**changes: Any) -> LM:
+    """Return a model whose full-attention layers turn no key, and have no frequencies to do so."""
+    sizes: dict[str, Any] = {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "sliding_window": 64,
+        "mlp_layer_types": ["dense"] * 4,
+    }
+    return built(transformers.BeamConfig(**settings(**{**sizes, **changes})))
+
+
 def check_layers_without_frequencies() -> None:
-    """Demand that layers which no frequencies serve keep their keys where a cache is moved."""
-    config = transformers.BeamConfig(
-        **settings(
-            num_hidden_layers=4,
-            layer_types=["sliding_attention", "full_attention"] * 2,
-            sliding_window=64,
-            mlp_layer_types=["dense"] * 4,
-        )
-    )
-    lm = built(config)
-    plan = rope_probe.probe(lm)
-    assert [layer.pairing for layer in plan.layers] == ["half", "none"] * 2
-    cache = forward.prefill(lm, forward.pad_ids(lm, [range(3, 9)], [0]))
-    moved = cache.reposition(lm, plan, torch.full((1, 6), 5))
-    direct = forward.prefill(lm, forward.pad_ids(lm, [range(3, 9)], [5]))
-    for own, reference in zip(moved.keys, direct.keys, strict=True):
-        assert torch.allclose(own, reference, atol=1e-4)
+    """Demand that layers which no frequencies serve keep their keys where a cache is moved.
+
+    1. A cache that is read at its place.
+    2. A cache that is read at another one, and moved. The queries, which this model scales by
+       their position, are left as they are.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modeling_beam, "compute_attention_scaling", lambda _: None)
+        lm = beam()
+        plan = rope_probe.probe(lm)
+        assert [layer.pairing for layer in plan.layers] == ["half", "none"] * 2
+        ids = [range(3, 9)]
+        cache = forward.prefill(lm, forward.pad_ids(lm, ids, [0]))
+        moved = cache.reposition(lm, plan, torch.full((1, 6), 5))
+        direct = forward.prefill(lm, forward.pad_ids(lm, ids, [5]))
+    assert_close_per_layer(moved.keys, direct.keys, PREFILL_TOLERANCE, "moved keys")
 
 
 def test_layers_that_no_frequencies_serve_stay() -> None:
@@ -314,6 +327,27 @@ def test_twin_layers_that_no_frequencies_serve() -> None:
     must_refuse_or_fail(
         patched(kv_cache.KVCache, "reposition", broken), check_layers_without_frequencies
     )
+
+
+def check_scaled_by_position(last_alone: bool) -> None:
+    """Demand a refusal of queries that are scaled by their position and no setting says so."""
+    types = ["sliding_attention"] * 3 + ["full_attention"]
+    line = refusal_of(beam(layer_types=types) if last_alone else beam())
+    expected = f"layer {3 if last_alone else 1}'s output changes with position (by "
+    assert expected in line, line or "not refused"
+
+
+@pytest.mark.parametrize("last_alone", [False, True])
+def test_queries_scaled_without_a_setting_are_refused(last_alone: bool) -> None:
+    """Would catch scores that hang on where a document was read, off by less than the gate sees."""
+    check_scaled_by_position(last_alone)
+
+
+@pytest.mark.parametrize("last_alone", [False, True])
+def test_twin_queries_scaled_without_a_setting(last_alone: bool) -> None:
+    """Would catch a check blind to a probe that looks at keys and values alone."""
+    keys_alone = patched(rope_probe, "OUTPUT_TOLERANCE", math.inf)
+    must_refuse_or_fail(keys_alone, check_scaled_by_position, last_alone)
 
 
 def check_short_of_a_switch() -> None:

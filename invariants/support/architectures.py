@@ -336,10 +336,7 @@ def _line(error: Exception, folder: Path) -> str:
 
 def table(outcomes: dict[str, Outcome]) -> str:
     """Return the page that lists every type."""
-    counts = {
-        kind: sum(each.kind == kind for each in outcomes.values())
-        for kind in KINDS
-    }
+    counts = {kind: sum(each.kind == kind for each in outcomes.values()) for kind in KINDS}
     summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     rows = [
         f"| `{name}` | {each.kind} | {each.detail} |" for name, each in sorted(outcomes.items())
