@@ -13,7 +13,17 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks import capture, contenders, dtypes, following, hybrids, ranking, speed
+from benchmarks import (
+    capture,
+    contenders,
+    dtypes,
+    following,
+    hybrids,
+    ranking,
+    speed,
+    statistics_page,
+    verdicts,
+)
 from kvcore import loading
 from kvcore.data import datasets
 from kvcore.data.sample import Corpus, Sample, choose_samples
@@ -23,6 +33,10 @@ from kvcore.models.lm import LM
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks and return the exit status: 1 where two routes' numbers differ."""
     options = _options(arguments)
+    if options.part == STATISTICS:
+        statistics_page.write(verdicts.measure(options.replications, options.seed))
+        print(f"written to {statistics_page.PAGE.relative_to(Path.cwd())}")
+        return 0
     lm = loading.load(options.model, device="cpu", dtype="float32")
     if options.peak_of:
         return _child(lm, options)
@@ -75,6 +89,8 @@ PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
     "following": lambda lm, _corpus, options: following.measure(lm, options),
 }
 
+STATISTICS = "statistics"
+"""The part that simulates verdicts on the shipped rows, loads no model and writes a page."""
 ON_REQUEST = ("dtypes",)
 """Parts that "all" leaves out: hours on a CPU without 16-bit arithmetic."""
 
@@ -91,7 +107,9 @@ def _environment() -> dict[str, str]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--part", choices=(*PARTS, "all"), default="all", help="what is measured")
+    parser.add_argument(
+        "--part", choices=(*PARTS, STATISTICS, "all"), default="all", help="what is measured"
+    )
     parser.add_argument("--model", default="smollm2-135m", help="registry name, hub id or folder")
     parser.add_argument("--dataset", default="docstrings", help="dataset name or file")
     parser.add_argument("--samples", type=_count, default=24, help="samples per round of speed")
@@ -116,6 +134,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help=f"also rank {ranking.FULL} queries and follow {following.FULL} pairs "
         "for the peak memory: an hour",
+    )
+    parser.add_argument(
+        "--replications", type=_count, default=2000, help="draws of every simulated rate"
     )
     parser.add_argument("--seed", type=int, default=0, help="of samples and random prefixes")
     parser.add_argument(

@@ -22,21 +22,16 @@ from claims.harness.estimands.hidden_states import (
     steps_and_token_nlls,
     surprise_and_steps,
 )
-from claims.harness.estimands.paired import paired_benefit
-from kvcore.verdict import Published, helps, hurts, negligible
+from claims.harness.estimands.paired import mean_benefit
+from kvcore.verdict import helps, hurts, negligible
 
 SOURCE = "prefill dynamics plan, Gemma-2-2B on WikiText-2"
-BASE, INSTRUCT = ("gemma2-2b", "wikitext2"), ("gemma2-2b-it", "wikitext2")
+INSTRUCT = (
+    "gemma2-2b-it",
+    "wikitext2",
+)  # expected to do as the base model, for which was published
 STEPS = ("step", "relative-step")
 WARM = "temperature(0.7)"
-
-
-def published(value: float, text: str, metric: str = "step") -> dict[tuple[str, str], Published]:
-    """Return a value published for the base model, and expected alike of the instruct one."""
-    return {
-        BASE: Published(value, 50, metric, text=text),
-        INSTRUCT: Published(value, None, metric, text=f"{text} (base model)"),
-    }
 
 
 topic = claims_about(
@@ -47,18 +42,21 @@ topic = claims_about(
 @topic.claim(
     "own-text-is-less-surprising",
     metrics=("ce",),
-    predicts=helps(delta=0.2),
-    published={BASE: Published(1.54, None, "ce", legacy=True, text="CE 2.99 against 1.45")},
+    version=2,
+    predicts=helps(delta=0.1, effect=1.54, unit="nats/token"),
+    published="dynamics-gemma2-ce",
+    also_at=(INSTRUCT,),
 )
 def test_own_text_is_less_surprising(judge):
     """The text with the model's own continuation has a lower cross-entropy than the author's."""
-    judge(paired_benefit("human", "greedy"))
+    judge(mean_benefit("human", "greedy"))
 
 
 @topic.claim(
     "own-text-is-smoother",
     predicts=helps(delta=0.2, effect=1.49),
-    published=published(1.49, "193.8 against 179.5, d +1.49"),
+    published="dynamics-gemma2-step",
+    also_at=(INSTRUCT,),
 )
 def test_own_text_is_smoother(judge, cell):
     """The residual stream takes smaller steps along the model's own continuation."""
@@ -68,7 +66,8 @@ def test_own_text_is_smoother(judge, cell):
 @topic.claim(
     "surprise-and-steps-correlate",
     predicts=helps(delta=0.1, effect=0.65, unit="r"),
-    published=published(0.65, "r 0.65"),
+    published="dynamics-gemma2-ce-step-r",
+    also_at=(INSTRUCT,),
 )
 def test_surprise_and_steps_correlate(judge, cell):
     """The more surprising a text, the larger its steps, both sources pooled."""

@@ -6,23 +6,24 @@ from collections.abc import Callable
 from claims.harness.claims import claims_about
 from claims.harness.estimands.paired import paired_benefit
 from claims.harness.rows import Measured
-from kvcore.verdict import Published, does_not_help, hurts
+from kvcore.verdict import does_not_help, hurts, slugify
 
 HELPS_NOT = ("does-not-help", "makes the answer no easier", does_not_help)
 HURTS = ("hurts", "makes the answer harder", hurts)
 HURTS_SUMMARIES = ("hurts", "makes the summary harder", hurts)
-SURVEY = {  # name, what it does there, d, share of samples that win in %
-    "squad_v2": ("squad", "SQuAD v2", HELPS_NOT, 0.003, 52),
-    "hotpotqa": ("hotpotqa", "HotpotQA", HURTS, -0.35, 34),
-    "pubmedqa": ("pubmedqa", "PubMedQA", HURTS, -0.73, 16),
-    "cnn_dailymail": ("cnn-dailymail", "CNN/DailyMail", HURTS_SUMMARIES, -1.31, 8),
-    "narrativeqa": ("narrativeqa", "NarrativeQA", HURTS, -0.35, 45),
+SURVEY = {  # name, what it does there, d
+    "squad_v2": ("squad", "SQuAD v2", HELPS_NOT, 0.003),
+    "hotpotqa": ("hotpotqa", "HotpotQA", HURTS, -0.35),
+    "pubmedqa": ("pubmedqa", "PubMedQA", HURTS, -0.73),
+    "cnn_dailymail": ("cnn-dailymail", "CNN/DailyMail", HURTS_SUMMARIES, -1.31),
+    "narrativeqa": ("narrativeqa", "NarrativeQA", HURTS, -0.35),
 }
+LONG_PAGES = "exp11-mistral-static-fact-nq"
 
 
-def legacy(dataset: str, d: float, text: str) -> dict[tuple[str, str], Published]:
-    """Return a legacy value, measured with Mistral-7B."""
-    return {("mistral-7b", dataset): Published(d, None, "nll_tail", legacy=True, text=text)}
+def surveyed(dataset: str) -> str:
+    """Return the id of the value published for a dataset of the survey."""
+    return f"legacy-mistral-static-fact-{slugify(dataset)}"
 
 
 def only(dataset: str) -> Callable[[Measured], str]:
@@ -52,9 +53,9 @@ topic = claims_about(
             "statement": f"On {name} a static prefix {said}.",
             "predicts": prediction(delta=0.09, effect=d),
             "applies": only(dataset),
-            "published": legacy(dataset, d, f"d {d:+.2f}, {win} % win (legacy)"),
+            "published": surveyed(dataset),
         }
-        for dataset, (slug, name, (verb, said, prediction), d, win) in SURVEY.items()
+        for dataset, (slug, name, (verb, said, prediction), d) in SURVEY.items()
     },
 )
 def test_a_static_question_does_on_this_dataset_what_was_published(judge):
@@ -63,7 +64,10 @@ def test_a_static_question_does_on_this_dataset_what_was_published(judge):
 
 
 @topic.claim(
-    "benefit-does-not-generalise", predicts=does_not_help(delta=0.09), applies=not_ms_marco
+    "benefit-does-not-generalise",
+    predicts=does_not_help(delta=0.09),
+    applies=not_ms_marco,
+    published=(*map(surveyed, SURVEY), LONG_PAGES),
 )
 def test_the_benefit_does_not_generalise(judge):
     """Away from MS MARCO a static prefix makes the answer no easier."""
@@ -75,7 +79,7 @@ def test_the_benefit_does_not_generalise(judge):
     source="priming project summary: a length effect, not a dataset effect",
     predicts=does_not_help(delta=0.09),
     applies=only("natural_questions"),
-    published=legacy("natural_questions", 0.0, "none (legacy)"),
+    published=LONG_PAGES,
 )
 def test_a_static_question_does_not_help_on_natural_questions(judge):
     """On long Natural Questions pages a static prefix makes the answer no easier.

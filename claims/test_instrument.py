@@ -1,8 +1,8 @@
 """The instrument's own pitfalls: token boundaries, cache lengths, rope bases."""
 
-from claims.harness.claims import claims_about
+from claims.harness.claims import GEMMA_4B, claims_about
 from claims.harness.estimands.paired import paired_benefit, share_of_samples
-from kvcore.verdict import Published, at_least, hurts
+from kvcore.verdict import at_least, hurts
 
 
 def only_sentencepiece(cell):
@@ -30,7 +30,7 @@ topic = claims_about("instrument", source="priming notebook, experiment 01")
     metrics=("boundary",),
     applies=only_sentencepiece,
     predicts=at_least(0.95, effect=1.0, unit="proportion"),
-    published=Published(1.0, 100, "boundary", text="100 of 100 samples mismatch"),
+    published="notebook-mistral-newline-boundary",
 )
 def test_a_newline_is_never_a_clean_boundary(judge):
     """A passage tokenized alone never has the ids it has behind a newline (SentencePiece)."""
@@ -47,7 +47,7 @@ def test_a_newline_is_never_a_clean_boundary(judge):
     "caches-have-equal-length",
     metrics=("lengths",),
     predicts=at_least(0.98, effect=1.0, unit="proportion"),
-    published=Published(1.0, 2500, "lengths", text="2,500 of 2,500"),
+    published="notebook-mistral-equal-lengths",
 )
 def test_all_three_caches_have_equal_length(judge):
     """The bare, random and oracle caches of a sample have the same number of slots."""
@@ -63,6 +63,8 @@ def test_all_three_caches_have_equal_length(judge):
     source="re-positioning artifact, Gemma 3 270M",
     applies=only_two_bases,
     predicts=hurts(delta=0.09, effect=-0.31),
+    published="artifact-gemma270m-one-base-random",
+    also_at=(GEMMA_4B,),
 )
 def test_one_rope_base_for_all_layers_hurts(judge):
     """Re-positioning all layers with one base harms a model that has two."""

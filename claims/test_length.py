@@ -1,20 +1,18 @@
 """Length: does the benefit survive when unrelated text follows the passage?"""
 
-from claims.harness.claims import MISTRAL, claims_about
+from claims.harness.claims import claims_about
 from claims.harness.estimands.paired import paired_benefit, trend_over_length
-from kvcore.verdict import Published, does_not_help, helps, hurts
+from kvcore.verdict import at_most, does_not_help, helps, hurts
 
 SOURCE = "priming project summary, length"
 LENGTHS = (256, 512, 1024, 2048)
-NO_BENEFIT = does_not_help(delta=0.15, effect=0.0)
+NO_BENEFIT = does_not_help(delta=0.09, effect=0.0)
+# Published as "none" at 256 tokens was d +0.114 (p 0.059), more than what is called a benefit
+# elsewhere. What is meant is a bound: half of the d +0.303 at the passages' own length.
+HALF = at_most(0.15, effect=0.114)
 
 
-def published(d: float, text: str) -> Published:
-    """Return a value published for Mistral-7B on padded MS MARCO, 278 passages."""
-    return Published(d, 278, "nll_tail", text=text)
-
-
-topic = claims_about("length", source=SOURCE, slow=True, min_n=50, published_on=MISTRAL)
+topic = claims_about("length", source=SOURCE, slow=True, min_n=50)
 
 
 @topic.claim_for_each(
@@ -22,21 +20,25 @@ topic = claims_about("length", source=SOURCE, slow=True, min_n=50, published_on=
     {
         256: {
             "claim_id": "no-benefit-from-256-tokens",
-            "published": published(0.114, "d +0.114, p 0.059"),
+            "statement": "With 256 tokens of document a static prefix helps at most half as much "
+            "as it was published to help at the passages' own length (d 0.303).",
+            "predicts": HALF,
+            "published": "exp20-mistral-static-fact-256-tokens",
         },
         512: {
             "claim_id": "no-benefit-at-512-tokens",
-            "published": published(0.034, "d +0.034"),
+            "published": "exp20-mistral-static-fact-512-tokens",
         },
         1024: {
             "claim_id": "no-benefit-at-1024-tokens",
-            "published": published(-0.043, "d -0.043"),
+            "published": "exp20-mistral-static-fact-1024-tokens",
         },
         2048: {
             "claim_id": "no-benefit-at-2048-tokens",
-            "published": published(-0.014, "d -0.014"),
+            "published": "exp20-mistral-static-fact-2048-tokens",
         },
     },
+    version=2,
     predicts=NO_BENEFIT,
 )
 def test_no_benefit_at_this_length(judge, tokens):
@@ -53,7 +55,6 @@ def test_the_benefit_decays_with_length(judge):
 @topic.claim(
     "unrelated-text-makes-bare-answers-easier",
     source=f"{SOURCE} (lab notes: NLL 1.098 to 0.889 at 2,048 tokens)",
-    min_n=30,
     predicts=helps(delta=0.09),
 )
 def test_unrelated_text_makes_bare_answers_easier(judge):
@@ -64,6 +65,7 @@ def test_unrelated_text_makes_bare_answers_easier(judge):
 @topic.claim_for_each(
     "tokens",
     {n: {"claim_id": f"beacons-do-not-help-at-{n}-tokens"} for n in (1024, 2048)},
+    version=2,
     predicts=NO_BENEFIT,
 )
 def test_beacons_do_not_help_at_this_length(judge, tokens):

@@ -1,6 +1,6 @@
 """Mechanism: which half of a primed cache carries the effect, in which layers and positions."""
 
-from claims.harness.claims import GEMMA_4B, MISTRAL, claims_about
+from claims.harness.claims import GEMMA_4B, MISTRAL, Instead, claims_about
 from claims.harness.estimands.paired import (
     lower_against_upper_half,
     mean_benefit,
@@ -8,12 +8,13 @@ from claims.harness.estimands.paired import (
     single_layers,
 )
 from claims.harness.rows import Measured
-from kvcore.verdict import Published, does_not_help, helps, hurts, negligible
+from kvcore.verdict import does_not_help, helps, hurts, negligible
 
 SOURCE = "priming project summary, mechanism"
 VALUES, EARLY = "values_only(static_fact)", "values_early_layers(static_fact,0.47)"
 # In nats: d divides rounding by rounding. An eighth of the smallest published mean, 0.0086.
 ROUNDING = negligible(delta=0.001, unit="nats/token")
+GEMMA_ON_SQUAD = ("gemma3-4b", "squad_v2")
 TENTHS = tuple(k / 10 for k in range(1, 11))
 
 
@@ -22,26 +23,26 @@ def below(share: float) -> str:
     return f"values_early_layers(static_fact,{share})"
 
 
-def gemma(d: float, text: str) -> Published:
-    """Return a value published for Gemma 3 4B on MS MARCO, 2,174 passages."""
-    return Published(d, 2174, "nll_tail", text=text)
-
-
 def only_below_float32(cell: Measured) -> str:
     """In a float32 model both rotations are the same arithmetic."""
     exact = cell.facts["dtype"] == "float32"
     return "the model itself computes in float32" if exact else ""
 
 
-topic = claims_about("mechanism", source=SOURCE, slow=True, published_on=GEMMA_4B)
+topic = claims_about("mechanism", source=SOURCE, slow=True)
 
 
 @topic.claim(
     "static-prefix-helps",
-    predicts=helps(delta=0.09, effect=0.303),
-    published={
-        MISTRAL: Published(0.472, 2303, "nll_tail", text="d +0.472"),
-        GEMMA_4B: gemma(-0.031, "d -0.031, ns"),
+    version=2,
+    predicts=helps(delta=0.09, effect=0.472),
+    published=("exp07-mistral-static-fact", "exp16-gemma-static-fact"),
+    instead={
+        GEMMA_4B: Instead(
+            does_not_help(delta=0.09, effect=-0.031),
+            "A fixed question, read before the document and dropped again, makes the answer no "
+            "easier.",
+        ),
     },
 )
 def test_a_static_question_helps(judge):
@@ -51,10 +52,18 @@ def test_a_static_question_helps(judge):
 
 @topic.claim(
     "primed-values-help",
-    predicts=helps(delta=0.05, effect=0.056),
-    published={
-        MISTRAL: Published(0.275, 2303, "nll_tail", text="d +0.275"),
-        GEMMA_4B: gemma(0.056, "d +0.056, p 0.009"),
+    version=2,
+    predicts=helps(delta=0.028, effect=0.056),
+    published=(
+        "exp09-mistral-values-only-static-fact",
+        "exp16-gemma-values-only-static-fact",
+        "exp24-gemma-values-only-static-fact-squad",
+    ),
+    instead={
+        GEMMA_ON_SQUAD: Instead(
+            does_not_help(delta=0.09, effect=-0.093),
+            "On SQuAD primed values under bare keys make the answer no easier.",
+        ),
     },
 )
 def test_primed_values_help(judge):
@@ -65,7 +74,16 @@ def test_primed_values_help(judge):
 @topic.claim(
     "primed-values-of-early-layers-help",
     predicts=helps(delta=0.09, effect=0.211),
-    published=gemma(0.211, "d +0.211"),
+    published=(
+        "exp19-gemma-early-layers-static-fact-16-of-34",
+        "exp24-gemma-early-layers-static-fact-16-squad",
+    ),
+    instead={
+        GEMMA_ON_SQUAD: Instead(
+            does_not_help(delta=0.09, effect=-0.031),
+            "On SQuAD primed values in the lower half of the layers make the answer no easier.",
+        ),
+    },
 )
 def test_primed_values_of_the_early_layers_help(judge):
     """Primed values in the lower half of the layers alone make the answer easier."""
@@ -74,8 +92,9 @@ def test_primed_values_of_the_early_layers_help(judge):
 
 @topic.claim(
     "early-values-beat-all-values",
-    predicts=helps(delta=0.09, effect=0.170),
-    published=gemma(0.170, "d +0.170, p 4e-15"),
+    version=2,
+    predicts=helps(delta=0.085, effect=0.170),
+    published="exp19-gemma-early-layers-static-fact-16-against-values-only-static-fact",
 )
 def test_early_layers_beat_all_layers(judge):
     """Primed values in the lower half of the layers do better than in all of them."""
@@ -96,8 +115,9 @@ def test_single_layers_help_less_the_deeper(judge):
 
 @topic.claim(
     "primed-keys-interfere",
-    predicts=hurts(delta=0.087, effect=-0.087),
-    published=gemma(-0.087, "d -0.087"),
+    version=2,
+    predicts=hurts(delta=0.043, effect=-0.087),
+    published="exp19-gemma-static-fact-against-values-only-static-fact",
 )
 def test_primed_keys_interfere(judge):
     """Adding the primed keys to the primed values makes the answer harder again."""
@@ -107,7 +127,7 @@ def test_primed_keys_interfere(judge):
 @topic.claim(
     "values-of-early-positions-do-not-help",
     predicts=does_not_help(delta=0.09, effect=0.010),
-    published=gemma(0.010, "d +0.010 (lab notes)"),
+    published="exp19-gemma-early-positions-static-fact-25",
 )
 def test_primed_values_of_the_first_positions_do_not_help(judge):
     """Primed values on the first quarter of the document alone make the answer no easier."""
@@ -116,8 +136,9 @@ def test_primed_values_of_the_first_positions_do_not_help(judge):
 
 @topic.claim(
     "a-quarter-of-primed-values-helps",
-    predicts=helps(delta=0.08, effect=0.081),
-    published=gemma(0.081, "d +0.081 (lab notes)"),
+    version=2,
+    predicts=helps(delta=0.04, effect=0.081),
+    published="exp19-gemma-interp-static-fact-25",
 )
 def test_a_quarter_of_the_primed_values_helps(judge):
     """Mixing a quarter of the primed values into the bare ones makes the answer easier."""
@@ -127,7 +148,10 @@ def test_a_quarter_of_the_primed_values_helps(judge):
 @topic.claim(
     "unmoved-keys-do-not-help",
     predicts=does_not_help(delta=0.09, effect=-0.009),
-    published=gemma(-0.009, "d -0.009 (lab notes)"),
+    published=(
+        "exp19-gemma-no-reposition-static-fact",
+        "exp12-mistral-no-reposition-static-fact-nq",
+    ),
 )
 def test_keys_left_at_their_old_positions_do_not_help(judge):
     """A static prefix without re-positioning makes the answer no easier."""
@@ -138,13 +162,19 @@ def test_keys_left_at_their_old_positions_do_not_help(judge):
     "turning-keys-forth-and-back-changes-nothing",
     source="priming project summary, mechanism (lab notes: d -0.019)",
     predicts=ROUNDING,
+    also_at=(MISTRAL, GEMMA_4B),
 )
 def test_turning_keys_forth_and_back_changes_nothing(judge):
     """Turning the keys forth and back by the prefix's length changes nothing."""
     judge(mean_benefit("bare", "rope_roundtrip(static_fact)"))
 
 
-@topic.claim("float32-rotation-changes-nothing", applies=only_below_float32, predicts=ROUNDING)
+@topic.claim(
+    "float32-rotation-changes-nothing",
+    applies=only_below_float32,
+    predicts=ROUNDING,
+    also_at=(MISTRAL, GEMMA_4B),
+)
 def test_the_precision_of_the_rotation_changes_nothing(judge):
     """Turning keys in float32 or in the model's own precision makes no difference."""
     judge(mean_benefit("reposition(static_fact,model)", "static_fact"))

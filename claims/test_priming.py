@@ -1,8 +1,8 @@
 """Priming: what a prefix does that is read before the document and dropped again."""
 
-from claims.harness.claims import GEMMA_4B, MISTRAL, claims_about
+from claims.harness.claims import GEMMA_4B, LONG_PAGES, Instead, claims_about
 from claims.harness.estimands.paired import benefit_without_first_token, mean_of, paired_benefit
-from kvcore.verdict import Published, does_not_help, helps, hurts, negligible
+from kvcore.verdict import does_not_help, helps, hurts, negligible
 
 SOURCE = "priming notebook, experiment 01"
 
@@ -12,10 +12,19 @@ topic = claims_about("priming", source=SOURCE)
 
 @topic.claim(
     "random-prefix-helps",
-    predicts=helps(delta=0.09, effect=0.091),
-    published={
-        MISTRAL: Published(0.091, 2303, "nll_tail", text="d +0.091, win 59.5 %, p 1.3e-5"),
-        GEMMA_4B: Published(-0.109, 2174, "nll_tail", text="d -0.109, p 4e-7: hurts"),
+    version=2,
+    predicts=helps(delta=0.045, effect=0.091),
+    published=("exp01-mistral-random", "exp16-gemma-random", "exp11-mistral-random-nq"),
+    instead={
+        GEMMA_4B: Instead(
+            hurts(delta=0.054, effect=-0.109),
+            "A random prefix, read before the document and dropped again, makes the answer harder.",
+        ),
+        LONG_PAGES: Instead(
+            does_not_help(delta=0.09, effect=-0.034),
+            "On long pages a random prefix, read before them and dropped again, makes the answer "
+            "no easier.",
+        ),
     },
 )
 def test_a_random_prefix_helps(judge):
@@ -26,10 +35,7 @@ def test_a_random_prefix_helps(judge):
 @topic.claim(
     "oracle-does-not-help",
     predicts=does_not_help(delta=0.09, effect=0.023),
-    published={
-        MISTRAL: Published(0.023, 2303, "nll_tail", text="d +0.023, win 50.0 %, p 0.263"),
-        GEMMA_4B: Published(-0.020, 2174, "nll_tail", text="d -0.020, ns"),
-    },
+    published=("exp01-mistral-oracle", "exp16-gemma-oracle", "exp11-mistral-oracle-nq"),
 )
 def test_the_real_query_does_not_help(judge):
     """Having read the real query before the document makes the answer no easier."""
@@ -38,8 +44,9 @@ def test_the_real_query_does_not_help(judge):
 
 @topic.claim(
     "oracle-worse-than-random",
-    predicts=hurts(delta=0.09, effect=-0.051),
-    published=Published(-0.051, 2303, "nll_tail", text="d -0.051, win 44.9 %, p 0.0154"),
+    version=2,
+    predicts=hurts(delta=0.025, effect=-0.051),
+    published="exp01-mistral-oracle-against-random",
 )
 def test_the_real_query_is_worse_than_a_random_prefix(judge):
     """The real query as a prefix does worse than random tokens of the same length."""
@@ -61,7 +68,7 @@ def test_leaving_out_the_first_answer_token_changes_nothing(judge):
     "framing-hurts",
     source="priming project summary (first version)",
     predicts=hurts(delta=0.09, effect=-0.45),
-    published=Published(-0.45, None, "nll_tail", legacy=True, text="d -0.45 (legacy)"),
+    published="legacy-mistral-framed",
 )
 def test_framing_the_passage_hurts(judge):
     """Writing "Document:" before the passage makes the answer harder."""
@@ -71,17 +78,16 @@ def test_framing_the_passage_hurts(judge):
 @topic.claim(
     "priming-hurts-on-average",
     slow=True,
-    source="priming project summary (first version)",
-    predicts=hurts(delta=0.09, effect=-0.11),
-    published=Published(-0.11, None, "nll_tail", legacy=True, text="d -0.11 (legacy)"),
+    source="priming project summary (first version), which measured it for the real query",
+    version=2,
+    predicts=hurts(delta=0.09),
 )
 def test_priming_hurts_on_average(judge):
     """Over a random prefix, the real query and a fixed question, priming makes answers harder."""
     judge(paired_benefit("bare", mean_of("random", "oracle", "static_fact")))
 
 
-SURROGATES = "priming project summary, LLM-written surrogates (first version)"
-LEGACY = Published(0.274, None, "nll_tail", legacy=True, text="d +0.274 (legacy)")
+SURROGATES = "lab notes, experiment 06: LLM-written surrogates"
 
 
 @topic.claim(
@@ -89,8 +95,16 @@ LEGACY = Published(0.274, None, "nll_tail", legacy=True, text="d +0.274 (legacy)
     family="surrogates",
     source=SURROGATES,
     slow=True,
-    predicts=helps(delta=0.09, effect=0.274),
-    published=LEGACY,
+    version=2,
+    predicts=helps(delta=0.09, effect=0.234),
+    published=("exp06-mistral-keyword", "exp11-mistral-keyword-nq"),
+    instead={
+        LONG_PAGES: Instead(
+            hurts(delta=0.06, effect=-0.120),
+            "On long pages, keywords that the model itself writes make the answer harder as a "
+            "prefix.",
+        ),
+    },
 )
 def test_written_keywords_help(judge):
     """Keywords that the model itself writes for the passage make the answer easier as a prefix."""
@@ -102,8 +116,9 @@ def test_written_keywords_help(judge):
     family="surrogates",
     source=SURROGATES,
     slow=True,
-    predicts=helps(delta=0.09, effect=0.274),
-    published=LEGACY,
+    version=2,
+    predicts=helps(delta=0.09, effect=0.200),
+    published="exp06-mistral-question",
 )
 def test_a_written_question_helps(judge):
     """A question that the model itself writes for the passage makes the answer easier."""
@@ -115,8 +130,9 @@ def test_a_written_question_helps(judge):
     family="surrogates",
     source=SURROGATES,
     slow=True,
-    predicts=helps(delta=0.09, effect=0.274),
-    published=LEGACY,
+    version=2,
+    predicts=helps(delta=0.09, effect=0.252),
+    published="exp06-mistral-need",
 )
 def test_a_written_need_helps(judge):
     """A reader's need that the model itself writes for the passage makes the answer easier."""

@@ -4,7 +4,7 @@ A list holds the passage that answers a query and up to nine that do not (hard o
 module, or those the data names); the score is -NLL of the query's true answer, or PMI.
 """
 
-from claims.harness.claims import GEMMA_4B, claims_about
+from claims.harness.claims import GEMMA_4B, MISTRAL, claims_about
 from claims.harness.estimands.ranking import (
     auc,
     auc_at_equal_overlap,
@@ -17,7 +17,7 @@ from claims.harness.estimands.ranking import (
     routed,
     scored,
 )
-from kvcore.verdict import Published, at_least, at_most, does_not_help, helps, hurts, negligible
+from kvcore.verdict import at_least, at_most, does_not_help, helps, hurts, negligible
 
 SOURCE = "priming project summary, ranking"
 STATIC = (
@@ -35,11 +35,6 @@ NO_BETTER = does_not_help(delta=0.01, unit=CHANGE)
 POORLY = 0.65
 
 
-def published(value: float, text: str) -> Published:
-    """Return a value published for Gemma 3 4B on 200 queries of MS MARCO: its sign and size."""
-    return Published(value, 200, "nll_tail", text=text)
-
-
 def pmi(condition):
     """Score passages by PMI under a condition."""
     return scored(condition, BOS)
@@ -50,13 +45,13 @@ def against_bare(condition):
     return auc_change(pmi(BARE), pmi(condition))
 
 
-topic = claims_about("ranking", source=SOURCE, slow=True, min_n=300, published_on=GEMMA_4B)
+topic = claims_about("ranking", source=SOURCE, slow=True, min_n=300)
 
 
 @topic.claim(
     "nll-alone-ranks",
     predicts=at_least(0.8, effect=0.828, unit="AUC"),
-    published=published(0.828, "AUC 0.828, MRR@10 0.860"),
+    published="exp22-gemma-nll-bare-auc",
 )
 def test_nll_alone_ranks(judge):
     """The answer's NLL over a passage tells the passage that answers the query from others."""
@@ -65,8 +60,9 @@ def test_nll_alone_ranks(judge):
 
 @topic.claim(
     "pmi-ranks-better-than-nll",
-    predicts=helps(delta=0.01, effect=0.013, unit=CHANGE),
-    published=published(0.013, "AUC 0.841 against 0.828"),
+    version=2,
+    predicts=helps(delta=0.0065, effect=0.013, unit=CHANGE),
+    published="exp22-gemma-pmi-against-nll-auc",
 )
 def test_pmi_ranks_better_than_raw_nll(judge):
     """Subtracting the NLL from that without any document ranks better across queries."""
@@ -86,7 +82,7 @@ def test_pmi_ranks_each_list_as_raw_nll_does(judge):
 @topic.claim(
     "priming-does-not-improve-auc",
     predicts=NO_BETTER,
-    published=published(-0.009, "AUC of PMI 0.832 against 0.841"),
+    published="exp22-gemma-pmi-priming-auc",
 )
 def test_priming_does_not_improve_ranking(judge):
     """Values primed by a fixed question in the lower layers rank no better than bare ones."""
@@ -96,7 +92,7 @@ def test_priming_does_not_improve_ranking(judge):
 @topic.claim(
     "priming-does-not-improve-auc-of-nll",
     predicts=NO_BETTER,
-    published=published(0.001, "AUC of NLL 0.829 against 0.828"),
+    published="exp22-gemma-nll-priming-auc",
 )
 def test_priming_does_not_improve_ranking_by_raw_nll(judge):
     """By the NLL itself, values primed by a fixed question in the lower layers rank no better."""
@@ -106,7 +102,7 @@ def test_priming_does_not_improve_ranking_by_raw_nll(judge):
 @topic.claim(
     "priming-by-the-query-does-not-improve-auc",
     predicts=NO_BETTER,
-    published=published(-0.010, "AUC of PMI 0.831 against 0.841 (lab notes)"),
+    published="exp23-gemma-oracle-16-against-bare-auc",
 )
 def test_priming_by_the_query_does_not_improve_ranking(judge):
     """Values primed by the query itself in the lower half of the layers rank no better."""
@@ -116,7 +112,7 @@ def test_priming_by_the_query_does_not_improve_ranking(judge):
 @topic.claim(
     "priming-by-the-query-in-few-layers-does-not-improve-auc",
     predicts=NO_BETTER,
-    published=published(0.0, "AUC of PMI 0.841 against 0.841"),
+    published="exp23-gemma-oracle-8-against-bare-auc",
 )
 def test_priming_by_the_query_in_a_quarter_of_the_layers_does_not_improve_ranking(judge):
     """Values primed by the query itself in the lowest quarter of the layers rank no better."""
@@ -126,7 +122,7 @@ def test_priming_by_the_query_in_a_quarter_of_the_layers_does_not_improve_rankin
 @topic.claim(
     "interpolated-values-do-not-improve-auc",
     predicts=NO_BETTER,
-    published=published(0.001, "AUC of PMI 0.842 against 0.841"),
+    published="exp23-gemma-interp-oracle-25-against-bare-auc",
 )
 def test_interpolated_values_do_not_improve_ranking(judge):
     """A quarter of the values primed by the query mixed into the bare ones ranks no better."""
@@ -136,7 +132,7 @@ def test_interpolated_values_do_not_improve_ranking(judge):
 @topic.claim(
     "full-context-does-not-improve-auc",
     predicts=NO_BETTER,
-    published=published(-0.004, "AUC of PMI 0.837 against 0.841 (lab notes)"),
+    published="exp23-gemma-full-context-oracle-against-bare-auc",
 )
 def test_seeing_the_query_twice_does_not_improve_ranking(judge):
     """The query before the document and in sight ranks no better than the document alone."""
@@ -145,8 +141,9 @@ def test_seeing_the_query_twice_does_not_improve_ranking(judge):
 
 @topic.claim(
     "qvi-hurts-ranking-the-more-the-more",
-    predicts=hurts(delta=0.02, effect=-0.148, unit="AUC slope"),
-    published=published(-0.148, "AUC of PMI 0.841, 0.836, 0.811, 0.767 at 0, .1, .25, .5"),
+    version=2,
+    predicts=hurts(delta=0.02, effect=-0.154, unit="AUC slope"),
+    published="exp23-gemma-qvi-auc-slope",
 )
 def test_query_value_injection_hurts_ranking(judge):
     """The more of the query's mean value is mixed into the document's, the worse it ranks."""
@@ -155,8 +152,9 @@ def test_query_value_injection_hurts_ranking(judge):
 
 @topic.claim(
     "document-target-ranks-poorly",
-    predicts=at_most(POORLY, effect=0.57, unit="AUC"),
-    published=published(0.57, "AUC about .57"),
+    version=2,
+    predicts=at_most(POORLY, effect=0.574, unit="AUC"),
+    published="exp23-gemma-qdoc-bare-auc",
 )
 def test_asking_what_the_document_is_about_ranks_poorly(judge):
     """The query's NLL after "This document is about:" ranks poorly."""
@@ -165,8 +163,9 @@ def test_asking_what_the_document_is_about_ranks_poorly(judge):
 
 @topic.claim(
     "relevance-target-ranks-poorly",
-    predicts=at_most(POORLY, effect=0.475, unit="AUC"),
-    published=published(0.475, "AUC .45 to .50"),
+    version=2,
+    predicts=at_most(POORLY, effect=0.451, unit="AUC"),
+    published="exp23-gemma-relevance-bare-auc",
 )
 def test_asking_whether_the_document_is_relevant_ranks_poorly(judge):
     """The NLL of a sentence that calls the document relevant ranks poorly."""
@@ -176,7 +175,7 @@ def test_asking_whether_the_document_is_relevant_ranks_poorly(judge):
 @topic.claim(
     "best-of-five-intents-does-not-improve-auc",
     predicts=NO_BETTER,
-    published=published(-0.016, "AUC 0.825 against 0.841"),
+    published="exp23-gemma-best-of-five-against-bare-auc",
 )
 def test_the_best_of_five_intents_does_not_improve_ranking(judge):
     """Each passage's best score over five fixed questions ranks no better than the bare one."""
@@ -185,8 +184,9 @@ def test_the_best_of_five_intents_does_not_improve_ranking(judge):
 
 @topic.claim(
     "routing-hurts-ranking",
-    predicts=hurts(delta=0.01, effect=-0.013, unit=CHANGE),
-    published=published(-0.013, "AUC 0.828 against 0.841"),
+    version=2,
+    predicts=hurts(delta=0.0065, effect=-0.013, unit=CHANGE),
+    published="exp23-gemma-routing-against-bare-auc",
 )
 def test_choosing_the_intent_per_query_hurts_ranking(judge):
     """Choosing for each query the fixed question that looks best ranks worse than bare."""
@@ -196,7 +196,7 @@ def test_choosing_the_intent_per_query_hurts_ranking(judge):
 @topic.claim(
     "two-stage-gains-little",
     predicts=does_not_help(delta=0.01, effect=0.006, unit=MRR_CHANGE),
-    published=published(0.006, "MRR 0.866 against 0.860"),
+    published="exp23-gemma-two-stages-3-against-bare-mrr",
 )
 def test_re_ranking_the_first_three_gains_little(judge):
     """Re-ranking the first three passages by values primed with the query gains little."""
@@ -206,7 +206,7 @@ def test_re_ranking_the_first_three_gains_little(judge):
 @topic.claim(
     "priming-changes-few-ranks",
     predicts=does_not_help(delta=0.01, effect=-0.007, unit=MRR_CHANGE),
-    published=published(-0.007, "MRR 0.853 against 0.860: 6 wins, 185 ties, 9 losses"),
+    published="exp22-gemma-nll-priming-mrr",
 )
 def test_priming_improves_no_ranks(judge):
     """Primed values bring the relevant passage no further up its list."""
@@ -216,6 +216,7 @@ def test_priming_improves_no_ranks(judge):
 @topic.claim(
     "priming-helps-relevant-and-irrelevant-alike",
     predicts=negligible(delta=0.09, unit="d of groups"),
+    also_at=(GEMMA_4B, MISTRAL),
 )
 def test_priming_helps_relevant_and_irrelevant_passages_alike(judge):
     """Primed values lower the NLL as much over passages that do not answer the query."""

@@ -85,7 +85,15 @@ def pytest_runtest_makereport(
         vars(report)["kv_context"] = json.dumps(item.stash[CONTEXT_KEY])
         # every worker collects every test, so this is the same number everywhere
         vars(report)["kv_place"] = item.session.items.index(item)
+        _begin_with_verdict(report)
     return report
+
+
+def _begin_with_verdict(report: pytest.TestReport) -> None:
+    """Let a failure's message in JUnit begin with the verdict, not with pytest's "Failed: "."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = crash.message.removeprefix("Failed: ")
 
 
 @pytest.hookimpl(wrapper=True)

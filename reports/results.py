@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from kvcore.io import write_atomically
-from kvcore.verdict import Judgement
+from kvcore.verdict import Q_LEVEL, Judgement
+from reports import multiple
 from reports.text import inert_data
 from reports.words import counts
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 PACKAGES = (
     "kvclaims torch transformers accelerate bitsandbytes datasets gguf numpy scipy pandas pyarrow "
@@ -75,12 +77,11 @@ def document(
     """Return what results.json holds, as plain JSON data.
 
     Numbers are unrounded; NaN and infinities are the strings ``"NaN"``, ``"Infinity"`` and
-    ``"-Infinity"`` in estimates, null elsewhere. The data behind the plots is left out: it lies
-    in the rows, under ``rows``.
+    ``"-Infinity"`` in estimates, null elsewhere. ``q`` is null for judgements that are not primary.
+    The data behind the plots is left out: it lies in the rows, under ``rows``.
     """
-    judged = [judgement.to_dict() for judgement in judgements]
-    for each in judged:
-        del each["plot"]
+    q = multiple.primary_q_values(judgements)
+    standing = multiple.standing(judgements)
     stores = dict.fromkeys((j.store, j.rows_hash) for j in judgements)
     data: dict[str, Any] = inert_data(
         {
@@ -90,11 +91,20 @@ def document(
             "environment": dict(environment),
             "cells": [dict(cell) for cell in provenance.get("cells", ())],
             "counts": counts(judgements),
-            "judgements": judged,
+            "q_values": {"level": Q_LEVEL, **dataclasses.asdict(standing)},
+            "judgements": [_judged(j, q.get(multiple.key_of(j))) for j in judgements],
             "rows": [{"store": store, "rows_hash": rows_hash} for store, rows_hash in stores],
         }
     )
     return data
+
+
+def _judged(judgement: Judgement, q: float | None) -> dict[str, Any]:
+    """Return a judgement's own fields, what it says in words, and its q-value."""
+    said = {"words": judgement.words, "sentence": judgement.sentence(), "q": q}
+    fields = judgement.to_dict() | said
+    del fields["plot"]
+    return fields
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:

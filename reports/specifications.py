@@ -65,7 +65,7 @@ def specification(judgement: Judgement, row: Mapping[str, Any]) -> Specification
         math.nan if row[name] is None else float(row[name]) for name in ("value", "low", "high")
     )
     estimate = replace(judgement.estimate, value=value, ci_low=low, ci_high=high)
-    verdict = judge(estimate, judgement.claim.prediction, judgement.floor)
+    verdict = judge(estimate, judgement.claim.prediction, judgement.floor).verdict
     return Specification(_choices(judgement, row["label"]), value, low, high, verdict)
 
 

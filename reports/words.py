@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kvcore.analysis import Estimate
-from kvcore.verdict import Judgement, Prediction, Region
+from kvcore.verdict import Judgement, Prediction, difference_from_published
 from reports.text import number
 
 
@@ -45,6 +45,7 @@ UNITS = {
     "AUC difference": "difference of two areas under the ROC curve; above 0 the condition ranks "
     "better",
     "AUC slope": "slope of the area under the ROC curve",
+    "log-log slope": "power of the number of samples, less what is expected of it",
     "MRR difference": "difference of two mean reciprocal ranks at 10; above 0 the condition ranks "
     "better",
 }
@@ -56,6 +57,7 @@ _NAMES = {
     "hurts": "it hurts",
     "does_not_help": "it does not help by an amount that matters",
     "negligible": "it changes nothing that matters",
+    "differs": "the two differ",
     "at_least": "it reaches the value stated",
     "at_most": "it stays below the value stated",
 }
@@ -79,32 +81,25 @@ def cell_words(judgement: Judgement) -> str:
     return f"{cell.model} × {cell.dataset} · {cell.metric}"
 
 
-def _bound(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
-
-
-def _region_words(region: Region) -> str:
-    low, high = region.low, region.high
-    if math.isinf(low) and math.isinf(high):
-        return "anywhere"
-    if math.isinf(low):
-        return f"{'at or ' if region.high_closed else ''}below {_bound(high)}"
-    if math.isinf(high):
-        return f"{'at or ' if region.low_closed else ''}above {_bound(low)}"
-    return f"between {_bound(low)} and {_bound(high)}"
-
-
 def prediction_words(prediction: Prediction) -> str:
     """Return a prediction in plain words: what is expected, and what would settle it."""
-    supported, refuted = (
-        " or ".join(map(_region_words, regions))
-        for regions in (prediction.supported, prediction.refuted)
-    )
+    margin, bound = f"{prediction.margin:g}", f"{prediction.bound:g}".replace("-", "−")
+    supported, refuted = {
+        "helps": (f"above 0, unless all of it is below {margin}", f"below {margin}"),
+        "hurts": (f"below 0, unless all of it is above −{margin}", f"above −{margin}"),
+        "does_not_help": (f"below {margin}", f"at or above {margin}"),
+        "negligible": (f"between −{margin} and {margin}", f"at or beyond −{margin} or {margin}"),
+        "differs": (
+            f"on one side of 0, unless all of it is between −{margin} and {margin}",
+            f"between −{margin} and {margin}",
+        ),
+        "at_least": (f"at or above {bound}", f"below {bound}"),
+        "at_most": (f"at or below {bound}", f"above {bound}"),
+    }[prediction.name]
     measure = _MEASURES.get(prediction.unit, prediction.unit)
     return (
-        f"Prediction: {_NAMES.get(prediction.name, prediction.name)}. Supported when the whole "
-        f"interval of {measure} lies {supported}; else refuted when it "
-        f"lies {refuted}."
+        f"Prediction: {_NAMES[prediction.name]}. Supported when the whole interval of {measure} "
+        f"lies {supported}; refuted when it lies {refuted}."
     )
 
 
@@ -113,6 +108,43 @@ def interval_words(estimate: Estimate) -> str:
     signed = is_signed(estimate.unit)
     low, high = (end_words(end, signed) for end in (estimate.ci_low, estimate.ci_high))
     return f"{number(estimate.value, sign=signed)} [{low}, {high}]"
+
+
+def beside_words(judgement: Judgement) -> str:
+    """Return the other method's interval, and the verdict where it hangs on the method."""
+    beside = judgement.estimate.beside
+    if beside is None:
+        return "–"
+    signed = is_signed(judgement.estimate.unit)
+    ends = ", ".join(end_words(end, signed) for end in (beside.low, beside.high))
+    text = f"[{ends}] by {beside.method}"
+    return f"{text}: {judgement.verdict_beside}" if judgement.hangs_on_method else text
+
+
+def verdict_words(judgement: Judgement) -> str:
+    """Return the verdict, what came out in plain words, and whether it hangs on the method."""
+    hangs = f"; {method_words(judgement)}" if judgement.hangs_on_method else ""
+    return f"{judgement.verdict}: {judgement.words}{hangs}"
+
+
+def method_words(judgement: Judgement) -> str:
+    """Say that a verdict hangs on the method, and what the other gives; "" where it does not."""
+    if not judgement.hangs_on_method:
+        return ""
+    return f"hangs on the method: {judgement.verdict_beside} by the {judgement.method_beside}"
+
+
+def probability_words(p: float) -> str:
+    """Return a p or q value, four decimals; a tiny one as below what they can show."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def cluster_words(judgement: Judgement) -> str:
+    """Return how many clusters tell of an effect, and what they are worth."""
+    e = judgement.estimate
+    if e.informative is None or e.effective is None:
+        return f"{e.clusters:,}"
+    return f"{e.informative:,} of {e.clusters:,}, effective {e.effective:.1f}"
 
 
 def level_words(confidence: float) -> str:
@@ -128,21 +160,44 @@ def end_words(value: float, signed: bool, digits: int = 3) -> str:
 
 
 def required_words(judgement: Judgement) -> str:
-    """Return how many samples would settle the claim here; "none" where no number would."""
-    return "none" if judgement.required_n is None else f"{judgement.required_n:,}"
+    """Return the ``--kv-limit`` that would settle an open claim; a dash where none is planned."""
+    if judgement.verdict != "inconclusive" or judgement.required_n is None:
+        return "–"
+    return f"{judgement.required_n:,}"
 
 
 def published_words(judgement: Judgement) -> str:
-    """Return the published value and whether this cell agrees with it; a dash where none is."""
+    """Return the published value and how far ours lies from it; a dash where none is.
+
+    A cell agrees with what was published of it; what was published elsewhere is compared alone.
+    """
     published = judgement.published
     if published is None:
         return "–"
     size = f", n = {published.n:,}" if published.n is not None else ""
     legacy = ", legacy" if published.legacy else ""
-    agrees = {True: "consistent", False: "not consistent", None: "not comparable"}
+    difference = difference_from_published(judgement.estimate, published)
+    agrees: dict[bool | None, str] = {True: "consistent", False: "not consistent"}
+    where = "not comparable" if difference is None else "elsewhere"
     signed = is_signed(judgement.estimate.unit)
     text = f"{number(published.value, sign=signed)}{size}{legacy}"
-    return f"{text} ({agrees[judgement.consistent]})"
+    text = f"{text} ({agrees.get(judgement.consistent, where)})"
+    if difference is None:
+        return text
+    value, low, high = (
+        number(x, sign=True) for x in (difference.value, difference.low, difference.high)
+    )
+    return f"{text}; ours less it {value} [{low}, {high}]"
+
+
+def floor_words(judgements: Iterable[Judgement]) -> list[str]:
+    """Return one line for each cell with a noise floor: how far rounding may move a mean."""
+    floors = {cell_words(j): j.floor_nats for j in judgements if j.floor_nats is not None}
+    return [
+        f"{cell}: measured again (in other batches, keys rotated there and back) a mean moves by "
+        f"at most {floor:.1e} nats/token, which is rounding"
+        for cell, floor in floors.items()
+    ]
 
 
 def counts(judgements: Iterable[Judgement]) -> dict[str, int]:

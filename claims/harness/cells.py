@@ -29,7 +29,7 @@ def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
         return tuple((m, d) for m in models for d in datasets if is_for(kind, d))
     opt_in = [name for name in OPT_IN_MODELS if settings.no_measure or installed(name)]
     own = ((model, kind.dataset) for model in (DEFAULT_MODEL, *opt_in))
-    return (*own, *(spec.published or kind.published))
+    return tuple(dict.fromkeys((*own, *spec.places)))
 
 
 def cells_of(spec: ClaimSpec, settings: Settings) -> list[Cell]:

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pytest
 
 from claims.harness.estimands.base import Finding
+from claims.harness.published import Entry, published_value
 from kvcore.errors import KvError
 from kvcore.measurements.base import MeasurementKind, Place
 from kvcore.measurements.registry import kind_of
@@ -30,12 +31,21 @@ from kvcore.verdict import Cell, Claim, Prediction, Published
 BOTH = ("nll", "nll_tail")
 MISTRAL: Place = ("mistral-7b", "ms_marco")
 GEMMA_4B: Place = ("gemma3-4b", "ms_marco")
+LONG_PAGES: Place = ("mistral-7b", "natural_questions")
 Applies = Callable[[Any], str]
 
 
 def everywhere(_measured: Any) -> str:
     """Say that a claim has a meaning in every cell."""
     return ""
+
+
+@dataclass(frozen=True)
+class Instead:
+    """What a claim predicts at one place, and says there, in place of what it does elsewhere."""
+
+    predicts: Prediction
+    statement: str
 
 
 @dataclass(frozen=True)
@@ -51,10 +61,12 @@ class Declaration:
     metrics: tuple[str, ...] = BOTH  # what of a row is judged, each in a cell of its own
     min_n: int = 100  # fewest samples whose refutation may enter the ledger
     slow: bool = False  # left out of the default selection
-    # The published values by (model, dataset): the first is shown in every cell, each is compared
-    # in its own. A single one was measured at `published_on`, by default where the kind's were.
-    published: Published | Mapping[Place, Published] = field(default_factory=dict)
-    published_on: Place | None = None
+    # Ids of `claims/published.toml`; the first is shown in every cell, each is compared in its own.
+    # Claims of another project pass the values themselves, by place or as of the kind's own place.
+    published: str | tuple[str, ...] | Published | Mapping[Place, Published] = ()
+    also_at: tuple[Place, ...] = ()  # judged by default beside the places of published values
+    instead: Mapping[Place, Instead] = field(default_factory=dict)  # where it predicts otherwise
+    primary: str = ""  # the metric that counts; by default the published one, else the first
     # Takes what was measured in a cell; returns why the claim has no meaning there, or "".
     applies: Applies = everywhere
     statement: str = ""  # in place of the test's docstring
@@ -104,13 +116,36 @@ class ClaimSpec:
     claim: Claim
     kind: MeasurementKind
     published: Mapping[Place, Published]
+    shown_only: frozenset[Place]  # whose published value is of something else than the claim is
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where it is judged beside the default models: published, asked for, or the kind's."""
+        own = dict.fromkeys((*self.published, *self.declared.also_at))
+        return tuple(own) or self.kind.published
+
+    @property
+    def primary(self) -> str:
+        """The metric whose verdict counts as the claim's."""
+        published = (value.metric for value in self.published.values())
+        known = (metric for metric in published if metric in self.declared.metrics)
+        return self.declared.primary or next(known, self.declared.metrics[0])
+
+    def at(self, place: Place) -> ClaimSpec:
+        """Return the claim as it predicts and speaks at a place."""
+        other = self.declared.instead.get(place)
+        if other is None:
+            return self
+        claim = replace(self.claim, prediction=other.predicts, statement=other.statement)
+        return replace(self, claim=claim)
 
     def published_for(self, cell: Cell) -> tuple[Published | None, bool]:
-        """Return the value to show in a cell, and whether it was published for that very cell."""
-        own = self.published.get((cell.model, cell.dataset))
+        """Return the value to show in a cell, and whether ours is to be compared with it there."""
+        place = (cell.model, cell.dataset)
+        own = self.published.get(place)
         shown = own or next(iter(self.published.values()), None)
         fits = shown is not None and shown.metric == cell.metric
-        return (shown if fits else None), own is not None
+        return (shown if fits else None), own is not None and place not in self.shown_only
 
 
 class CellKey(NamedTuple):
@@ -141,7 +176,8 @@ class CellClaim:
 def specified(declared: Declaration, test: Callable[..., Any]) -> ClaimSpec:
     """Return what a declared test claims.
 
-    Raises KvError for an unknown kind of measurement, no statement, an id that is no slug.
+    Raises KvError for an unknown kind of measurement, no statement, an id that is no slug; for
+    an unknown published value, or one in another unit than the prediction at its place.
     """
     kind = kind_of(declared.kind)
     statement = declared.statement or (inspect.getdoc(test) or "")
@@ -149,9 +185,7 @@ def specified(declared: Declaration, test: Callable[..., Any]) -> ClaimSpec:
         raise KvError("no statement: write it as the test's docstring, which readers see.")
     if declared.parameters and not declared.statement:
         statement = statement.format(**declared.parameters)
-    published = declared.published
-    if isinstance(published, Published):
-        published = {declared.published_on or kind.published[0]: published}
+    published, shown_only = _published(declared.published, kind)
     claim = Claim(
         declared.claim_id,
         declared.version,
@@ -161,7 +195,52 @@ def specified(declared: Declaration, test: Callable[..., Any]) -> ClaimSpec:
         declared.predicts,
         declared.min_n,
     )
-    return ClaimSpec(declared, claim, kind, published)
+    spec = ClaimSpec(declared, claim, kind, published, shown_only)
+    _check_places(spec)
+    return spec
+
+
+def _published(
+    declared: str | tuple[str, ...] | Published | Mapping[Place, Published], kind: MeasurementKind
+) -> tuple[Mapping[Place, Published], frozenset[Place]]:
+    """Return the published values by place, and the places where one is shown only."""
+    if isinstance(declared, Published):
+        return {kind.published[0]: declared}, frozenset()
+    if isinstance(declared, Mapping):
+        return declared, frozenset()
+    entries: dict[Place, Entry] = {}
+    for name in (declared,) if isinstance(declared, str) else declared:
+        entry = published_value(name)
+        if entry.place in entries:
+            raise KvError(
+                f"published values {entries[entry.place].id!r} and {name!r} are both of "
+                f"{entry.model} on {entry.dataset}: refer to one a place."
+            )
+        entries[entry.place] = entry
+    shown_only = frozenset(place for place, entry in entries.items() if entry.shown_only)
+    return {place: entry.published for place, entry in entries.items()}, shown_only
+
+
+def _check_places(spec: ClaimSpec) -> None:
+    """Raise KvError for a published value in another unit, an unknown place or metric."""
+    declared = spec.declared
+    for place, value in spec.published.items():
+        unit = spec.at(place).claim.prediction.unit
+        if value.unit != unit:
+            raise KvError(
+                f"the value published for {' on '.join(place)} is in {value.unit!r}, the "
+                f"prediction there in {unit!r}: predict and judge in {value.unit!r}."
+            )
+    for place in declared.instead:
+        if place not in spec.places:
+            raise KvError(
+                f"instead is for {' on '.join(place)}, where the claim is not judged: refer to a "
+                "value published for it, or add it to also_at."
+            )
+    if declared.primary and declared.primary not in declared.metrics:
+        raise KvError(
+            f"primary must be one of {', '.join(declared.metrics)}; got {declared.primary!r}."
+        )
 
 
 def finding_of(test: Callable[..., Any], spec: ClaimSpec, cell: Cell) -> Finding:

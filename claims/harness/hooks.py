@@ -12,19 +12,20 @@ import importlib.metadata
 import inspect
 import json
 import traceback
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from claims.harness import cells, claims, judging, ledger, options, resources, workers
+from claims.harness import cells, claims, judging, ledger, looking, options, resources, workers
 from claims.harness.claims import CellClaim, Declaration
 from claims.harness.judging import CellJudge, Conclusion
 from claims.harness.options import Settings
-from claims.harness.rows import Measured
 from claims.harness.session import Session
+from claims.harness.sources import LookedAt
 from kvcore.errors import KvError, MissingResource
 from kvcore.io import digest
 from kvcore.verdict import Cell, Judgement
@@ -38,6 +39,8 @@ NOTHING_IS_AN_ERROR = "default"
 A library's deprecation must not end a run of hours, nor the note that a pass was halved.
 """
 PROBLEMS = pytest.StashKey[dict[tuple[str, str], None]]()
+DECLARED = pytest.StashKey[list[CellClaim]]()
+"""Every claim in its cells, also those that ``-k`` and ``-m`` leave out."""
 
 
 def configure(config: pytest.Config) -> None:
@@ -45,6 +48,7 @@ def configure(config: pytest.Config) -> None:
     settings = options.read(config)
     config.stash[SETTINGS] = settings
     config.stash[PROBLEMS] = {}
+    config.stash[DECLARED] = []
     of_claims = ["claims" in Path(str(arg).split("::")[0]).parts for arg in config.args]
     if all(of_claims):  # while tests are collected and reported; each test has a filter of its own
         config.addinivalue_line("filterwarnings", NOTHING_IS_AN_ERROR)
@@ -85,6 +89,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         except Exception as error:  # a claim's own code may raise anything
             problem = f"{_where(metafunc, error)}: claim {declared.claim_id!r}: {_line(error)}"
             metafunc.config.stash[PROBLEMS][metafunc.definition.nodeid, problem] = None
+    metafunc.config.stash[DECLARED] += [test for test, _, _ in tests]
     rows = [
         pytest.param(*(test.spec.declared.parameters[n] for n in names), test, id=name, marks=marks)
         for (test, _, marks), name in zip(tests, distinct_names(tests), strict=True)
@@ -98,7 +103,8 @@ def _tests(
     """Return a claim's tests with their ids and marks."""
     spec, tests = claims.specified(declared, test), []
     for cell in cells.cells_of(spec, settings):
-        claim = CellClaim(spec, cell, claims.finding_of(test, spec, cell))
+        local = spec.at((cell.model, cell.dataset))
+        claim = CellClaim(local, cell, claims.finding_of(test, local, cell))
         test_id = "-".join([*map(_id, declared.parameters.values()), cells.cell_id(cell)])
         tests.append((claim, test_id, cells.marks(spec, cell)))
     return tests
@@ -154,7 +160,10 @@ def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
     if getattr(config.option, "loadgroup", False):
         _name_groups(config, ordered)
     items[:] = [*others, *ordered]
-    config.stash[SESSION] = Session.of(config.stash[SETTINGS], [test for _, test in tests])
+    declared: list[CellClaim] = config.stash[DECLARED]
+    config.stash[SESSION] = Session.of(
+        config.stash[SETTINGS], [test for _, test in tests], declared
+    )
     _report_problems(config, _twice_declared(tests) | config.stash[PROBLEMS])
 
 
@@ -223,25 +232,26 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
     """
     session = request.config.stash[SESSION]
     try:
-        measured = _measured(session, test)
+        cell = _measured(session, test)
+        measured, look = cell.stop_of(test)
         reason = test.spec.declared.applies(measured)
         if reason:
             pytest.skip(f"not applicable: {reason}")
-        judgement = CellJudge(test, measured, session).judge()
+        judgement = CellJudge(test, measured, session, look).judge()
     except MissingResource as missing:
         pytest.skip(f"no resource: {missing}")
     context = {
         "explanations": session.explained_once(test.key),
-        "provenance": measured.facts,
+        "provenance": cell.facts,
     }
     plugin.attach(request.node, judgement, context)
     return judging.conclusion(judgement, session.settings)
 
 
-def _measured(session: Session, test: CellClaim) -> Measured:
+def _measured(session: Session, test: CellClaim) -> LookedAt:
     """Return a cell's rows; a refusal to measure is an error of one line."""
     try:
-        return session.measured(test.key)
+        return session.measured(test.key, judging.judge_of(session))
     except KvError as error:
         refusal = str(error)
     # Outside the handler, whose error would be shown once more.
@@ -254,6 +264,8 @@ def tell(item: Any) -> bool | None:
     conclusion = item.funcargs.get("judge")
     if not isinstance(conclusion, Conclusion):
         return None
+    if conclusion.note:
+        warnings.warn(conclusion.note, stacklevel=1)
     if conclusion.outcome == "failed":
         pytest.fail(conclusion.sentence, pytrace=False)
     if conclusion.outcome == "skipped":
@@ -285,15 +297,30 @@ def summarize(terminal: Any, config: pytest.Config) -> None:
     ]
     for reason in dict.fromkeys(r for r in skipped if "no resource:" in r):
         terminal.write_line(f"not judged ({skipped.count(reason)} tests): {reason}")
+    judged_reports = [
+        report
+        for reports in terminal.stats.values()
+        for report in reports
+        if hasattr(report, "kv_judgement")
+    ]
+    judgements = [Judgement.from_dict(json.loads(r.kv_judgement)) for r in judged_reports]
+    for line in _looks_lines(judgements, [json.loads(r.kv_context) for r in judged_reports]):
+        terminal.write_line(line)
     if config.stash[SETTINGS].record and not hasattr(config, "workerinput"):
-        judgements = [
-            Judgement.from_dict(json.loads(report.kv_judgement))
-            for reports in terminal.stats.values()
-            for report in reports
-            if hasattr(report, "kv_judgement")
-        ]
         for line in ledger.record(judgements, _versions()):
             terminal.write_line(line)
+
+
+def _looks_lines(
+    judgements: Sequence[Judgement], contexts: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Say what stopped where; each cell's rows count once, however many claims it has."""
+    cells = {json.dumps(context["provenance"]): context["provenance"] for context in contexts}
+    measured, planned = (
+        sum(int(facts.get(name, 0)) for facts in cells.values())
+        for name in ("rows measured", "rows at the limit")
+    )
+    return looking.lines([j.look for j in judgements if j.look], measured, planned)
 
 
 def _versions() -> str:

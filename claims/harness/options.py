@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from claims.harness.datasets import check_dataset, check_file
+from kvcore.analysis.interval import METHODS, Method
 from kvcore.errors import KvError
 from kvcore.models.registry import DTYPES, QUANTIZATIONS, Quantization, precision
+from kvcore.verdict import MOST_LOOKS
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,10 @@ class Settings:
     record: bool
     strict: bool
     confidence: float
+    interval: Method
     familywise: bool
     explain: bool
+    looks: int = 1
     quantization: Quantization | None = None  # None as in `dtype`, or of weights stored so
 
     def shown(self) -> dict[str, str]:
@@ -65,6 +69,13 @@ def _whole(least: int) -> Callable[[str, str], int]:
     return parse
 
 
+def _looks(option: str, text: str) -> int:
+    value = _whole(1)(option, text)
+    if value > MOST_LOOKS:
+        raise KvError(f"{option} {value}: pass {MOST_LOOKS} or fewer.")
+    return value
+
+
 def _batch_tokens(option: str, text: str) -> int | None:
     return _whole(1)(option, text) if text else None
 
@@ -89,6 +100,13 @@ def _quantization(option: str, text: str) -> Quantization | None:
     chosen = next((known for known in QUANTIZATIONS if known == text), None)
     if text and chosen is None:
         raise KvError(f"{option} {text!r}: pass one of {', '.join(QUANTIZATIONS)}.")
+    return chosen
+
+
+def _method(option: str, text: str) -> Method:
+    chosen = next((known for known in METHODS if known == text), None)
+    if chosen is None:
+        raise KvError(f"{option} {text!r}: pass one of {', '.join(METHODS)}.")
     return chosen
 
 
@@ -133,6 +151,13 @@ OPTIONS = (
     ),
     Option("limit", "300", "samples per cell, a count", _whole(2)),
     Option(
+        "looks",
+        "5",
+        f"looks at a claim up to the limit, 1 to {MOST_LOOKS}; what is settled is not measured "
+        "further; 1 measures all",
+        _looks,
+    ),
+    Option(
         "seed", "0", "seed of the sample choice, the random prefixes and the bootstrap", _whole(0)
     ),
     Option("device", "auto", "auto, cpu, cuda or cuda:<n>"),
@@ -153,6 +178,7 @@ OPTIONS = (
     Option("record", "", "write refuted cells to claims/known.toml", flag=True),
     Option("strict", "", "inconclusive verdicts fail instead of skip", flag=True),
     Option("confidence", "0.95", "level of the intervals, in (0, 1)", _share),
+    Option("interval", "jackknife", "judge by the jackknife or the bca bootstrap", _method),
     Option("familywise", "", "judge each family at Bonferroni-widened intervals", flag=True),
     Option("explain", "", "print every condition on one sample and measure nothing", flag=True),
 )

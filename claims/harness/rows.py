@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from kvcore.data.sample import Sample
 from kvcore.errors import MissingResource
 from kvcore.measurements.collect import CollectedRows
 from kvcore.measurements.needs import CONTROLS, EVERY_LAYER, Need, is_sweep
-from kvcore.store.keys import rows_hash
+from kvcore.store.keys import hash_of_digests, row_digests
 from kvcore.store.schema import RowSchema, clean
 
 
@@ -93,18 +93,19 @@ class Measured:
 
     def layers_of(self, pattern: str) -> dict[int, str]:
         """Return the needs that a sweep stands for, by layer: those of which rows are stored."""
-        before, after = pattern.split(EVERY_LAYER)
-        layers = {
-            need.removeprefix(before).removesuffix(after): need
-            for need in set(self.rows["need"])
-            if need.startswith(before) and need.endswith(after)
-        }
-        return {int(n): layers[n] for n in sorted((n for n in layers if n.isdigit()), key=int)}
+        return layers_among(pattern, set(self.rows["need"]))
 
     def hash_of(self, needs: Sequence[str]) -> str:
         """Return the hash of the rows that a claim on these needs rests on."""
-        names = {str(Need.read(name)) for name in needs}
-        return rows_hash(self.rows[self.rows["need"].isin([*names, *CONTROLS])], self.schema)
+        names = {str(Need.read(name)) for name in needs} | set(CONTROLS)
+        return hash_of_digests(d for name in names for d in self._digests.get(name, ()))
+
+    @functools.cached_property
+    def _digests(self) -> Mapping[str, list[bytes]]:
+        """The digests of every need's rows: many claims rest on the same rows."""
+        digests = np.array(row_digests(self.rows, self.schema), dtype=object)
+        places = self.rows.reset_index(drop=True).groupby("need", sort=False).indices
+        return {str(need): list(digests[own]) for need, own in places.items()}
 
     @functools.cached_property
     def _by_need(self) -> Mapping[str, pd.DataFrame]:
@@ -152,6 +153,17 @@ class CellRows:
         if not layers:
             raise self.measured.missing(pattern)
         return layers
+
+
+def layers_among(pattern: str, needs: Iterable[str]) -> dict[int, str]:
+    """Return those of some needs that a sweep stands for, by layer."""
+    before, after = pattern.split(EVERY_LAYER)
+    layers = {
+        need.removeprefix(before).removesuffix(after): need
+        for need in needs
+        if need.startswith(before) and need.endswith(after)
+    }
+    return {int(n): layers[n] for n in sorted((n for n in layers if n.isdigit()), key=int)}
 
 
 def samples_behind(dataset: str, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from claims.harness import ledger
+from claims.harness import ledger, looking, registry
 from claims.harness.cells import check_gpu
 from claims.harness.claims import CellClaim, CellKey
 from claims.harness.datasets import path_of
@@ -21,13 +21,14 @@ from claims.harness.held import (
     lasting,
 )
 from claims.harness.ledger import Entry, Key
+from claims.harness.looking import Judge
 from claims.harness.options import Settings
-from claims.harness.rows import Measured
-from kvcore import analysis
+from claims.harness.sources import LookedAt, MeasuredCell, StoredCell, facts_of, name_of
+from kvcore import analysis, verdict
 from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder
 from kvcore.measurements.base import MeasureRequest
-from kvcore.measurements.collect import CollectedRows, collect_rows, stored_rows
+from kvcore.measurements.collect import CollectedRows, Collection, record_of, stored_rows
 from kvcore.measurements.needs import Need, is_sweep
 from kvcore.measurements.registry import kind_of
 from kvcore.models.registry import precision, row_name
@@ -39,24 +40,29 @@ class Session:
 
     settings: Settings
     needs: Mapping[CellKey, tuple[str, ...]]  # of the claims of each cell, as they spell them
-    families: Mapping[str, int]  # how many judgements each has in this run
+    families: Mapping[str, int]  # how many judgements each has, where those are counted
     known: Mapping[Key, Entry]  # the ledger
+    tests: Mapping[CellKey, Sequence[CellClaim]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._model = HeldModel(self.settings)
-        self._measured: dict[CellKey, Measured] = {}
+        self._measured: dict[CellKey, LookedAt] = {}
         self._failures: dict[CellKey, Exception] = {}
         self._explained: set[CellKey] = set()
 
     @classmethod
-    def of(cls, settings: Settings, tests: Iterable[CellClaim]) -> Session:
-        """Return the session of a run's tests; pytest.UsageError for an unreadable ledger."""
+    def of(
+        cls, settings: Settings, tests: Iterable[CellClaim], declared: Iterable[CellClaim]
+    ) -> Session:
+        """Return the session of a run's tests, which are some of those that are declared.
+
+        Raises pytest.UsageError for an unreadable ledger.
+        """
         needs: dict[CellKey, set[str]] = {}
-        members: dict[str, set[tuple[str, str]]] = {}
+        by_cell: dict[CellKey, list[CellClaim]] = {}
         for test in tests:
-            claim = test.spec.claim
             needs.setdefault(test.key, set()).update(test.finding.needs)
-            members.setdefault(claim.family, set()).add((claim.id, str(test.cell)))
+            by_cell.setdefault(test.key, []).append(test)
         try:
             known = ledger.read()
         except KvError as error:
@@ -64,12 +70,20 @@ class Session:
         return cls(
             settings,
             {key: tuple(sorted(names)) for key, names in needs.items()},
-            {family: len(judgements) for family, judgements in members.items()},
+            registry.family_sizes(settings, declared) if settings.familywise else {},
             known,
+            by_cell,
         )
 
-    def measured(self, key: CellKey) -> Measured:
-        """Return what was measured in a cell, measuring what the store lacks.
+    def level(self, test: CellClaim) -> float:
+        """Return the confidence of a claim's interval, widened over its family where asked for."""
+        level = self.settings.confidence
+        if self.settings.familywise:
+            level = verdict.familywise(level, self.families[test.spec.claim.family])
+        return level
+
+    def measured(self, key: CellKey, judge: Judge) -> LookedAt:
+        """Return what was measured in a cell, measuring what the store lacks, look by look.
 
         Raises
         ------
@@ -83,29 +97,49 @@ class Session:
             raise self._failures[key]
         if key not in self._measured:
             try:
-                collected = self._collect(key)
+                self._measured[key] = self._look(key, judge)
             except Exception as error:
                 self._failures[key] = lasting(error, f"{key} was not measured")
                 if is_said_in_a_line(error, self._failures[key]):
                     raise self._failures[key] from None
                 raise
-            schema = kind_of(key.kind).schema
-            self._measured[key] = Measured(key.model, key.dataset, schema, collected)
         return self._measured[key]
 
-    def _collect(self, key: CellKey) -> CollectedRows:
-        settings, kind, model = self.settings, kind_of(key.kind), key.model
+    def _look(self, key: CellKey, judge: Judge) -> LookedAt:
+        source, tests = self._source(key), self.tests.get(key, ())
+        stopped = looking.stops(tests, source, judge)
+        names = [name_of(test) for test in tests]
+        everything = source.at(None)
+        facts = facts_of(everything, source.plan)
+        return LookedAt(dict(zip(names, stopped, strict=True)), everything, facts)
+
+    def _source(self, key: CellKey) -> StoredCell | MeasuredCell:
+        settings, kind = self.settings, kind_of(key.kind)
         if settings.no_measure:
-            return stored_rows(
-                kind,
-                model=row_name(model, settings.quantization),
-                dtype=precision(model, settings.dtype, settings.quantization).dtype,
-                dataset=path_of(key.dataset),
-                seed=settings.seed,
-                store=settings.store,
-            )
+            where = self._where(key)
+            return StoredCell(key, self.stored(key), record_of(kind, settings.store, *where).read())
         request = self._request(key, self.needs[key])
-        return collect_rows(kind, request, settings.store, progress=str(key))
+        collection = Collection.begin(kind, request, settings.store, progress=str(key))
+        return MeasuredCell.declared(key, collection, settings.looks)
+
+    def stored(self, key: CellKey) -> CollectedRows:
+        """Return all stored rows of a cell; MissingResource if there are none."""
+        model, dtype, dataset, seed = self._where(key)
+        return stored_rows(
+            kind_of(key.kind),
+            model=model,
+            dtype=dtype,
+            dataset=dataset,
+            seed=seed,
+            store=self.settings.store,
+        )
+
+    def _where(self, key: CellKey) -> tuple[str, str, str, int]:
+        """Return model, dtype, dataset and seed as a cell's rows have them."""
+        settings, model = self.settings, key.model
+        dtype = precision(model, settings.dtype, settings.quantization).dtype
+        name = row_name(model, settings.quantization)
+        return name, dtype, path_of(key.dataset), settings.seed
 
     def _request(self, key: CellKey, needs: tuple[str, ...]) -> MeasureRequest:
         """Return what a cell is asked to measure; the model is loaded when it is needed."""
@@ -147,7 +181,7 @@ class Session:
         explain = kind.explain
         if explain is None or settings.no_measure:
             return []
-        measured = self.measured(key)
+        measured = self._measured[key].everything
         stored = set(measured.rows["need"])
         needs = tuple(
             need for need in self.needs[key] if is_sweep(need) or str(Need.read(need)) in stored

@@ -45,10 +45,12 @@ def test_a_statistic_of_counts_is_resampled_as_the_samples_are(seed: int) -> Non
 
 def test_twin_resampled_sees_repeated_draws_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check of counts that a cluster counted once at most passes."""
-    right = interval.draw_counts
-    monkeypatch.setattr(
-        interval, "draw_counts", lambda indices, k: np.minimum(right(indices, k), 1)
-    )
+    right = interval.of_sums
+
+    def once(sums: Any, statistic: Any) -> Any:
+        return lambda counts: right(sums, statistic)(np.minimum(counts, 1))
+
+    monkeypatch.setattr(interval, "of_sums", once)
     with pytest.raises(AssertionError):
         check_resampled(1)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats as sps
 
 from invariants.support.comparing import Fault, must_see, replaced
 from kvcore.analysis import latency
@@ -211,8 +212,64 @@ def test_half() -> None:
     check_half()
 
 
+def check_share() -> None:
+    """Kaplan-Meier's share by a token, and its jackknife, one cluster after another left out."""
+    draw = np.random.default_rng(4)
+    data = [
+        Latency(int(t), bool(h))
+        for t, h in zip(draw.integers(1, 12, 60), draw.random(60) < 0.7, strict=True)
+    ]
+    labels = np.repeat(np.arange(20), 3)
+
+    def by_hand(some: Sequence[Latency]) -> float:
+        curve = latency.survival(some)
+        steps = np.flatnonzero(curve.tokens <= 8)
+        return 1 - float(curve.share[steps[-1]])
+
+    made = latency.share_by(data, 8, labels)
+    assert made.value == pytest.approx(by_hand(data))
+    rest = [
+        by_hand([x for x, label in zip(data, labels, strict=True) if label != out])
+        for out in range(20)
+    ]
+    error = math.sqrt(19 / 20 * sum((x - made.value) ** 2 for x in rest))
+    half = float(sps.t.ppf(0.975, 19)) * error
+    assert (made.ci_low, made.ci_high) == pytest.approx((made.value - half, made.value + half))
+    assert (made.n, made.clusters, made.unit) == (60, 20, "proportion")
+
+
+def test_share() -> None:
+    """Censored sequences that count as failures, or as arrived.
+
+    1. Counts by cluster; 2. SciPy's Kaplan-Meier of the sequences, those of a cluster left out.
+    """
+    check_share()
+
+
+def check_share_of_followed() -> None:
+    data = [Latency(t, True) for t in range(1, 13)] + [Latency(9, False)] * 8
+    made = latency.share_by(data, 9)
+    exact = sps.binomtest(9, 20).proportion_ci(method="exact")
+    assert (made.value, made.ci_low, made.ci_high) == (9 / 20, exact.low, exact.high)
+    none = latency.share_by([Latency(20, False)] * 9 + [Latency(3, False)] * 5, 12)
+    assert (none.value, none.ci_high) == (0, sps.binomtest(0, 9).proportion_ci(method="exact").high)
+    lost = latency.share_by([Latency(2, True), Latency(3, False)], 5)
+    assert (math.isnan(lost.value), lost.ci_low, lost.ci_high) == (True, 0.0, 1.0)
+
+
+def test_share_of_followed() -> None:
+    """Another number than the plain share where all were followed, or certainty from silence."""
+    check_share_of_followed()
+
+
 def uncensored(real: Callable[..., object], latencies: Sequence[Latency], *rest: object) -> object:
     return real([x for x in latencies if x.happened] or latencies, *rest)
+
+
+def failing(
+    real: Callable[..., object], some: Sequence[Latency], tokens: int, *how: object
+) -> object:
+    return real([x if x.happened else Latency(999, False) for x in some], tokens, *how)
 
 
 def in_sample(
@@ -266,6 +323,12 @@ TWINS: dict[str, tuple[Fault, Callable[..., None], tuple[object, ...]]] = {
     "judged-by-itself": (replaced(latency, "cross_fitted", in_sample), check_cross_fitted, ()),
     "half-is-rounded": (lambda patch: patch.setattr(latency, "ROUNDING", 0.0), check_half, ()),
     "censored-dropped": (replaced(latency, "survival", uncensored), check_survival, ()),
+    "censored-fail": (replaced(latency, "share_by", failing), check_share, ()),
+    "share-one-early": (
+        replaced(latency, "share_by", lambda real, x, t, *how: real(x, t - 1, *how)),
+        check_share_of_followed,
+        (),
+    ),
 }
 
 
@@ -282,6 +345,7 @@ def test_twin(name: str) -> None:
         (lambda: latency.threshold([]), "got no control sequence"),
         (lambda: latency.cross_fitted(["a"], [[1.0]]), "two folds or more; got 1 in one"),
         (lambda: latency.survival([]), "got no latencies"),
+        (lambda: latency.share_by([Latency(1, True)], 0), "tokens must be 1 or more; got tokens=0"),
         (
             lambda: latency.survival([Latency(1, True)], 95),
             r"confidence must be in \(0, 1\); got 95",

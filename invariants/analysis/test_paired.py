@@ -70,8 +70,7 @@ def check_swap(seed: int) -> None:
         assert [a.value, a.ci_low, a.ci_high] == pytest.approx([-b.value, -b.ci_high, -b.ci_low])
     w, v = one.win_rate, two.win_rate
     assert numbers(w) == pytest.approx([1 - v.value, 1 - v.ci_high, 1 - v.ci_low])
-    assert (one.t, one.median) == pytest.approx((-two.t, -two.median))
-    assert (one.p_t, one.p_wilcoxon) == pytest.approx((two.p_t, two.p_wilcoxon))
+    assert one.median == pytest.approx(-two.median)
 
 
 @quick
@@ -214,16 +213,14 @@ def check_clustered_bootstrap(seed: int) -> None:
 
 
 def check_tests(seed: int) -> None:
-    """t, p and d.
+    """Mean, share of wins and d.
 
-    1. ours; 2. SciPy's paired tests and pandas' SD.
+    1. ours; 2. SciPy's paired t and pandas' SD.
     """
     base, cond, labels = paired_samples(seed)
     ours = analysis.paired_effect(base, cond, labels, IntervalSettings(resamples=2))
-    t = sps.ttest_rel(base, cond)
-    assert (ours.t, ours.p_t) == pytest.approx((t.statistic, t.pvalue))
-    assert ours.t == pytest.approx(ours.d.value * math.sqrt(base.size))
-    assert ours.p_wilcoxon == pytest.approx(sps.wilcoxon(base, cond).pvalue)
+    t = float(sps.ttest_rel(base, cond).statistic)
+    assert ours.d.value * math.sqrt(base.size) == pytest.approx(t)
     assert ours.mean.value == pytest.approx(base.mean() - cond.mean())
     assert ours.win_rate.value == pytest.approx(np.mean(base > cond))
     assert ours.d.sd == pytest.approx(pd.Series(base - cond).std())
@@ -314,7 +311,7 @@ def check_identical(n: int = 50) -> None:
     for e in (effect.d, effect.mean):
         assert numbers(e) == [0.0, 0.0, 0.0]
         assert e.method == "exact: all differences are equal"
-    assert (effect.t, effect.p_t, effect.p_wilcoxon, effect.median) == (0.0, 1.0, 1.0, 0.0)
+    assert effect.median == 0.0
     assert effect.win_rate.n == 0
     assert numbers(effect.win_rate)[1:] == [0.0, 1.0]
     same = analysis.effect_difference(x, x)
@@ -381,7 +378,6 @@ def test_fewer_than_two_samples_bound_nothing(n: int) -> None:
     effect = analysis.paired_effect(np.ones(n), np.zeros(n))
     assert math.isnan(effect.d.value)
     assert numbers(effect.mean)[1:] == [-math.inf, math.inf]
-    assert math.isnan(effect.t)
     r = analysis.correlation(np.ones(n), np.zeros(n))
     assert (math.isnan(r.value), r.ci_low, r.ci_high) == (True, -1.0, 1.0)
     assert analysis.noise_floor(np.ones(n)) == math.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from claims.harness import judging
 from claims.harness import session as claim_session
 from claims.harness.claims import CellKey
+from claims.harness.options import Settings
 from claims.harness.session import Session
 from invariants.support import invented
 from invariants.support.claim_runs import NO_PAGE, ClaimRun, run, run_inside
@@ -21,7 +22,7 @@ from invariants.support.settings import settings
 from kvcore.errors import MissingResource
 from kvcore.measurements.base import MeasurementKind
 from kvcore.measurements.registry import all_kinds
-from kvcore.verdict import Verdict
+from kvcore.verdict import Judgement, Verdict
 
 
 def outputs(folder: Path) -> list[str]:
@@ -220,8 +221,11 @@ def test_twin_a_kind_that_measures_nothing_is_seen(
 # --- verdicts and outcomes ---------------------------------------------------------------------
 
 
-def judged(verdict: Verdict, known: str = "") -> Any:
-    return dataclasses.replace(invented.judgements()[0], verdict=verdict, ledger=known)
+def judged(verdict: Verdict, known: str = "", n: int = invented.N) -> Any:
+    """Return an invented judgement of n samples; its claim records from 100 on."""
+    judgement = invented.judgements()[0]
+    estimate = dataclasses.replace(judgement.estimate, n=n, clusters=min(n, 30))
+    return dataclasses.replace(judgement, verdict=verdict, ledger=known, estimate=estimate)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +241,56 @@ def judged(verdict: Verdict, known: str = "") -> Any:
 )
 def test_verdicts_become_outcomes(verdict: Verdict, known: str, strict: bool, outcome: str) -> None:
     """A row of the README's table that is not what pytest is told."""
-    told, sentence = judging.conclusion(judged(verdict, known), settings(strict=strict))
-    assert told == outcome
-    assert verdict in sentence
+    told = judging.conclusion(judged(verdict, known), settings(strict=strict))
+    assert told.outcome == outcome
+    assert verdict in told.sentence
+
+
+KNOWN = "known refuted (recorded 2026-01-02, n = 1000)"
+
+
+def check_few_samples() -> None:
+    """Demand that fewer samples than a claim's minimum change nothing that the ledger says."""
+    told = judging.conclusion(judged("supported", KNOWN, n=30), settings())
+    assert told.outcome == "passed"
+    assert KNOWN in told.note
+    assert "n = 30 is below the claim's minimum of 100" in told.note
+    assert judging.conclusion(judged("supported", KNOWN, n=100), settings()).outcome == "failed"
+    assert judging.conclusion(judged("supported", n=30), settings()).note == ""
+
+
+def check_recording() -> None:
+    """Demand that --kv-record expects a refutation only where it records it."""
+    recorded = settings(record=True)
+    assert judging.conclusion(judged("refuted", n=100), recorded).outcome == "xfailed"
+    assert judging.conclusion(judged("refuted", n=99), recorded).outcome == "failed"
+    assert judging.conclusion(judged("refuted", n=100), settings()).outcome == "failed"
+
+
+def test_few_samples_that_contradict_the_ledger_are_a_note() -> None:
+    """A run of few samples that fails and asks to remove what many samples refuted."""
+    check_few_samples()
+
+
+def test_recording_expects_only_what_it_records() -> None:
+    """A refutation by too few samples that --kv-record turns green and does not write down."""
+    check_recording()
+
+
+@pytest.mark.parametrize("check", [check_few_samples, check_recording])
+def test_twin_a_minimum_of_samples_that_is_ignored_is_seen(
+    check: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checks above, were a claim's minimum of samples not looked at."""
+    right = judging.conclusion
+
+    def ignoring(judgement: Judgement, chosen: Settings) -> judging.Conclusion:
+        claim = dataclasses.replace(judgement.claim, min_n=1)
+        return right(dataclasses.replace(judgement, claim=claim), chosen)
+
+    monkeypatch.setattr(judging, "conclusion", ignoring)
+    with pytest.raises(AssertionError):
+        check()
 
 
 def test_a_cell_is_explained_once() -> None:

@@ -23,7 +23,7 @@ from invariants.support.comparing import must_see
 from invariants.support.estimand_rows import computed, switch_rows
 from kvcore.analysis import IntervalSettings
 
-PAIRS, TOKENS = 40, 30
+PAIRS, TOKENS = 40, 40
 SETTINGS = IntervalSettings(resamples=300)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from claims.harness.estimands import divergence
-from invariants.support.comparing import must_see
+from invariants.support.comparing import must_see, replaced
 from invariants.support.estimand_rows import computed, divergence_rows
+from kvcore.analysis import Estimate
 
 
 def test_a_divergence_beyond_the_null_is_positive() -> None:
@@ -34,8 +37,7 @@ def check_widths() -> None:
     # a bootstrap of few samples is too narrow, which flattens the slope by about a tenth
     assert slope.estimate.value == pytest.approx(0.05, abs=0.1)
     assert slope.plot["x"] == [4, 8, 16, 32, 64, 128, 256]
-    held = computed(divergence.intervals_that_hold_their_mean, spread).estimate
-    assert held.value == 1
+    assert slope.estimate.unit == "log-log slope"
 
 
 def test_widths_fall_with_the_square_root_of_n() -> None:
@@ -50,3 +52,24 @@ def test_widths_fall_with_the_square_root_of_n() -> None:
         )
 
     must_see(constant, check_widths)
+
+
+def check_held() -> None:
+    spread = divergence_rows("a", np.random.default_rng(1).normal(1.0, 1.0, 3000))
+    held = computed(divergence.intervals_that_hold_their_mean, spread)
+    assert 0.92 < held.estimate.value < 0.98
+    assert held.details["each sample"] == "32 of 3000 rows, without replacement"
+
+
+def test_intervals_hold_the_mean_of_the_cell() -> None:
+    """An interval asked for its own middle, which it always holds."""
+    check_held()
+
+
+def test_twin_intervals_asked_for_their_own_middle() -> None:
+    """Intervals without end, which hold anything as they hold their own middle, are seen."""
+
+    def endless(real: Callable[..., Estimate], *given: object, **how: object) -> Estimate:
+        return dataclasses.replace(real(*given, **how), ci_low=-math.inf, ci_high=math.inf)
+
+    must_see(replaced(divergence, "mean_difference", endless), check_held)

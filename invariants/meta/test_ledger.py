@@ -13,21 +13,88 @@ from claims.harness import ledger
 from invariants.support import invented
 from invariants.support.claim_runs import ClaimRun, copy_project, run
 from kvcore.errors import KvError
-from kvcore.verdict import Cell, Claim, Judgement, Verdict, helps
+from kvcore.verdict import Cell, Claim, Judgement, Verdict, at_least, helps, hurts
 
 
 def judged(verdict: Verdict, **changes: Any) -> Judgement:
     return dataclasses.replace(invented.judgements()[0], verdict=verdict, ledger="", **changes)
 
 
-def test_an_entry_stands_under_claim_version_metric_model_dtype_and_dataset() -> None:
-    """A key that leaves one of the six out, or takes two of them for one another."""
+def test_an_entry_stands_under_claim_version_cell_and_prediction() -> None:
+    """A key that leaves one of the seven out, or takes two of them for one another."""
     claim = Claim("a-claim", 7, "It is so.", "a source", "a-family", helps(), 5)
     cell = Cell("a-model", "a-dataset", "a-metric", "a-dtype")
-    key = ("a-claim", 7, "a-metric", "a-model", "a-dtype", "a-dataset")
+    where = ("a-claim", 7, "a-metric", "a-model", "a-dtype", "a-dataset")
+    key = (*where, ledger.prediction_hash(claim))
     assert ledger.key_of(judged("refuted", claim=claim, cell=cell)) == key
-    entry = ledger.Entry(*key, "recorded", 0.0, -1.0, 1.0, 10, "2026-01-02", "torch 0")
-    assert entry.key == key
+    measured = ("recorded", 0.0, -1.0, 1.0, 10, "2026-01-02", "torch 0")
+    assert ledger.Entry(*where, *measured, prediction=key[-1]).key == key
+
+
+def check_hash_of_predictions() -> None:
+    """Every change of what refutes a claim changes its hash; its words do not."""
+    claim = Claim("a-claim", 1, "It is so.", "a source", "a-family", helps(0.09, 0.2), 50)
+    hashes = [
+        ledger.prediction_hash(dataclasses.replace(claim, **changed))
+        for changed in (
+            {},
+            {"prediction": helps(0.08, 0.2)},
+            {"prediction": helps(0.09, 0.3)},
+            {"prediction": helps(0.09, 0.2, unit="r")},
+            {"prediction": hurts(0.09, 0.2)},
+            {"prediction": at_least(0.5)},
+            {"prediction": at_least(0.6)},
+            {"min_n": 30},
+        )
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert ledger.prediction_hash(dataclasses.replace(claim, statement="Said anew.")) == hashes[0]
+
+
+def test_the_hash_of_a_prediction_names_all_that_refutes() -> None:
+    """A margin, an effect, a unit or a least n that changes and leaves the entry in force."""
+    check_hash_of_predictions()
+
+
+def test_twin_a_hash_without_the_least_n_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above, were min_n not hashed."""
+    right = ledger.json_digest
+    monkeypatch.setattr(
+        ledger, "json_digest", lambda value: right({k: v for k, v in value.items() if k != "min_n"})
+    )
+    with pytest.raises(AssertionError):
+        check_hash_of_predictions()
+
+
+def check_stale_entry(path: Path) -> None:
+    """An entry of another prediction is not read for the claim, and is written anew."""
+    path.unlink(missing_ok=True)
+    before = judged("refuted")
+    narrower = dataclasses.replace(before.claim, prediction=helps(0.04), min_n=50)
+    after = dataclasses.replace(before, claim=narrower)
+    ledger.record([before], "torch 0", path)
+    assert ledger.read(path).get(ledger.key_of(after)) is None
+    ledger.record([after], "torch 0", path)
+    (entry,) = ledger.read(path).values()
+    assert entry.key == ledger.key_of(after)
+    assert entry.statement == narrower.statement
+    ledger.record([before], "torch 0", path)
+    ledger.record([dataclasses.replace(after, verdict="inconclusive")], "torch 0", path)
+    assert ledger.read(path) == {}
+
+
+def test_an_entry_of_another_prediction_is_stale(tmp_path: Path) -> None:
+    """A refutation that is expected because another margin was once refuted there."""
+    check_stale_entry(tmp_path / "known.toml")
+
+
+def test_twin_a_key_without_the_prediction_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check above, were the prediction no part of the key."""
+    monkeypatch.setattr(ledger, "prediction_hash", lambda _claim: "")
+    with pytest.raises(AssertionError):
+        check_stale_entry(tmp_path / "known.toml")
 
 
 def test_the_ledger_round_trips_and_refuses_small_n(tmp_path: Path) -> None:
@@ -39,7 +106,8 @@ def test_the_ledger_round_trips_and_refuses_small_n(tmp_path: Path) -> None:
     assert ledger.read(path) == {}
     ledger.record([one], "torch 0", path)
     (key,) = ledger.read(path)
-    assert key == ("random-prefix-helps", 1, "nll", "invented-small", "float32", "docstrings")
+    cell = ("nll", "invented-small", "float32", "docstrings")
+    assert key == ("random-prefix-helps", 1, *cell, ledger.prediction_hash(one.claim))
     ledger.record([judged("inconclusive")], "torch 0", path)
     assert list(ledger.read(path)) == [key]
     ledger.record([judged("supported")], "torch 0", path)
@@ -80,8 +148,11 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 # Refuted on the 150 samples they were recorded from; the 300 shipped since leave them undecided.
 UNDECIDED = {
-    (claim, 1, "nll", "gemma3-270m", "float32", "docstrings")
-    for claim in (
+    entry.key
+    for entry in ledger.read().values()
+    if (entry.metric, entry.model, entry.n) == ("nll", "gemma3-270m", 150)
+    and entry.claim
+    in (
         "oracle-does-not-beat-random",
         "oracle-does-not-help",
         "random-gains-with-hardness",
@@ -95,11 +166,7 @@ def check_against_ledger(
 ) -> None:
     """Compare cells that enough samples refute with entries, both ways."""
     refuted = {
-        (
-            judgement["claim"]["id"],
-            judgement["claim"]["version"],
-            *(judgement["cell"][name] for name in ("metric", "model", "dtype", "dataset")),
-        )
+        ledger.key_of(Judgement.from_dict({**judgement, "plot": {"kind": "none"}}))
         for judgement in judgements
         if judgement["verdict"] == "refuted"
         and judgement["estimate"]["n"] >= judgement["claim"]["min_n"]
@@ -116,7 +183,7 @@ def test_the_shipped_rows_have_no_other_verdict_than_the_ledger(
     assert len(shipped) > 300
     entries = list(ledger.read())
     check_against_ledger(shipped, entries)
-    nobody = ("nobody-measured-this", 1, "nll", "smollm2-135m", "float32", "docstrings")
+    nobody = ("nobody-measured-this", *entries[0][1:])
     missing = [entry for entry in entries if entry != entries[0]]
     for broken in ([*entries, nobody], missing):
         with pytest.raises(AssertionError):

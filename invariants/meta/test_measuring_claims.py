@@ -17,6 +17,7 @@ import torch
 from claims.harness import cells, held, hooks, options
 from claims.harness.claims import CellKey
 from claims.harness.held import HeldModel
+from claims.harness.looking import Judge
 from claims.harness.session import Session
 from invariants.support import invented_cell
 from invariants.support.claim_runs import NO_PAGE, ClaimRun, run_here
@@ -238,10 +239,10 @@ def cannot_load(_lm: Any) -> None:
 def forgetful(patch: pytest.MonkeyPatch) -> None:
     right = Session.measured
 
-    def measured(self: Session, key: CellKey) -> Any:
+    def measured(self: Session, key: CellKey, judge: Judge) -> Any:
         vars(self)["_failures"].clear()
         vars(self)["_model"] = HeldModel(self.settings)
-        return right(self, key)
+        return right(self, key, judge)
 
     patch.setattr(Session, "measured", measured)
 

@@ -29,6 +29,18 @@ Fault = Callable[[pytest.MonkeyPatch], None]
 TOLERANCE = 1e-9
 # Families count the claim that breaks, whose judgement was to be made too.
 FAMILYWISE = 1 - (1 - invented_cell.CONFIDENCE) / invented_cell.JUDGED
+SAID = (
+    "verdict",
+    "reading",
+    "words",
+    "verdict_beside",
+    "required_n",
+    "planning",
+    "consistent",
+    "ledger",
+    "outcome",
+    "conditions",
+)
 TESTS = {
     "random-helps": "test_random_helps",
     "framing-hurts": "test_framing_hurts",
@@ -73,12 +85,17 @@ def check_results(run: ClaimRun, confidence: float) -> None:
             "dtype": invented_cell.DTYPE,
         }
         assert (estimate["n"], estimate["clusters"]) == (invented_cell.N, invented_cell.CLUSTERS)
-        for name in ("value", "ci_low", "ci_high", "confidence", "sd"):
+        for name in ("value", "ci_low", "ci_high", "confidence", "sd", "se", "effective"):
             assert estimate[name] == pytest.approx(own[name], abs=TOLERANCE), (expected, name)
-        for name in ("floor", "floor_nats"):
+        assert (estimate["scale"], estimate["informative"]) == ("identity", invented_cell.CLUSTERS)
+        beside = estimate["beside"]
+        assert (beside["low"], beside["high"]) == pytest.approx(own["beside"], abs=TOLERANCE)
+        for name in ("floor", "floor_nats", "p"):
             assert judgement[name] == pytest.approx(own[name], abs=TOLERANCE), (expected, name)
-        for name in ("verdict", "required_n", "consistent", "ledger", "outcome", "conditions"):
+        for name in SAID:
             assert judgement[name] == own[name], (expected, name)
+        assert (judgement["why_open"], judgement["benefit"]) == ("", True)
+        check_sentence(expected, own, judgement["sentence"])
         published = judgement["published"]
         assert (published and published["value"]) == own["published"]
         assert judgement["details"] == pytest.approx(own["details"], abs=TOLERANCE)
@@ -86,6 +103,35 @@ def check_results(run: ClaimRun, confidence: float) -> None:
         verdicts.append(own["verdict"])
     counts = {name: verdicts.count(name) for name in ("supported", "refuted", "inconclusive")}
     assert run.results["counts"] == counts
+    check_q_values(run.results, confidence)
+
+
+def check_q_values(results: dict[str, Any], confidence: float) -> None:
+    """Compare the q-values and how many verdicts stand by them."""
+    every = [judged(expected, confidence) for expected in EXPECTED]
+    qs = invented_cell.q_values([own["p"] for own in every])
+    shown = {(j["claim"]["id"], j["cell"]["metric"]): j["q"] for j in results["judgements"]}
+    assert [shown[e.claim, e.metric] for e in EXPECTED] == pytest.approx(qs, abs=TOLERANCE)
+    settled = [q for own, q in zip(every, qs, strict=True) if own["verdict"] != "inconclusive"]
+    standing = sum(q <= 0.05 for q in settled)
+    assert results["q_values"] == {
+        "level": 0.05,
+        "primary": len(qs),
+        "settled": len(settled),
+        "standing": standing,
+    }
+
+
+def check_sentence(expected: Expected, own: dict[str, Any], sentence: str) -> None:
+    """Compare what a judgement says in one line."""
+    cell = f"{invented_cell.MODEL} × {invented_cell.DATASET} ({expected.metric})"
+    numbers = "d {value:.3f} [{ci_low:.3f}, {ci_high:.3f}]".format(**own)
+    assert sentence.startswith(
+        f"{own['verdict']}: {own['claim']} on {cell}: {own['words']}; {numbers}"
+    )
+    assert f"n = {invented_cell.N} in {invented_cell.CLUSTERS} clusters" in sentence
+    assert ("by the bootstrap" in sentence) == (own["verdict_beside"] != own["verdict"])
+    assert sentence.endswith(own["planning"]) == (own["verdict"] == "inconclusive")
 
 
 def check_junit(run: ClaimRun, confidence: float) -> None:
@@ -112,6 +158,9 @@ def check_junit(run: ClaimRun, confidence: float) -> None:
         kinds = {"passed": [], "failed": ["failure"]}.get(own["outcome"], ["skipped"])
         tags = [element.tag for element in case if element.tag != "properties"]
         assert tags == kinds, expected
+        for element in case:
+            if element.tag in ("failure", "skipped"):
+                check_sentence(expected, own, str(element.get("message")))
         if own["outcome"] == "xfailed":
             assert "xfail" in str(next(case.iter("skipped")).get("type"))
     broken = next(case for name, case in cases.items() if name.startswith("test_this_one_breaks"))
@@ -136,11 +185,14 @@ def on_the_page(own: dict[str, Any]) -> list[str]:
         return f"{x:+.3f}".replace("-", "−")
 
     low, high = signed(own["ci_low"]), signed(own["ci_high"])
-    texts = [f"{signed(own['value'])} [{low}, {high}]", own["claim"]]
-    if own["required_n"] is not None:
+    texts = [f"{signed(own['value'])} [{low}, {high}]", own["claim"], own["words"]]
+    texts.append("[{}, {}] by BCa bootstrap".format(*map(signed, own["beside"])))
+    if own["verdict_beside"] != own["verdict"]:
+        texts.append(f"hangs on the method: {own['verdict_beside']} by the bootstrap")
+    if own["required_n"] is not None and own["verdict"] == "inconclusive":
         texts.append(f"{own['required_n']:,}")
     if own["published"] is not None:
-        agrees = {True: "consistent", False: "not consistent", None: "not comparable"}
+        agrees = {True: "consistent", False: "not consistent", None: "elsewhere"}
         texts.append(f"{signed(own['published'])}, n = ")
         texts.append(f"({agrees[own['consistent']]})")
     return texts
@@ -173,13 +225,26 @@ def no_floor(patch: pytest.MonkeyPatch) -> None:
 
 def narrow_level(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        "claims.harness.judging.IntervalSettings", lambda _, seed: IntervalSettings(0.90, seed)
+        "claims.harness.judging.IntervalSettings",
+        lambda _, seed, **other: IntervalSettings(0.90, seed, **other),
     )
 
 
 def low_power(patch: pytest.MonkeyPatch) -> None:
-    right = functools.partial(verdict.required_n, power=0.5)
-    patch.setattr("claims.harness.judging.verdict.required_n", right)
+    right = functools.partial(verdict.plan, power=0.5)
+    patch.setattr("claims.harness.judging.verdict.plan", right)
+
+
+def bootstrap_judges(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        "claims.harness.judging.IntervalSettings",
+        lambda level, seed, **_: IntervalSettings(level, seed, method="bca", beside=True),
+    )
+
+
+def one_sided(patch: pytest.MonkeyPatch) -> None:
+    right = verdict.p_value
+    patch.setattr("claims.harness.judging.verdict.p_value", lambda *args: right(*args) / 2)
 
 
 def exchanged(patch: pytest.MonkeyPatch) -> None:
@@ -219,8 +284,8 @@ def crash_becomes(outcome: Callable[[str], Any]) -> Fault:
 def one_family_for_all(patch: pytest.MonkeyPatch) -> None:
     right = Session.of
 
-    def of(settings: Settings, tests: Any) -> Session:
-        session = right(settings, tests)
+    def of(settings: Settings, tests: Any, declared: Any) -> Session:
+        session = right(settings, tests, declared)
         session.families = dict.fromkeys(session.families, 1)
         return session
 
@@ -233,6 +298,8 @@ def one_family_for_all(patch: pytest.MonkeyPatch) -> None:
         pytest.param(no_floor, id="noise floor 0"),
         pytest.param(narrow_level, id="confidence .90"),
         pytest.param(low_power, id="power .5"),
+        pytest.param(bootstrap_judges, id="bootstrap in place of the jackknife"),
+        pytest.param(one_sided, id="p of one side"),
         pytest.param(exchanged, id="baseline and condition exchanged"),
         pytest.param(no_ledger, id="ledger ignored"),
         pytest.param(published_elsewhere, id="published value of another cell"),
@@ -273,7 +340,8 @@ def test_the_ledger_is_written_where_that_is_asked_for(invented: Any, tmp_path: 
     invented("--kv-record")
     (expected,) = (e for e in EXPECTED if e.known)
     own = judged(expected, invented_cell.CONFIDENCE)
-    key = (expected.claim, 1, "nll", invented_cell.MODEL, "float32", invented_cell.DATASET)
+    cell = ("nll", invented_cell.MODEL, "float32", invented_cell.DATASET)
+    key = (expected.claim, 1, *cell, invented_cell.KNOWN_PREDICTION)
     assert list(ledger.read(known)) == [key]
     entry = ledger.read(known)[key]
     assert (entry.estimate, entry.ci_low, entry.ci_high, entry.n) == (

@@ -27,27 +27,45 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from invariants.support import invented
-from invariants.support.comparing import must_see
-from invariants.support.invented_texts import HOSTILE
-from kvcore.analysis.estimate import Estimate
+from invariants.support.comparing import must_see, replaced
+from invariants.support.invented_texts import HOSTILE, Seen
+from kvcore.analysis.estimate import Beside, Estimate
 from kvcore.errors import KvError
-from kvcore.verdict import Judgement, Published
-from reports import junit, results, terminal, text
+from kvcore.verdict import Cell, Judgement, Published
+from reports import junit, multiple, results, terminal, text
+from reports.html import tests_table
 from reports.html.page import page
 from reports.html.pictures import picture
+from reports.markdown import transfer
 from reports.plots import forest, kinds, masks
-from reports.words import interval_words
+from reports.words import interval_words, probability_words, required_words, verdict_words
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+OTHER_CELL = Cell("invented-small", "docstrings", "nll_tail", "float32")
+BESIDE = Beside(0.06, 0.2, "another method")
+FIRST = Estimate(
+    *(0.12, 0.05, 0.19, 0.95, "a method", 240, 200, "d", 0.2),
+    se=0.035,
+    informative=190,
+    effective=150.25,
+    beside=BESIDE,
+)
+
+
 def first(**changes: Any) -> Judgement:
     """Return one judgement whose numbers depend on no library's version."""
-    estimate = Estimate(0.12, 0.05, 0.19, 0.95, "a method", 240, 200, "d", 0.2)
     fields: dict[str, Any] = {
-        "estimate": estimate,
+        "estimate": FIRST,
         "verdict": "supported",
+        "reading": "direction-only",
+        "why_open": "",
+        "benefit": True,
+        "p": 0.001,
+        "verdict_beside": "supported",
         "required_n": 970,
+        "planning": "about 970 samples would settle it if d = 0.09, at 80% power",
         "outcome": "passed",
         "ledger": "",
         "plot": {"kind": "none"},
@@ -65,7 +83,11 @@ def second() -> Judgement:
         invented.judgements()[-1],
         estimate=estimate,
         verdict="refuted",
+        reading="missed",
+        p=0.0004,
+        verdict_beside=None,
         required_n=None,
+        planning="no effect was written down to plan for",
         consistent=False,
         ledger="known refuted (published)",
         outcome="xfailed",
@@ -189,7 +211,8 @@ def test_degenerate_data_is_drawn(plot: dict[str, Any]) -> None:
 def test_unbounded_intervals_are_drawn() -> None:
     """Catches an interval without a bound that crashes the picture."""
     estimate = Estimate(0.1, -np.inf, np.inf, 0.95, "none", 12, 12, "d")
-    assert "[−∞, ∞]" in forest.forest([first(estimate=estimate, verdict="inconclusive")])
+    unbounded = first(estimate=estimate, verdict="inconclusive", reading="open")
+    assert "[−∞, ∞]" in forest.forest([unbounded])
 
 
 matrices = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
@@ -351,7 +374,11 @@ def assert_strict_json(path: Path) -> None:
 
     estimate = Estimate(float("nan"), -np.inf, np.inf, 0.95, "none: no data", 0, 0, "d")
     judgement = first(
-        estimate=estimate, verdict="inconclusive", store=HOSTILE, details={"a": float("nan")}
+        estimate=estimate,
+        verdict="inconclusive",
+        reading="open",
+        store=HOSTILE,
+        details={"a": float("nan")},
     )
     results.write(path, _document([judgement], configuration={"x": float("inf"), "y": HOSTILE}))
     read = json.loads(path.read_bytes().decode("utf-8"), parse_constant=refuse)
@@ -403,6 +430,11 @@ PROPERTIES = {
     "margin": 0.09,
     "required_n": 970,
     "verdict": "supported",
+    "outcome": "direction-only",
+    "words": "helps, how much is open",
+    "p": 0.001,
+    "verdict_beside": "supported",
+    "informative_clusters": 190,
     "seed": 0,
     "store": "stores/invented",
     "rows_hash": "ab" * 32,
@@ -411,8 +443,15 @@ PROPERTIES = {
 
 def assert_properties() -> None:
     assert dict(junit.properties(first())) == PROPERTIES
-    lacking = {"published": "", "required_n": ""}
-    assert dict(junit.properties(first(published=None, required_n=None))) == PROPERTIES | lacking
+    lacking = {
+        "published": "",
+        "required_n": "",
+        "verdict_beside": "",
+        "informative_clusters": "",
+    }
+    plain = dataclasses.replace(FIRST, informative=None)
+    without = {"published": None, "required_n": None, "verdict_beside": None, "estimate": plain}
+    assert dict(junit.properties(first(**without))) == PROPERTIES | lacking
 
 
 def test_properties_are_those_of_the_judgement() -> None:
@@ -453,6 +492,163 @@ def test_properties_twin() -> None:
         lambda patch: patch.setattr(junit, "plain_value", lambda value: value),
         assert_plain_properties,
     )
+
+
+# --- outcomes in words, and many verdicts at once -------------------------------------------------
+
+
+def hanging() -> Judgement:
+    """Return a supported judgement that the bootstrap would leave open."""
+    drawn = Beside(-0.01, 0.2, "BCa bootstrap over 200 clusters, 9 resamples, seed 0")
+    estimate = dataclasses.replace(FIRST, method="jackknife-t over 200 clusters", beside=drawn)
+    return first(estimate=estimate, verdict_beside="inconclusive")
+
+
+def shown_words(judgements: list[Judgement]) -> dict[str, str]:
+    """Return what each report shows of judgements, as text."""
+    return {
+        "page": Seen(page(judgements, [], {}, {})).text,
+        "terminal": "\n".join(terminal.table(judgements)),
+        "results": json.dumps(_document(judgements), ensure_ascii=False),
+        "tests": " ".join(tests_table.cells(judgements[0])),
+        "markdown": transfer.verdicts(judgements),
+    }
+
+
+def assert_outcomes_in_words() -> None:
+    for judgement in (first(), second(), first(verdict="inconclusive", reading="open")):
+        for name, text_shown in shown_words([judgement]).items():
+            assert judgement.words in text_shown, (judgement.words, name)
+
+
+def test_every_report_says_the_outcome_in_words() -> None:
+    """Catches a report that says supported or refuted and not what came out."""
+    assert_outcomes_in_words()
+
+
+@pytest.mark.parametrize("report", ["page", "terminal", "results", "tests", "markdown"])
+def test_outcome_words_twin(report: str) -> None:
+    """Words that any one of the reports lacks are seen."""
+    real = shown_words
+
+    def without(judgements: list[Judgement]) -> dict[str, str]:
+        words = judgements[0].words
+        return {k: v.replace(words, "") if k == report else v for k, v in real(judgements).items()}
+
+    must_see(
+        lambda patch: patch.setattr(sys.modules[__name__], "shown_words", without),
+        assert_outcomes_in_words,
+    )
+
+
+def test_a_verdict_that_hangs_on_the_method_says_so() -> None:
+    """Catches a verdict that the other method's interval would change and that hides it."""
+    marks = {
+        "page": "hangs on the method: inconclusive by the bootstrap",
+        "terminal": "hangs on the method: inconclusive by the bootstrap",
+        "results": "by the bootstrap interval it would be inconclusive",
+        "tests": "hangs on the method: inconclusive by the bootstrap",
+        "markdown": "**S**†",
+    }
+    hangs, stands = shown_words([hanging()]), shown_words([first()])
+    for name, mark in marks.items():
+        assert mark in hangs[name], name
+        assert mark not in stands[name], name
+    assert "1 verdict hangs on the method" in " ".join(hangs["page"].split())
+    assert "No verdict hangs on the method" in stands["page"]
+    assert "†" in forest.forest([hanging()])
+    assert "†" not in forest.forest([first()])
+
+
+@pytest.mark.parametrize(
+    ("own", "beside", "name"),
+    [
+        ("jackknife-t", "BCa bootstrap", "bootstrap"),
+        ("jackknife-t", "percentile bootstrap (BCa undefined)", "bootstrap"),
+        ("BCa bootstrap", "jackknife-t on Fisher's z", "jackknife"),
+        ("BCa bootstrap", "none: undefined where some cluster is left out", "jackknife"),
+        ("none: undefined where some cluster is left out", "BCa bootstrap", "bootstrap"),
+        ("jackknife-t", "none: the bootstrap is undefined", "bootstrap"),
+    ],
+)
+def test_the_other_method_has_its_name(own: str, beside: str, name: str) -> None:
+    """Catches a verdict said to hang on the method that gave it."""
+    estimate = dataclasses.replace(FIRST, method=own, beside=Beside(-0.01, 0.2, beside))
+    judgement = first(estimate=estimate, verdict_beside="inconclusive")
+    assert judgement.method_beside == name
+    assert f"inconclusive by the {name}" in verdict_words(judgement)
+
+
+def test_n_needed_is_shown_of_open_verdicts_alone() -> None:
+    """Catches an n that would settle what is settled, in any report."""
+    settled, open_ = first(), first(verdict="inconclusive", reading="open")
+    assert required_words(settled) == "–"
+    assert required_words(open_) == "970"
+    for name in ("page", "terminal", "markdown"):
+        assert "970" not in shown_words([settled])[name], name
+        assert "970" in shown_words([open_])[name], name
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.0, "< 0.0001"), (9e-5, "< 0.0001"), (1e-4, "0.0001"), (1.0, "1.0000")]
+)
+def test_no_probability_is_shown_as_nothing(p: float, said: str) -> None:
+    """Catches a small p value that is shown as 0."""
+    assert probability_words(p) == said
+
+
+def _of(ps: list[float], **changes: Any) -> list[Judgement]:
+    """Return a judgement of a claim of its own for each p value."""
+    claim = invented.judgements()[0].claim
+    return [
+        first(p=p, claim=dataclasses.replace(claim, id=f"claim-{i}"), **changes)
+        for i, p in enumerate(ps)
+    ]
+
+
+def assert_q_values() -> None:
+    ps = [0.001, 0.008, 0.039, 0.041, 0.6]
+    primary = _of(ps)
+    extra = [dataclasses.replace(j, primary=False, p=1e-9, cell=OTHER_CELL) for j in primary]
+    document = _document([*extra, *primary])
+    shown = [j["q"] for j in document["judgements"]]
+    assert shown[:5] == [None] * 5
+    # By hand: m p / rank, then the smallest from the right.
+    assert shown[5:] == pytest.approx([0.005, 0.02, 0.05125, 0.05125, 0.6])
+    assert document["q_values"] == {"level": 0.05, "primary": 5, "settled": 5, "standing": 2}
+    (sentence,) = (x for x in terminal.table([*extra, *primary]) if "primary verdicts" in x)
+    assert sentence.startswith(
+        "Of 5 primary verdicts 5 are settled, and 2 of those stand at q ≤ 0.05"
+    )
+    html = Seen(page([*extra, *primary], [], {}, {})).text
+    assert sentence in html
+    assert html.count("not the primary metric") == 5
+    for q in ("0.0050", "0.0200", "0.6000"):
+        assert q in html
+
+
+def test_q_values_are_of_primary_verdicts_alone() -> None:
+    """Catches q over other judgements than the primary ones, in JSON, page and terminal."""
+    assert_q_values()
+
+
+def test_q_values_twin() -> None:
+    """q-values that count every judgement are seen."""
+    must_see(
+        replaced(
+            multiple,
+            "primary_q_values",
+            lambda real, js: real([dataclasses.replace(j, primary=True) for j in js]),
+        ),
+        assert_q_values,
+    )
+
+
+def test_an_open_verdict_does_not_stand() -> None:
+    """Catches an inconclusive verdict, or none at all, counted as standing."""
+    open_ = _of([0.001, 0.002], verdict="inconclusive", reading="open")
+    assert multiple.standing(open_) == multiple.Standing(primary=2, settled=0, standing=0)
+    assert multiple.standing([]).sentence.startswith("No primary verdict was judged")
 
 
 def assert_no_torch(code: str, path: str = "") -> None:

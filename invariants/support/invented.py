@@ -22,14 +22,16 @@ from kvcore.verdict import (
     helps,
     hurts,
     judge,
+    judge_beside,
     negligible,
-    required_n,
+    p_value,
+    plan,
 )
 
 MODELS = ("invented-small", "invented-large")
 METRICS = ("nll", "nll_tail")
 N = 240
-FEW = IntervalSettings(resamples=400)
+FEW = IntervalSettings(resamples=400, beside=True)
 
 _PUBLISHED = Published(value=0.091, n=2303, metric="nll_tail", text="win 59.5 %")
 
@@ -159,15 +161,23 @@ def _judgement(
     plot: dict[str, Any],
     published: Published | None,
 ) -> Judgement:
-    verdict = judge(estimate, claim.prediction, 0.004)
+    reading = judge(estimate, claim.prediction, 0.004)
+    beside = judge_beside(estimate, claim.prediction, 0.004)
+    verdict, planned = reading.verdict, plan(estimate, claim.prediction)
     return Judgement(
         claim=claim,
         cell=cell,
         estimate=estimate,
         verdict=verdict,
+        reading=reading.outcome,
+        why_open=reading.why_open,
+        benefit=estimate.unit == "d",
+        p=p_value(estimate, claim.prediction, verdict),
+        verdict_beside=beside.verdict if beside else None,
         floor=0.004,
         floor_nats=0.0009,
-        required_n=required_n(estimate, claim.prediction),
+        required_n=planned.n,
+        planning=planned.words,
         published=published,
         consistent=None if published is None else consistent(estimate, published),
         conditions=("bare", "random"),
@@ -179,6 +189,7 @@ def _judgement(
         outcome={"supported": "passed", "refuted": "failed"}.get(verdict, "skipped"),
         details={"mean benefit, nats": float(estimate.value) * 0.22, "excluded samples": "3"},
         plot=plot,
+        primary=cell.metric != "nll_tail",
     )
 
 

@@ -1,13 +1,15 @@
 """A cell that was never measured: its stored rows, claims about it, and what judging must give.
 
-Everything expected is computed here from the invented numbers themselves, with SciPy's bootstrap
-over whole clusters, textbook formulas and the rules as the README has them; nothing of
-`kvcore.analysis`, `kvcore.verdict` or the harness is used.
+Everything expected is computed here from the invented numbers themselves: the jackknife by leaving
+out one cluster after another, SciPy's bootstrap over whole clusters, textbook formulas and the
+rules as the README has them; nothing of `kvcore.analysis`, `kvcore.verdict` or the harness is used.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,7 +90,9 @@ def test_this_one_breaks(judge):
     judge(broken("bare"))
 '''
 
-KNOWN = """
+# SHA-256 of what "framing-hurts" predicts and its least n, as sorted JSON.
+KNOWN_PREDICTION = "caa94f172537"
+KNOWN = f"""
 [[refuted]]
 claim = "framing-hurts"
 version = 1
@@ -103,6 +107,7 @@ ci_high = 0.9
 n = 72
 date = "2026-01-02"
 versions = "torch 0"
+prediction = "{KNOWN_PREDICTION}"
 """
 
 
@@ -113,25 +118,57 @@ class Expected:
     claim: str
     metric: str
     pair: tuple[str, str]
-    low: float  # the region that supports it, then the one that refutes it
-    high: float
-    refuted: tuple[float, float]
+    predicts: str
     effect: float
     published: tuple[float, int] | None = None
     own: bool = False
     known: bool = False
 
 
-INF = math.inf
-HELPS, HURTS = (0.0, INF, (-INF, DELTA)), (-INF, 0.0, (-DELTA, INF))
 EXPECTED = (
-    Expected("random-helps", "nll", ("bare", "random"), *HELPS, 0.5, (0.9, 400), own=True),
-    Expected("random-helps", "nll_tail", ("bare", "random"), *HELPS, 0.5, own=True),
-    Expected("framing-hurts", "nll", ("bare", "framed"), *HURTS, -0.4, known=True),
-    Expected("oracle-helps-not", "nll", ("bare", "oracle"), -INF, DELTA, (DELTA, INF), effect=0.0),
-    Expected("framing-helps-less", "nll", ("random", "framed"), *HURTS, -DELTA, (-0.3, 200)),
-    Expected("separator-helps", "nll", ("bare", "separator"), *HELPS, 0.3),
+    Expected("random-helps", "nll", ("bare", "random"), "helps", 0.5, (0.9, 400), own=True),
+    Expected("random-helps", "nll_tail", ("bare", "random"), "helps", 0.5, own=True),
+    Expected("framing-hurts", "nll", ("bare", "framed"), "hurts", -0.4, known=True),
+    Expected("oracle-helps-not", "nll", ("bare", "oracle"), "does_not_help", effect=0.0),
+    Expected("framing-helps-less", "nll", ("random", "framed"), "hurts", -DELTA, (-0.3, 200)),
+    Expected("separator-helps", "nll", ("bare", "separator"), "helps", 0.3),
 )
+# What an interval says, by the zones of its ends: A up to -DELTA, B to 0, C to DELTA, D beyond.
+READINGS = {
+    "AA": "reversed",
+    "AB": "reversed",
+    "AC": "short-of-margin",
+    "AD": "open",
+    "BB": "negligible",
+    "BC": "negligible",
+    "BD": "open",
+    "CC": "negligible",
+    "CD": "direction-only",
+    "DD": "beyond-margin",
+}
+VERDICTS = {
+    "one direction": {
+        "reversed": "refuted",
+        "short-of-margin": "refuted",
+        "negligible": "refuted",
+        "direction-only": "supported",
+        "beyond-margin": "supported",
+    },
+    "does_not_help": {
+        "reversed": "supported",
+        "short-of-margin": "supported",
+        "negligible": "supported",
+        "beyond-margin": "refuted",
+    },
+}
+WORDS = {
+    "reversed": "the other way round: {other}",
+    "short-of-margin": "does not {stem} by 0.09 or more; whether it {other} is open",
+    "negligible": "too small to matter",
+    "direction-only": "{side}, how much is open",
+    "beyond-margin": "{side}, and by at least 0.09",
+    "open": "cannot tell yet",
+}
 
 
 @functools.cache
@@ -228,6 +265,28 @@ def interval_of(x: np.ndarray[Any, Any], statistic: Any, confidence: float) -> t
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A statistic with what leaving out one cluster after another says of it."""
+
+    value: float
+    se: float
+    effective: float
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return value -+ t standard errors."""
+        return tuple(sps.t.interval(confidence, CLUSTERS - 1, self.value, self.se))
+
+
+def jackknifed(x: np.ndarray[Any, Any], statistic: Any) -> Spread:
+    """Return a statistic of (clusters, samples), and its spread over clusters."""
+    value = float(statistic(x.ravel()))
+    rest = [float(statistic(np.delete(x, i, axis=0).ravel())) for i in range(CLUSTERS)]
+    squares = [(each - value) ** 2 for each in rest]
+    se = math.sqrt(sum(squares) * (CLUSTERS - 1) / CLUSTERS)
+    return Spread(value, se, sum(squares) ** 2 / sum(square**2 for square in squares))
+
+
 def effect(x: Any) -> Any:
     """Return Cohen's d along the last axis."""
     return x.mean(axis=-1) / x.std(axis=-1, ddof=1)
@@ -243,7 +302,7 @@ def floor_in_nats(metric: str, confidence: float) -> float:
     """Return the farthest end of the controls' mean differences."""
     bare = scores("bare", metric)
     ends = [
-        interval_of(bare - scores(name, metric), mean, confidence)
+        jackknifed(bare - scores(name, metric), mean).interval(confidence)
         for name in ("bare_again", "rope_roundtrip(random)")
     ]
     return max(abs(end) for low_high in ends for end in low_high)
@@ -255,32 +314,41 @@ def judged(expected: Expected, confidence: float = CONFIDENCE) -> dict[str, Any]
     baseline, condition = expected.pair
     x = scores(baseline, expected.metric) - scores(condition, expected.metric)
     flat = x.ravel()
-    value, sd = float(effect(flat)), float(flat.std(ddof=1))
-    low, high = interval_of(x, effect, confidence)
+    spread, sd = jackknifed(x, effect), float(flat.std(ddof=1))
+    low, high = spread.interval(confidence)
+    drawn = interval_of(x, effect, confidence)
     nats = floor_in_nats(expected.metric, confidence)
     floor = nats / sd
-    verdict = verdict_of(expected, low, high, floor)
-    mean_low, mean_high = interval_of(x, mean, confidence)
+    reading, verdict = read(expected, low, high, floor)
+    required_n, planning = planned(expected, spread, confidence, floor)
+    mean_low, mean_high = jackknifed(x, mean).interval(confidence)
     win, win_low, win_high = win_rate(x, confidence)
-    t = sps.ttest_1samp(flat, 0.0)
     shown = expected.published
-    ledger = "known refuted (recorded 2026-01-02)" if expected.known else ""
+    ledger = "known refuted (recorded 2026-01-02, n = 72)" if expected.known else ""
     outcomes = {"supported": "passed", "refuted": "failed", "inconclusive": "skipped"}
     return {
         "claim": expected.claim,
         "metric": expected.metric,
         "conditions": list(expected.pair),
-        "value": value,
+        "value": spread.value,
         "ci_low": low,
         "ci_high": high,
         "confidence": confidence,
         "sd": sd,
+        "se": spread.se,
+        "effective": spread.effective,
+        "beside": drawn,
         "floor": floor,
         "floor_nats": nats,
         "verdict": verdict,
-        "required_n": required(expected, low, high, confidence, floor),
+        "reading": reading,
+        "words": words(expected, reading),
+        "p": p_value(expected, spread, verdict),
+        "verdict_beside": read(expected, *drawn, floor)[1],
+        "required_n": required_n,
+        "planning": planning,
         "published": shown[0] if shown else None,
-        "consistent": agrees(value, low, high, confidence, shown) if expected.own else None,
+        "consistent": agrees(spread.value, low, high, confidence, shown) if expected.own else None,
         "ledger": ledger,
         "outcome": "xfailed" if ledger and verdict == "refuted" else outcomes[verdict],
         "details": {
@@ -291,44 +359,93 @@ def judged(expected: Expected, confidence: float = CONFIDENCE) -> dict[str, Any]
             "win rate": win,
             "win rate, CI low": win_low,
             "win rate, CI high": win_high,
-            "t": float(t.statistic),
-            "p (t)": float(t.pvalue),
-            "p (Wilcoxon)": float(sps.wilcoxon(flat).pvalue),
             "pairs without a score": 0.0,
         },
     }
 
 
-def verdict_of(expected: Expected, low: float, high: float, floor: float) -> str:
-    """Set an interval against what is claimed; a bound at 0 is moved out by the noise floor."""
-
-    def inside(region_low: float, region_high: float) -> bool:
-        above = floor if region_low == 0 else region_low
-        below = -floor if region_high == 0 else region_high
-        return low > above and high < below
-
-    if inside(expected.low, expected.high):
-        return "supported"
-    return "refuted" if inside(*expected.refuted) else "inconclusive"
+def read(expected: Expected, low: float, high: float, floor: float) -> tuple[str, str]:
+    """Return what an interval, widened by the noise floor, says, and the verdict of the claim."""
+    ends = (low - floor, high + floor)
+    if expected.predicts == "hurts":
+        ends = (-ends[1], -ends[0])
+    zones = ["ABCD"[bisect.bisect((-DELTA, 0.0, DELTA), end)] for end in ends]
+    reading = READINGS["".join(zones)]
+    verdicts = VERDICTS.get(expected.predicts, VERDICTS["one direction"])
+    return reading, verdicts.get(reading, "inconclusive")
 
 
-def required(
-    expected: Expected, low: float, high: float, confidence: float, floor: float
-) -> int | None:
-    """Search for the smallest n at which the interval falls into a region with the power."""
-    z = sps.norm.ppf((1 + confidence) / 2)
-    noise = (high - low) / 2 / z * math.sqrt(N)
-    for region_low, region_high in ((expected.low, expected.high), expected.refuted):
-        above = floor if region_low == 0 else region_low
-        below = -floor if region_high == 0 else region_high
-        if not above < expected.effect < below:
-            continue
-        for n in range(1, 100_000):
-            error = noise / math.sqrt(n)
-            room = ((expected.effect - above) / error, (below - expected.effect) / error)
-            if sum(sps.norm.cdf(r - z) for r in room) - 1 >= POWER:
-                return max(n, 10 * EACH)
-    return None
+def words(expected: Expected, reading: str) -> str:
+    """Return what came out, for people."""
+    side, other = ("hurts", "helps") if expected.predicts == "hurts" else ("helps", "hurts")
+    text = "{other}" if (expected.predicts, reading) == ("does_not_help", "reversed") else ""
+    return (text or WORDS[reading]).format(side=side, other=other, stem=side[:-1])
+
+
+def p_value(expected: Expected, spread: Spread, verdict: str) -> float:
+    """Return twice the chance of an estimate so far on that side, were the truth on the edge."""
+    sign = -1 if expected.predicts == "hurts" else 1
+    above_0, above_margin = (
+        float(sps.t.sf((sign * spread.value - edge) / spread.se, CLUSTERS - 1))
+        for edge in (0.0, DELTA)
+    )
+    support, refute = above_0, 1 - above_margin
+    if expected.predicts == "does_not_help":
+        support, refute = 1 - above_margin, above_margin
+    sides = {"supported": (support,), "refuted": (refute,)}.get(verdict, (support, refute))
+    return min(1.0, 2 * min(sides))
+
+
+def q_values(ps: list[float]) -> list[float]:
+    """Return Benjamini and Hochberg's q of each p: the least m p / rank from its place upwards."""
+    m, ordered = len(ps), sorted(ps)
+    return [
+        min(m * other / rank for rank, other in enumerate(ordered, 1) if other >= p) for p in ps
+    ]
+
+
+def planned(
+    expected: Expected, spread: Spread, confidence: float, floor: float
+) -> tuple[int | None, str]:
+    """Return the smallest n with the power for the effect written down, and that in words."""
+    what, (low, high) = f"d = {expected.effect:g}", spread.interval(confidence)
+    if not low <= expected.effect <= high:
+        return None, f"the data contradict {what}, so no n is planned for it"
+
+    def enough(n: int) -> bool:
+        return power(expected, spread.se * math.sqrt(N / n), n / EACH, confidence, floor) >= POWER
+
+    n = 20 * EACH + bisect.bisect_left(range(20 * EACH, 1_000_000), True, key=enough)
+    if n <= N:
+        return None, f"if {what}, the samples at hand would have settled it with 80%"
+    return n, f"about {n:,} samples would settle it if {what}, at 80% power"
+
+
+def power(expected: Expected, se: float, clusters: float, confidence: float, floor: float) -> float:
+    """Return how often the verdict is right, for estimates that are normal around the effect.
+
+    The estimates between which the verdict changes are searched for.
+    """
+    right = read(expected, expected.effect, expected.effect, 0.0)[1]
+    half = float(sps.t.ppf((1 + confidence) / 2, max(clusters - 1, 1))) * se
+
+    def verdict(z: float) -> str:
+        at = expected.effect + z * se
+        return read(expected, at - half, at + half, floor)[1]
+
+    def change(low: float, high: float) -> float:
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if verdict(middle) == verdict(low) else (low, middle)
+        return low
+
+    grid = np.linspace(-9.0, 9.0, 301).tolist()
+    changes = [change(a, b) for a, b in itertools.pairwise(grid) if verdict(a) != verdict(b)]
+    return sum(
+        float(sps.norm.cdf(b) - sps.norm.cdf(a))
+        for a, b in itertools.pairwise([-9.0, *changes, 9.0])
+        if verdict((a + b) / 2) == right
+    )
 
 
 def agrees(
@@ -372,11 +489,16 @@ def properties(expected: Expected, confidence: float = CONFIDENCE) -> Mapping[st
         "ci_high": numbers["ci_high"],
         "unit": "d",
         "confidence": confidence,
-        "method": f"BCa bootstrap over {CLUSTERS} clusters, {RESAMPLES} resamples, seed {SEED}",
+        "method": f"jackknife-t over {CLUSTERS} clusters",
         "published": "" if published is None else published,
         "margin": DELTA,
         "required_n": "" if required_n is None else required_n,
         "verdict": numbers["verdict"],
+        "outcome": numbers["reading"],
+        "words": numbers["words"],
+        "p": numbers["p"],
+        "verdict_beside": numbers["verdict_beside"],
+        "informative_clusters": CLUSTERS,
         "seed": SEED,
         "store": "store",
     }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
+from invariants.support.comparing import must_see, replaced
 from invariants.support.intervals import FALSE_ALARM
 from invariants.support.verdicts import interval, noise_estimates
 from kvcore import verdict
@@ -90,3 +91,57 @@ def test_where_consistency_has_no_answer_it_gives_none(
 ) -> None:
     """Agreement stated where nothing is known."""
     assert verdict.consistent(estimate, published) is None
+    assert verdict.difference_from_published(estimate, published) is None
+
+
+def check_difference() -> None:
+    made = verdict.difference_from_published(interval(0.2, 0.4), Published(0.5, 100, "nll"))
+    assert made is not None
+    theirs = 1.96 * math.sqrt(0.01 + 0.25 / 200)
+    reach = math.hypot(0.1, theirs)
+    expected = (-0.2, -0.2 - reach, -0.2 + reach)
+    assert (made.value, made.low, made.high) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_difference_is_ours_less_the_published() -> None:
+    """A difference of the wrong sign, or whose interval leaves out one of the two errors."""
+    check_difference()
+
+
+def test_twin_the_difference_leaves_an_error_out() -> None:
+    """The published value taken as exact is seen."""
+    must_see(replaced(published, "published_error", lambda *_: 0.0), check_difference)
+
+
+def check_hanley_mcneil() -> None:
+    rng = np.random.default_rng(3)
+    relevant, other = rng.exponential(1.5, (4000, 40)), rng.exponential(1.0, (4000, 60))
+    areas = [float((a[:, None] > b).mean()) for a, b in zip(relevant, other, strict=True)]
+    ours = published.published_error("AUC", float(np.mean(areas)), 100, 40, 60)
+    assert ours == pytest.approx(np.std(areas), rel=0.05)
+
+
+def test_hanley_and_mcneil() -> None:
+    """An error of an AUC that is not the one its passages leave.
+
+    1. Hanley and McNeil's formula, exact for exponential scores; 2. areas drawn 4,000 times.
+    """
+    check_hanley_mcneil()
+
+
+def test_twin_hanley_and_mcneil() -> None:
+    """An error of a share of as many passages is seen."""
+    change = replaced(
+        published,
+        "hanley_mcneil",
+        lambda _real, auc, relevant, other: math.sqrt(auc * (1 - auc) / (relevant + other)),
+    )
+    must_see(change, check_hanley_mcneil)
+
+
+def test_an_auc_needs_both_counts_and_an_mrr_has_no_error() -> None:
+    """An error stated that n does not tell."""
+    assert published.published_error("AUC", 0.7, 100) is None
+    assert published.published_error("AUC", 0.7, 100, 40) is None
+    assert published.published_error("MRR", 0.7, 100, 40, 60) is None
+    assert published.published_error("AUC", 1.0, 100, 40, 60) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +17,7 @@ from kvcore.analysis.interval import (
     Interval,
     IntervalSettings,
     as_estimate,
-    bootstrap_intervals,
+    intervals,
 )
 from kvcore.analysis.samples import Clusters, FloatArray, aligned_columns, complete_rows
 
@@ -37,8 +38,8 @@ def correlation(
         return as_estimate(math.nan, nothing, rows, interval, "r")
     u, v = (moments.Standardization.of(column).apply(column) for column in rows.columns)
     sums = rows.sums(u, v, u * u, v * v, u * v)
-    ci = bootstrap_intervals(rows, sums, _pearson, interval, bounds=(-1.0, 1.0))[0]
-    named = Interval(ci.low, ci.high, f"Pearson, {ci.method}")
+    ci = intervals(rows, sums, _pearson, interval, (-1.0, 1.0), "fisher")[0]
+    named = replace(ci, method=f"Pearson, {ci.method}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sps.NearConstantInputWarning)
         r = float(sps.pearsonr(*rows.columns).statistic)

@@ -10,6 +10,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from kvcore.analysis.jackknife import Scale
 from kvcore.errors import KvError
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -72,6 +73,15 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Another interval of the same estimate, and how it was computed."""
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True)
 class Estimate(Record):
     """A number with its confidence interval; KvError where the interval's ends are exchanged."""
 
@@ -90,6 +100,12 @@ class Estimate(Record):
     unit: str
     # What turns nats per token into ``unit`` (nats / sd); None where nothing does.
     sd: float | None = None
+    # Of the jackknife over clusters, None where an exact interval needs none (proportions):
+    se: float | None = None  # standard error, on `scale`
+    scale: Scale = "identity"
+    informative: int | None = None  # clusters that do not merely repeat the commonest influence
+    effective: float | None = None  # (sum v)^2 / sum v^2 of the squared influences v
+    beside: Beside | None = None  # the other method's interval, at the same level
 
     def __post_init__(self) -> None:
         if self.ci_low > self.ci_high:

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as sps
 
-from kvcore.analysis.interval import check_confidence
-from kvcore.analysis.samples import FloatArray
+from kvcore.analysis.estimate import Estimate
+from kvcore.analysis.interval import (
+    DEFAULT_INTERVAL,
+    IntervalSettings,
+    check_confidence,
+    resampled,
+)
+from kvcore.analysis.proportions import clustered_proportion
+from kvcore.analysis.samples import Clusters, FloatArray, cluster_numbers
 from kvcore.errors import KvError
 from kvcore.io import digest
 
@@ -163,6 +170,61 @@ def survival(latencies: Sequence[Latency], confidence: float = 0.95) -> Survival
         high=np.asarray(interval.high.probabilities, dtype=np.float64),
         median=float(curve.quantiles[below[0]]) if below.size else math.inf,
     )
+
+
+def share_by(
+    latencies: Sequence[Latency],
+    tokens: int,
+    clusters: Clusters = None,
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+) -> Estimate:
+    """Estimate the share that gets there within so many tokens, 1 or more, by Kaplan and Meier.
+
+    A sequence that was not followed so far counts for as long as it was, not as a failure. Where
+    every one was, this is the plain share with its exact interval, clustered. NaN, [0, 1], where
+    the last of those still waiting was given up before. Where all that were followed so far came to
+    the same, the interval is the exact one over them alone.
+    """
+    if tokens < 1:
+        raise KvError(f"tokens must be 1 or more; got tokens={tokens}.")
+    labels = cluster_numbers(clusters, len(latencies))
+    arrived = np.array([x.happened and x.tokens <= tokens for x in latencies], dtype=bool)
+    known = arrived | np.array([x.tokens >= tokens for x in latencies], dtype=bool)
+    exact = clustered_proportion(arrived[known], labels[known], confidence=interval.confidence)
+    if known.all():
+        return exact
+    share = resampled(
+        _share_by(latencies, tokens, labels),
+        labels,
+        interval,
+        unit="proportion",
+        bounds=(0.0, 1.0),
+    )
+    if share.value in (0.0, 1.0):
+        return replace(exact, method=f"{exact.method}, over those followed so far")
+    # The commonest influence is that of whoever arrived before any was given up: they tell, too.
+    return replace(share, method=f"Kaplan-Meier, {share.method}", informative=None)
+
+
+def _share_by(
+    latencies: Sequence[Latency], tokens: int, labels: NDArray[np.intp]
+) -> Callable[[FloatArray], FloatArray]:
+    """Return the share by a token as a function of how often each cluster counts, (..., k)."""
+    shape = (int(labels.max()) + 1, tokens + 1)
+    waiting, came = np.zeros(shape), np.zeros(shape)
+    for x, label in zip(latencies, labels, strict=True):
+        waiting[label, 1 : x.tokens + 1] += 1
+        if x.happened and x.tokens <= tokens:
+            came[label, x.tokens] += 1
+
+    def share(counts: FloatArray) -> FloatArray:
+        at_risk, events = counts @ waiting[:, 1:], counts @ came[:, 1:]
+        left = 1 - np.divide(events, at_risk, out=np.zeros_like(events), where=at_risk > 0)
+        surviving = left.prod(axis=-1)
+        lost = (at_risk == 0).any(axis=-1) & (surviving > ROUNDING)
+        return np.where(lost, np.nan, 1 - surviving)
+
+    return share
 
 
 def _windows(followed: int, length: int) -> int:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as sps
 
 from kvcore.analysis.estimate import Estimate
 from kvcore.analysis.interval import (
@@ -18,7 +16,7 @@ from kvcore.analysis.interval import (
     Interval,
     IntervalSettings,
     as_estimate,
-    bootstrap_intervals,
+    intervals,
     resampled,
 )
 from kvcore.analysis.moments import Standardization
@@ -26,7 +24,7 @@ from kvcore.analysis.proportions import clustered_proportion
 from kvcore.analysis.samples import Clusters, CompleteRows, FloatArray, complete_rows, finite_vector
 from kvcore.errors import KvError
 
-WIDTH_INTERVAL = IntervalSettings(resamples=1000)
+WIDTH_INTERVAL = IntervalSettings(method="bca", resamples=1000)
 """How `interval_widths` bootstraps where nothing else is asked for: it draws many samples."""
 
 
@@ -34,19 +32,15 @@ WIDTH_INTERVAL = IntervalSettings(resamples=1000)
 class PairedEffect:
     """What a condition does to a baseline, sample by sample; positive means it helps.
 
-    ``d``, ``mean`` (nats/token) and ``win_rate`` carry intervals that respect the clusters;
-    ``t``, ``p_t`` and ``p_wilcoxon`` are the plain paired tests, which do not. ``win_rate``
-    leaves exact ties out, as the sign test does. ``differences`` holds the complete pairs,
-    baseline - condition; ``excluded`` counts the pairs with a NaN.
+    ``d``, ``mean`` (nats/token) and ``win_rate`` carry intervals that respect the clusters.
+    ``win_rate`` leaves exact ties out, as the sign test does. ``differences`` holds the complete
+    pairs, baseline - condition; ``excluded`` counts the pairs with a NaN.
     """
 
     d: Estimate
     mean: Estimate
     win_rate: Estimate
     median: float
-    t: float
-    p_t: float
-    p_wilcoxon: float
     differences: FloatArray
     excluded: int
 
@@ -60,22 +54,18 @@ def paired_effect(
     """Compare two conditions, NLL in nats per token, (n,), measured on the same samples.
 
     Benefit = baseline - condition: positive means the condition helps. A pair with a NaN is
-    excluded and counted. A cluster's samples are resampled together; fewer than about 20 clusters
-    make any bootstrap interval too narrow. Raises KvError for lengths or indexes that differ,
-    infinite values and missing cluster labels.
+    excluded and counted. A cluster's samples count together; fewer than about 20 clusters make any
+    interval too narrow. Raises KvError for lengths or indexes that differ, infinite values and
+    missing cluster labels.
     """
     rows = complete_rows(clusters, baseline=baseline, condition=condition)
     differences = rows.columns[0] - rows.columns[1]
     d, mean = _effect(CompleteRows(differences[None], rows.labels), interval)
-    t, p_t, p_wilcoxon = _tests(differences)
     return PairedEffect(
         d=d,
         mean=mean,
         win_rate=win_rate(differences, rows.labels, interval.confidence),
         median=float(np.median(differences)) if rows.n else math.nan,
-        t=t,
-        p_t=p_t,
-        p_wilcoxon=p_wilcoxon,
         differences=differences,
         excluded=int(np.asarray(baseline).size) - rows.n,
     )
@@ -102,7 +92,7 @@ def win_rate(differences: FloatArray, labels: NDArray[np.intp], confidence: floa
 
 
 def _effect(rows: CompleteRows, settings: IntervalSettings) -> tuple[Estimate, Estimate]:
-    """d and mean of one column of differences, from the same resamples."""
+    """d and mean of one column of differences, from the same clusters."""
     x = rows.columns[0]
     if rows.n < 2:
         alone = Interval(*UNBOUNDED, f"none: {rows.n} sample(s), 2 needed")
@@ -119,13 +109,16 @@ def _effect(rows: CompleteRows, settings: IntervalSettings) -> tuple[Estimate, E
         n: FloatArray, s: FloatArray, ss: FloatArray, nonzero: FloatArray, axis: int
     ) -> FloatArray:
         n, s, ss = n.sum(axis), s.sum(axis), ss.sum(axis)
-        # Where few samples differ at all, resamples may hold none of them: no difference, not
+        # Where few samples differ at all, those left or drawn may hold none: no difference, not
         # one divided by the rounding of its own SD.
         d = np.where(nonzero.sum(axis) == 0, 0.0, scale.effect(n, s, ss))
         return np.stack([d, scale.mean + scale.sd * s / n])
 
     z = scale.apply(x)
-    d, mean_ci = bootstrap_intervals(rows, rows.sums(z, z * z, x != 0), statistic, settings)
+    sums = rows.sums(z, z * z, x != 0)
+    # A cluster in which the conditions do not differ at all says nothing of how they do.
+    informative = int(np.count_nonzero(sums[3]))
+    d, mean_ci = intervals(rows, sums, statistic, settings, informative=informative)
     return (
         as_estimate(scale.mean / scale.sd, d, rows, settings, "d", scale.sd),
         as_estimate(scale.mean, mean_ci, rows, settings, "nats/token", scale.sd),
@@ -144,20 +137,6 @@ def constant_effect(rows: CompleteRows, settings: IntervalSettings) -> tuple[Est
     return as_estimate(math.copysign(math.inf, value), unbounded, rows, settings, "d", 0.0), mean
 
 
-def _tests(differences: FloatArray) -> tuple[float, float, float]:
-    """Paired t, its p and Wilcoxon's p; identical conditions give 0, 1, 1 and n < 2 NaN."""
-    if differences.size < 2:
-        return math.nan, math.nan, math.nan
-    if not differences.any():
-        return 0.0, 1.0, 1.0
-    with warnings.catch_warnings():
-        # SciPy warns on nearly constant differences and on exact p values with ties.
-        warnings.simplefilter("ignore")
-        t = sps.ttest_rel(differences, np.zeros_like(differences))
-        wilcoxon = sps.wilcoxon(differences)
-    return float(t.statistic), float(t.pvalue), float(wilcoxon.pvalue)
-
-
 def effect_difference(
     diff_a: ArrayLike,
     diff_b: ArrayLike,
@@ -166,7 +145,7 @@ def effect_difference(
 ) -> Estimate:
     """Cohen's d of one set of paired differences minus that of another, over the same samples.
 
-    Both d come from the same resamples, so what the two share cancels. ``sd`` of the result is
+    Both d come over the same clusters, so what the two share cancels. ``sd`` of the result is
     ``1 / (1/sd_a + 1/sd_b)``: an error of e nats in both means moves the result by e / sd at most.
     """
     rows = complete_rows(clusters, diff_a=diff_a, diff_b=diff_b)
@@ -187,7 +166,7 @@ def effect_difference(
 
     za, zb = a.apply(rows.columns[0]), b.apply(rows.columns[1])
     sums = rows.sums(za, za * za, zb, zb * zb)
-    ci = bootstrap_intervals(rows, sums, statistic, interval)[0]
+    ci = intervals(rows, sums, statistic, interval)[0]
     sd = 1 / (1 / a.sd + 1 / b.sd)
     return as_estimate(a.mean / a.sd - b.mean / b.sd, ci, rows, interval, unit, sd)
 
@@ -198,7 +177,7 @@ def ratio_of_means(
     clusters: Clusters = None,
     interval: IntervalSettings = DEFAULT_INTERVAL,
 ) -> Estimate:
-    """How many times as large a mean is as that of a null, over the same samples and resamples.
+    """How many times as large a mean is as that of a null, over the same samples.
 
     Both are (n,), 0 or more; pairs with a NaN are left out. NaN where the null's mean is 0.
     """

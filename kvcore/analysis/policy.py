@@ -163,7 +163,7 @@ def policy_effect(
 ) -> PolicyEffect:
     """Compare priming above a threshold of hardness with priming everything, and with nothing.
 
-    All over the samples in which neither number is NaN, on the same resamples. See `gated`; a
+    All over the samples in which neither number is NaN, on the same samples. See `gated`; a
     threshold chosen on the same samples flatters the gate.
     """
     x, hard = _pairs(benefit, hardness)
@@ -174,8 +174,8 @@ def policy_effect(
     paired = paired_effect(-everything, -policy, clusters, interval)
     labels = np.arange(x.size) if clusters is None else clusters
     return PolicyEffect(
-        policy=mean_difference(policy, clusters, interval),
-        everything=mean_difference(everything, clusters, interval),
+        policy=mean_difference(policy, clusters, interval.alone),
+        everything=mean_difference(everything, clusters, interval.alone),
         gain=paired.mean,
         gain_d=paired.d,
         primed=clustered_proportion(primed, labels, confidence=interval.confidence),

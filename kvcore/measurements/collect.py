@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,18 @@ import pandas as pd
 
 from kvcore.errors import MissingResource, StoreWarning
 from kvcore.measurements.base import MeasurementKind, MeasurePlan, MeasureRequest
-from kvcore.measurements.needs import ONE_BASE
+from kvcore.measurements.looks import Record
+from kvcore.measurements.needs import ONE_BASE, RANKED
 from kvcore.store import adoption
 from kvcore.store.adoption import Adoption
 from kvcore.store.agreement import tolerance
 from kvcore.store.fill import measure_missing
 from kvcore.store.keys import row_keys
-from kvcore.store.schema import CODE, KEY, RowSchema
+from kvcore.store.schema import CODE, KEY, RowSchema, clean
 from kvcore.store.shards import Store
 
 if TYPE_CHECKING:
+    from kvcore.data.sample import Sample
     from kvcore.models.lm import LM
 
 _RECORDED = ("torch", "transformers", "numpy", "bitsandbytes")
@@ -67,38 +69,102 @@ def collect_rows(
     Warns StoreWarning where rows that other code measured do not agree with what this code
     measures.
     """
-    from kvcore.models.files import rope_bases
+    collection = Collection.begin(kind, request, store, progress=progress)
+    collection.measure(collection.keys)
+    return collection.rows()
 
-    plan = kind.plan(request)
-    if plan.keys.empty:
-        raise _nothing_to_measure(request, plan)
-    folder = kind.store(store)
 
-    def measure(keys: pd.DataFrame) -> None:
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """A cell that is measured piece by piece.
+
+    - `keys`: of all its rows, arranged as stored rows are and with their ``cluster``.
+    """
+
+    kind: MeasurementKind
+    request: MeasureRequest
+    folder: Store
+    plan: MeasurePlan
+    keys: pd.DataFrame
+    progress: str | None
+    adoptions: tuple[Adoption, ...]
+
+    @classmethod
+    def begin(
+        cls, kind: MeasurementKind, request: MeasureRequest, store: Path, *, progress: str | None
+    ) -> Collection:
+        """Plan a cell, and compare stored rows of other code with a few that are measured again.
+
+        Parameters, errors and warnings are those of `collect_rows`.
+        """
+        plan = kind.plan(request)
+        if plan.keys.empty:
+            raise _nothing_to_measure(request, plan)
+        keys = kind.arrange(plan.keys, Path(request.dataset).stem, request.seed)
+        keys = keys.assign(cluster=clusters_of(kind, request.dataset, keys))
+        collection = cls(kind, request, kind.store(store), plan, keys, progress, ())
+        return replace(collection, adoptions=_adopt(collection))
+
+    def measure(self, keys: pd.DataFrame) -> None:
+        """Measure what the store lacks of some of the cell's keys."""
+        stored = self._accepted(keys)
+        self.measure_anew(_without(keys, stored[stored[CODE] != self.kind.code]))
+
+    def measure_anew(self, keys: pd.DataFrame) -> None:
+        """Measure some of the cell's keys, unless this very code has."""
         measure_missing(
-            folder,
-            keys,
-            plan.measure,
-            code=kind.code,
-            meta=lambda: provenance(request.load()),
-            shard_samples=plan.shard_samples,
-            progress=progress,
+            self.folder,
+            keys[list(self.plan.keys.columns)],
+            self.plan.measure,
+            code=self.kind.code,
+            meta=lambda: provenance(self.request.load()),
+            shard_samples=self.plan.shard_samples,
+            progress=self.progress,
         )
 
-    adoptions = _adopt(kind, folder, plan.keys, measure)
-    stored = _accepted(kind, folder, plan.keys, adoptions)
-    measure(_without(plan.keys, stored[stored[CODE] != kind.code]))
-    rows = _each_key_once(_accepted(kind, folder, plan.keys, adoptions))
-    rows = kind.arrange(rows, Path(request.dataset).stem, request.seed)
-    if rows.empty:
-        raise _nothing_to_measure(request, plan)
-    facts = {
-        **_counts(kind, rows, request.files.name, request.dataset, request.files.revision),
-        **plan.facts,
-        **_adopted_facts(kind, rows, adoptions),
-    }
-    two_bases = rope_bases(request.files) > 1
-    return CollectedRows(rows, request.files.revision, facts, plan.lacking, two_bases)
+    def rows(self) -> CollectedRows:
+        """Return the rows that are stored of the cell's keys.
+
+        Raises MissingResource if there are none.
+        """
+        from kvcore.models.files import rope_bases
+
+        kind, request = self.kind, self.request
+        rows = _each_key_once(self._accepted(self.keys))
+        rows = kind.arrange(rows, Path(request.dataset).stem, request.seed)
+        if rows.empty:
+            raise _nothing_to_measure(request, self.plan)
+        facts = {
+            **_counts(kind, rows, request.files.name, request.dataset, request.files.revision),
+            **self.plan.facts,
+            **_adopted_facts(kind, rows, self.adoptions),
+        }
+        two_bases = rope_bases(request.files) > 1
+        return CollectedRows(rows, request.files.revision, facts, self.plan.lacking, two_bases)
+
+    def _accepted(self, keys: pd.DataFrame) -> pd.DataFrame:
+        stored = _stored(self.folder, keys)
+        return stored[adoption.is_accepted(stored, self.adoptions, self.kind.code)]
+
+
+def clusters_of(kind: MeasurementKind, dataset: str, keys: pd.DataFrame) -> list[str]:
+    """Return the cluster of every arranged key, as its row will have it.
+
+    A list to rank is a cluster of its own, and so is what the data gives no cluster.
+    """
+    samples: Sequence[Sample] = getattr(kind.load_data(dataset), "samples", ())
+    known = {clean(sample.id): clean(sample.cluster) for sample in samples}
+    return [
+        sample.split("#")[0] if sample_set in RANKED else known.get(sample, sample)
+        for sample, sample_set in zip(keys["sample"], keys["sample_set"], strict=True)
+    ]
+
+
+def record_of(
+    kind: MeasurementKind, store: Path, model: str, dtype: str, dataset: str, seed: int
+) -> Record:
+    """Return where the looks at a cell are recorded; arguments as `stored_rows` takes them."""
+    return Record(kind.store(store), (model, dtype, Path(dataset).stem, str(seed)))
 
 
 def stored_rows(
@@ -187,13 +253,9 @@ def provenance(lm: LM) -> dict[str, str]:
 # --- rows that other code measured ---------------------------------------------------------------
 
 
-def _adopt(
-    kind: MeasurementKind,
-    folder: Store,
-    keys: pd.DataFrame,
-    measure: Callable[[pd.DataFrame], None],
-) -> tuple[Adoption, ...]:
+def _adopt(collection: Collection) -> tuple[Adoption, ...]:
     """Measure some of the rows of other code again and adopt those that agree."""
+    kind, folder, keys = collection.kind, collection.folder, collection.plan.keys
     adoptions = adoption.load(folder)
     stored = _stored(folder, keys)
     accepted = adoption.is_accepted(stored, adoptions, kind.code)
@@ -202,7 +264,7 @@ def _adopt(
         return adoptions
     sampled = adoption.rows_to_compare(stored[~accepted], pending)
     again = keys.merge(sampled[list(KEY)].drop_duplicates(), on=list(KEY))
-    measure(again)
+    collection.measure_anew(again)
     measured = _stored(folder, again)
     measured = measured[measured[CODE] == kind.code]
     comparison = adoption.compare(sampled, measured, kind.schema, kind.code)
@@ -225,13 +287,6 @@ def _stored(folder: Store, keys: pd.DataFrame) -> pd.DataFrame:
     rows, wanted = folder.read(**filters), set(row_keys(keys))
     own = np.fromiter((key in wanted for key in row_keys(rows)), dtype=bool, count=len(rows))
     return rows[own].reset_index(drop=True)
-
-
-def _accepted(
-    kind: MeasurementKind, folder: Store, keys: pd.DataFrame, adoptions: tuple[Adoption, ...]
-) -> pd.DataFrame:
-    stored = _stored(folder, keys)
-    return stored[adoption.is_accepted(stored, adoptions, kind.code)]
 
 
 def _without(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
@@ -273,9 +328,14 @@ def _counts(
         "dataset": dataset,
         "revision": revision,
         "dtype": str(rows["dtype"].iloc[0]),
-        kind.counted: int(rows.loc[rows["sample_set"] == "samples", "sample"].nunique()),
+        kind.counted: counted(rows),
         "not measurable": dropped or "none",
     }
+
+
+def counted(rows: pd.DataFrame) -> int:
+    """Return how many samples of the cell itself some arranged rows are of."""
+    return int(rows.loc[rows["sample_set"] == "samples", "sample"].nunique())
 
 
 def _adopted_facts(

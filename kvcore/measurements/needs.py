@@ -23,6 +23,8 @@ CONTROLS = ("bare_again", "rope_roundtrip(random)")
 CONTROL_SAMPLES = 64  # their differences are all rounding: more samples would not sharpen it
 # Long documents, lists and choices take fewer samples: a list is ten passages.
 SHARES = {"padded": 6, "lists": 6, "choices": 3}
+RANKED = ("lists", "masked")
+"""Sets of lists of passages to rank."""
 EVERY_LAYER = "*"
 ONE_BASE = "one_base"
 _NEED = re.compile(
@@ -172,7 +174,7 @@ def _pools(
     pools: dict[str, tuple[Sample, ...]] = {}
     reasons: dict[str, str] = {}
     for need in {need.sample_set: need for need in needs}.values():
-        if need.sample_set not in ("lists", "masked"):
+        if need.sample_set not in RANKED:
             pools[need.sample_set] = _pool(need, corpus, limit, seed)
             continue
         try:

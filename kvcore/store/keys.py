@@ -28,10 +28,19 @@ def rows_hash(rows: pd.DataFrame, row_schema: RowSchema) -> str:
     `rows`: at least the columns of the schema; others do not count, nor does `CODE`: rows that
     equal one another are the same whichever code measured them.
     """
+    return hash_of_digests(row_digests(rows, row_schema))
+
+
+def row_digests(rows: pd.DataFrame, row_schema: RowSchema) -> list[bytes]:
+    """Return the SHA-256 of every row's values, from which `hash_of_digests` joins `rows_hash`."""
     names = [name for name in row_schema.schema.names if name != CODE]
     columns = column_lists(schema.to_table(rows, row_schema), names)
-    digests = sorted(hashlib.sha256(json_bytes(row)).digest() for row in zip(*columns, strict=True))
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    return [hashlib.sha256(json_bytes(row)).digest() for row in zip(*columns, strict=True)]
+
+
+def hash_of_digests(digests: Iterable[bytes]) -> str:
+    """Return the hash of all rows that have these digests, in any order."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def json_bytes(value: object) -> bytes:

@@ -1,6 +1,18 @@
 """Estimates against predictions: what is supported, what is refuted, what it would take to know."""
 
-from kvcore.verdict.judging import MIN_UNITS, Verdict, familywise, judge, required_n
+from kvcore.verdict.judging import (
+    MIN_UNITS,
+    Reading,
+    familywise,
+    judge,
+    judge_beside,
+    p_value,
+    read_interval,
+    tails,
+)
+from kvcore.verdict.looks import FUTILE, MOST_LOOKS, Look, repeated_level, repeated_p
+from kvcore.verdict.multiple import Q_LEVEL, q_values
+from kvcore.verdict.planning import Plan, plan
 from kvcore.verdict.prediction import (
     SMALLEST_D,
     Prediction,
@@ -13,5 +25,11 @@ from kvcore.verdict.prediction import (
     hurts,
     negligible,
 )
-from kvcore.verdict.published import Published, consistent
+from kvcore.verdict.published import (
+    Difference,
+    Published,
+    consistent,
+    difference_from_published,
+)
+from kvcore.verdict.reading import OUTCOMES, Outcome, Verdict, outcome_words, read
 from kvcore.verdict.records import Cell, Claim, Judgement, check_slug, slugify

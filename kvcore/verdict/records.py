@@ -10,9 +10,10 @@ from typing import Any, get_args
 
 from kvcore.analysis.estimate import Estimate, Record
 from kvcore.errors import KvError
-from kvcore.verdict.judging import MIN_UNITS, Verdict
+from kvcore.verdict.looks import Look
 from kvcore.verdict.prediction import Prediction
 from kvcore.verdict.published import Published
+from kvcore.verdict.reading import Outcome, Verdict, outcome_words
 
 _SLUG = re.compile(r"[a-z0-9.-]+")
 
@@ -77,10 +78,16 @@ class Judgement(Record):
     cell: Cell
     estimate: Estimate
     verdict: Verdict
+    reading: Outcome  # what the interval says, of which the verdict follows
+    why_open: str  # what keeps the interval from being read, "" where nothing does
+    benefit: bool  # whether the number is what a condition gains, so that it helps or hurts
+    p: float  # two-sided p value of the verdict
+    verdict_beside: Verdict | None  # by the other method's interval
     # Noise floor in the estimate's unit and in nats per token.
     floor: float
     floor_nats: float | None
-    required_n: int | None  # samples that would settle it; None where no n would
+    required_n: int | None  # --kv-limit that would settle it; None where no n is known to
+    planning: str  # the same in words, with the effect that it is planned for
     # Published value, and whether ours agrees with it; None where that has no answer.
     published: Published | None
     consistent: bool | None
@@ -96,25 +103,46 @@ class Judgement(Record):
     # Secondary numbers. The strings that `to_plain` reserves come back as numbers.
     details: Mapping[str, float | str]
     plot: Mapping[str, Any]  # what the claim's own figure shows; plain lists
+    look: Look | None = None  # at which it is judged; None where no looks were declared
+    primary: bool = True  # whether it is of the claim's primary metric, of which a q-value is given
 
     def __post_init__(self) -> None:
-        if self.verdict not in get_args(Verdict):
-            allowed = ", ".join(get_args(Verdict))
-            raise KvError(f"verdict must be one of {allowed}; got {self.verdict!r}.")
+        for field, kind in (("verdict", Verdict), ("reading", Outcome)):
+            value, allowed = getattr(self, field), get_args(kind)
+            if value not in allowed:
+                raise KvError(f"{field} must be one of {', '.join(allowed)}; got {value!r}.")
+
+    @property
+    def words(self) -> str:
+        """What came out, in plain words: "helps, and by at least 0.09", "cannot tell yet"."""
+        return outcome_words(self.reading, self.claim.prediction, benefit=self.benefit)
+
+    @property
+    def hangs_on_method(self) -> bool:
+        """Whether jackknife and bootstrap give different verdicts."""
+        return self.verdict_beside not in (None, self.verdict)
+
+    @property
+    def method_beside(self) -> str:
+        """Name of the method whose interval stands beside: bootstrap or jackknife."""
+        beside = self.estimate.beside
+        return "bootstrap" if beside and "bootstrap" in beside.method else "jackknife"
 
     def sentence(self) -> str:
         """Say in one line what came out, on what, and what the claim needs."""
         e = self.estimate
         clusters = f" in {e.clusters} clusters" if e.clusters < e.n else ""
         said = (
-            f"{self.claim.id} {self.verdict} on {self.cell}: {_measured(e)} "
+            f"{self.verdict}: {self.claim.id} on {self.cell}: {self.words}; {_measured(e)} "
             f"({e.confidence * 100:.6g} %, n = {e.n}{clusters}); "
             f"the claim needs {self.claim.prediction.needs}"
         )
-        if self.floor > 0:
-            said += f"; noise floor {_short(self.floor)}"
+        if self.hangs_on_method:
+            said += f"; by the {self.method_beside} interval it would be {self.verdict_beside}"
         if self.verdict == "inconclusive":
-            said += f"; {_what_it_takes(self)}"
+            said += f"; {self.why_open or self.planning}"
+        if self.look and self.look.words:
+            said += f"; {self.look.words}"
         return said
 
 
@@ -128,11 +156,3 @@ def _measured(estimate: Estimate) -> str:
 def _short(x: float) -> str:
     """Three decimals, or two significant figures where three decimals would show 0."""
     return f"{x:.3f}" if x == 0 or abs(x) >= 0.0005 or math.isnan(x) else f"{x:.1e}"
-
-
-def _what_it_takes(judgement: Judgement) -> str:
-    if judgement.estimate.clusters < MIN_UNITS:
-        return f"no verdict below {MIN_UNITS} independent units"
-    if judgement.required_n is None:
-        return "no n is known to settle it"
-    return f"about {judgement.required_n} samples would settle it at 80 % power"

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from kvcore.errors import KvError
 from kvcore.verdict import Judgement
-from reports import words
+from reports import multiple, words
 from reports.grouping import Groups, by_claim, grouped
 from reports.html import matrix, pictures
 from reports.html.templates import FOLDER, render
@@ -59,16 +59,23 @@ def page(
         "claims": "",
         "conditions": explained if explanations else "",
         "provenance": render(
-            "provenance.html", judgements=judgements, facts=facts, command=provenance.get("command")
+            "provenance.html",
+            judgements=judgements,
+            facts=facts,
+            command=provenance.get("command"),
+            floors=words.floor_words(judgements),
         ),
     }
     left = MAX_CHARACTERS - _TEXT_CHARACTERS * len(judgements)
-    sections["claims"] = _claims(groups, left - sum(map(len, sections.values())))
+    qs = multiple.primary_q_values(judgements)
+    sections["claims"] = _claims(groups, qs, left - sum(map(len, sections.values())))
     return render(
         "page.html",
         sections=sections,
         titles=_SECTION_TITLES,
         counts=words.counts(judgements),
+        standing=multiple.standing(judgements).sentence,
+        hanging=sum(judgement.hangs_on_method for judgement in judgements),
         claims=len(groups),
         verdicts=len(judgements),
         models=len({j.cell.model for j in judgements}),
@@ -115,10 +122,10 @@ def _card(index: int, group: Sequence[Judgement], ways: Sequence[Specification])
 # --- one block a claim -------------------------------------------------------------------------
 
 
-def _claims(groups: Groups, characters: int) -> str:
+def _claims(groups: Groups, qs: Mapping[multiple.Key, float], characters: int) -> str:
     drawings = _drawings(groups, characters)
     claims = [
-        _claim([(j, drawings.get((index, at), "")) for at, j in enumerate(group)])
+        _claim([(j, drawings.get((index, at), "")) for at, j in enumerate(group)], qs)
         for index, group in enumerate(groups)
     ]
     left_out = sum(map(len, groups)) - len(drawings)
@@ -141,7 +148,9 @@ def _drawings(groups: Groups, characters: int) -> dict[tuple[int, int], str]:
     return drawings
 
 
-def _claim(cells: Sequence[tuple[Judgement, str]]) -> dict[str, Any]:
+def _claim(
+    cells: Sequence[tuple[Judgement, str]], qs: Mapping[multiple.Key, float]
+) -> dict[str, Any]:
     group = [j for j, _ in cells]
     drawn = [(j, drawing) for j, drawing in cells if drawing]
     captions = dict.fromkeys(caption for j, _ in drawn for caption in pictures.captions(j))
@@ -154,17 +163,26 @@ def _claim(cells: Sequence[tuple[Judgement, str]]) -> dict[str, Any]:
         ],
         "captions": " ".join(captions),
         "details_head": ["", *map(words.cell_words, group)],
-        "details": _details(group),
+        "details": _details(group, qs),
     }
 
 
-def _details(group: Sequence[Judgement]) -> list[list[object]]:
+def _details(group: Sequence[Judgement], qs: Mapping[multiple.Key, float]) -> list[list[object]]:
     """Return the secondary numbers of every cell: a row a number, a column a cell."""
+    q = [
+        words.probability_words(qs[multiple.key_of(j)]) if j.primary else "not the primary metric"
+        for j in group
+    ]
     names = dict.fromkeys(name for j in group for name in j.details)
     numbers: list[list[object]] = [[name, *(j.details.get(name) for j in group)] for name in names]
     return [
+        ["outcome", *(j.words for j in group)],
         *numbers,
+        ["p value of the verdict", *(words.probability_words(j.p) for j in group)],
+        ["q-value, over all primary verdicts", *q],
         ["interval", *(j.estimate.method for j in group)],
+        ["by the other method", *(map(words.beside_words, group))],
+        ["clusters that tell of it", *(map(words.cluster_words, group))],
         ["conditions", *(", ".join(j.conditions) for j in group)],
         ["seed", *(str(j.seed) for j in group)],
         ["test outcome", *(j.outcome for j in group)],

@@ -37,6 +37,7 @@ ENVIRONMENT.filters |= {
     "file_name": lambda path: PurePath(path).name,
     "interval": words.interval_words,
     "level": words.level_words,
+    "method": words.method_words,
     "number": number,
     "prediction": words.prediction_words,
     "published": words.published_words,
@@ -45,6 +46,7 @@ ENVIRONMENT.filters |= {
     "thousands": "{:,}".format,
     "token": token_text,
     "unit": words.unit_words,
+    "verdict": words.verdict_words,
 }
 ENVIRONMENT.globals |= {"verdict_styles": words.VERDICT_STYLES}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvcore.verdict import Judgement
 from reports.html.templates import render
 from reports.text import one_line
-from reports.words import cell_words, interval_words
+from reports.words import cell_words, interval_words, verdict_words
 
 
 def heads() -> list[str]:
@@ -26,7 +26,7 @@ def cells(judgement: Judgement | None) -> list[str]:
         cell("cell", cell_words(judgement)),
         cell("estimate", f"{interval_words(estimate)} {one_line(estimate.unit)}"),
         cell("n", f"{estimate.n:,}"),
-        cell("verdict", judgement.verdict),
+        cell("verdict", verdict_words(judgement)),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from kvcore.analysis import Estimate, over_models
 from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
 from reports.grouping import by_claim, grouped
@@ -29,7 +30,13 @@ def transfer(judgements: Sequence[Judgement]) -> str:
     topics = grouped(first.values(), lambda judgement: judgement.claim.family)
     topics["**all**"] = list(first.values())
     counts = [(topic, _counts(group, models)) for topic, group in topics.items()]
-    return _render("transfer.md", models=models, counts=counts, outcomes=_by_outcome(first, models))
+    return _render(
+        "transfer.md",
+        models=models,
+        counts=counts,
+        outcomes=_by_outcome(first, models),
+        effects=_side_by_side(first, models),
+    )
 
 
 def verdicts(judgements: Sequence[Judgement]) -> str:
@@ -76,6 +83,49 @@ def _by_outcome(first: FirstMetric, models: Sequence[str]) -> list[tuple[str, li
     return [(text(outcome), groups[outcome]) for outcome in ordered]
 
 
+def _side_by_side(first: FirstMetric, models: Sequence[str]) -> dict[str, Any]:
+    """Return the effects of every claim that was judged on two models or more.
+
+    Beside them each model's difference from the first, tau, and from `over_models.MIN_MODELS` on
+    the pooled mean with its prediction interval.
+    """
+    claims = dict.fromkeys(claim for claim, _ in first)
+    by_claim = {c: {m: first[c, m].estimate for m in models if (c, m) in first} for c in claims}
+    rows = [_effects(c, own, models) for c, own in by_claim.items() if len(own) > 1]
+    differences = [d for row in rows for d in row["differences"] if math.isfinite(d.half_width)]
+    return {
+        "rows": rows,
+        "pooled": len(models) >= over_models.MIN_MODELS,
+        "differences": len(differences),
+        "apart": sum(not d.ci_low <= 0 <= d.ci_high for d in differences),
+    }
+
+
+def _effects(claim: str, own: Mapping[str, Estimate], models: Sequence[str]) -> dict[str, Any]:
+    """Return a claim's row: effects by model, differences from the first model, tau, the mean."""
+    start, *others = own
+    differences = {m: over_models.difference(own[start], own[m]) for m in others}
+    spread = over_models.heterogeneity(list(own.values()))
+    pooled = over_models.pooled(list(own.values()))
+    columns = {m: own[m] for m in models if m in own}
+    return {
+        "claim": claim,
+        "unit": own[start].unit,
+        "effects": [interval_text(columns[m]) if m in columns else "–" for m in models],
+        "less": [interval_text(differences[m]) if m in differences else "–" for m in models[1:]],
+        "differences": list(differences.values()),
+        "tau": f"{spread.tau:.3f}" if spread else "–",
+        "mean": interval_text(pooled.mean) if pooled else "–",
+        "next": f"[{_number(pooled.low)}, {_number(pooled.high)}]" if pooled else "–",
+    }
+
+
+def interval_text(estimate: Estimate) -> str:
+    """Return an estimate with its interval, three decimals."""
+    ends = f"[{_number(estimate.ci_low)}, {_number(estimate.ci_high)}]"
+    return f"{_number(estimate.value)} {ends}"
+
+
 def _topic(topic: str, judgements: Sequence[Judgement]) -> dict[str, Any]:
     models = _models(judgements)
     return {
@@ -102,9 +152,10 @@ def _words(judgement: Judgement) -> str:
     unit = "" if e.unit == "d" else f" {e.unit}"
     n = judgement.required_n
     needs = f", n ≈ {n:,}" if n and judgement.verdict == "inconclusive" else ""
+    hangs = "†" if judgement.hangs_on_method else ""
     return (
-        f"{_number(e.value)} [{_number(e.ci_low)}, {_number(e.ci_high)}]{unit} "
-        f"{LETTERS[judgement.verdict]}{needs} (n = {e.n:,})"
+        f"{interval_text(e)}{unit} {LETTERS[judgement.verdict]}{hangs} {judgement.words}{needs} "
+        f"(n = {e.n:,})"
     )
 
 

@@ -95,7 +95,7 @@ def _limits(judgements: Sequence[Judgement]) -> tuple[float, float]:
     values: list[float] = []
     for judgement in judgements:
         estimate, published = judgement.estimate, judgement.published
-        null = judgement.claim.prediction.null
+        null = judgement.claim.prediction.bound
         values += [null, estimate.value, estimate.ci_low, estimate.ci_high]
         values += [] if published is None else [published.value]
     return padded_range(values, 0.05)
@@ -122,7 +122,8 @@ def _draw_row(axes: Axes, row: _Row, layout: _Layout, limits: tuple[float, float
     _draw_interval(axes, judgement, row.y, limits)
     if not layout.narrow:
         verdict = VERDICT_STYLES[judgement.verdict]
-        words = f"{verdict.symbol} {interval_words(judgement.estimate)}"
+        mark = " †" if judgement.hangs_on_method else ""
+        words = f"{verdict.symbol} {interval_words(judgement.estimate)}{mark}"
         _beside(axes, 0.2 - layout.left, row.y, _cell_label(judgement))
         _beside(axes, 0.1, row.y, words, end=True, color=verdict.colour)
 
@@ -138,7 +139,7 @@ def _beside(
 
 def _draw_interval(axes: Axes, judgement: Judgement, y: float, limits: tuple[float, float]) -> None:
     estimate, verdict = judgement.estimate, VERDICT_STYLES[judgement.verdict]
-    for region in judgement.claim.prediction.supported:
+    for region in judgement.claim.prediction.holds_in:
         start, stop = np.clip([region.low, region.high], *limits)
         axes.fill_between([start, stop], y - 0.46, y + 0.46, color=BAND, linewidth=0, zorder=0.5)
     ends = np.clip([estimate.ci_low, estimate.ci_high], *limits)

@@ -40,10 +40,10 @@ def specification_curve(group: Sequence[Judgement]) -> str:
 
 def draw_estimates(axes: Axes, ways: Sequence[Specification], judgement: Judgement) -> None:
     """Draw one interval a way, over the band where the claim of the judgement is supported."""
-    null = judgement.claim.prediction.null
+    null = judgement.claim.prediction.bound
     ends = [end for way in ways for end in (way.low, way.high, way.value)]
     limits = padded_range([*ends, null], 0.06)
-    for region in judgement.claim.prediction.supported:
+    for region in judgement.claim.prediction.holds_in:
         axes.axhspan(*np.clip([region.low, region.high], *limits), color=BAND, linewidth=0)
     axes.axhline(null, color=INK, linewidth=0.8)
     for place, way in enumerate(ways):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,6 @@ from kvcore.analysis.estimate import Record
 Plot = dict[str, Any]
 Lookup = Callable[[str], Rows | dict[int, Rows]]
 """Takes a need and returns its rows, for a sweep by layer."""
-BAND_RESAMPLES = 1000
-"""Of the bands in figures, by which nothing is judged."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ class Finding(Derived):
     """What a claim measures: the rows it rests on, and how to compute it in its unit."""
 
     unit: str
+    benefit: bool = False  # whether its estimate is what a condition gains over a baseline
 
     def compute(self, rows: Lookup, interval: IntervalSettings) -> Outcome:
         """Compute the finding; MissingResource if no row was measured of what it rests on."""
@@ -81,10 +80,13 @@ class Finding(Derived):
         return outcome
 
 
-def estimand(unit: str) -> Callable[[Callable[..., Outcome]], Callable[..., Finding]]:
+def estimand(
+    unit: str, *, benefit: bool = False
+) -> Callable[[Callable[..., Outcome]], Callable[..., Finding]]:
     """Decorate a function of interval settings and rows: called with needs, it gives a `Finding`.
 
-    The unit is that of its estimate.
+    The unit is that of its estimate; ``benefit`` says that the estimate is what a condition gains
+    over a baseline, so that readers are told that it helps or hurts.
     """
 
     def decorate(function: Callable[..., Outcome]) -> Callable[..., Finding]:
@@ -93,7 +95,7 @@ def estimand(unit: str) -> Callable[[Callable[..., Outcome]], Callable[..., Find
         @functools.wraps(function)
         def declare(*sources: Any, **parameters: Any) -> Finding:
             signature.bind(None, *sources, **parameters)
-            return Finding(function, sources, parameters, unit)
+            return Finding(function, sources, parameters, unit, benefit)
 
         return declare
 
@@ -190,8 +192,7 @@ def band(
     start: int = 0,
 ) -> Plot:
     """Mean of every column of (samples, columns) with its interval; columns count from start."""
-    few = replace(interval, resamples=BAND_RESAMPLES)
-    means = [mean_difference(column, clusters, few) for column in values.T]
+    means = [mean_difference(column, clusters, interval.alone) for column in values.T]
     return {"label": label, "x": list(range(start, start + len(means))), **_ends("y", means)}
 
 

@@ -21,12 +21,12 @@ from kvcore.analysis import (
     effect_size,
     latency,
     mean_difference,
-    proportion,
     slopes,
 )
 from kvcore.analysis.latency import Latency
 
 SHOWN = 48  # tokens behind the switch in figures
+HORIZON = 32  # tokens behind the switch within which a sequence is to adapt: half of those followed
 TOKENS = "tokens behind the switch"
 CLASSES = {
     "injected": "the new context's choice alone",
@@ -80,7 +80,6 @@ def detected_within(
         latency.detection(x, thresholds.get(str(name), median))
         for name, x in zip(rows.frame.index, lists(rows, "kl_ignore"), strict=True)
     ]
-    within = sum(x.happened and x.tokens <= tokens for x in detections)
     details: dict[str, float | str] = {
         "median tokens to detection": latency.survival(detections).median,
         "threshold (nats)": median,
@@ -88,7 +87,7 @@ def detected_within(
     }
     curve = _survival_plot({rows.condition: detections}, interval)
     return Outcome(
-        proportion(within, len(detections), interval.confidence),
+        latency.share_by(detections, tokens, rows.clusters, interval),
         details,
         {"kind": "several", "figures": [curve, _tokens_plot(rows)]},
     )
@@ -98,13 +97,21 @@ def detected_within(
 def share_that_adapts(
     interval: IntervalSettings, rows: Rows, beside: Mapping[str, Rows] | None = None
 ) -> Outcome:
-    """Share of sequences that come nearer to the oracle than to ignore, for five tokens."""
+    """Share of sequences that come nearer to the oracle than to ignore, for five tokens.
+
+    Within `HORIZON` tokens, by Kaplan and Meier: sequences that end before count for as long as
+    they last.
+    """
     others = beside or {}
     own = adaptations(rows)
     curves = {rows.condition: own} | {name: adaptations(r) for name, r in others.items()}
+    ended = sum(not x.happened and x.tokens < HORIZON for x in own)
     return Outcome(
-        proportion(sum(x.happened for x in own), len(own), interval.confidence),
-        {"median tokens to adaptation": latency.survival(own).median},
+        latency.share_by(own, HORIZON, rows.clusters, interval),
+        {
+            "median tokens to adaptation": latency.survival(own).median,
+            f"ended before {HORIZON} tokens": f"{ended} of {len(own)}",
+        },
         _survival_plot(curves, interval),
     )
 

@@ -5,7 +5,8 @@ Benefit is NLL(baseline) - NLL(condition) throughout: positive means the conditi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from claims.harness.estimands.base import (
     scatter_plot,
     with_bounds,
 )
+from claims.harness.estimands.packages import d_by_package
 from claims.harness.rows import Rows
 from kvcore.analysis import (
     Estimate,
@@ -37,17 +39,20 @@ from kvcore.analysis import (
     quartile_table,
     slopes,
 )
+from kvcore.analysis.intersection_union import smallest
 from kvcore.analysis.policy import policy_effect
 
 VARIANTS = ("nll", "nll_tail")
 Quartile = Literal[1, 2, 3, 4]
 
 
-@estimand("d")
+@estimand("d", benefit=True)
 def paired_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Cohen's d of the paired benefit of a condition over a baseline."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
-    return Outcome(effect.d, _secondary(effect), differences_plot(effect.differences))
+    by_package = d_by_package(baseline.values - condition.values, baseline.clusters, interval)
+    details = _secondary(effect) | by_package
+    return Outcome(effect.d, details, differences_plot(effect.differences))
 
 
 @derived
@@ -59,7 +64,7 @@ def mean_of(*rows: Rows) -> Rows:
     return replace(rows[0], condition=name, frame=frame)
 
 
-@estimand("nats/token")
+@estimand("nats/token", benefit=True)
 def mean_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Mean benefit in nats per token, for differences too small to be divided by their own SD."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
@@ -74,7 +79,7 @@ def benefit_without_first_token(
     whole, tail = (_benefit_on(variant, baseline, condition) for variant in VARIANTS)
     estimate = effect_difference(whole, tail, baseline.clusters, interval)
     parts = {
-        f"d on {variant}": effect_size(x, baseline.clusters, interval).value
+        f"d on {variant}": effect_size(x, baseline.clusters, interval.alone).value
         for variant, x in zip(VARIANTS, (whole, tail), strict=True)
     }
     return Outcome(estimate, parts, differences_plot(whole - tail))
@@ -112,7 +117,7 @@ def odd_even_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) 
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
-@estimand("d")
+@estimand("d", benefit=True)
 def benefit_in_quartile(
     interval: IntervalSettings,
     baseline: Rows,
@@ -126,7 +131,7 @@ def benefit_in_quartile(
     return _in_quartile(interval, baseline, condition, measured, quartile)
 
 
-@estimand("d")
+@estimand("d", benefit=True)
 def odd_even_benefit_in_quartile(
     interval: IntervalSettings, baseline: Rows, condition: Rows, *, quartile: Quartile
 ) -> Outcome:
@@ -146,7 +151,7 @@ def trend_over_length(
     """
     benefits = np.array([b.values - c.values for b, c in pairs.values()])
     clusters = next(iter(pairs.values()))[0].clusters
-    curve = [effect_size(row, clusters, interval) for row in benefits]
+    curve = [effect_size(row, clusters, interval.alone) for row in benefits]
     return Outcome(
         effect_size(slopes(np.log2(list(pairs)), benefits), clusters, interval),
         {f"d at {n} tokens": e.value for n, e in zip(pairs, curve, strict=True)},
@@ -161,7 +166,7 @@ def single_layers(
     """d of each sample's slope of benefit over depth, primed values standing in one layer alone."""
     benefits = np.array([baseline.values - rows.values for rows in layers.values()])
     depth = np.array(list(layers), dtype=np.float64) / max(1, max(layers))
-    curve = [effect_size(gain, baseline.clusters, interval) for gain in benefits]
+    curve = [effect_size(gain, baseline.clusters, interval.alone) for gain in benefits]
     best = max(range(len(curve)), key=lambda at: curve[at].value)
     return Outcome(
         effect_size(slopes(depth, benefits), baseline.clusters, interval),
@@ -170,46 +175,33 @@ def single_layers(
     )
 
 
-@estimand("d")
-def least_favourable(
-    interval: IntervalSettings,
-    pairs: Mapping[str, tuple[Rows, Rows]],
-    *,
-    limits: Sequence[int] = (),
-) -> Outcome:
-    """Smallest d over several ways of measuring one benefit, with that way's interval.
+@estimand("d", benefit=True)
+def least_favourable(interval: IntervalSettings, pairs: Mapping[str, tuple[Rows, Rows]]) -> Outcome:
+    """Smallest d over several ways of measuring one benefit, with an interval for the smallest.
 
-    ``pairs`` maps what was varied to (baseline, condition); the first is the cell's own. Both
-    variants of the score count, and so do the first samples of the first pair up to each limit.
+    ``pairs`` maps what was varied to (baseline, condition); both variants of the score count.
     """
-    estimates = {
-        f"{label}, {variant}": effect_size(
-            _benefit_on(variant, baseline, condition), baseline.clusters, interval
+    ways = {
+        f"{label}, {variant}": functools.partial(
+            effect_size, _benefit_on(variant, baseline, condition), baseline.clusters
         )
         for label, (baseline, condition) in pairs.items()
         for variant in VARIANTS
     }
-    baseline, condition = next(iter(pairs.values()))
-    for limit in limits:
-        benefit = (baseline.values - condition.values)[:limit]
-        if (~np.isnan(benefit)).sum() > limit // 2:
-            estimates[f"first {limit} by name, {baseline.metric}"] = effect_size(
-                benefit, baseline.clusters[:limit], interval
-            )
-    least = min(estimates, key=lambda label: estimates[label].value)
+    found = smallest(ways, interval)
     rows = [
         {
             "label": label,
             "value": e.value,
             "low": e.ci_low,
             "high": e.ci_high,
-            "judged": label == least,
+            "judged": label == found.least,
         }
-        for label, e in estimates.items()
+        for label, e in found.ways.items()
     ]
     return Outcome(
-        estimates[least],
-        {"least favourable": least, "ways of measuring": str(len(rows))},
+        found.estimate,
+        {"least favourable": found.least, "ways of measuring": str(len(rows))},
         {"kind": "specifications", "unit": "d", "rows": rows},
     )
 
@@ -225,7 +217,7 @@ def lower_against_upper_half(
     """
     gains = {at: baseline.values - rows.values for at, rows in cutoffs.items()}
     difference = gains[0.5] - (gains[1.0] - gains[0.5])
-    curve = [effect_size(gain, baseline.clusters, interval) for gain in gains.values()]
+    curve = [effect_size(gain, baseline.clusters, interval.alone) for gain in gains.values()]
     details = {
         f"d with primed values below {at:g} of the depth": e.value
         for at, e in zip(gains, curve, strict=True)
@@ -237,7 +229,7 @@ def lower_against_upper_half(
     )
 
 
-@estimand("d")
+@estimand("d", benefit=True)
 def gate_against_everything(
     interval: IntervalSettings, baseline: Rows, condition: Rows, *, threshold: float
 ) -> Outcome:
@@ -276,9 +268,6 @@ def _secondary(effect: PairedEffect) -> dict[str, float | str]:
         **with_bounds("mean benefit (nats/token)", effect.mean, "mean"),
         "median (nats/token)": effect.median,
         **with_bounds("win rate", effect.win_rate),
-        "t": effect.t,
-        "p (t)": effect.p_t,
-        "p (Wilcoxon)": effect.p_wilcoxon,
         "pairs without a score": float(effect.excluded),
     }
 
@@ -293,7 +282,7 @@ def _published_trend(
     baseline: Rows, condition: Rows, interval: IntervalSettings
 ) -> dict[str, float | str]:
     benefit = baseline.values - condition.values
-    coupled = correlation(baseline.values, benefit, baseline.clusters, interval)
+    coupled = correlation(baseline.values, benefit, baseline.clusters, interval.alone)
     why = "benefit contains bare NLL: r > 0 without any effect"
     return _as_published("r(bare NLL, benefit)", coupled, why)
 
@@ -308,10 +297,10 @@ def _in_quartile(
     """Judge by the hardness and benefit measured; show those by bare NLL beside it."""
     coupled = baseline.values, baseline.values - condition.values
     estimate, published = (
-        quartile_effect(*pair, quartile, baseline.clusters, interval)
-        for pair in (measured, coupled)
+        quartile_effect(*pair, quartile, baseline.clusters, settings)
+        for pair, settings in ((measured, interval), (coupled, interval.alone))
     )
-    table = quartile_table(*measured, baseline.clusters, interval)
+    table = quartile_table(*measured, baseline.clusters, interval.alone)
     why = "quartiles by bare NLL regress to the mean"
     return Outcome(
         estimate,

@@ -72,7 +72,7 @@ def auc(interval: IntervalSettings, rows: Rows, without: Rows | None = None) -> 
 def auc_change(interval: IntervalSettings, first: pd.DataFrame, second: pd.DataFrame) -> Outcome:
     """AUC of the second score less that of the first, on the same lists."""
     tables = {"baseline": first, "condition": second}
-    per_query = ranking.difference(second, first, "auc_per_query", interval)
+    per_query = ranking.difference(second, first, "auc_per_query", interval.alone)
     return Outcome(
         ranking.difference(second, first, interval=interval),
         {f"AUC, {name}": ranking.value(table) for name, table in tables.items()}
@@ -102,7 +102,7 @@ def auc_over(
 ) -> Outcome:
     """Slope of the AUC of PMI over a number that the condition hangs on."""
     scores = {x: score_table(rows, without) for x, rows in conditions.items()}
-    curve = [ranking.estimate(table, interval=interval) for table in scores.values()]
+    curve = [ranking.estimate(table, interval=interval.alone) for table in scores.values()]
     label = "share of the query's mean value"
     return Outcome(
         ranking.trend(scores, interval=interval),
@@ -115,7 +115,7 @@ def auc_over(
 def relevant_against_not(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """How much more a condition helps relevant than irrelevant passages, in SDs of the benefit."""
     first, second = score_table(baseline), score_table(condition)
-    gap = ranking.benefit_gap(first, second, interval)
+    gap = ranking.benefit_gap(first, second, interval.alone)
     benefit, relevant = second["score"] - first["score"], first["relevant"]
     details: dict[str, float | str] = {
         f"mean benefit, {name} (nats/token)": float(np.nanmean(benefit[which]))
@@ -147,7 +147,7 @@ def overlap_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) -
     with_query = np.array([jaccard(s.passage, s.query) for s in samples])
     with_answer = np.array([answer_overlap(s) for s in samples])
     clusters = baseline.clusters
-    answer = correlation(with_answer, benefit, clusters, interval)
+    answer = correlation(with_answer, benefit, clusters, interval.alone)
     name, short = "r with the overlap of passage and answer", "r with passage and answer"
     label = "Jaccard overlap of passage and query"
     return Outcome(

@@ -2,7 +2,7 @@
 
 A table has one row per candidate passage: ``query_id``, ``passage_id``, ``relevant`` and
 ``score``, where a higher score ranks higher. The unit that is resampled is the query, and what is
-compared between two scores is compared on the same resamples. A query with a NaN score is left
+compared between two scores is compared over the same queries. A query with a NaN score is left
 out whole, since without a passage its list would be another list.
 
 The order of rows never changes a number: queries and passages are sorted by id.

@@ -1,4 +1,4 @@
-"""Ranking metrics, their differences and their slopes, with intervals that resample queries."""
+"""Ranking metrics, their differences and their slopes, with intervals over queries."""
 
 from __future__ import annotations
 
@@ -34,11 +34,10 @@ def estimate(
     *,
     k: int = K,
 ) -> Estimate:
-    """Compute one of `METRICS` with an interval that resamples queries.
+    """Compute one of `METRICS` with an interval over queries.
 
     ``n`` counts passages, ``clusters`` queries. Fewer than two queries bound nothing: the interval
-    is the metric's whole range. BCa; percentile where that is undefined, as where every query ranks
-    alike; Clopper-Pearson over queries for ``"hit"`` without ties.
+    is the metric's whole range. Clopper-Pearson over queries for ``"hit"`` without ties.
 
     Raises KvError as `kvcore.analysis.ranking.value` does.
     """
@@ -62,7 +61,7 @@ def difference(
 ) -> Estimate:
     """Subtract a metric of the second score from that of the first, on the same lists.
 
-    Queries are resampled, both scores together, so that what the scores share cancels.
+    Queries count as wholes, both scores together, so that what the scores share cancels.
 
     Positive where the first score ranks better. Identical scores give exactly 0.
 
@@ -76,7 +75,7 @@ def difference(
     metric : str
         One of `METRICS`.
     interval : IntervalSettings
-        Level, seed and number of resamples.
+        Level and method (over queries).
     k : int
         Ranks that count, for ``"mrr"`` and ``"hit"``.
     """
@@ -99,7 +98,8 @@ def trend(
 ) -> Estimate:
     """Least-squares slope of a metric over a number that the scores hang on.
 
-    Returns the metric's change per unit of that number; queries are resampled, all scores together.
+    Returns the metric's change per unit of that number; queries count as wholes, all scores
+    together.
 
     - `tables`: the same candidates, scored at each of two or more values of that number.
     - `metric`, `interval`, `k`: as `difference` takes them.
@@ -136,7 +136,7 @@ def benefit_gap(
     baseline, condition : DataFrame
         Scores that are -NLL or PMI, so that benefit = score(condition) - score(baseline).
     interval : IntervalSettings
-        Level, seed and number of resamples (over queries).
+        Level and method (over queries).
     standardized : bool
         In SDs of the benefit (pooled within the two groups, ddof 1), not in nats per token.
     """

@@ -27,7 +27,7 @@ class OverlapControl:
     plain: Estimate  # AUC pooled over queries
     # AUC over the pairs of a relevant and an irrelevant passage of about equal overlap.
     controlled: Estimate
-    # controlled - plain, from the same resamples: negative where overlap did the ranking.
+    # controlled - plain, over the same queries: negative where overlap did the ranking.
     change: Estimate
     # AUC of the score after linear regression on overlap, the slope taken within the relevant
     # and the irrelevant passages, for comparison.
@@ -48,7 +48,7 @@ def control_overlap(
     scored : DataFrame
         With a further column ``overlap`` (`answer_overlap`, 0 to 1).
     interval : IntervalSettings
-        Level, seed and number of resamples (over queries).
+        Level and method (over queries).
     caliper : float
         How many SD of the overlaps (ddof 1, over the pool) a pair may differ by, 0 or more.
 
@@ -69,15 +69,21 @@ def control_overlap(
     within = caliper * float(np.std(overlap, ddof=1))
     plain, matched = auc_metric(lists, score), auc_metric(lists, score, overlap, within)
 
-    def resample(metric: Metric, unit: str, low: float) -> Estimate:
-        return resampled(metric, lists.ids, interval, unit=unit, bounds=(low, 1.0))
+    def area(metric: Metric) -> Estimate:
+        return resampled(metric, lists.ids, interval.alone, unit="AUC", bounds=(0.0, 1.0))
 
     rest = auc_metric(lists, residual_score(lists, score, overlap))
     ones = np.ones(lists.queries)
     return OverlapControl(
-        plain=resample(plain, "AUC", 0.0),
-        controlled=resample(matched, "AUC", 0.0),
-        change=resample(minus(matched, plain), "AUC difference", -1.0),
+        plain=area(plain),
+        controlled=area(matched),
+        change=resampled(
+            minus(matched, plain),
+            lists.ids,
+            interval,
+            unit="AUC difference",
+            bounds=(-1.0, 1.0),
+        ),
         residual=float(rest(ones)),
         overlap=float(auc_metric(lists, overlap)(ones)),
         pairs=int(lists.relevant.sum() * (~lists.relevant).sum()),

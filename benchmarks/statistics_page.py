@@ -1,0 +1,67 @@
+"""Writes `docs/statistics.md` from the figures of `benchmarks.verdicts`, kept beside it as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks import verdicts
+from kvcore.io import write_atomically
+from kvcore.verdict import MIN_UNITS, looks
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE, FIGURES = DOCS / "statistics.md", DOCS / "statistics.json"
+LABELS = {"jackknife": "jackknife-t", "bca": "BCa"}
+
+
+def write(figures: Mapping[str, Any]) -> None:
+    """Keep the figures and write the page from them."""
+    write_atomically(FIGURES, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(PAGE, page(figures))
+
+
+def page(figures: Mapping[str, Any]) -> str:
+    """Return the page that figures make."""
+    environment = Environment(  # Markdown, not HTML
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["thousands"] = lambda n: f"{n:,}"
+    bounds = looks.bounds(0.05, [k / 5 for k in range(1, 6)])
+    values = {
+        **figures,
+        "model": verdicts.MODEL,
+        "dataset": verdicts.DATASET,
+        "min_units": MIN_UNITS,
+        "bounds": ", ".join(f"{bound:.2f}" for bound in bounds),
+        "sizes": verdicts.SIZES,
+        "coverage": _coverage(figures["coverage"]),
+        "errors": [{**row, "verdict": verdicts.WRONG[row["true d"]]} for row in figures["errors"]],
+        "margin": verdicts.MARGIN,
+        "effect": verdicts.EFFECT,
+        "pilot": verdicts.PILOT,
+        "resamples": verdicts.FEW_RESAMPLES,
+    }
+    return environment.get_template("statistics.md").render(values)
+
+
+def _coverage(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line a statistic and method, a cell a size; the range over pairs of conditions."""
+    lines: dict[str, dict[int, str]] = {}
+    for row in rows:
+        rates = [f"{rate:.1f}" for rate in sorted(row["covered"])]
+        ends = dict.fromkeys((rates[0], rates[-1]))
+        label = f"{row['statistic']}, {LABELS[row['method']]}"
+        lines.setdefault(label, {})[row["n"]] = "–".join(ends)
+    return [
+        {"label": label, "cells": [cells.get(n, "") for n in verdicts.SIZES]}
+        for label, cells in lines.items()
+    ]

@@ -1,0 +1,280 @@
+"""``python -m benchmarks --part statistics``: how often intervals cover and verdicts err.
+
+Shipped rows are the population: whole clusters (modules, queries) are drawn from them with
+replacement, so that what is true is known. No model is loaded. The tables of `docs/statistics.md`
+are written from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kvcore import analysis, verdict
+from kvcore.analysis import Estimate, FloatArray, IntervalSettings, ranking
+from kvcore.measurements.collect import CollectedRows, stored_rows
+from kvcore.measurements.registry import kind_of
+from kvcore.verdict import Prediction, helps, looks
+
+STORE = Path("reports/reference")
+MODEL, DATASET, DTYPE = "smollm2-135m", "docstrings", "float32"
+SIZES = (60, 100, 300, 1000)
+LIMITS = (300, 1000)
+PAIRS = (("bare", "random"), ("bare", "oracle"), ("random", "oracle"))
+HARDNESS = "bos_only"
+RANKED = ("bare@lists", "values_early_layers(static_fact,0.47)@lists")
+MARGIN, EFFECT, PILOT, ICC = 0.09, 0.2, 120, 0.3
+FEW_RESAMPLES = 999
+BCA_PART, AUC_PART = 4, 4  # of the replications: slower ones make do with a part
+WRONG = {0.0: "supported", MARGIN: "refuted"}  # by the true d
+
+
+@dataclass(frozen=True)
+class Population:
+    """Columns of numbers, (columns, n), whose samples come in clusters."""
+
+    columns: FloatArray
+    members: tuple[np.ndarray, ...]  # the samples of each cluster
+
+    @classmethod
+    def of(cls, columns: Sequence[FloatArray], clusters: Sequence[str]) -> Population:
+        """Leave out samples with a NaN in any column."""
+        x = np.stack(columns)
+        keep = ~np.isnan(x).any(axis=0)
+        labels = np.unique(np.asarray(clusters)[keep], return_inverse=True)[1]
+        order = np.argsort(labels, kind="stable")
+        return cls(x[:, keep], tuple(np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)))
+
+    def draw(self, rng: np.random.Generator, n: int) -> tuple[FloatArray, np.ndarray]:
+        """Draw about n samples in whole clusters, with replacement; columns and labels."""
+        count = max(2, round(n * len(self.members) / self.columns.shape[1]))
+        drawn = [self.members[i] for i in rng.integers(len(self.members), size=count)]
+        labels = np.repeat(np.arange(count), [len(own) for own in drawn])
+        return self.columns[:, np.concatenate(drawn)], labels
+
+
+def measure(replications: int, seed: int) -> dict[str, Any]:
+    """Simulate everything; each table is a list of rows with rates in percent."""
+    rows = _stored()
+    numbers = {name: _column(rows, name) for name in ("bare", "random", "oracle", HARDNESS)}
+    clusters = list(_frame(rows, "bare")["cluster"])
+    population = {
+        pair: Population.of([numbers[name] for name in (*pair, HARDNESS)], clusters)
+        for pair in PAIRS
+    }
+    return {
+        "replications": replications,
+        "bca_replications": replications // BCA_PART,
+        "auc_replications": replications // AUC_PART,
+        "seed": seed,
+        "samples": population[PAIRS[0]].columns.shape[1],
+        "clusters": len(population[PAIRS[0]].members),
+        "coverage": [
+            *_coverage(population, replications, seed),
+            *_ranking_coverage(rows, max(replications // AUC_PART, 1), seed),
+        ],
+        "errors": list(_errors(population[PAIRS[0]], replications, seed)),
+        "power": list(_power(population, replications, seed)),
+    }
+
+
+# --- coverage ------------------------------------------------------------------------------------
+
+
+def _statistics(settings: IntervalSettings) -> Mapping[str, Callable[..., Estimate]]:
+    """Every statistic of (baseline, condition, hardness, labels)."""
+    return {
+        "d": lambda b, c, _, labels: analysis.effect_size(b - c, labels, settings),
+        "mean": lambda b, c, _, labels: analysis.mean_difference(b - c, labels, settings),
+        "r": lambda b, c, h, labels: analysis.correlation(h, b - c, labels, settings),
+        "Oldham's r": lambda b, c, _, labels: analysis.oldham(b, c, labels, settings),
+        "quartile d": lambda b, c, h, labels: analysis.quartile_effect(
+            h, b - c, 4, labels, settings
+        ),
+    }
+
+
+def _coverage(
+    population: Mapping[tuple[str, str], Population], replications: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    methods = {
+        "jackknife": (IntervalSettings(), replications),
+        "bca": (IntervalSettings(method="bca", resamples=FEW_RESAMPLES), replications // BCA_PART),
+    }
+    for method, (settings, count) in methods.items():
+        for name, statistic in _statistics(settings).items():
+            pairs = PAIRS if method == "jackknife" else PAIRS[:1]
+            for n in SIZES:
+                rates = [_covered(population[pair], statistic, n, count, seed) for pair in pairs]
+                yield {"method": method, "statistic": name, "n": n, "covered": rates}
+
+
+def _covered(
+    population: Population, statistic: Callable[..., Estimate], n: int, count: int, seed: int
+) -> float:
+    """Return how often, in percent, the interval holds the population's value."""
+    truth = statistic(*population.columns, None).value
+    rng = np.random.default_rng([seed, n])
+    hits = 0
+    for _ in range(count):
+        columns, labels = population.draw(rng, n)
+        e = statistic(*columns, labels)
+        hits += e.ci_low <= truth <= e.ci_high
+    return 100 * hits / max(count, 1)
+
+
+def _ranking_coverage(rows: CollectedRows, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Coverage of the change of an AUC, queries drawn."""
+    first, second = (_list_scores(rows, name) for name in RANKED)
+    truth = ranking.difference(second, first).value
+    by_query = [
+        [frame for _, frame in table.groupby("query_id", sort=True)] for table in (first, second)
+    ]
+    for n in (60, 100, 300):
+        rng, hits = np.random.default_rng([seed, n]), 0
+        for _ in range(count):
+            drawn = rng.integers(len(by_query[0]), size=n)
+            tables = [_renamed(frames, drawn) for frames in by_query]
+            e = ranking.difference(tables[1], tables[0])
+            hits += e.ci_low <= truth <= e.ci_high
+        rate = 100 * hits / count
+        yield {"method": "jackknife", "statistic": "AUC change", "n": n, "covered": [rate]}
+
+
+def _renamed(frames: Sequence[pd.DataFrame], drawn: np.ndarray) -> pd.DataFrame:
+    """Return the lists drawn, each as a query of its own."""
+    return pd.concat(
+        [frames[i].assign(query_id=f"{number:05}") for number, i in enumerate(drawn)],
+        ignore_index=True,
+    )
+
+
+# --- false verdicts ------------------------------------------------------------------------------
+
+
+def _errors(population: Population, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """False support where d is 0, false refutation where it is the margin; fixed and by looks."""
+    prediction = helps(MARGIN)
+    for truth, wrong in WRONG.items():
+        shifted = _with_d(population, truth)
+        for limit in LIMITS:
+            for number in (1, 5):
+                rng = np.random.default_rng([seed, limit])
+                ends = [_looked(shifted, prediction, limit, number, rng) for _ in range(count)]
+                yield {
+                    "true d": truth,
+                    "limit": limit,
+                    "looks": number,
+                    "wrong": 100 * float(np.mean([said == wrong for said, _ in ends])),
+                    "decided": 100 * float(np.mean([said != "inconclusive" for said, _ in ends])),
+                    "rows": 100 * float(np.mean([at for _, at in ends])) / number,
+                }
+
+
+def _looked(
+    population: Population,
+    prediction: Prediction,
+    limit: int,
+    number: int,
+    rng: np.random.Generator,
+) -> tuple[str, int]:
+    """Return a verdict and the look that gave it; whole clusters in the order drawn."""
+    columns, labels = population.draw(rng, limit)
+    clusters = int(labels[-1]) + 1
+    fractions = [k / number for k in range(1, number + 1)]
+    said = "inconclusive"
+    for look, fraction in enumerate(fractions, 1):
+        inside = labels < math.ceil(fraction * clusters)
+        level = looks.repeated_level(0.95, fractions, look)
+        e = analysis.effect_size(
+            (columns[0] - columns[1])[inside], labels[inside], IntervalSettings(level)
+        )
+        said = verdict.judge(e, prediction).verdict
+        if said != "inconclusive":
+            return said, look
+    return said, number
+
+
+def _with_d(population: Population, d: float) -> Population:
+    """Shift the condition so that the benefit has a given d in the population."""
+    base, condition, *rest = population.columns
+    x = base - condition
+    shift = d * float(np.std(x, ddof=1)) - float(np.mean(x))
+    return Population(np.stack([base, condition - shift, *rest]), population.members)
+
+
+# --- power at the n that planning advises --------------------------------------------------------
+
+
+def _power(
+    population: Mapping[tuple[str, str], Population], count: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """How often the n advised by pilots gives the right verdict, clustered data included."""
+    prediction = helps(MARGIN, effect=EFFECT)
+    cases = {f"{b} and {c}": _with_d(own, EFFECT) for (b, c), own in population.items()}
+    cases[f"modules alike (ICC {ICC})"] = _with_d(
+        _clustered(population[PAIRS[0]], np.random.default_rng(seed)), EFFECT
+    )
+    pilots = max(count // 50, 1)
+    for name, own in cases.items():
+        rng, advised, right = np.random.default_rng(seed), [], []
+        while len(advised) < pilots:
+            columns, labels = own.draw(rng, PILOT)
+            plan = verdict.plan(analysis.effect_size(columns[0] - columns[1], labels), prediction)
+            if plan.n is None:
+                continue
+            advised.append(plan.n)
+            said = [_looked(own, prediction, plan.n, 1, rng)[0] for _ in range(count // pilots)]
+            right.append(float(np.mean([verdict == "supported" for verdict in said])))
+        yield {"case": name, "n": int(np.median(advised)), "power": 100 * float(np.mean(right))}
+
+
+def _clustered(population: Population, rng: np.random.Generator) -> Population:
+    """Give clusters a part of their own in the benefit, which makes their samples alike."""
+    base, condition, *rest = population.columns
+    spread = float(np.std(base - condition, ddof=1)) * math.sqrt(ICC / (1 - ICC))
+    shared = np.empty(base.size)
+    for members in population.members:
+        shared[members] = rng.normal(0.0, spread)
+    return Population(np.stack([base, condition - shared, *rest]), population.members)
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def _stored() -> CollectedRows:
+    kind = kind_of("answer_nll")
+    return stored_rows(kind, model=MODEL, dtype=DTYPE, dataset=DATASET, seed=0, store=STORE)
+
+
+def _frame(rows: CollectedRows, need: str) -> pd.DataFrame:
+    own = rows.rows[rows.rows["need"] == need]
+    return own.set_index("sample").sort_index()
+
+
+def _column(rows: CollectedRows, need: str) -> FloatArray:
+    frame = _frame(rows, need)
+    return np.where(frame["status"] == "ok", frame["nll"], np.nan).astype(np.float64)
+
+
+def _list_scores(rows: CollectedRows, need: str) -> pd.DataFrame:
+    """Return the table of a ranking, -NLL by query and passage."""
+    frame = _frame(rows, need)
+    queries = frame["cluster"].astype(str).to_numpy()
+    passages = [
+        sample[len(query) + 1 :] for sample, query in zip(frame.index, queries, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "query_id": queries,
+            "passage_id": passages,
+            "relevant": [q == p for q, p in zip(queries, passages, strict=True)],
+            "score": ranking.raw(frame["nll"]),
+        }
+    )

@@ -1,0 +1,311 @@
+"""Looks at a cell while it is measured: which samples belong to which, and the record of it.
+
+A need's samples are those that the limit chooses, whatever the number of looks. They are taken in
+whole clusters, in the order of a hash of (seed, cluster): look k has the clusters that fit into k /
+N of the samples, and the last one has all. So every look's samples are also those of the next.
+
+What was declared (limit, number of looks, samples of every look) is recorded beside the rows, in
+``_looks-<hash of the cell>.json``: judged again from the store alone, the rows are looked at as
+they were when they were measured. A store without a record is a fixed design on all its rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from kvcore import io
+from kvcore.errors import KvError
+from kvcore.store.shards import Store
+
+LEAST_STEP = 0.001
+"""Looks whose shares of a claim's samples differ by less are one."""
+
+
+class Schedule(NamedTuple):
+    """The looks that are taken at one claim.
+
+    - `looks`: their numbers, rising; the last is the number of looks declared.
+    - `fractions`: the share of its samples that each has; the last is 1.
+    """
+
+    looks: tuple[int, ...]
+    fractions: tuple[float, ...]
+
+    def until(self, look: int) -> tuple[float, ...]:
+        """Return the fractions of the looks up to one of them."""
+        return self.fractions[: self.looks.index(look) + 1]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Needs that are measured on the same samples.
+
+    - `needs`: as claims spell them.
+    - `samples`: those that each look adds, sorted: their ids as in `CollectedRows.rows`.
+    - `clusters`: how many clusters each look has, the earlier looks' included.
+    """
+
+    needs: tuple[str, ...]
+    samples: tuple[tuple[str, ...], ...]
+    clusters: tuple[int, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many samples each look has, the earlier looks' included."""
+        added = [len(names) for names in self.samples]
+        return tuple(sum(added[: k + 1]) for k in range(len(added)))
+
+
+@dataclass(frozen=True)
+class LookPlan:
+    """What is declared before a cell is measured.
+
+    - `limit`: samples of the cell at most.
+    - `looks`: how many, from 1: the fixed design.
+    - `pools`: every need of the cell in one of them.
+    - `looked`: whether a verdict may have been read since.
+    - `earlier`: how it differs from what was looked at before it, in words.
+    """
+
+    limit: int
+    looks: int
+    pools: tuple[Pool, ...]
+    looked: bool = False
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """That this is no longer the analysis that was declared first, "" where it is."""
+        return f"{'; '.join(self.earlier)}: a new analysis" if self.earlier else ""
+
+    @property
+    def rows(self) -> int:
+        """How many rows the cell has at the limit."""
+        return sum(len(pool.needs) * pool.counts[-1] for pool in self.pools)
+
+    @functools.cached_property
+    def _pool_of(self) -> Mapping[str, Pool]:
+        return {need: pool for pool in self.pools for need in pool.needs}
+
+    @functools.cached_property
+    def _look_of(self) -> Mapping[str, Mapping[str, int]]:
+        """The first look of every sample, by need; needs of one pool share a mapping."""
+        by_pool = [
+            {name: k for k, names in enumerate(pool.samples, 1) for name in names}
+            for pool in self.pools
+        ]
+        return {
+            need: looks
+            for pool, looks in zip(self.pools, by_pool, strict=True)
+            for need in pool.needs
+        }
+
+    def count(self, need: str, look: int) -> int:
+        """Return how many rows of a declared need there are up to a look, 0 for look 0."""
+        return self._pool_of[need].counts[look - 1] if look else 0
+
+    def looks_of(self, need: str) -> Mapping[str, int]:
+        """Return the first look of every sample of a declared need."""
+        return self._look_of[need]
+
+    def has(self, needs: Iterable[str]) -> bool:
+        """Whether all of some needs were declared."""
+        return self._pool_of.keys() >= set(needs)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Every need that was declared."""
+        return tuple(self._pool_of)
+
+    def within(self, rows: pd.DataFrame, look: int) -> pd.DataFrame:
+        """Return the rows that belong to a look or an earlier one, of declared needs alone.
+
+        `rows`: columns ``need`` and ``sample``, as `CollectedRows.rows`.
+        """
+        nothing: Mapping[str, int] = {}
+        looks = [
+            self._look_of.get(need, nothing).get(sample, self.looks + 1)
+            for need, sample in zip(rows["need"], rows["sample"], strict=True)
+        ]
+        return rows[[number <= look for number in looks]].reset_index(drop=True)
+
+    def missing(self, there: Container[tuple[str, str]], needs: Iterable[str], look: int) -> int:
+        """Return how many rows of some declared needs are not there up to a look.
+
+        `there`: the (need, sample) of the rows that are.
+        """
+        return sum(
+            (need, sample) not in there
+            for need in set(needs)
+            for sample, number in self._look_of[need].items()
+            if number <= look
+        )
+
+    def schedule(self, needs: Iterable[str], least_clusters: int) -> Schedule:
+        """Return the looks that are taken at a claim on some declared needs.
+
+        A look with too few clusters, or with hardly a sample more than the one before, is left
+        out; the last one is always taken. Where needs have several pools, the smallest counts: no
+        claim has more complete samples.
+        """
+        pools = {id(pool): pool for pool in (self._pool_of[need] for need in needs)}.values()
+        smallest = min(pools, key=lambda pool: pool.counts[-1])
+        total = smallest.counts[-1]
+        looks: list[int] = []
+        fractions: list[float] = []
+        for look in range(1, self.looks):
+            fraction = smallest.counts[look - 1] / total
+            clusters = min(pool.clusters[look - 1] for pool in pools)
+            step = fraction - (fractions[-1] if fractions else 0.0)
+            if clusters >= least_clusters and step >= LEAST_STEP and 1 - fraction >= LEAST_STEP:
+                looks.append(look)
+                fractions.append(fraction)
+        return Schedule((*looks, self.looks), (*fractions, 1.0))
+
+
+def planned(keys: pd.DataFrame, limit: int, looks: int, seed: int) -> LookPlan:
+    """Divide the samples of every need among the looks.
+
+    `keys`: columns ``need``, ``sample`` and ``cluster``, each need with each sample once.
+    """
+    needs_of: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for need, own in keys.groupby("need", sort=True):
+        names = tuple(sorted(zip(own["sample"], own["cluster"], strict=True)))
+        needs_of.setdefault(names, []).append(str(need))
+    pools = tuple(_pool(tuple(needs), names, looks, seed) for names, needs in needs_of.items())
+    return LookPlan(limit, looks, pools)
+
+
+def _pool(needs: tuple[str, ...], names: Sequence[tuple[str, str]], looks: int, seed: int) -> Pool:
+    """Divide samples, each with its cluster, among looks of whole clusters."""
+    members: dict[str, list[str]] = {}
+    for sample, cluster in names:
+        members.setdefault(cluster, []).append(sample)
+    order = sorted(members, key=lambda cluster: (io.digest(str(seed), cluster), cluster))
+    added: list[list[str]] = [[] for _ in range(looks)]
+    clusters = [0] * looks
+    taken = 0
+    for number, cluster in enumerate(order, 1):
+        taken += len(members[cluster])
+        # The first look that holds it whole; the first cluster of all is in the first look.
+        look = 0 if number == 1 else -(-taken * looks // len(names)) - 1
+        added[look] += members[cluster]
+        clusters[look] += 1
+    return Pool(
+        needs,
+        tuple(tuple(sorted(new)) for new in added),
+        tuple(sum(clusters[: k + 1]) for k in range(looks)),
+    )
+
+
+# --- the record --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where the looks at one cell are recorded.
+
+    - `folder`: the kind's rows.
+    - `cell`: what tells the cell apart within them: model, dtype, dataset, seed.
+    """
+
+    folder: Store
+    cell: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder.root / f"_looks-{io.digest(*self.cell)[:32]}.json"
+
+    def read(self) -> LookPlan | None:
+        """Return what was declared last, None where nothing was.
+
+        Raises KvError for a file that cannot be read, or is no such record.
+        """
+        with io.disk_errors(self.folder.root, "read its looks"):
+            if not self.path.is_file():
+                return None
+            text = self.path.read_text("utf-8")
+        try:
+            content = json.loads(text)
+            return LookPlan(
+                int(content["limit"]),
+                int(content["looks"]),
+                tuple(map(_read_pool, content["pools"])),
+                bool(content["looked"]),
+                tuple(content["earlier"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise KvError(
+                f"{self.path.name} is no record of looks ({type(error).__name__}: {error}); remove "
+                "it: the rows are then judged as a fixed design."
+            ) from error
+
+    def declare(self, plan: LookPlan) -> LookPlan:
+        """Record what is to be measured, and return it with what was looked at before it.
+
+        Needs that were declared for the same limit and looks stay declared.
+        """
+        with self._lock():
+            before = self.read()
+            if before is not None:
+                plan = _after(before, plan)
+            self._write(plan)
+        return plan
+
+    def mark_looked(self) -> None:
+        """Record that rows have been looked at: another limit is a new analysis from now on."""
+        with self._lock():
+            plan = self.read()
+            if plan is not None and not plan.looked:
+                self._write(replace(plan, looked=True))
+
+    def _lock(self) -> Any:
+        return io.exclusive_lock(self.folder.root / ".claims" / f"{self.path.stem}.lock")
+
+    def _write(self, plan: LookPlan) -> None:
+        data = json.dumps({"cell": self.cell, **asdict(plan)}, ensure_ascii=True) + "\n"
+        with io.disk_errors(self.folder.root, "record its looks"):
+            self.folder.root.mkdir(parents=True, exist_ok=True)
+            io.write_atomically(self.path, data)
+
+
+def _read_pool(content: Mapping[str, Any]) -> Pool:
+    samples = tuple(map(tuple, content["samples"]))
+    return Pool(tuple(content["needs"]), samples, tuple(content["clusters"]))
+
+
+def _after(before: LookPlan, plan: LookPlan) -> LookPlan:
+    """Return a plan that is declared after another one."""
+    if not _same_design(before, plan):
+        changed = _changed(before, plan) if before.looked else ()
+        return replace(plan, earlier=(*before.earlier, *changed))
+    own = set(plan.needs)
+    others = (
+        replace(pool, needs=tuple(need for need in pool.needs if need not in own))
+        for pool in before.pools
+    )
+    pools = (*plan.pools, *(pool for pool in others if pool.needs))
+    return replace(plan, pools=pools, looked=before.looked, earlier=before.earlier)
+
+
+def _same_design(before: LookPlan, plan: LookPlan) -> bool:
+    """Whether both look alike at what both declare: data may have less than either limit."""
+    if (before.limit, before.looks) == (plan.limit, plan.looks):
+        return True
+    shared = set(before.needs) & set(plan.needs)
+    return bool(shared) and all(before.looks_of(need) == plan.looks_of(need) for need in shared)
+
+
+def _changed(before: LookPlan, plan: LookPlan) -> tuple[str, ...]:
+    if before.limit != plan.limit:
+        moved = "raised" if plan.limit > before.limit else "lowered"
+        return (f"limit {moved} from {before.limit} to {plan.limit} after a look",)
+    return (f"looks changed from {before.looks} to {plan.looks} after a look",)
