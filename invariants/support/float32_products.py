@@ -35,7 +35,7 @@ class Float32Products(TorchFunctionMode):
         self._weights: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._weights.clear()
 
     def __torch_function__(

@@ -1,8 +1,8 @@
 """How a model's keys carry their position, found by running it at two offsets.
 
 Each layer is handed the same hidden states at both, those it had at the first: no error of lower
-layers reaches it, so that its values and its output stay and its keys differ by one rotation. In 16 bits the
-layers run in float32 one at a time, where memory allows.
+layers reaches it, so that its values and its output stay and its keys differ by one rotation. In 16
+bits the layers run in float32 one at a time, where memory allows.
 """
 
 from __future__ import annotations
