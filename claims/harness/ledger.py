@@ -91,7 +91,7 @@ def prediction_hash(claim: Claim) -> str:
     """Return the hash of what refutes a claim: its prediction, and the fewest samples for that."""
     predicted = {
         name: getattr(claim.prediction, name)
-        for name in ("name", "delta", "effect", "unit", "null")
+        for name in ("name", "delta", "effect", "unit", "bound")
     }
     return json_digest({**predicted, "min_n": claim.min_n})[:_HASH_DIGITS]
 

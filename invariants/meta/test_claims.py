@@ -221,11 +221,15 @@ def test_twin_a_kind_that_measures_nothing_is_seen(
 # --- verdicts and outcomes ---------------------------------------------------------------------
 
 
+READINGS = {"supported": "direction-only", "refuted": "reversed", "inconclusive": "open"}
+
+
 def judged(verdict: Verdict, known: str = "", n: int = invented.N) -> Any:
     """Return an invented judgement of n samples; its claim records from 100 on."""
     judgement = invented.judgements()[0]
     estimate = dataclasses.replace(judgement.estimate, n=n, clusters=min(n, 30))
-    return dataclasses.replace(judgement, verdict=verdict, ledger=known, estimate=estimate)
+    fields = {"verdict": verdict, "reading": READINGS[verdict], "ledger": known}
+    return dataclasses.replace(judgement, estimate=estimate, **fields)
 
 
 @pytest.mark.parametrize(

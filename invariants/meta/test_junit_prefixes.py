@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from claims.harness import hooks, judging, ledger
+from claims.harness import judging, ledger
 from invariants.support import invented_cell
 from invariants.support.claim_runs import NO_PAGE, ROOT, ClaimRun, run_here
 
@@ -131,9 +131,7 @@ def test_messages_twin(judge: Any, fault: str, monkeypatch: pytest.MonkeyPatch) 
             lambda *args: right(*args)._replace(sentence="the interval lies elsewhere"),
         )
     else:
-        skip = hooks.pytest.skip
-        monkeypatch.setattr(
-            hooks.pytest, "skip", lambda reason: skip(reason.removeprefix("no resource: "))
-        )
+        skip = pytest.skip
+        monkeypatch.setattr(pytest, "skip", lambda why: skip(why.removeprefix("no resource: ")))
     with pytest.raises(AssertionError):
         assert beginnings(judge()) == ENDS

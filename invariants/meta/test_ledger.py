@@ -17,7 +17,9 @@ from kvcore.verdict import Cell, Claim, Judgement, Verdict, at_least, helps, hur
 
 
 def judged(verdict: Verdict, **changes: Any) -> Judgement:
-    return dataclasses.replace(invented.judgements()[0], verdict=verdict, ledger="", **changes)
+    readings = {"supported": "direction-only", "refuted": "reversed", "inconclusive": "open"}
+    fields = {"verdict": verdict, "reading": readings[verdict], "ledger": ""}
+    return dataclasses.replace(invented.judgements()[0], **(fields | changes))
 
 
 def test_an_entry_stands_under_claim_version_cell_and_prediction() -> None:

@@ -207,8 +207,8 @@ def predicted(prediction: Prediction, effect: float) -> bool:
         "differs": effect != 0,
         "does_not_help": effect < delta,
         "negligible": abs(effect) < delta,
-        "at_least": effect >= prediction.null,
-        "at_most": effect <= prediction.null,
+        "at_least": effect >= prediction.bound,
+        "at_most": effect <= prediction.bound,
     }[prediction.name]
 
 
