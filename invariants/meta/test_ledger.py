@@ -27,11 +27,12 @@ def test_an_entry_stands_under_claim_version_cell_and_prediction() -> None:
     """A key that leaves one of the seven out, or takes two of them for one another."""
     claim = Claim("a-claim", 7, "It is so.", "a source", "a-family", helps(), 5)
     cell = Cell("a-model", "a-dataset", "a-metric", "a-dtype")
-    where = ("a-claim", 7, "a-metric", "a-model", "a-dtype", "a-dataset")
+    where: tuple[Any, ...] = ("a-claim", 7, "a-metric", "a-model", "a-dtype", "a-dataset")
     key = (*where, ledger.prediction_hash(claim))
     assert ledger.key_of(judged("refuted", claim=claim, cell=cell)) == key
     measured: tuple[Any, ...] = ("recorded", 0.0, -1.0, 1.0, 10, "2026-01-02", "torch 0")
-    assert ledger.Entry(*where, *measured, prediction=key[-1]).key == key
+    fields = dict(zip(ledger.Entry.__dataclass_fields__, (*where, *measured), strict=False))
+    assert ledger.Entry(**fields, prediction=key[-1]).key == key
 
 
 def check_hash_of_predictions() -> None:

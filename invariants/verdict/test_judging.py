@@ -58,7 +58,9 @@ def judged_by_value(patch: pytest.MonkeyPatch) -> None:
     """Make every verdict one of the interval's middle alone."""
     right = judging.read_interval
 
-    def by_value(estimate: Estimate, ends: tuple[float, float], *others: Any) -> verdict.Reading:
+    def by_value(
+        estimate: Estimate, ends: tuple[float, float], *others: Any
+    ) -> verdict.IntervalReading:
         return right(estimate, (sum(ends) / 2,) * 2, *others)
 
     patch.setattr(judging, "read_interval", by_value)
