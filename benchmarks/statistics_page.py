@@ -15,6 +15,7 @@ from kvcore.verdict import MIN_UNITS, looks
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, FIGURES = DOCS / "statistics.md", DOCS / "statistics.json"
+POWER = 80
 LABELS = {"jackknife": "jackknife-t", "bca": "BCa"}
 
 
@@ -45,6 +46,8 @@ def page(figures: Mapping[str, Any]) -> str:
         "sizes": verdicts.SIZES,
         "coverage": _coverage(figures["coverage"]),
         "errors": [{**row, "verdict": verdicts.WRONG[row["true d"]]} for row in figures["errors"]],
+        "worst": max(figures["published"], key=lambda row: row["refuted"]),
+        "weak": [row for row in figures["published"] if row["supported"] < POWER],
         "margin": verdicts.MARGIN,
         "effect": verdicts.EFFECT,
         "pilot": verdicts.PILOT,

@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats as sps
 
+from claims.harness import registry, saving
+from claims.harness.cells import cells_of
+from claims.harness.claims import CellClaim, finding_of, specified
+from claims.harness.options import Settings
+from claims.harness.session import Session
 from kvcore import analysis, verdict
 from kvcore.analysis import Estimate, FloatArray, IntervalSettings, ranking
 from kvcore.measurements.collect import CollectedRows, stored_rows
@@ -31,6 +37,8 @@ HARDNESS = "bos_only"
 RANKED = ("bare@lists", "values_early_layers(static_fact,0.47)@lists")
 MARGIN, EFFECT, PILOT, ICC = 0.09, 0.2, 120, 0.3
 FEW_RESAMPLES = 999
+GRID = 4000  # estimates on which a published cell is judged
+LOOKS = 5
 BCA_PART, AUC_PART = 4, 4  # of the replications: slower ones make do with a part
 WRONG = {0.0: "supported", MARGIN: "refuted"}  # by the true d
 
@@ -81,6 +89,8 @@ def measure(replications: int, seed: int) -> dict[str, Any]:
         ],
         "errors": list(_errors(population[PAIRS[0]], replications, seed)),
         "power": list(_power(population, replications, seed)),
+        "published": list(_published()),
+        "looked": _saved(seed),
     }
 
 
@@ -223,7 +233,9 @@ def _power(
     )
     pilots = max(count // 50, 1)
     for name, own in cases.items():
-        rng, advised, right = np.random.default_rng(seed), [], []
+        rng = np.random.default_rng(seed)
+        advised: list[int] = []
+        right: list[float] = []
         while len(advised) < pilots:
             columns, labels = own.draw(rng, PILOT)
             plan = verdict.plan(analysis.effect_size(columns[0] - columns[1], labels), prediction)
@@ -243,6 +255,84 @@ def _clustered(population: Population, rng: np.random.Generator) -> Population:
     for members in population.members:
         shared[members] = rng.normal(0.0, spread)
     return Population(np.stack([base, condition - shared, *rest]), population.members)
+
+
+# --- the published record, and the shipped rows, looked at ---------------------------------------
+
+
+def _published() -> Iterator[dict[str, Any]]:
+    """Chance of each verdict at the published n, were the published effect the true one.
+
+    For effects whose standard error follows from their n, on a normal grid of estimates.
+    """
+    quantiles = sps.norm.ppf((np.arange(GRID) + 0.5) / GRID)
+    z = float(sps.norm.ppf(0.975))
+    for spec in registry.all_specs():
+        for place, value in spec.published.items():
+            if value.legacy or value.n is None or place in spec.shown_only:
+                continue
+            se = verdict.published_error(value.unit, value.value, value.n)
+            if se is None or value.unit != spec.claim.prediction.unit:
+                continue
+            prediction = spec.at(place).claim.prediction
+            said = [_read(value.value + q * se, z * se, prediction) for q in quantiles]
+            yield {
+                "claim": spec.claim.id,
+                "place": " × ".join(place),
+                "n": value.n,
+                "effect": value.value,
+                **{word: 100 * said.count(word) / GRID for word in ("supported", "refuted")},
+            }
+
+
+def _read(value: float, half: float, prediction: Prediction) -> str:
+    e = Estimate(value, value - half, value + half, 0.95, "normal", 99, 99, prediction.unit)
+    return verdict.judge(e, prediction).verdict
+
+
+def _saved(seed: int) -> dict[str, Any]:
+    """What looks save of the shipped rows, and how often they tell the same as all of them."""
+    cells = saving.savings(_session(seed), LOOKS)
+    claims = [claim for cell in cells for claim in cell.claims]
+    stops = [claim.look.number for claim in claims if claim.look.why in ("decided", "futile")]
+    return {
+        "claims": len(claims),
+        "agreement": 100 * saving.agreement(cells),
+        "by look two": sum(number <= 2 for number in stops),
+        "rows": sum(cell.rows for cell in cells),
+        "rows with looks": sum(cell.rows_with_looks for cell in cells),
+        "decided": sum(claim.verdict != "inconclusive" for claim in claims),
+        "decided fixed": sum(claim.fixed != "inconclusive" for claim in claims),
+    }
+
+
+def _session(seed: int) -> Session:
+    """The session of all claims on the shipped rows."""
+    settings = Settings(
+        models=(MODEL, "gemma3-270m"),
+        datasets=(),
+        limit=1000,
+        looks=LOOKS,
+        seed=seed,
+        device="cpu",
+        dtype=None,
+        batch_tokens=None,
+        store=STORE,
+        no_measure=True,
+        record=False,
+        strict=False,
+        confidence=0.95,
+        interval="jackknife",
+        familywise=False,
+        explain=False,
+    )
+    tests = [
+        CellClaim(spec.at((cell.model, cell.dataset)), cell, finding_of(test, spec, cell))
+        for declared, test in registry.declared_claims()
+        for spec in (specified(declared, test),)
+        for cell in cells_of(spec, settings)
+    ]
+    return Session.of(settings, tests, tests)
 
 
 # --- rows ----------------------------------------------------------------------------------------

@@ -166,6 +166,13 @@ def required_words(judgement: Judgement) -> str:
     return f"{judgement.required_n:,}"
 
 
+def planning_words(judgement: Judgement) -> str:
+    """Return what keeps an open claim open, or what would settle it; a dash for a settled one."""
+    if judgement.verdict != "inconclusive":
+        return "–"
+    return judgement.why_open or judgement.planning
+
+
 def published_words(judgement: Judgement) -> str:
     """Return the published value and how far ours lies from it; a dash where none is.
 

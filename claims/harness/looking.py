@@ -156,12 +156,12 @@ def _look(
         return Stop(last.measured, replace(last.look or look, why="not measured further")), True
     if number == plan.looks:
         return Stop(measured, look), True
-    why, power = _settled(claim, measured, look, judge)
+    why, power = settled(claim, measured, look, judge)
     ended = replace(look, why=why, power=power) if why else look
     return Stop(measured, ended), bool(why)
 
 
-def _settled(
+def settled(
     claim: _Open, measured: Measured, look: Look, judge: Judge
 ) -> tuple[Why | None, float | None]:
     """Return why a claim need not be looked at again, None where it must."""
@@ -170,6 +170,9 @@ def _settled(
             return "not applicable", None
         judgement = judge.judgement(claim.test, measured, look)
     except Exception:  # its own test tells what breaks, on all that the limit gives
+        return None, None
+    few = judgement.estimate.n < judgement.claim.min_n
+    if judgement.verdict == "refuted" and few:  # no ledger would take it: go on, if it can
         return None, None
     if judgement.verdict != "inconclusive":
         return "decided", None

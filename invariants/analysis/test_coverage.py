@@ -7,6 +7,7 @@ Simulations are seeded. The binomial bounds would let one sound interval in a th
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,15 +89,16 @@ CASES: dict[str, Case] = {
     "clopper-pearson": proportion_case,
     "clopper-pearson-clustered": clustered_proportion_case,
 }
+EXACT: dict[str, Any] = {"draws": 400, "widest": 0.98}
+"""Of exact intervals, which are wider than they say and slower to compute."""
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_interval_covers_what_it_says(name: str) -> None:
-    """An interval of the wrong width: a wrong level, variance, or unit of resampling."""
-    check_coverage(CASES[name])
+    """An interval of the wrong width: a wrong level, variance, or unit that is left out."""
+    check_coverage(CASES[name], **EXACT if name.startswith("clopper") else {})
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("name", [n for n in CASES if not n.startswith("clopper")])
 def test_twin_coverage_sees_narrow_intervals(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Coverage that half of an interval would pass as well."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from invariants.support.intervals import strict_json
 from kvcore import analysis
 from kvcore.analysis import Estimate, estimate
+from kvcore.analysis.estimate import Beside
+from kvcore.analysis.jackknife import Scale
 from kvcore.errors import KvError
 
 any_float = st.floats(allow_nan=True, allow_infinity=True)
@@ -31,6 +34,11 @@ def estimates(draw: st.DrawFn) -> Estimate:
         draw(st.integers(0, 10**6)),
         draw(st.text()),
         draw(st.none() | st.floats(0, 1e6)),
+        draw(st.none() | any_float),
+        draw(st.sampled_from(get_args(Scale))),
+        draw(st.none() | st.integers(0, 10**6)),
+        draw(st.none() | any_float),
+        draw(st.none() | st.builds(Beside, any_float, any_float, st.text())),
     )
 
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from invariants.support.intervals import FAST, RESAMPLES, numbers
+from invariants.support.intervals import BOOTSTRAP, FAST, numbers
 from invariants.support.paired_samples import paired_samples
 from kvcore import analysis
-from kvcore.analysis import IntervalSettings, interval
+from kvcore.analysis import IntervalSettings, bootstrap, interval
 from kvcore.errors import KvError
 
 
 def check_resampled(seed: int) -> None:
-    """A mean.
+    """A mean, by either method.
 
     1. as a statistic of counts; 2. as `mean_difference`.
     """
@@ -27,13 +27,14 @@ def check_resampled(seed: int) -> None:
     x = base - cond
     number = np.unique(labels.astype(str), return_inverse=True)[1]
     sums, sizes = np.bincount(number, x), np.bincount(number)
-    third = IntervalSettings(seed=3, resamples=RESAMPLES)
-    ours = analysis.resampled(
-        lambda c: np.asarray((c @ sums) / (c @ sizes)), labels, third, unit="nats/token"
-    )
-    mean = analysis.mean_difference(x, labels, third)
-    assert numbers(ours) == pytest.approx(numbers(mean), rel=1e-9)
-    assert (ours.n, ours.clusters, ours.method) == (mean.n, mean.clusters, mean.method)
+    for chosen in (FAST, BOOTSTRAP):
+        ours = analysis.resampled(
+            lambda c: np.asarray((c @ sums) / (c @ sizes)), labels, chosen, unit="nats/token"
+        )
+        mean = analysis.mean_difference(x, labels, chosen)
+        assert numbers(ours) == pytest.approx(numbers(mean), rel=1e-9)
+        assert (ours.n, ours.clusters, ours.method) == (mean.n, mean.clusters, mean.method)
+        assert (ours.se, ours.effective) == pytest.approx((mean.se, mean.effective), rel=1e-7)
 
 
 @settings(max_examples=15, deadline=None)
@@ -45,7 +46,7 @@ def test_a_statistic_of_counts_is_resampled_as_the_samples_are(seed: int) -> Non
 
 def test_twin_resampled_sees_repeated_draws_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check of counts that a cluster counted once at most passes."""
-    right = interval.of_sums
+    right = bootstrap.of_sums
 
     def once(sums: Any, statistic: Any) -> Any:
         return lambda counts: right(sums, statistic)(np.minimum(counts, 1))
@@ -77,11 +78,11 @@ def test_a_statistic_of_nothing_or_of_one_cluster_bounds_nothing() -> None:
 def test_where_bca_is_undefined_the_interval_is_a_percentile_one_and_says_so() -> None:
     """NaN where BCa divides by the spread that leaving one unit out causes, which is none."""
     x = np.arange(30.0)
-    e = analysis.correlation(x, 2 * x + 1, interval=FAST)
+    e = analysis.correlation(x, 2 * x + 1, interval=BOOTSTRAP)
     assert numbers(e) == pytest.approx([1.0, 1.0, 1.0])
     first, second = np.zeros(400), np.zeros(400)
     first[0] = second[1] = 1.0
-    odd = analysis.mean_difference(np.r_[first, second], np.repeat([0, 1], 400), FAST)
+    odd = analysis.mean_difference(np.r_[first, second], np.repeat([0, 1], 400), BOOTSTRAP)
     assert odd.method.startswith("percentile bootstrap (BCa undefined) over 2 clusters")
     assert [odd.ci_low, odd.ci_high] == pytest.approx([odd.value] * 2, rel=1e-9)
 
@@ -94,6 +95,10 @@ def test_where_bca_is_undefined_the_interval_is_a_percentile_one_and_says_so() -
         (lambda: IntervalSettings(math.nan), r"confidence must be in \(0, 1\); got nan"),
         (lambda: IntervalSettings(seed=-1), "seed must be 0 or more; got -1"),
         (lambda: IntervalSettings(resamples=1), "resamples must be at least 2; got 1"),
+        (
+            lambda: IntervalSettings(method="BCa"),  # type: ignore[arg-type]
+            "method must be one of jackknife, bca; got 'BCa'",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(call: Callable[[], object], message: str) -> None:

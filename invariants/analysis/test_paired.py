@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats as sps
 
-from invariants.support.intervals import FAST, RESAMPLES, change_intervals, numbers
+from invariants.support.intervals import BOOTSTRAP, FAST, RESAMPLES, change_intervals, numbers
 from invariants.support.paired_samples import paired_samples
 from kvcore import analysis
 from kvcore.analysis import Estimate, IntervalSettings, moments, paired, quartiles, samples
@@ -91,15 +91,18 @@ def check_order(seed: int) -> None:
     base, cond, _ = paired_samples(seed)
     ids = np.array([f"s-{i:03}" for i in range(base.size)])
     order = np.random.default_rng(seed).permutation(base.size)
-    one = analysis.effect_size(base - cond, ids, FAST)
-    two = analysis.effect_size((base - cond)[order], ids[order], FAST)
-    assert numbers(one) == pytest.approx(numbers(two), rel=1e-9)
+    for chosen in (FAST, BOOTSTRAP):
+        one = analysis.effect_size(base - cond, ids, chosen)
+        two = analysis.effect_size((base - cond)[order], ids[order], chosen)
+        assert numbers(one) == pytest.approx(numbers(two), rel=1e-9)
+        assert (one.se, one.informative) == pytest.approx((two.se, two.informative))
+        assert one.effective == pytest.approx(two.effective)
 
 
 @quick
 @given(seed=seeds)
 def test_with_ids_as_clusters_the_order_of_rows_changes_nothing(seed: int) -> None:
-    """Resamples drawn in the order of the rows."""
+    """Resamples drawn, or clusters left out, in the order of the rows."""
     check_order(seed)
 
 
@@ -166,14 +169,13 @@ def check_plain_bootstrap(seed: int) -> None:
         ).confidence_interval
         return [float(ci.low), float(ci.high)]
 
-    third = IntervalSettings(seed=3, resamples=RESAMPLES)
-    ours = analysis.paired_effect(base, cond, interval=third)
+    ours = analysis.paired_effect(base, cond, interval=BOOTSTRAP)
     d = run((x,), lambda x, axis: np.mean(x, axis) / np.std(x, axis, ddof=1), False)
     mean = run((x,), lambda x, axis: np.mean(x, axis), False)
     r = run((base, cond), lambda a, b, axis: sps.pearsonr(a, b, axis=axis).statistic, True)
     assert numbers(ours.d)[1:] == pytest.approx(d, rel=1e-9)
     assert numbers(ours.mean)[1:] == pytest.approx(mean, rel=1e-9)
-    correlated = analysis.correlation(base, cond, interval=third)
+    correlated = analysis.correlation(base, cond, interval=BOOTSTRAP)
     assert numbers(correlated)[1:] == pytest.approx(r, rel=1e-9)
 
 
@@ -205,7 +207,7 @@ def check_clustered_bootstrap(seed: int) -> None:
         ).confidence_interval
         return [float(ci.low), float(ci.high)]
 
-    few = IntervalSettings(seed=3, resamples=60)
+    few = IntervalSettings(seed=3, resamples=60, method="bca")
     ours = analysis.effect_size(x, labels, few)
     assert numbers(ours)[1:] == pytest.approx(run(d), rel=1e-9)
     both = analysis.effect_difference(x, cond - 1, labels, few)
@@ -339,18 +341,24 @@ def test_twin_identical_sees_the_branch_gone(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def check_few_differences(n: int, differing: int, size: float) -> None:
-    """Where few samples differ, d is bounded all the same, by 0 on the far side."""
+    """Where few samples differ, d is bounded all the same."""
     x = np.zeros(n)
     x[:differing] = size
-    d = analysis.paired_effect(x, np.zeros(n)).d
-    assert d.value == pytest.approx(x.mean() / x.std(ddof=1))
-    outer = d.ci_high if size > 0 else d.ci_low
-    inner = d.ci_low if size > 0 else d.ci_high
+    drawn, left_out = (
+        analysis.paired_effect(x, np.zeros(n), interval=chosen).d for chosen in (BOOTSTRAP, FAST)
+    )
+    for d, method in ((drawn, "BCa"), (left_out, "jackknife")):
+        assert d.value == pytest.approx(x.mean() / x.std(ddof=1))
+        assert d.method.startswith(method)
+    inner, outer = sorted([np.sign(size) * drawn.ci_low, np.sign(size) * drawn.ci_high])
     # A resample holds k of them with the binomial's probability: none in 37 % if there is one.
     most = sps.binom.ppf(0.999, n, differing / n)
-    drawn = np.repeat([np.sign(size), 0.0], [int(most), n - int(most)])
+    several = np.repeat([1.0, 0.0], [int(most), n - int(most)])
     assert inner == 0.0
-    assert 0 < abs(outer) <= abs(drawn.mean() / drawn.std(ddof=1))
+    assert 0 < outer <= several.mean() / several.std(ddof=1)
+    # Without those that differ d is 0: no sample that is left out moves it by more than d.
+    most_moved = 1.01 * abs(left_out.value) * math.sqrt(differing)
+    assert 0 < left_out.half_width <= sps.t(n - 1).isf(0.025) * most_moved
 
 
 @pytest.mark.parametrize("size", [0.3, -0.0593])

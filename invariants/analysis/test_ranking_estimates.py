@@ -110,7 +110,7 @@ def check_resamples(seed: int) -> None:
             for copy in range(int(n))
         ]
         assert auc == pytest.approx(rk.auc(pd.concat(parts)))
-    e = rk.estimate(frame, interval=IntervalSettings(seed=3, resamples=60))
+    e = rk.estimate(frame, interval=IntervalSettings(seed=3, resamples=60, method="bca"))
 
     def statistic(chosen: np.ndarray) -> float:
         parts = [

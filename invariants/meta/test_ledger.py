@@ -12,12 +12,15 @@ import pytest
 from claims.harness import ledger
 from invariants.support import invented
 from invariants.support.claim_runs import ClaimRun, copy_project, run
+from kvcore import io
 from kvcore.errors import KvError
 from kvcore.verdict import Cell, Claim, Judgement, Verdict, at_least, helps, hurts
 
 
 def judged(verdict: Verdict, **changes: Any) -> Judgement:
-    return dataclasses.replace(invented.judgements()[0], verdict=verdict, ledger="", **changes)
+    readings = {"supported": "direction-only", "refuted": "reversed", "inconclusive": "open"}
+    fields = {"verdict": verdict, "reading": readings[verdict], "ledger": ""}
+    return dataclasses.replace(invented.judgements()[0], **(fields | changes))
 
 
 def test_an_entry_stands_under_claim_version_cell_and_prediction() -> None:
@@ -27,7 +30,7 @@ def test_an_entry_stands_under_claim_version_cell_and_prediction() -> None:
     where = ("a-claim", 7, "a-metric", "a-model", "a-dtype", "a-dataset")
     key = (*where, ledger.prediction_hash(claim))
     assert ledger.key_of(judged("refuted", claim=claim, cell=cell)) == key
-    measured = ("recorded", 0.0, -1.0, 1.0, 10, "2026-01-02", "torch 0")
+    measured: tuple[Any, ...] = ("recorded", 0.0, -1.0, 1.0, 10, "2026-01-02", "torch 0")
     assert ledger.Entry(*where, *measured, prediction=key[-1]).key == key
 
 
@@ -58,7 +61,7 @@ def test_the_hash_of_a_prediction_names_all_that_refutes() -> None:
 
 def test_twin_a_hash_without_the_least_n_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check above, were min_n not hashed."""
-    right = ledger.json_digest
+    right = io.json_digest
     monkeypatch.setattr(
         ledger, "json_digest", lambda value: right({k: v for k, v in value.items() if k != "min_n"})
     )

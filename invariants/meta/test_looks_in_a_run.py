@@ -156,7 +156,7 @@ class Place:
 
 def verdicts(run: ClaimRun) -> dict[str, dict[str, Any]]:
     """Return the judgements of a run by claim, without what is told of the run itself."""
-    ran = {"model_revision", "outcome"}
+    ran = {"model_revision", "outcome", "cell", "sentence"}  # which name the data's folder
     return {
         each["claim"]["id"]: {name: value for name, value in each.items() if name not in ran}
         for each in run.results["judgements"]
@@ -250,8 +250,11 @@ def test_a_run_repeated_measures_nothing(place: Place, first: Any) -> None:
 def test_a_run_that_died_between_looks_is_taken_up(tmp_path: Path, first: Any) -> None:
     """Catches a stopping rule that hangs on when the rows were measured."""
     dying = Place(tmp_path)
-    dying.run(scorer=Scorer(calls_left=3))
+    dying.run(scorer=Scorer(calls_left=5))
     assert 0 < len(dying.rows) < sum(first[1].values())
+    ends = [each["look"]["why"] for each in verdicts(dying.run("--kv-no-measure")).values()]
+    assert "limit" not in ends
+    assert "not measured further" in ends
     resumed = verdicts(dying.run())
     assert resumed == first[0]
     assert dying.counts == first[1]
@@ -280,7 +283,9 @@ def test_one_look_is_the_fixed_design(tmp_path: Path) -> None:
         labels = wide.index.get_level_values("cluster")
         expected = analysis.effect_size(wide["bare"] - wide[condition], labels)
         estimate = judged[claim]["estimate"]
-        assert (estimate["ci_low"], estimate["ci_high"]) == (expected.ci_low, expected.ci_high)
+        assert estimate["confidence"] == 0.95
+        assert estimate["ci_low"] == pytest.approx(expected.ci_low, rel=1e-9)
+        assert estimate["ci_high"] == pytest.approx(expected.ci_high, rel=1e-9)
         assert "look" not in judged[claim]["details"]
 
 
@@ -311,7 +316,7 @@ def fixed_level(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_stops(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(looking, "_settled", lambda *_: (None, None))
+    patch.setattr(looking, "settled", lambda *_: (None, None))
 
 
 @pytest.mark.parametrize("fault", [every_need, fixed_level, never_stops])

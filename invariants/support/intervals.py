@@ -12,14 +12,20 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as sps
 
-from kvcore.analysis import Estimate, IntervalSettings, interval
+from kvcore.analysis import Estimate, IntervalSettings, bootstrap, interval, jackknife
 
 FALSE_ALARM = 1e-3
 """How often a binomial bound may let a sound interval fail."""
-ASYMPTOTIC = 0.025
-"""BCa intervals are second-order accurate: at these sizes they may miss 95 % by this much."""
+ASYMPTOTIC = 0.02
+"""The jackknife with t is exact for a normal mean alone: elsewhere it may miss 95 % by this much.
+
+Of 2,000 draws of each case here it covers 94.5 to 95.6 %. The coverage of a d or an r of n samples
+errs by O(1 / n), here 1.7 % at n = 60.
+"""
 RESAMPLES = 300
+"""Of the bootstrap, where it is asked for; the jackknife draws nothing."""
 FAST = IntervalSettings(resamples=RESAMPLES)
+BOOTSTRAP = IntervalSettings(seed=3, resamples=RESAMPLES, method="bca")
 
 FloatArray = NDArray[np.float64]
 Case = Callable[[np.random.Generator, IntervalSettings], tuple[Estimate, float]]
@@ -34,11 +40,11 @@ def numbers(estimate: Estimate) -> list[float]:
 def times_covered(case: Case, draws: int) -> int:
     """Count the intervals that hold the true value."""
     rng = np.random.default_rng(5)
-    estimates = [case(rng, IntervalSettings(seed=s, resamples=RESAMPLES)) for s in range(draws)]
+    estimates = [case(rng, FAST) for _ in range(draws)]
     return sum(e.ci_low <= true <= e.ci_high for e, true in estimates)
 
 
-def check_coverage(case: Case, draws: int = 400, widest: float = 0.98) -> None:
+def check_coverage(case: Case, draws: int = 800, widest: float = 0.975) -> None:
     """The interval holds the true value as often as it says, neither rarely nor always."""
     covered = times_covered(case, draws)
     short = sps.binomtest(covered, draws, 0.95 - ASYMPTOTIC, alternative="less").pvalue
@@ -47,20 +53,24 @@ def check_coverage(case: Case, draws: int = 400, widest: float = 0.98) -> None:
     assert wide > FALSE_ALARM, f"covers {covered} of {draws}, says 95 %"
 
 
-def change_intervals(
-    patch: pytest.MonkeyPatch, change: Callable[[float, float], tuple[float, float]]
-) -> None:
-    """Make every bootstrap interval of the production code wrong in one way."""
-    right = interval.scipy_bootstrap
+Change = Callable[[float, float], tuple[float, float]]
 
-    def wrong(*args: Any) -> Any:
-        return tuple([change(*ends) for ends in method] for method in right(*args))
 
-    patch.setattr(interval, "scipy_bootstrap", wrong)
+def change_intervals(patch: pytest.MonkeyPatch, change: Change) -> None:
+    """Make every interval of the production code, by either method, wrong in one way."""
+    ends, drawn = jackknife.Jackknife.ends, bootstrap.bootstrap
+
+    def wrong(*args: Any, **options: Any) -> Any:
+        return tuple([change(*pair) for pair in method] for method in drawn(*args, **options))
+
+    patch.setattr(
+        jackknife.Jackknife, "ends", lambda self, confidence: change(*ends(self, confidence))
+    )
+    patch.setattr(interval, "bootstrap", wrong)
 
 
 def stretch_intervals(patch: pytest.MonkeyPatch, factor: float) -> None:
-    """Make every bootstrap interval so many times as wide."""
+    """Make every interval so many times as wide."""
     change_intervals(
         patch,
         lambda low, high: (

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invariants.support.intervals import strict_json
-from invariants.support.verdicts import interval
+from invariants.support.verdicts import PREDICTIONS, interval
 from kvcore import verdict
 from kvcore.analysis import estimate
-from kvcore.analysis.estimate import NON_FINITE, from_plain
+from kvcore.analysis.estimate import NON_FINITE, Beside, from_plain
+from kvcore.analysis.jackknife import Scale
 from kvcore.errors import KvError
 from kvcore.verdict import (
     Cell,
@@ -25,6 +26,7 @@ from kvcore.verdict import (
     Judgement,
     Published,
     Region,
+    Verdict,
     at_least,
     at_most,
     differs,
@@ -35,15 +37,6 @@ from kvcore.verdict import (
 )
 
 INF = math.inf
-PREDICTIONS = [
-    helps(0.1),
-    hurts(0.1),
-    does_not_help(0.1),
-    negligible(0.1),
-    differs(0.1),
-    at_least(0.2),
-    at_most(0.2),
-]
 quick = settings(max_examples=60, deadline=None)
 
 
@@ -76,7 +69,9 @@ def claim(**changes: object) -> Claim:
         (lambda: negligible(INF), "delta=inf"),
         (lambda: does_not_help(-0.1), "delta=-0.1"),
         (lambda: Region(1.0, 1.0), "low must be below high; got low=1.0 and high=1.0"),
-        (lambda: at_least(math.nan), "low=nan"),
+        (lambda: at_least(math.nan), "x must be a finite number; got x=nan"),
+        (lambda: at_most(INF), "x must be a finite number; got x=inf"),
+        (lambda: differs(0.0), "delta=0.0"),
         (
             lambda: verdict.judge(interval(0, 1), helps(), -0.1),
             "floor must be a number >= 0; got floor=-0.1",
@@ -84,12 +79,13 @@ def claim(**changes: object) -> Claim:
         (lambda: verdict.judge(interval(0, 1), helps(), math.nan), "floor=nan"),
         (lambda: verdict.judge(interval(0, 1, unit="r"), helps()), "pass unit='r'"),
         (
-            lambda: verdict.required_n(interval(0, 1), helps(), 1.0),
+            lambda: verdict.plan(interval(0, 1), helps(), 1.0),
             r"power must be in \(0, 1\); got power=1.0",
         ),
         (lambda: verdict.familywise(95, 3), r"confidence must be in \(0, 1\); got 95"),
         (lambda: verdict.familywise(0.95, 0), "m must be 1 or more intervals; got m=0"),
         (lambda: judgement(verdict="maybe"), "verdict must be one of .*; got 'maybe'"),
+        (lambda: judgement(reading="maybe"), "reading must be one of .*; got 'maybe'"),
     ],
 )
 def test_bad_input_is_one_clear_line(call: Callable[[], object], message: str) -> None:
@@ -123,9 +119,15 @@ def judgement(**changes: object) -> Judgement:
         cell=Cell("gemma3-270m", "docstrings", "nll", "float32"),
         estimate=interval(-0.041, -0.019, n=400, value=-0.03),
         verdict="refuted",
+        reading="reversed",
+        why_open="",
+        benefit=True,
+        p=0.001,
+        verdict_beside=None,
         floor=0.0,
         floor_nats=None,
         required_n=None,
+        planning="no n is known to settle it",
         published=None,
         consistent=None,
         conditions=("bare", "random"),
@@ -142,32 +144,58 @@ def judgement(**changes: object) -> Judgement:
 
 
 def test_a_judgement_is_one_sentence() -> None:
-    """A sentence that leaves out the interval, the n or what the claim needs."""
-    start = "random-prefix-lowers-nll refuted on gemma3-270m \u00d7 docstrings (nll): "
-    need = "; the claim needs > 0"
-    assert judgement().sentence() == (f"{start}d -0.030 [-0.041, -0.019] (95 %, n = 400){need}")
-    nats = interval(-4e-5, 0.012, unit="nats/token", n=40, clusters=12, confidence=0.995)
-    said = judgement(estimate=nats, floor=0.001).sentence()
-    assert said == (
-        f"{start}benefit 0.006 nats/token [-4.0e-05, 0.012] (99.5 %, n = 40 in 12 clusters){need}"
-        "; noise floor 0.001"
+    """A sentence that leaves out the outcome, the interval, the n or what the claim needs."""
+    start = "refuted: random-prefix-lowers-nll on gemma3-270m \u00d7 docstrings (nll): "
+    outcome = "the other way round: hurts; "
+    need = "; the claim needs > 0, and not only below 0.09"
+    assert judgement().sentence() == (
+        f"{start}{outcome}d -0.030 [-0.041, -0.019] (95 %, n = 400){need}"
     )
+    nats = interval(-4e-5, 0.012, unit="nats/token", n=40, clusters=12, confidence=0.995)
+    said = judgement(estimate=nats, reading="negligible", floor=0.001).sentence()
+    assert said == (
+        f"{start}too small to matter; "
+        f"benefit 0.006 nats/token [-4.0e-05, 0.012] (99.5 %, n = 40 in 12 clusters){need}"
+    )
+    plain = judgement(benefit=False)
+    assert plain.words == "the other way round: is below 0"
+    assert "is below 0; d -0.030" in plain.sentence()
+
+
+def test_a_judgement_that_hangs_on_the_method_says_so() -> None:
+    """Two methods that disagree, and a report that shows the verdict of one alone."""
+    beside = interval(
+        -0.041, -0.019, n=400, value=-0.03, beside=Beside(-0.05, 0.1, "BCa bootstrap, seed 0")
+    )
+    apart = judgement(estimate=beside, verdict_beside="inconclusive")
+    assert apart.hangs_on_method
+    assert apart.sentence().endswith("; by the bootstrap interval it would be inconclusive")
+    for same in (None, "refuted"):
+        agreed = judgement(estimate=beside, verdict_beside=same)
+        assert not agreed.hangs_on_method
+        assert "would be" not in agreed.sentence()
 
 
 @pytest.mark.parametrize(
     ("changes", "end"),
     [
-        ({"required_n": 1234}, "about 1234 samples would settle it at 80 % power"),
+        (
+            {"planning": "about 1,234 samples would settle it"},
+            "about 1,234 samples would settle it",
+        ),
         ({}, "no n is known to settle it"),
-        ({"estimate": interval(-1, 1, n=4)}, "no verdict below 10 independent units"),
+        ({"why_open": "no verdict below 20 clusters; there are 4"}, "clusters; there are 4"),
     ],
     ids=["some-n", "no-n", "few-units"],
 )
 def test_an_inconclusive_judgement_says_what_it_would_take(
     changes: dict[str, object], end: str
 ) -> None:
-    """An inconclusive claim that does not say what it would take."""
-    assert judgement(verdict="inconclusive", **changes).sentence().endswith(f"; {end}")
+    """An inconclusive claim that does not say what it would take, or a settled one that does."""
+    undecided = judgement(verdict="inconclusive", reading="open", **changes)
+    assert undecided.sentence().endswith(end)
+    assert "cannot tell yet" in undecided.sentence()
+    assert not judgement(**changes).sentence().endswith(end)
 
 
 any_float = st.floats(allow_nan=True, allow_infinity=True)
@@ -187,11 +215,26 @@ def judgements(draw: st.DrawFn) -> Judgement:
     )
     return judgement(
         claim=claim(statement=draw(words), prediction=draw(st.sampled_from(PREDICTIONS))),
-        estimate=interval(low, high, value=draw(any_float)),
-        verdict=draw(st.sampled_from(["supported", "refuted", "inconclusive"])),
+        estimate=interval(
+            low,
+            high,
+            value=draw(any_float),
+            se=draw(st.none() | any_float),
+            scale=draw(st.sampled_from(get_args(Scale))),
+            informative=draw(st.none() | st.integers(0)),
+            effective=draw(st.none() | any_float),
+            beside=draw(st.none() | st.builds(Beside, any_float, any_float, words)),
+        ),
+        verdict=draw(st.sampled_from(get_args(Verdict))),
+        reading=draw(st.sampled_from(verdict.OUTCOMES)),
+        why_open=draw(words),
+        benefit=draw(st.booleans()),
+        p=draw(st.floats(0, 1) | st.just(math.nan)),
+        verdict_beside=draw(st.none() | st.sampled_from(get_args(Verdict))),
         floor=draw(st.floats(min_value=0)),
         floor_nats=draw(st.none() | any_float),
         required_n=draw(st.none() | st.integers(1)),
+        planning=draw(words),
         published=draw(st.none() | values),
         consistent=draw(st.none() | st.booleans()),
         conditions=tuple(draw(st.lists(words, max_size=3))),

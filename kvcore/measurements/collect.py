@@ -152,7 +152,8 @@ def clusters_of(kind: MeasurementKind, dataset: str, keys: pd.DataFrame) -> list
 
     A list to rank is a cluster of its own, and so is what the data gives no cluster.
     """
-    samples: Sequence[Sample] = getattr(kind.load_data(dataset), "samples", ())
+    data = kind.load_data(dataset) if kind.counted == "samples" else None
+    samples: Sequence[Sample] = getattr(data, "samples", ())
     known = {clean(sample.id): clean(sample.cluster) for sample in samples}
     return [
         sample.split("#")[0] if sample_set in RANKED else known.get(sample, sample)

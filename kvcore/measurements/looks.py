@@ -11,9 +11,10 @@ they were when they were measured. A store without a record is a fixed design on
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -267,14 +268,16 @@ class Record:
             if plan is not None and not plan.looked:
                 self._write(replace(plan, looked=True))
 
-    def _lock(self) -> Any:
-        return io.exclusive_lock(self.folder.root / ".claims" / f"{self.path.stem}.lock")
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        root = self.folder.root
+        lock = root / ".claims" / f"{self.path.stem}.lock"
+        with io.disk_errors(root, "record its looks"), io.exclusive_lock(lock):
+            yield
 
     def _write(self, plan: LookPlan) -> None:
         data = json.dumps({"cell": self.cell, **asdict(plan)}, ensure_ascii=True) + "\n"
-        with io.disk_errors(self.folder.root, "record its looks"):
-            self.folder.root.mkdir(parents=True, exist_ok=True)
-            io.write_atomically(self.path, data)
+        io.write_atomically(self.path, data)
 
 
 def _read_pool(content: Mapping[str, Any]) -> Pool:

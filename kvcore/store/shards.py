@@ -7,7 +7,8 @@ in place. ``pandas.read_parquet(folder)`` and its like read a store as it is.
 
 Other names in the folder begin with ``.`` or ``_``, which readers of Parquet folders skip:
 ``.tmp-*`` (being written, or left over by a killed process), ``.claims/`` (who measures what),
-``_adopted-*.json`` (which rows of other code count, see `kvcore.store.adoption`) and
+``_adopted-*.json`` (which rows of other code count, see `kvcore.store.adoption`), ``_looks-*.json``
+(the looks declared at a cell, see `kvcore.measurements.looks`) and
 ``_*.damaged`` (set aside).
 """
 

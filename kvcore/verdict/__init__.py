@@ -30,6 +30,7 @@ from kvcore.verdict.published import (
     Published,
     consistent,
     difference_from_published,
+    published_error,
 )
 from kvcore.verdict.reading import OUTCOMES, Outcome, Verdict, outcome_words, read
 from kvcore.verdict.records import Cell, Claim, Judgement, check_slug, slugify

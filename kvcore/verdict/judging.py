@@ -100,13 +100,13 @@ def _too_few(estimate: Estimate, units: int) -> str:
 def tails(estimate: Estimate, bound: float) -> tuple[float, float]:
     """One-sided p values: that the truth is ``bound`` or less, and that it is ``bound`` or more.
 
-    By t over the jackknife's standard error; where there is none (exact intervals) approximate, by
-    the normal distribution and the distance of the interval's end on that side. (1, 1) where the
-    estimate has no value or no interval; an interval of no width is sure.
+    By t over the jackknife's standard error; where the interval is another one (exact, bootstrap)
+    approximate, by the normal distribution and the distance of the interval's end on that side.
+    (1, 1) where the estimate has no value or no interval; an interval of no width is sure.
     """
     if math.isnan(estimate.value) or not math.isfinite(estimate.half_width):
         return 1.0, 1.0
-    if estimate.se and math.isfinite(estimate.se):
+    if estimate.se and math.isfinite(estimate.se) and "jackknife" in estimate.method:
         centre, edge = (to_scale(x, estimate.scale) for x in (estimate.value, bound))
         t, df = (centre - edge) / estimate.se, estimate.clusters - 1
         return float(sps.t.sf(t, df)), float(sps.t.cdf(t, df))

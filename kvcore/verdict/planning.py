@@ -12,6 +12,7 @@ from kvcore.analysis import Estimate
 from kvcore.errors import KvError
 from kvcore.verdict.judging import MIN_UNITS, check_units
 from kvcore.verdict.prediction import Prediction
+from kvcore.verdict.reading import Verdict, read, verdict_of
 
 LARGEST = 10_000_000
 """Samples beyond which nobody plans: the effect is as good as on the margin."""
@@ -95,7 +96,7 @@ def settling(
     ``critical`` errors to either side, read wider by the floor.
     """
     if se <= 0:
-        return 1.0
+        return float(_verdict(effect, floor, prediction) == _verdict(effect, 0.0, prediction))
     x, half = effect * prediction.direction, critical * se + floor
     margin = prediction.margin
 
@@ -118,6 +119,13 @@ def settling(
         return inside if abs(x) < margin else beyond
     edge = max(half, margin - half)
     return inside if abs(x) < margin else above(edge) + 1 - above(-edge)
+
+
+def _verdict(effect: float, floor: float, prediction: Prediction) -> Verdict:
+    """Return the verdict on an effect known but for the floor."""
+    low, high = effect - floor, effect + floor
+    upper = high if prediction.direction > 0 else -low
+    return verdict_of(read(low, high, prediction), upper, prediction)
 
 
 def _smallest(reached: Callable[[int], bool], least: int) -> int | None:

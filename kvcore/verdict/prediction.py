@@ -89,6 +89,12 @@ def _with_margin(
     return Prediction(name, delta, default if effect is None else effect, unit)
 
 
+def _with_bound(name: PredictionName, x: float, effect: float | None, unit: str) -> Prediction:
+    if not math.isfinite(x):
+        raise KvError(f"x must be a finite number; got x={x}.")
+    return Prediction(name, None, effect, unit, x)
+
+
 def helps(delta: float = SMALLEST_D, effect: float | None = None, unit: str = "d") -> Prediction:
     """Predict an effect above 0; refuted where it is surely below delta."""
     return _with_margin("helps", delta, effect, unit, delta)
@@ -116,9 +122,9 @@ def differs(delta: float = SMALLEST_D, effect: float | None = None, unit: str = 
 
 def at_least(x: float, effect: float | None = None, unit: str = "d") -> Prediction:
     """Predict x or more; refuted below x. Nothing is planned unless an effect is given."""
-    return Prediction("at_least", None, effect, unit, x)
+    return _with_bound("at_least", x, effect, unit)
 
 
 def at_most(x: float, effect: float | None = None, unit: str = "d") -> Prediction:
     """Predict x or less; refuted above x. Nothing is planned unless an effect is given."""
-    return Prediction("at_most", None, effect, unit, x)
+    return _with_bound("at_most", x, effect, unit)

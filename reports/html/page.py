@@ -177,6 +177,7 @@ def _details(group: Sequence[Judgement], qs: Mapping[multiple.Key, float]) -> li
     numbers: list[list[object]] = [[name, *(j.details.get(name) for j in group)] for name in names]
     return [
         ["outcome", *(j.words for j in group)],
+        ["what would settle it", *(map(words.planning_words, group))],
         *numbers,
         ["p value of the verdict", *(words.probability_words(j.p) for j in group)],
         ["q-value, over all primary verdicts", *q],
