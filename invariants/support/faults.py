@@ -20,6 +20,7 @@ from kvcore.conditions.recipes import (
     Document,
     LayerRange,
     MaskFromQuery,
+    Mix,
     Prefill,
     Recipe,
     Reposition,
@@ -224,7 +225,7 @@ def round_depth_up(patch: pytest.MonkeyPatch) -> None:
     def broken(self: LayerRange, depth: int) -> range:
         if self.stop is not None:
             return right(self, depth)
-        return range(self.start, min(depth, int(self.depth_share * depth) + 1))
+        return range(int(self.start), min(depth, int(self.depth_share * depth) + 1))
 
     patch.setattr(LayerRange, "in_depth", broken)
 
@@ -368,13 +369,15 @@ def read_the_own_document(patch: pytest.MonkeyPatch) -> None:
 
 
 def drop_what_stands_behind(patch: pytest.MonkeyPatch) -> None:
-    """Drop a separator with the prefix."""
-    patch.setattr(prepared, "DropPrefix", Truncate)
-    patch.setattr(
-        registry_module,
-        "DropPrefix",
-        Truncate,
-    )
+    """Read nothing behind the document."""
+    right = prepared.PreparedSample.prefill_spec
+
+    def broken(self: prepared.PreparedSample, prefill: Prefill) -> tuple[tuple[int, int], ...]:
+        spec = right(self, prefill)
+        last = max(i for i, (_, role) in enumerate(spec) if role == prepared.DOCUMENT)
+        return spec[: last + 1]
+
+    patch.setattr(prepared.PreparedSample, "prefill_spec", broken)
 
 
 def mix_from_the_start(patch: pytest.MonkeyPatch) -> None:
