@@ -166,7 +166,8 @@ class KVCache:
         mixed : bool
             Which slots are mixed at all. With `index` on the host nothing waits for the device.
         weight : float
-            Share of the other's value, 0 .. 1; 0 and 1 leave the endpoints bit for bit.
+            Share of the other's value, at least 0; 0 and 1 leave the endpoints bit for bit, more
+            than 1 goes on in a straight line beyond the other's value.
         """
         # Documents mostly lie in the same slots of both, and a copy less is felt.
         own_slots = torch.arange(self.slots, device=index.device)
