@@ -109,7 +109,9 @@ def _entry(name: str, table: Any, tables: Mapping[str, Any]) -> Entry:
     check_slug("the id", name)
     if not isinstance(table, dict):
         raise KvError(f"must be a table of fields; got {table!r}.")
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
+    fields: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in table.items()
+    }
     if ("effect" in fields) == ("difference" in fields):
         raise KvError("give it either an effect or the difference of two ids.")
     fields |= {"id": name, "effect": _effect(fields, tables)}

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from claims.harness import claims, published, registry
+from claims.harness import cells, claims, published, registry
 from claims.harness.claims import ClaimSpec, Declaration, Instead, specified
 from claims.harness.published import Entry, published_value, published_values
 from invariants.support.settings import settings
@@ -364,7 +364,7 @@ def test_families_are_counted_over_all_claims() -> None:
 
 def test_twin_a_family_counted_by_half_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check above, were only the first default model counted."""
-    right = registry.cells_of
+    right = cells.cells_of
     monkeypatch.setattr(registry, "cells_of", lambda spec, chosen: right(spec, chosen)[:2])
     with pytest.raises(AssertionError):
         check_families()
