@@ -21,12 +21,12 @@ from claims.harness import registry
 from claims.harness.cells import cell_id
 from claims.harness.claims import ClaimSpec, finding_of, specified
 from claims.harness.published import Entry, published_values
-from invariants.support.claim_runs import NO_PAGE, ClaimRun, run_here
+from invariants.support.claim_runs import NO_PAGE, ClaimRun, run_here, run_inside
 from invariants.support.published_replay import Comparison, write_store
 from kvcore.measurements.base import Place
 from kvcore.measurements.needs import Need
 from kvcore.models.registry import entry_of
-from kvcore.verdict import Cell, Prediction, published_error
+from kvcore.verdict import Cell, Prediction, published_error, slugify
 from kvcore.verdict.planning import settling
 
 POWER = 0.8
@@ -177,7 +177,8 @@ def test_the_report_of_the_replay_names_what_would_do(run: ClaimRun) -> None:
     open_ones = [j for j in judged(run).values() if j["verdict"] == "inconclusive"]
     assert open_ones
     for judgement in open_ones:
-        assert judgement["planning"] in run.page, judgement["claim"]["id"]
+        said = judgement["why_open"] or judgement["planning"]
+        assert said in run.page, judgement["claim"]["id"]
 
 
 def test_what_is_not_replayed_cannot_be() -> None:
@@ -224,3 +225,29 @@ def test_twin_an_altered_value_is_seen(tmp_path: Path) -> None:
         else:
             with pytest.raises(AssertionError, match="refuted"):
                 check_squad(run, values)
+
+
+# --- what is collected -------------------------------------------------------------------------
+
+
+def check_collected(printed: str) -> None:
+    """Demand a test of every model and dataset for which something was published."""
+    places = {entry.place for entry in published_values().values() if entry_of(entry.model).gpu}
+    assert len(places) >= 9
+    for model, dataset in places:
+        assert f"[{slugify(model)}-{slugify(dataset)}-" in printed or (
+            f"-{slugify(model)}-{slugify(dataset)}-" in printed
+        ), (model, dataset)
+
+
+def test_every_published_place_is_collected_without_a_gpu(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A published model and dataset that the command for the published cells leaves out."""
+    nothing = {"CUDA_VISIBLE_DEVICES": ""}
+    ran = run_inside(capsys, "claims", "-m", "gpu", "--collect-only", "-q", **nothing)
+    assert ran.returncode == 0, ran.stdout[-2000:]
+    check_collected(ran.stdout)
+    without = ran.stdout.replace("mistral-7b-natural-questions", "mistral-7b-ms-marco")
+    with pytest.raises(AssertionError):  # the check itself, were a place not there
+        check_collected(without)
