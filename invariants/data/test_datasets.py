@@ -14,6 +14,7 @@ from invariants.support.children import child
 from invariants.support.hub_cards import (
     CARDS,
     WORDS_50,
+    WORDS_300,
     marco_passages,
     read_all,
     written,
