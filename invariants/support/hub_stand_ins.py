@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Value
 
-from invariants.models.test_registry import PUBLISHED, save
 from invariants.support.hub_cards import CARDS, written
+from invariants.support.hub_models import PUBLISHED, save
 from invariants.support.published_pairs import FAIRYTALES, MAWPS_GOOD, fairytale_file, mawps_file
 from kvcore.data import hub as data_hub
 from kvcore.data import present
