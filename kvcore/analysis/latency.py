@@ -101,15 +101,15 @@ def correction(towards_oracle: ArrayLike, attribution: Sequence[str]) -> Latency
     return first_latency(np.flatnonzero(chosen & (towards > 0)), towards.size)
 
 
-def stabilisation(kl_oracle: ArrayLike) -> Latency:
-    """First token from which the variance over `WINDOW` tokens stays below `STABLE_VARIANCE`.
+def stabilisation(values: ArrayLike, stable: float = STABLE_VARIANCE) -> Latency:
+    """First token from which the variance over `WINDOW` tokens stays below a stable one.
 
-    With ddof 0; the window begins at the token.
+    Of any number by token; by default of KL to oracle. With ddof 0; the window begins at the token.
     """
-    x = _numbers("kl_oracle", kl_oracle)
+    x = _numbers("values", values)
     if x.size < WINDOW:
         return Latency(0, False)
-    low = np.lib.stride_tricks.sliding_window_view(x, WINDOW).var(axis=1) < STABLE_VARIANCE
+    low = np.lib.stride_tricks.sliding_window_view(x, WINDOW).var(axis=1) < stable
     stays = np.logical_and.accumulate(low[::-1])[::-1]
     return first_latency(np.flatnonzero(stays), _windows(x.size, WINDOW))
 
