@@ -47,11 +47,17 @@ Quartile = Literal[1, 2, 3, 4]
 
 
 @estimand("d", benefit=True)
-def paired_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
-    """Cohen's d of the paired benefit of a condition over a baseline."""
+def paired_benefit(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, beside: Rows | None = None
+) -> Outcome:
+    """Cohen's d of the paired benefit of a condition over a baseline; another one's is shown."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
     by_package = d_by_package(baseline.values - condition.values, baseline.clusters, interval)
     details = _secondary(effect) | by_package
+    if beside is not None:
+        gain = baseline.values - beside.values
+        other = effect_size(gain, baseline.clusters, interval.alone)
+        details |= with_bounds(f"d of {beside.condition}, shown beside", other, beside.condition)
     return Outcome(effect.d, details, differences_plot(effect.differences))
 
 
@@ -96,6 +102,29 @@ def trend_with_hardness(
         hard, benefit, f"hardness: NLL without the document ({hardness.condition})"
     )
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
+
+
+@estimand("r")
+def trend_with_hardness_by_length(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, hardness: Rows, *, bins: int
+) -> Outcome:
+    """Correlation of benefit with such a hardness, that of every bin of document length beside.
+
+    Bins hold equally many samples, in the order of their document's tokens.
+    """
+    benefit, hard = baseline.values - condition.values, hardness.values
+    length = baseline.numbers("doc_len")
+    edges = np.nanquantile(length, np.linspace(0, 1, bins + 1)[1:-1])
+    bin_of, details = np.searchsorted(edges, length, side="right"), dict[str, float | str]()
+    clusters = np.asarray(baseline.clusters)
+    for number in range(bins):
+        own = (bin_of == number) & ~np.isnan(length)
+        within = correlation(hard[own], benefit[own], clusters[own], interval.alone)
+        name = f"r, {length[own].min():.0f} to {length[own].max():.0f} tokens"
+        details |= with_bounds(name, within)
+    plot = _benefit_plot(hard, benefit, "hardness: NLL without the document")
+    whole = correlation(hard, benefit, baseline.clusters, interval)
+    return Outcome(whole, _published_trend(baseline, condition, interval) | details, plot)
 
 
 @estimand("r")
