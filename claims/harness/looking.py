@@ -171,6 +171,9 @@ def settled(
         judgement = judge.judgement(claim.test, measured, look)
     except Exception:  # its own test tells what breaks, on all that the limit gives
         return None, None
+    few = judgement.estimate.n < judgement.claim.min_n
+    if judgement.verdict == "refuted" and few:  # no ledger would take it: go on, if it can
+        return None, None
     if judgement.verdict != "inconclusive":
         return "decided", None
     power = power_at_limit(judgement, look.fractions[-1], claim.bounds[-1])

@@ -17,6 +17,7 @@ import pytest
 from claims.harness import judging, ledger
 from invariants.support import invented_cell
 from invariants.support.claim_runs import NO_PAGE, ROOT, ClaimRun, run_here
+from kvcore.verdict import Claim, helps
 
 CLAIMS = '''
 """Claims about an invented cell, one for each way a test of a claim may end."""
@@ -40,7 +41,7 @@ def test_refuted(judge):
     judge(paired_benefit("bare", "random"))
 
 
-@topic.claim("framing-hurts", predicts=hurts(delta=0.09))
+@topic.claim("framing-hurts", predicts=hurts(delta=0.09, effect=-0.4))
 def test_known_refuted(judge):
     """Framing hurts, as the ledger knows not to be so."""
     judge(paired_benefit("bare", "framed"))
@@ -112,9 +113,10 @@ def test_messages_begin_with_what_they_mean(judge: Any) -> None:
 
 def test_strict_and_stale_failures_say_what_they_are(judge: Any, tmp_path: Path) -> None:
     """Catches --kv-strict, or an entry of the ledger that no longer holds, that reads refuted."""
-    (tmp_path / "known.toml").write_text(
-        invented_cell.KNOWN.replace("framing-hurts", "holds"), encoding="utf-8"
-    )
+    claim = Claim("holds", 1, "Random tokens help.", "a source", "invented", helps(), 10)
+    entry = invented_cell.KNOWN.replace("framing-hurts", "holds")
+    entry = entry.replace(invented_cell.KNOWN_PREDICTION, ledger.prediction_hash(claim))
+    (tmp_path / "known.toml").write_text(entry, encoding="utf-8")
     ends = beginnings(judge("--kv-strict"))
     assert ends["test_inconclusive"] == ("failure", "inconclusive: ")
     assert ends["test_supported"] == ("failure", "supported: ")

@@ -435,6 +435,7 @@ PROPERTIES = {
     "p": 0.001,
     "verdict_beside": "supported",
     "informative_clusters": 190,
+    "look": "",
     "seed": 0,
     "store": "stores/invented",
     "rows_hash": "ab" * 32,
@@ -595,6 +596,15 @@ def test_n_needed_is_shown_of_open_verdicts_alone() -> None:
 def test_no_probability_is_shown_as_nothing(p: float, said: str) -> None:
     """Catches a small p value that is shown as 0."""
     assert probability_words(p) == said
+
+
+def test_an_open_verdict_says_what_would_settle_it() -> None:
+    """Catches an open verdict whose page hides the plan, or why the interval is not read."""
+    open_ = first(verdict="inconclusive", reading="open")
+    assert open_.planning in shown_words([open_])["page"]
+    few = first(verdict="inconclusive", reading="open", why_open="no verdict below 20 clusters")
+    assert few.why_open in shown_words([few])["page"]
+    assert first().planning not in shown_words([first()])["page"]
 
 
 def _of(ps: list[float], **changes: Any) -> list[Judgement]:

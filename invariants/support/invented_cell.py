@@ -500,6 +500,7 @@ def properties(expected: Expected, confidence: float = CONFIDENCE) -> Mapping[st
         "p": numbers["p"],
         "verdict_beside": numbers["verdict_beside"],
         "informative_clusters": CLUSTERS,
+        "look": "",
         "seed": SEED,
         "store": "store",
     }

@@ -169,7 +169,7 @@ def test_a_judgement_that_hangs_on_the_method_says_so() -> None:
     )
     apart = judgement(estimate=beside, verdict_beside="inconclusive")
     assert apart.hangs_on_method
-    assert apart.sentence().endswith("; by the BCa interval it would be inconclusive")
+    assert apart.sentence().endswith("; by the bootstrap interval it would be inconclusive")
     for same in (None, "refuted"):
         agreed = judgement(estimate=beside, verdict_beside=same)
         assert not agreed.hangs_on_method
