@@ -92,7 +92,7 @@ PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
 STATISTICS = "statistics"
 """The part that simulates verdicts on the shipped rows, loads no model and writes a page."""
 ON_REQUEST = ("dtypes",)
-"""Parts that "all" leaves out: hours on a CPU without 16-bit arithmetic."""
+"""Parts that "all" leaves out: a minute or more per sample."""
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""Whether a model's scores hang on the route or the dtype: every route in every dtype."""
+"""Whether a model's scores hang on the route or the dtype: every route in every dtype.
+
+Few CPUs multiply 16-bit numbers; the others take seconds for a token. What is measured here is
+therefore measured under `Float32Products`, which rounds as a GPU does.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from invariants.oracle import plain
+from invariants.support.float32_products import Float32Products
 from kvcore import analysis, loading, verdict
 from kvcore.conditions.parse import condition
 from kvcore.data.sample import Sample
@@ -45,7 +50,8 @@ def measure(lm: LM, samples: Sequence[Sample], options: argparse.Namespace) -> d
             print(f"  {dtype}: refused: {refused}")
             report["dtypes"][dtype] = {"refused": str(refused)}
             continue
-        report["dtypes"][dtype] = _of_dtype(own, samples, options.seed)
+        with Float32Products():
+            report["dtypes"][dtype] = _of_dtype(own, samples, options.seed)
         del own
         gc.collect()
     agree = [of.get("agrees", True) for of in report["dtypes"].values()]

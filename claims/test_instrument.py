@@ -59,6 +59,17 @@ def test_all_three_caches_have_equal_length(judge):
 
 
 @topic.claim(
+    "values-of-another-document-hurt",
+    source="lab notes, experiment 09: the positive control",
+    predicts=hurts(delta=0.5, effect=-1.07),
+    published="exp09-mistral-values-of-another-document",
+)
+def test_values_of_another_document_hurt(judge):
+    """Under the document's own keys the values of another document make the answer far harder."""
+    judge(paired_benefit("bare", "values_of_another(static_fact)"))
+
+
+@topic.claim(
     "one-rope-base-hurts",
     source="re-positioning artifact, Gemma 3 270M",
     applies=only_two_bases,

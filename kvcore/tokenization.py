@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from kvcore.data.derived_texts import own_texts
 from kvcore.data.sample import Sample
 from kvcore.errors import KvError, unknown
 
@@ -60,7 +62,7 @@ class TokenizedSample:
     - `prompt`, `answer`: the target's two texts, tokenized on their own.
     - `clean_boundary`: whether the passage tokenized on its own gives the same ids as behind the
       prefix.
-    - `texts`: the sample's further texts, by name.
+    - `texts`: the sample's further texts, by name; of two of one name the later counts.
     """
 
     sample_id: str
@@ -78,12 +80,13 @@ class Prefix:
 
     - `kind`: ``none`` is nothing, ``query`` the sample's own query, ``random`` random tokens of the
       query's length, ``literal`` a fixed text, ``own`` a text that each sample brings along (`text`
-      is its name in ``Sample.texts``), ``raw`` a fixed text to which no newline is added; all
-      others but ``none`` end in a newline.
+      is its name in ``Sample.texts``), ``raw`` a fixed text to which no newline is added,
+      ``another`` another document, which each sample brings along as it does ``own`` ones, as many
+      tokens of it as the sample's document has; all others but ``none`` end in a newline.
     - `times`: how many copies stand in a row.
     """
 
-    kind: Literal["none", "query", "random", "literal", "own", "raw"]
+    kind: Literal["none", "query", "random", "literal", "own", "raw", "another"]
     text: str = ""
     times: int = 1
 
@@ -143,7 +146,7 @@ def tokenize(
         prompt=prompt,
         answer=answer,
         clean_boundary=encode(tokenizer, sample.passage) == document,
-        texts=sample.texts,
+        texts=(*own_texts(sample), *sample.texts),
     )
 
 
@@ -203,7 +206,14 @@ def ids_of_copy(
     text = prefix.text if prefix.kind == "literal" else dict(tokens.texts).get(prefix.text)
     if not text:
         raise Unusable(f"the sample has no text {prefix.text!r}")
+    if prefix.kind == "another":
+        return fitted(encode(tokenizer, text), len(tokens.document))
     return encode(tokenizer, f"{text}\n")
+
+
+def fitted(ids: tuple[int, ...], length: int) -> tuple[int, ...]:
+    """Return the first ``length`` ids of a text that is read again from its start at its end."""
+    return (ids * math.ceil(length / len(ids)))[:length]
 
 
 def random_prefix(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kvcore.io import write_atomically
-from kvcore.verdict import Q_LEVEL, Judgement
+from kvcore.verdict import Q_LEVEL, Judgement, difference_from_published
 from reports import multiple
 from reports.text import inert_data
 from reports.words import counts
@@ -101,8 +101,14 @@ def document(
 
 
 def _judged(judgement: Judgement, q: float | None) -> dict[str, Any]:
-    """Return a judgement's own fields, what it says in words, and its q-value."""
-    said = {"words": judgement.words, "sentence": judgement.sentence(), "q": q}
+    """Return a judgement's own fields, its words and q-value, and ours less the published value."""
+    ours_less_theirs = difference_from_published(judgement.estimate, judgement.published)
+    said = {
+        "words": judgement.words,
+        "sentence": judgement.sentence(),
+        "q": q,
+        "less_published": dataclasses.asdict(ours_less_theirs) if ours_less_theirs else None,
+    }
     fields = judgement.to_dict() | said
     del fields["plot"]
     return fields

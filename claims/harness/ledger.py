@@ -135,11 +135,15 @@ def _same_cell(first: Key, second: Key) -> bool:
 
 
 def _entry(judgement: Judgement, versions: str) -> Entry:
-    estimate = judgement.estimate
-    *cell, prediction = key_of(judgement)
+    estimate, claim, cell = judgement.estimate, judgement.claim, judgement.cell
     return Entry(
-        *cell,
-        prediction=prediction,
+        claim=claim.id,
+        version=claim.version,
+        metric=cell.metric,
+        model=cell.model,
+        dtype=cell.dtype,
+        dataset=cell.dataset,
+        prediction=prediction_hash(claim),
         statement=judgement.claim.statement,
         source="recorded",
         estimate=round(estimate.value, 6),

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 from kvcore.errors import KvError
 from kvcore.measurements.base import Place
+from kvcore.measurements.needs import SHARES
 from kvcore.verdict import Published, check_slug
 
 PATH = Path(__file__).parent.parent / "published.toml"
@@ -19,6 +20,8 @@ UNITS = (
     *("d", "d of groups", "r", "proportion", "nats/token", "norm"),
     *("AUC", "MRR", "AUC difference", "MRR difference", "AUC slope"),
 )
+OF_LISTS = ("AUC", "MRR", "d of groups")
+"""How the units of values begin that rank lists of passages."""
 NO_CLAIM = "none: "
 """How the field ``claim`` of an entry begins; the reason follows."""
 _DIGITS = 6  # of a difference of two published values, which rounding would spell with more
@@ -124,11 +127,26 @@ def published_details(names: Iterable[str]) -> dict[str, float | str]:
     return details
 
 
+def limit_for(place: Place) -> int | None:
+    """Return the ``--kv-limit`` that gives a place every n published of it, None where none was.
+
+    Lists take a part of the limit, so that theirs counts as many times more.
+    """
+    counts = (
+        entry.n * (SHARES["lists"] if entry.unit.startswith(OF_LISTS) else 1)
+        for entry in published_values().values()
+        if entry.place == place and entry.n
+    )
+    return max(counts, default=None)
+
+
 def _entry(name: str, table: Any, tables: Mapping[str, Any]) -> Entry:
     check_slug("the id", name)
     if not isinstance(table, dict):
         raise KvError(f"must be a table of fields; got {table!r}.")
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
+    fields: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in table.items()
+    }
     if ("effect" in fields) == ("difference" in fields):
         raise KvError("give it either an effect or the difference of two ids.")
     fields |= {"id": name, "effect": _effect(fields, tables)}

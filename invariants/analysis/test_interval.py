@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from invariants.support.intervals import BOOTSTRAP, FAST, numbers
 from invariants.support.paired_samples import paired_samples
 from kvcore import analysis
-from kvcore.analysis import IntervalSettings, interval
+from kvcore.analysis import IntervalSettings, bootstrap, interval
 from kvcore.errors import KvError
 
 
@@ -46,7 +46,7 @@ def test_a_statistic_of_counts_is_resampled_as_the_samples_are(seed: int) -> Non
 
 def test_twin_resampled_sees_repeated_draws_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check of counts that a cluster counted once at most passes."""
-    right = interval.of_sums
+    right = bootstrap.of_sums
 
     def once(sums: Any, statistic: Any) -> Any:
         return lambda counts: right(sums, statistic)(np.minimum(counts, 1))

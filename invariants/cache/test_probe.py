@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.models.beam import modeling_beam
 
+from invariants.support.comparing import PREFILL_TOLERANCE, assert_close_per_layer
 from invariants.support.patching import Fault, patched
 from kvcore import loading
-from kvcore.cache import rope, rope_fit
+from kvcore.cache import kv_cache, rope, rope_fit
 from kvcore.cache.rope import LayerRope
-from kvcore.engine import rope_probe
+from kvcore.engine import forward, rope_probe
 from kvcore.errors import KvError, NotExact
 from kvcore.models import tiny, tiny_configs
 from kvcore.models.lm import LM
@@ -130,8 +133,8 @@ def test_twin_large_key_biases(native: bool) -> None:
     must_refuse_or_fail(accept_no_rotation_first, check_biased_keys, "bfloat16", native)
 
 
-def test_four_bits_hide_no_rotation(tmp_path: Path) -> None:
-    """Would catch a probe that is misled by weights in 4 bits, or changes them."""
+def check_four_bits(tmp_path: Path) -> None:
+    """Demand the rotation of a model in 4 bits, and every tensor of it as it was."""
     built(biased_config(), "float32", add_slow_biases).model.save_pretrained(tmp_path)
     tiny.build("tiny-llama")[1].save_pretrained(tmp_path)
     lm = load_model(str(tmp_path), device="cpu", dtype="bfloat16", quantization="nf4")
@@ -139,7 +142,49 @@ def test_four_bits_hide_no_rotation(tmp_path: Path) -> None:
     for native in (False, True):
         assert plan_of(lm, native=native) == (LayerRope("half", None, 32),) * 4
     after = lm.model.state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(
+        before[key].dtype == after[key].dtype and torch.equal(before[key], after[key])
+        for key in before
+    )
+
+
+def test_four_bits_hide_no_rotation(tmp_path: Path) -> None:
+    """Would catch a probe that is misled by weights in 4 bits, or changes them."""
+    check_four_bits(tmp_path)
+
+
+@contextmanager
+def biases_in_float32_for_good(lm: LM) -> Iterator[None]:
+    """Widen whatever is in 16 bits, which in a model in 4 bits are its biases, and leave it so."""
+    for layer in rope_probe.decoder_layers(lm):
+        for parameter in layer.parameters():
+            if parameter.dtype == torch.bfloat16:
+                parameter.data = parameter.data.float()
+    yield
+
+
+@contextmanager
+def noise_in_four_bits(lm: LM) -> Iterator[None]:
+    """Change some of the packed weights while the probe runs, and leave them so."""
+    for layer in rope_probe.decoder_layers(lm):
+        for parameter in layer.parameters():
+            if parameter.dtype == torch.uint8:
+                parameter.data.view(-1)[:7] += 1
+    yield
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        accept_no_rotation_first,
+        patched(rope_probe, "layers_in_float32", biases_in_float32_for_good),
+        patched(rope_probe, "layers_in_float32", noise_in_four_bits),
+    ],
+    ids=["no-rotation-first", "biases-widened", "weights-changed"],
+)
+def test_twin_four_bits(fault: Fault, tmp_path: Path) -> None:
+    """Would catch a check blind to a rotation that is missed, or to weights that are changed."""
+    must_refuse_or_fail(fault, check_four_bits, tmp_path)
 
 
 # --- every kind of layer, in every dtype -------------------------------------------------------
@@ -197,8 +242,8 @@ def check_fourth_layers() -> None:
         assert plan_of(built(config, dtype)) == (LayerRope("half", None, 8),) * 3 + (NOT_ROTATED,)
 
 
-def test_rotary_modules_of_their_own_are_told_apart() -> None:
-    """Would catch a second rotary module of a model that is never tried."""
+def check_several_rotary_modules() -> None:
+    """Demand that layers whose frequencies stand in modules of their own have each their own."""
     config = transformers.GraniteSWAConfig(
         **settings(layer_rope_theta=[1e4, 0.0, 1e6], layer_types=["full_attention"] * 3)
     )
@@ -206,10 +251,103 @@ def test_rotary_modules_of_their_own_are_told_apart() -> None:
     first, second, third = plan_of(lm)
     assert (first.pairing, second.pairing, third.pairing) == ("half", "none", "half")
     deltas = torch.full((1, 1), 5)
-    cosines = [rope.rotation(lm, kind.layer_type, deltas)[0] for kind in (first, third)]
-    assert not torch.equal(*cosines)
+    for layer, theta in ((first, 1e4), (third, 1e6)):
+        exponents = torch.arange(layer.dims // 2) / (layer.dims // 2)
+        cosines = rope.rotation(lm, layer.layer_type, deltas)[0].flatten()
+        assert torch.allclose(cosines, torch.cos(5 / theta**exponents), atol=1e-6)
     with pytest.raises(KvError, match="rope base must be one of"):
         rope.rotation(lm, "no such", deltas)
+
+
+def test_rotary_modules_of_their_own_are_told_apart() -> None:
+    """Would catch a second rotary module of a model that is never tried."""
+    check_several_rotary_modules()
+
+
+def all_by_the_first(patch: pytest.MonkeyPatch) -> None:
+    right = rope.frequency_sets
+
+    def broken(lm: LM) -> rope.FrequencySets:
+        sets = right(lm)
+        return dict.fromkeys(sets, next(iter(sets.values())))
+
+    patch.setattr(rope, "frequency_sets", broken)
+
+
+@pytest.mark.parametrize("fault", [try_one_base, all_by_the_first, try_rotations_alone])
+def test_twin_several_rotary_modules(fault: Fault) -> None:
+    """Would catch a check blind to further modules that are not tried, or taken for the first."""
+    must_refuse_or_fail(fault, check_several_rotary_modules)
+
+
+def beam(**changes: Any) -> LM:
+    """Return a model whose full-attention layers turn no key, and have no frequencies to do so."""
+    sizes: dict[str, Any] = {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "sliding_window": 64,
+        "mlp_layer_types": ["dense"] * 4,
+    }
+    return built(transformers.BeamConfig(**settings(**{**sizes, **changes})))
+
+
+def check_layers_without_frequencies() -> None:
+    """Demand that layers which no frequencies serve keep their keys where a cache is moved.
+
+    1. A cache that is read at its place.
+    2. A cache that is read at another one, and moved. The queries, which this model scales by
+       their position, are left as they are.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modeling_beam, "compute_attention_scaling", lambda _: None)
+        lm = beam()
+        plan = rope_probe.probe(lm)
+        assert [layer.pairing for layer in plan.layers] == ["half", "none"] * 2
+        ids = [range(3, 9)]
+        cache = forward.prefill(lm, forward.pad_ids(lm, ids, [0]))
+        moved = cache.reposition(lm, plan, torch.full((1, 6), 5))
+        direct = forward.prefill(lm, forward.pad_ids(lm, ids, [5]))
+    assert_close_per_layer(moved.keys, direct.keys, PREFILL_TOLERANCE, "moved keys")
+
+
+def test_layers_that_no_frequencies_serve_stay() -> None:
+    """Would catch a model refused because a layer that does not rotate has no frequencies."""
+    check_layers_without_frequencies()
+
+
+def test_twin_layers_that_no_frequencies_serve() -> None:
+    """Would catch a check blind to rotations that are sought for every layer."""
+    right = kv_cache.KVCache.reposition
+
+    def broken(cache: kv_cache.KVCache, lm: LM, plan: rope.RopePlan, deltas: Any) -> Any:
+        for layer in plan.layers:
+            rope.rotation(lm, layer.layer_type, deltas)
+        return right(cache, lm, plan, deltas)
+
+    must_refuse_or_fail(
+        patched(kv_cache.KVCache, "reposition", broken), check_layers_without_frequencies
+    )
+
+
+def check_scaled_by_position(last_alone: bool) -> None:
+    """Demand a refusal of queries that are scaled by their position and no setting says so."""
+    types = ["sliding_attention"] * 3 + ["full_attention"]
+    line = refusal_of(beam(layer_types=types) if last_alone else beam())
+    expected = f"layer {3 if last_alone else 1}'s output changes with position (by "
+    assert expected in line, line or "not refused"
+
+
+@pytest.mark.parametrize("last_alone", [False, True])
+def test_queries_scaled_without_a_setting_are_refused(last_alone: bool) -> None:
+    """Would catch scores that hang on where a document was read, off by less than the gate sees."""
+    check_scaled_by_position(last_alone)
+
+
+@pytest.mark.parametrize("last_alone", [False, True])
+def test_twin_queries_scaled_without_a_setting(last_alone: bool) -> None:
+    """Would catch a check blind to a probe that looks at keys and values alone."""
+    keys_alone = patched(rope_probe, "OUTPUT_TOLERANCE", math.inf)
+    must_refuse_or_fail(keys_alone, check_scaled_by_position, last_alone)
 
 
 def check_short_of_a_switch() -> None:

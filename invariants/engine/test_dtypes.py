@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from invariants.support.comparing import (
-    Fault,
-    must_see,
-)
+from invariants.support.comparing import Fault, must_see, replaced
+from invariants.support.float32_products import Float32Products
 from invariants.support.plain_routes import ROUTES
 from invariants.support.samples import LONG, TINY
 from kvcore import loading
@@ -71,3 +69,46 @@ def mask_in_another_sense(patch: pytest.MonkeyPatch) -> None:
 def test_twin_half_precision(llama: LM, fault: Fault, dtype: str) -> None:
     """Would catch a check blind to scores that are not finite, or to a mask of the other sense."""
     must_see(fault, check_half_precision, llama, dtype)
+
+
+# --- 16-bit products, computed in float32 ------------------------------------------------------
+
+
+def check_products(lm: LM, dtype: str) -> None:
+    """Demand products of 16-bit tensors that are rounded once, and scores near the CPU's own.
+
+    1. A product in float64, rounded; scores by the CPU's own products.
+    2. The same under `Float32Products`.
+    """
+    precise = getattr(torch, dtype)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2, 40, 40, generator=generator).to(precise) for _ in range(2))
+    half = loading.load(lm.name, device="cpu", dtype=dtype)
+    own = answer_nll.score(half, [LONG, TINY], ("bare", "oracle"))
+    with Float32Products():
+        products = (a @ b, torch.bmm(a, b), torch.nn.functional.linear(a[0], b[0].T)[None])
+        scores = answer_nll.score(half, [LONG, TINY], ("bare", "oracle"))
+    exact = a.double() @ b.double()
+    for product in products:
+        assert product.dtype == precise
+        apart = (product.double() - exact[: len(product)]).abs() / exact[: len(product)].abs()
+        assert apart.median() <= torch.finfo(precise).eps / 2
+    assert (scores.nll - own.nll).abs().max() < COARSE[dtype]
+
+
+@pytest.mark.parametrize("dtype", sorted(COARSE))
+def test_products_in_float32_stand_for_16_bits(llama: LM, dtype: str) -> None:
+    """Would catch a benchmark of dtypes that measures other numbers than a model in 16 bits."""
+    check_products(llama, dtype)
+
+
+@pytest.mark.parametrize("dtype", sorted(COARSE))
+def test_twin_products_in_float32(llama: LM, dtype: str) -> None:
+    """Would catch a check blind to inputs that are rounded to 8 bits."""
+    fault: Fault = replaced(Float32Products, "_wide", lambda real, *a: _coarsened(real(*a)))
+    must_see(fault, check_products, llama, dtype)
+
+
+def _coarsened(x: object) -> object:
+    is_wide = isinstance(x, torch.Tensor) and x.dtype == torch.float32
+    return x.to(torch.float8_e5m2).float() if is_wide else x  # type: ignore[attr-defined]

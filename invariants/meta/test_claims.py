@@ -228,7 +228,7 @@ def judged(verdict: Verdict, known: str = "", n: int = invented.N) -> Any:
     """Return an invented judgement of n samples; its claim records from 100 on."""
     judgement = invented.judgements()[0]
     estimate = dataclasses.replace(judgement.estimate, n=n, clusters=min(n, 30))
-    fields = {"verdict": verdict, "reading": READINGS[verdict], "ledger": known}
+    fields: dict[str, Any] = {"verdict": verdict, "reading": READINGS[verdict], "ledger": known}
     return dataclasses.replace(judgement, estimate=estimate, **fields)
 
 

@@ -12,6 +12,7 @@ import pytest
 from claims.harness import ledger
 from invariants.support import invented
 from invariants.support.claim_runs import ClaimRun, copy_project, run
+from kvcore import io
 from kvcore.errors import KvError
 from kvcore.verdict import Cell, Claim, Judgement, Verdict, at_least, helps, hurts
 
@@ -26,11 +27,12 @@ def test_an_entry_stands_under_claim_version_cell_and_prediction() -> None:
     """A key that leaves one of the seven out, or takes two of them for one another."""
     claim = Claim("a-claim", 7, "It is so.", "a source", "a-family", helps(), 5)
     cell = Cell("a-model", "a-dataset", "a-metric", "a-dtype")
-    where = ("a-claim", 7, "a-metric", "a-model", "a-dtype", "a-dataset")
+    where: tuple[Any, ...] = ("a-claim", 7, "a-metric", "a-model", "a-dtype", "a-dataset")
     key = (*where, ledger.prediction_hash(claim))
     assert ledger.key_of(judged("refuted", claim=claim, cell=cell)) == key
-    measured = ("recorded", 0.0, -1.0, 1.0, 10, "2026-01-02", "torch 0")
-    assert ledger.Entry(*where, *measured, prediction=key[-1]).key == key
+    measured: tuple[Any, ...] = ("recorded", 0.0, -1.0, 1.0, 10, "2026-01-02", "torch 0")
+    fields = dict(zip(ledger.Entry.__dataclass_fields__, (*where, *measured), strict=False))
+    assert ledger.Entry(**fields, prediction=key[-1]).key == key
 
 
 def check_hash_of_predictions() -> None:
@@ -60,7 +62,7 @@ def test_the_hash_of_a_prediction_names_all_that_refutes() -> None:
 
 def test_twin_a_hash_without_the_least_n_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check above, were min_n not hashed."""
-    right = ledger.json_digest
+    right = io.json_digest
     monkeypatch.setattr(
         ledger, "json_digest", lambda value: right({k: v for k, v in value.items() if k != "min_n"})
     )

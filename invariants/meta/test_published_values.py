@@ -15,11 +15,16 @@ from typing import Any
 
 import pytest
 
-from claims.harness import claims, published, registry
-from claims.harness.claims import ClaimSpec, Declaration, Instead, specified
+from claims.harness import cells, claims, published, registry, session
+from claims.harness.cells import limit_of
+from claims.harness.claims import CellKey, ClaimSpec, Declaration, Instead, specified
+from claims.harness.judging import judge_of
 from claims.harness.published import Entry, published_value, published_values
 from invariants.support.settings import settings
-from kvcore.errors import KvError
+from kvcore.errors import KvError, MissingResource
+from kvcore.measurements.base import MeasureRequest
+from kvcore.models import files
+from kvcore.models.registry import entry_of
 from kvcore.verdict import Cell, Prediction, Published, helps, hurts
 
 # By experiment and unit: how many published comparisons there are, their sum of effects and of n.
@@ -392,7 +397,67 @@ def test_families_are_counted_over_all_claims() -> None:
 
 def test_twin_a_family_counted_by_half_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check above, were only the first default model counted."""
-    right = registry.cells_of
+    right = cells.cells_of
     monkeypatch.setattr(registry, "cells_of", lambda spec, chosen: right(spec, chosen)[:2])
     with pytest.raises(AssertionError):
         check_families()
+
+
+# --- how many samples a cell has ---------------------------------------------------------------
+
+
+def check_limits() -> None:
+    """Demand the published n of cells on a GPU, 300 elsewhere, and what is asked for anywhere."""
+    default, few = settings(models=(), datasets=()), settings(models=(), datasets=(), limit=40)
+    assert limit_of(claims.MISTRAL, default) == 2500
+    assert limit_of(("mistral-7b", "natural_questions"), default) == 369
+    assert limit_of(("gemma3-4b", "squad_v2"), default) == 400
+    assert limit_of(("gemma2-2b", "wikitext2"), default) == 50
+    assert limit_of(("mistral-7b", "hotpotqa"), default) == 300
+    assert limit_of(("gemma3-270m", "docstrings"), default) == 300
+    assert limit_of(claims.MISTRAL, few) == 40
+    for entry in published_values().values():
+        if entry.n and entry_of(entry.model).gpu:
+            ranked = entry.unit.startswith(("AUC", "MRR", "d of groups"))
+            part = 6 if ranked or entry.experiment == "20" else 1  # lists and padded documents
+            assert limit_of(entry.place, default) // part >= entry.n, entry.id
+
+
+def test_a_cell_on_a_gpu_measures_what_was_published() -> None:
+    """A published finding held against 300 samples, by which it is open two times in three."""
+    check_limits()
+
+
+def test_twin_one_limit_for_all_cells_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above, were the published n not looked at, or taken of every model."""
+    for known in (lambda _place: None, lambda _place: 120):
+        monkeypatch.setattr(cells, "limit_for", known)
+        with pytest.raises(AssertionError):
+            check_limits()
+
+
+def test_a_run_asks_for_the_limit_of_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that is known and does not reach what is measured."""
+    asked: list[int] = []
+
+    def begin(_kind: object, request: MeasureRequest, *_: object, **__: object) -> None:
+        asked.append(request.limit)
+        raise MissingResource("nothing is measured here")
+
+    monkeypatch.setattr(session, "check_gpu", lambda *_: None)
+    monkeypatch.setattr(files, "locate", lambda *_: None)
+    monkeypatch.setattr(session.Collection, "begin", begin)
+    for limit in (None, 40):
+        chosen = settings(
+            models=(),
+            datasets=(),
+            store=Path("s"),
+            seed=0,
+            limit=limit,
+            confidence=0.95,
+            interval="jackknife",
+        )
+        own = session.Session(chosen, {CellKey("answer_nll", *claims.MISTRAL): ("bare",)}, {}, {})
+        with pytest.raises(MissingResource):
+            own.measured(CellKey("answer_nll", *claims.MISTRAL), judge_of(own))
+    assert asked == [2500, 40]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from invariants.support import architectures
-from invariants.support.architectures import MODEL_TYPES, REPRESENTATIVE
+from invariants.support.architectures import MODEL_TYPES, REPRESENTATIVE, Outcome
 from kvcore.engine import build
 
 
 def check(model_type: str) -> None:
     """Demand what the table in the docs says of a type, and never a silent difference."""
     found = architectures.outcome(model_type)
-    assert found.kind in ("agrees", "refused", "not built"), found.detail
+    assert found.kind in architectures.ADMISSIBLE, found.detail
     said = architectures.read_table().get(model_type)
     assert said is None or found.kind == said.kind
 
@@ -50,11 +55,11 @@ def test_twin_a_route_that_differs_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_docs_hide_no_difference() -> None:
-    """Would catch a page without the types that are always tried, or one that admits a fault."""
+    """Would catch a page that lacks types, or one that admits a fault."""
     listed = architectures.read_table()
     if listed:  # of the installed transformers
-        assert set(listed) >= set(REPRESENTATIVE)
-        assert {each.kind for each in listed.values()} <= {"agrees", "refused", "not built"}
+        assert set(listed) == set(MODEL_TYPES)
+        assert {each.kind for each in listed.values()} <= set(architectures.ADMISSIBLE)
 
 
 def test_a_type_that_hangs_is_given_up() -> None:
@@ -67,3 +72,36 @@ def test_a_type_that_hangs_is_given_up() -> None:
 
     with pytest.raises(TimeoutError):
         hang()
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "detail"),
+    [
+        (lambda: time.sleep(60), "not built", "took longer than 1 s"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "crashed", "ended with status -9"),
+    ],
+    ids=["hangs", "dies"],
+)
+def test_a_type_that_hangs_or_dies_takes_no_other_with_it(
+    act: Callable[[], None], kind: str, detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a table that ends at the first type whose code does not return."""
+    with monkeypatch.context() as patch:
+        patch.setattr(architectures, "outcome", lambda _: act())
+        lost = architectures.isolated_outcome("llama", seconds=1)
+    assert (lost.kind, lost.detail.endswith(detail)) == (kind, True), lost
+    monkeypatch.setattr(architectures, "outcome", lambda name: Outcome("agrees", name))
+    assert architectures.isolated_outcome("llama") == Outcome("agrees", "llama")
+
+
+def crash(*_: object) -> None:
+    raise TypeError("no such thing")
+
+
+def test_an_error_that_is_no_refusal_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a traceback that the table takes for a refusal."""
+    monkeypatch.setattr(architectures, "build", lambda *_: None)
+    monkeypatch.setattr(architectures, "difference", crash)
+    assert architectures.outcome("llama") == Outcome("crashed", "TypeError: no such thing")
+    with pytest.raises(AssertionError, match="no such thing"):
+        check("llama")

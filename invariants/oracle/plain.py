@@ -107,14 +107,15 @@ def mixed_nlls(
     layers: Collection[int],
     tokens: int,
     weight: float,
+    start: int = 0,
 ) -> list[float]:
-    """Score against bare keys, with primed values mixed into some layers and first tokens.
+    """Score against bare keys, with primed values mixed into some layers and tokens.
 
-    Each value of the document's first `tokens` becomes (1 - weight) of its own and `weight` of
-    the one that the same token has behind the prefix.
+    Each value of `tokens` tokens of the document, from `start` on, becomes (1 - weight) of its
+    own and `weight` of the one that the same token has behind the prefix.
     """
     primed = _prefill(model, [bos, *prefix, *doc], first_position=0)
-    cut = 1 + len(prefix)
+    cut = 1 + len(prefix) + start
     return _with_values(
         model,
         bos,
@@ -124,7 +125,28 @@ def mixed_nlls(
         layers,
         weight,
         [values[:, :, cut : cut + tokens] for _, values in primed],
+        start,
     )
+
+
+@torch.inference_mode()
+def foreign_values_nlls(
+    model: PreTrainedModel,
+    bos: int,
+    prefix: Ids,
+    other: Ids,
+    doc: Ids,
+    query: Ids,
+    answer: Ids,
+) -> list[float]:
+    """Score against the document's bare keys with the values of another one behind the prefix.
+
+    `other` is as long as `doc`; it is read where its values are to stand, so that nothing is cut.
+    """
+    bare = _prefill(model, [bos, *doc], first_position=0)
+    foreign = shifted_layers(model, bos, prefix, other)
+    layers = [(keys, values) for (keys, _), (_, values) in zip(bare, foreign, strict=True)]
+    return _answer_nlls(model, layers, query, answer)
 
 
 @torch.inference_mode()
@@ -163,11 +185,13 @@ def _with_values(
     layers: Collection[int],
     weight: float,
     others: Sequence[Tensor],
+    start: int = 0,
 ) -> list[float]:
-    """Score against the bare cache, others' values mixed in from the first document slot on."""
+    """Score against the bare cache, others' values mixed in from the document's `start` on."""
     bare = _prefill(model, [bos, *doc], first_position=0)
+    first = 1 + start
     for layer in layers:
-        part = bare[layer][1][:, :, 1 : 1 + others[layer].shape[2]]
+        part = bare[layer][1][:, :, first : first + others[layer].shape[2]]
         part.copy_((1 - weight) * part + weight * others[layer])
     return _answer_nlls(model, bare, query, answer)
 
@@ -214,14 +238,22 @@ def beacon_nlls(
 
 @torch.inference_mode()
 def shifted_nlls(
-    model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids, query: Ids, answer: Ids
+    model: PreTrainedModel,
+    bos: int,
+    prefix: Ids,
+    doc: Ids,
+    query: Ids,
+    answer: Ids,
+    *,
+    behind: Ids = (),
 ) -> list[float]:
     """Score as :func:`truncated_nlls` does, without rotating anything.
 
     The prefill's positions start at -len(prefix), so that the document lands on 1 … D at once;
-    BOS comes from a prefill of its own, at position 0.
+    BOS comes from a prefill of its own, at position 0. What stands `behind` the document stays.
     """
-    return _answer_nlls(model, shifted_layers(model, bos, prefix, doc), query, answer)
+    layers = shifted_layers(model, bos, prefix, [*doc, *behind])
+    return _answer_nlls(model, layers, query, answer)
 
 
 @torch.inference_mode()

@@ -1,15 +1,19 @@
 """Every causal architecture of transformers, built small from its configuration class and scored.
 
 ``python -m invariants.support.architectures`` writes the table of `docs/architectures.md`; a type
-takes three to ten seconds.
+takes three to ten seconds. Each type has a process of its own, so that one that hangs or crashes
+takes no other with it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import resource
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -47,6 +51,7 @@ REPRESENTATIVE = (
     "qwen3_moe",
 )
 LAYERS = 4
+LARGEST = 20_000_000  # parameters of a model that is small
 # What makes a configuration small, under all the names that classes have for it.
 SIZES: dict[str, Any] = {
     "vocab_size": 384,
@@ -85,6 +90,9 @@ SIZES: dict[str, Any] = {
     "hidden_size_per_layer_input": 8,
     "vocab_size_per_layer_input": 384,
     "embedding_size": 32,
+    "adapter_in_dim": 32,
+    "adapter_input_size": 32,
+    "adapter_out_dim": 32,
     "bos_token_id": 0,
     "eos_token_id": 1,
     "pad_token_id": 1,
@@ -94,6 +102,24 @@ SIZES: dict[str, Any] = {
     "use_cache": True,
 }
 MAPPED = {"num_kv_heads": 2, "n_embd": 32, "n_layer": LAYERS, "n_head": 4, "d_model": 32}
+MAPPED |= {"emb_dim": 32, "n_layers": LAYERS, "n_heads": 4}
+ALTERNATING = ["sliding_attention", "full_attention"] * (LAYERS // 2)
+INDEXER = {
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 4,
+}
+WINDOWED = {
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 4,
+    "swa_q_lora_rank": 16,
+    "swa_kv_lora_rank": 16,
+    "swa_head_dim": 16,
+    "swa_qk_nope_head_dim": 8,
+    "swa_v_head_dim": 8,
+}
 # What a type needs beside its sizes.
 OWN: dict[str, dict[str, Any]] = {
     "falcon": {"new_decoder_architecture": True, "alibi": False, "num_kv_heads": 2},
@@ -102,9 +128,24 @@ OWN: dict[str, dict[str, Any]] = {
     "cpmant": {"dim_head": 8, "dim_ff": 48},
     "gpt_neo": {"attention_types": [[["global", "local"], LAYERS // 2]], "num_layers": LAYERS},
     "dots1": {"n_shared_experts": 1},
-    "dots3_note_text": {"num_key_value_heads": 4},
+    "dots3_note_text": {"num_key_value_heads": 4, **WINDOWED},
     "zaya": {"num_experts_per_tok": 1},
     "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8},
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8},
+    "blt": {"encoder_hash_byte_group_vocab": 384},
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_top_k": 2},
+    },
+    "gemma3n_text": {"layer_types": ALTERNATING, "num_kv_shared_layers": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
+    "longcat_flash": {"zero_expert_num": 2, "expert_ffn_hidden_size": 16, "moe_topk": 2},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "qwen4_exp_text": INDEXER,
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * (LAYERS // 2)},
     "reformer": {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (16, 32)},
 }
 
@@ -114,18 +155,17 @@ def build(model_type: str, folder: Path) -> None:
 
     Raises whatever its classes raise where it cannot be built from these sizes.
     """
-    config = _shrunk(CONFIG_MAPPING[model_type], OWN.get(model_type, {}))
-    checkpoints.build_checkpoint(folder, config, _check_small)
+    config = _shrunk(CONFIG_MAPPING[model_type])
+    with torch.device("meta"):  # counted before any memory is taken
+        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    if parameters > LARGEST:
+        raise ValueError(f"does not become small ({parameters / 1e6:,.0f} million parameters)")
+    checkpoints.build_checkpoint(folder, config)
 
 
-def _check_small(model: Any) -> None:
-    if sum(p.numel() for p in model.parameters()) > 20_000_000:
-        raise ValueError("does not become small")
-
-
-def _shrunk(config_class: Any, own: dict[str, Any]) -> Any:
+def _shrunk(config_class: Any) -> Any:
     """Return a configuration of a class, made small, parts of it included."""
-    default = config_class()
+    default, own = config_class(), OWN.get(config_class.model_type, {})
     sizes = {name: value for name, value in {**SIZES, **MAPPED}.items() if _takes(default, name)}
     layer_types = getattr(default, "layer_types", None)
     if layer_types and _takes(default, "layer_types"):
@@ -133,9 +173,9 @@ def _shrunk(config_class: Any, own: dict[str, Any]) -> Any:
     if isinstance(getattr(default, "mlp_layer_types", None), list):
         sizes["mlp_layer_types"] = _few(default.mlp_layer_types)
     parts = {
-        name: _shrunk(part, {})
-        for name, part in (getattr(config_class, "sub_configs", None) or {}).items()
-        if hasattr(part, "model_type") and name == "text_config"
+        name: _shrunk(type(getattr(default, name)))
+        for name in getattr(config_class, "sub_configs", None) or {}
+        if isinstance(getattr(default, name, None), PreTrainedConfig)
     }
     return config_class(**{**sizes, **parts, **own})
 
@@ -171,12 +211,16 @@ SAMPLES = tuple(
     for number, word in enumerate([*WORDS, "leaf", "list", "word", "text", "file"])
 )
 TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
-SECONDS = 120  # of a type, before it is given up
+BUILD_SECONDS, SECONDS = 120, 300
+"""Of a type, to be built and in all, before it is given up."""
+MEMORY = 6 * 2**30  # bytes that a type's process may take
+KINDS = ("agrees", "refused", "differs", "crashed", "not built")
+ADMISSIBLE = ("agrees", "refused", "not built")
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What comes of a type: ``agrees``, ``refused``, ``differs`` or ``not built``, and why."""
+    """What comes of a type: a member of `KINDS`, and why."""
 
     kind: str
     detail: str
@@ -187,17 +231,48 @@ def outcome(model_type: str) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         try:
-            with limited(SECONDS):
+            with limited(BUILD_SECONDS):
                 build(model_type, folder)
         except Exception as error:  # of code that is not ours: whatever it may be
             return Outcome("not built", _line(error, folder))
         try:
-            found = {dtype: difference(folder, dtype) for dtype in ALLOWED}
+            differences = {dtype: difference(folder, dtype) for dtype in ALLOWED}
         except KvError as error:
             return Outcome("refused", _line(error, folder))
-    detail = ", ".join(f"{value:.0e} in {dtype}" for dtype, value in found.items())
-    within = all(value <= ALLOWED[dtype] for dtype, value in found.items())
+        except Exception as error:  # a fault of ours: a model is refused by name or scored
+            return Outcome("crashed", _line(error, folder))
+    detail = ", ".join(f"{value:.0e} in {dtype}" for dtype, value in differences.items())
+    within = all(value <= ALLOWED[dtype] for dtype, value in differences.items())
     return Outcome("agrees" if within else "differs", detail)
+
+
+def isolated_outcome(model_type: str, seconds: float = SECONDS) -> Outcome:
+    """Return a type's outcome from a forked process, which is killed after some seconds.
+
+    For a process that has run no operation of torch on several threads.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def send() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        sender.send(outcome(model_type))
+
+    process = context.Process(target=send)
+    with warnings.catch_warnings():  # of Python 3.12, where other threads run
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    sender.close()
+    try:
+        if receiver.poll(seconds):
+            return receiver.recv()  # type: ignore[no-any-return]
+        return Outcome("not built", f"took longer than {seconds:g} s")
+    except EOFError:
+        process.join()
+        return Outcome("crashed", f"its process ended with status {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
 
 
 def difference(folder: Path, dtype: str) -> float:
@@ -239,7 +314,7 @@ def limited(seconds: int) -> Iterator[None]:
     """Raise TimeoutError after some seconds; in the main thread alone."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"takes more than {seconds} s")
+        raise TimeoutError(f"took longer than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
@@ -261,11 +336,8 @@ def _line(error: Exception, folder: Path) -> str:
 
 def table(outcomes: dict[str, Outcome]) -> str:
     """Return the page that lists every type."""
-    counts = {
-        kind: sum(each.kind == kind for each in outcomes.values())
-        for kind in ("agrees", "refused", "differs", "not built")
-    }
-    said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    counts = {kind: sum(each.kind == kind for each in outcomes.values()) for kind in KINDS}
+    summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     rows = [
         f"| `{name}` | {each.kind} | {each.detail} |" for name, each in sorted(outcomes.items())
     ]
@@ -281,7 +353,7 @@ def table(outcomes: dict[str, Outcome]) -> str:
             "whose configuration does not become small. Written by",
             "`python -m invariants.support.architectures`, which goes on where the page ends.",
             "",
-            f"{len(outcomes)} of {len(MODEL_TYPES)} types have been tried: {said}.",
+            f"{len(outcomes)} of {len(MODEL_TYPES)} types have been tried: {summary}.",
             "",
             "| type | outcome | largest difference in nats, or why |",
             "|---|---|---|",
@@ -304,7 +376,7 @@ def main(types: Sequence[str]) -> None:
     """Try some types, by default all that the page lacks, and write the page after each."""
     outcomes = read_table()
     for model_type in types or [name for name in MODEL_TYPES if name not in outcomes]:
-        outcomes[model_type] = outcome(model_type)
+        outcomes[model_type] = isolated_outcome(model_type)
         print(model_type, *dataclasses.astuple(outcomes[model_type]), flush=True)
         TABLE.write_text(table(outcomes), encoding="utf-8")
 

@@ -20,6 +20,7 @@ from kvcore.conditions.recipes import (
     Document,
     LayerRange,
     MaskFromQuery,
+    Mix,
     Prefill,
     Recipe,
     Reposition,
@@ -224,7 +225,7 @@ def round_depth_up(patch: pytest.MonkeyPatch) -> None:
     def broken(self: LayerRange, depth: int) -> range:
         if self.stop is not None:
             return right(self, depth)
-        return range(self.start, min(depth, int(self.depth_share * depth) + 1))
+        return range(int(self.start), min(depth, int(self.depth_share * depth) + 1))
 
     patch.setattr(LayerRange, "in_depth", broken)
 
@@ -345,3 +346,53 @@ def use_one_base(patch: pytest.MonkeyPatch) -> None:
     """Turn every layer with the full-attention base."""
     right = rope.rotation
     patch.setattr(rope, "rotation", lambda lm, kind, d: right(lm, kind and masks.FULL, d))
+
+
+never_amplify = changing_mix(
+    "never_amplify", lambda other, index, slots, weight: (other, index, slots, min(weight, 1.0))
+)
+
+
+mix_every_layer = changing_layers("mix_every_layer", lambda _: range(DEPTH))
+
+
+def read_the_own_document(patch: pytest.MonkeyPatch) -> None:
+    """Read the sample's own document where another one is to be read."""
+    right = tokenization.ids_of_copy
+    patch.setattr(
+        tokenization,
+        "ids_of_copy",
+        lambda tok, tokens, prefix, seed: (
+            tokens.document if prefix.kind == "another" else right(tok, tokens, prefix, seed)
+        ),
+    )
+
+
+def drop_what_stands_behind(patch: pytest.MonkeyPatch) -> None:
+    """Read nothing behind the document."""
+    right = prepared.PreparedSample.prefill_spec
+
+    def broken(self: prepared.PreparedSample, prefill: Prefill) -> tuple[tuple[int, int], ...]:
+        spec = right(self, prefill)
+        last = max(i for i, (_, role) in enumerate(spec) if role == prepared.DOCUMENT)
+        return spec[: last + 1]
+
+    patch.setattr(prepared.PreparedSample, "prefill_spec", broken)
+
+
+def mix_from_the_start(patch: pytest.MonkeyPatch) -> None:
+    """Mix as many tokens as are to be mixed, but the first ones."""
+    right = Mix.tokens
+    patch.setattr(Mix, "tokens", lambda self, count: range(len(right(self, count))))
+
+
+def leave_keys_bare(patch: pytest.MonkeyPatch) -> None:
+    """Take the keys of the bare document along with its values."""
+    right = build.build
+    patch.setattr(
+        build,
+        "build",
+        lambda lm, recipe, made, group: right(
+            lm, recipe.values if isinstance(recipe, Mix) else recipe, made, group
+        ),
+    )

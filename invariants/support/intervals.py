@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as sps
 
-from kvcore.analysis import Estimate, IntervalSettings, interval, jackknife
+from kvcore.analysis import Estimate, IntervalSettings, bootstrap, interval, jackknife
 
 FALSE_ALARM = 1e-3
 """How often a binomial bound may let a sound interval fail."""
@@ -58,7 +58,7 @@ Change = Callable[[float, float], tuple[float, float]]
 
 def change_intervals(patch: pytest.MonkeyPatch, change: Change) -> None:
     """Make every interval of the production code, by either method, wrong in one way."""
-    ends, drawn = jackknife.Jackknife.ends, interval.bootstrap
+    ends, drawn = jackknife.Jackknife.ends, bootstrap.bootstrap
 
     def wrong(*args: Any, **options: Any) -> Any:
         return tuple([change(*pair) for pair in method] for method in drawn(*args, **options))

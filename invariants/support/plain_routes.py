@@ -6,6 +6,7 @@ The oracle is `invariants.oracle.plain`, one sample and one ``DynamicCache`` at 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from kvcore.conditions.recipes import (
     Condition,
     Recipe,
 )
+from kvcore.data.derived_texts import STOP_WORDS
 from kvcore.data.sample import Sample
 from kvcore.engine import build, forward, prepared
 from kvcore.measurements import answer_nll
@@ -66,6 +68,11 @@ class Case:
 
     def own(self, name: str) -> list[int]:
         return self.ids(f"{dict(self.sample.texts)[name]}\n")
+
+    @property
+    def other_document(self) -> list[int]:
+        ids, length = self.ids(dict(self.sample.texts)["other_passage"]), len(self.document)
+        return [ids[i % len(ids)] for i in range(length)]
 
     @property
     def document(self) -> list[int]:
@@ -116,8 +123,42 @@ def mixed(
     )
 
 
+def ranged(layers: Sequence[int], first: float, last: float) -> Callable[[Case], list[float]]:
+    """Primed values in some layers, from one share of the document to another."""
+
+    def route(c: Case) -> list[float]:
+        start, stop = (round(share * len(c.document)) for share in (first, last))
+        return c.run(
+            plain.mixed_nlls,
+            c.question,
+            layers=layers,
+            weight=1.0,
+            start=start,
+            tokens=stop - start,
+        )
+
+    return route
+
+
 def copies(times: int, seen: Sequence[int]) -> Callable[[Case], list[float]]:
     return lambda c: c.run(plain.blocks_nlls, [c.question] * times, isolated=True, seen=seen)
+
+
+def sentence(text: str) -> str:
+    """Read a text up to its first full stop, question or exclamation mark before white space."""
+    for i in range(len(text) - 1):
+        if text[i] in ".!?" and text[i + 1].isspace():
+            return text[: i + 1]
+    return text
+
+
+def content(query: str) -> str:
+    """Leave out the words that any query could have, and repeated ones."""
+    words: list[str] = []
+    for word in re.split(r"\W+", query.casefold()):
+        if word and word not in STOP_WORDS and word not in words:
+            words.append(word)
+    return " ".join(words) or query
 
 
 def question(c: Case) -> list[int]:
@@ -145,6 +186,28 @@ EXPECTED: Mapping[str, Callable[[Case], list[float]]] = {
     "reposition(oracle,model)": dropped(question),
     "reposition(random,float32)": dropped(lambda c: c.random),
     "rope_roundtrip(static_fact)": full(lambda _: []),
+    "unrelated": dropped(
+        lambda c: c.ids("The weather in the mountains was cold and clear that morning.\n")
+    ),
+    "first_sentence": dropped(lambda c: c.ids(f"{sentence(c.sample.passage)}\n")),
+    "keywords(query)": dropped(lambda c: c.ids(f"{content(c.sample.query)}\n")),
+    "keywords(passage)": dropped(lambda c: c.own("keywords(passage)")),
+    "keywords(another)": dropped(lambda c: c.own("keywords(another)")),
+    "shuffled_surrogate(need)": dropped(lambda c: c.own("shuffled(need)")),
+    "surrogate_of_another(need)": dropped(lambda c: c.own("another(need)")),
+    "keys_only(oracle)": lambda c: c.run(plain.keys_only_nlls, c.question),
+    "values_of_another(oracle)": lambda c: c.run(
+        plain.foreign_values_nlls, c.question, c.other_document
+    ),
+    "with_separator(oracle)": lambda c: c.run(
+        plain.shifted_nlls, c.question, behind=c.ids("\n\nRelated question: ")
+    ),
+    "values_layers(oracle,0.34,1)": ranged([1, 2], 0, 1),
+    "values_layers(oracle,0.34,0.67)": ranged([1], 0, 1),
+    "values_positions(oracle,0.25,0.75)": ranged(range(DEPTH), 0.25, 0.75),
+    "values_positions(oracle,0.75,1)": ranged(range(DEPTH), 0.75, 1),
+    "amplified(oracle,2)": mixed(weight=2.0),
+    "amplified(oracle,5)": mixed(weight=5.0),
     "blocks(oracle,3,first)": copies(3, [0]),
     "blocks(oracle,3,last)": copies(3, [2]),
     "blocks(oracle,3,none)": copies(3, []),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from kvcore.data.sample import Sample
 
-TEXTS = (("past_query", "the mean of what"), ("surrogate(need)", "i need the mean"))
+TEXTS = (
+    ("past_query", "the mean of what"),
+    ("surrogate(need)", "i need the mean"),
+    ("other_passage", "keys are looked up in a table and every key has one value"),
+    ("keywords(passage)", "entries axis"),
+    ("keywords(another)", "table value key"),
+    ("shuffled(need)", "mean i the need"),
+    ("another(need)", "what is a table for"),
+)
 LONG = Sample(
     "what does the mean do",
     "it returns the sum of entries along an axis divided by the number of entries and nothing else",

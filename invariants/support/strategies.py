@@ -34,11 +34,21 @@ def texts(min_words: int, max_words: int) -> st.SearchStrategy[str]:
 def samples(*, max_words: int = 18) -> st.SearchStrategy[Sample]:
     """Samples whose documents are shorter and longer than the tiny sliding window of 8.
 
-    They bring a past query and a surrogate along, which some conditions read.
+    They bring along what some conditions read: a past query, surrogates, another passage.
     """
     brought = st.tuples(
-        st.tuples(st.just("past_query"), texts(1, 3)),
-        st.tuples(st.just("surrogate(need)"), texts(1, 3)),
+        *(
+            st.tuples(st.just(name), texts(1, 3))
+            for name in (
+                "past_query",
+                "surrogate(need)",
+                "keywords(passage)",
+                "keywords(another)",
+                "shuffled(need)",
+                "another(need)",
+            )
+        ),
+        st.tuples(st.just("other_passage"), texts(1, max_words)),
     )
     return st.builds(
         Sample,
@@ -106,17 +116,25 @@ def prefix_names() -> st.SearchStrategy[str]:
     """Every prefix, spelled the way conditions spell it themselves; repeats nest."""
     counts = st.integers(1, 9)
     simple = (
-        st.sampled_from(["random", "oracle", "static_fact"])
+        st.sampled_from(["random", "oracle", "static_fact", "unrelated", "first_sentence"])
         | st.sampled_from(["fact", "definition", "procedure", "quantity", "problem"]).map(
             "static({})".format
         )
         | st.sampled_from(["keyword", "question", "need"]).map("llm_surrogate({})".format)
+        | st.sampled_from(["keyword", "question", "need"]).map("shuffled_surrogate({})".format)
+        | st.sampled_from(["keyword", "question", "need"]).map("surrogate_of_another({})".format)
+        | st.sampled_from(["query", "passage", "another"]).map("keywords({})".format)
         | counts.map("click_history({})".format)
         | literals().map(lambda x: json.dumps(x, ensure_ascii=False)).map("literal({})".format)
     )
     return st.recursive(
         simple, lambda inner: st.builds("repeat({},{})".format, inner, counts), max_leaves=3
     )
+
+
+def share_pairs() -> st.SearchStrategy[str]:
+    """Two rising shares, spelled as arguments."""
+    return st.sampled_from(["0,0.25", "0.25,0.5", "0.5,0.75", "0.75,1", "0.1,0.9"])
 
 
 def condition_names() -> st.SearchStrategy[str]:
@@ -132,6 +150,12 @@ def condition_names() -> st.SearchStrategy[str]:
         "rope_roundtrip": (),
         "suffix": (),
         "values_only": (),
+        "keys_only": (),
+        "values_of_another": (),
+        "with_separator": (),
+        "values_layers": (share_pairs(),),
+        "values_positions": (share_pairs(),),
+        "amplified": (st.sampled_from([1.5, 2, 5]),),
         "reposition": (st.sampled_from(["float32", "model"]),),
         "blocks": (counts, st.sampled_from(["first", "last", "none", "all"])),
         "values_early_layers": (several | shares,),

@@ -66,7 +66,7 @@ def test_definition_twin(fault: Callable[..., object]) -> None:
         return fault(np.asarray(p)) if other.get("method") == "bh" else real(p, **other)
 
     must_see(
-        lambda patch: patch.setattr(multiple.sps, "false_discovery_control", broken),
+        lambda patch: patch.setattr(sps, "false_discovery_control", broken),
         check_definition,
         spoiled,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -134,10 +135,12 @@ class KVCache:
             one_base if one_base is not None and layer.layer_type is not None else layer.layer_type
             for layer in plan.layers
         ]
-        rotations = {kind: rope.rotation(lm, kind, deltas) for kind in set(types)}
+        rotated = [layer.pairing != "none" for layer in plan.layers]
+        in_use = set(itertools.compress(types, rotated))  # a model may have none for the others
+        rotations = {kind: rope.rotation(lm, kind, deltas) for kind in in_use}
         keys = tuple(
-            rope.rotate(k, *rotations[kind], layer.pairing, precision)
-            for k, kind, layer in zip(self.keys, types, plan.layers, strict=True)
+            rope.rotate(k, *rotations[kind], layer.pairing, precision) if turns else k
+            for k, kind, layer, turns in zip(self.keys, types, plan.layers, rotated, strict=True)
         )
         return replace(self, keys=keys, positions=self.positions + deltas)
 
@@ -163,7 +166,8 @@ class KVCache:
         mixed : bool
             Which slots are mixed at all. With `index` on the host nothing waits for the device.
         weight : float
-            Share of the other's value, 0 .. 1; 0 and 1 leave the endpoints bit for bit.
+            Share of the other's value, at least 0; 0 and 1 leave the endpoints bit for bit, more
+            than 1 goes on in a straight line beyond the other's value.
         """
         # Documents mostly lie in the same slots of both, and a copy less is felt.
         own_slots = torch.arange(self.slots, device=index.device)

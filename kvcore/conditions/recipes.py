@@ -22,6 +22,22 @@ class Document:
     every: int = 0
 
 
+ANOTHER_DOCUMENT = Prefix("another", "other_passage")
+
+
+@dataclass(frozen=True)
+class AnotherDocument:
+    """A document of another sample in place of the sample's own, cut or repeated to its length.
+
+    ``text`` is the prefix that holds its tokens.
+    """
+
+    text: Prefix = ANOTHER_DOCUMENT
+
+
+Part = Prefix | Document | AnotherDocument
+
+
 @dataclass(frozen=True)
 class Prefill:
     """The cache of BOS and the given parts, read in one pass.
@@ -29,13 +45,20 @@ class Prefill:
     ``isolated`` keeps the copies of a prefix from seeing each other.
     """
 
-    parts: tuple[Prefix | Document, ...] = (Document(),)
+    parts: tuple[Part, ...] = (Document(),)
     isolated: bool = False
 
 
 @dataclass(frozen=True)
 class Truncate:
     """Drop all slots but BOS's and the document's; those stay at their old positions."""
+
+    source: Recipe
+
+
+@dataclass(frozen=True)
+class DropPrefix:
+    """Drop the slots between BOS and the document; what is left stays at its old positions."""
 
     source: Recipe
 
@@ -65,14 +88,16 @@ class RotateForward:
 
 @dataclass(frozen=True)
 class LayerRange:
-    """Successive layers of a model of any depth; made by `first`, `share`, `single` or `all`.
+    """Successive layers of a model of any depth.
 
-    - `start`: the first of them, counted from 0.
+    Made by `first`, `share`, `between`, `single` or `all`.
+
+    - `start`: the first of them, counted from 0; a float is a share of the depth.
     - `stop`: the layer after the last; None where `depth_share` says where the range ends.
     - `depth_share`: where it ends as a share of the depth, 0 .. 1, rounded to the nearest layer.
     """
 
-    start: int = 0
+    start: int | float = 0
     stop: int | None = None
     depth_share: float = 1.0
 
@@ -91,6 +116,16 @@ class LayerRange:
         return cls(depth_share=share)
 
     @classmethod
+    def between(cls, start: float, stop: float) -> LayerRange:
+        """Return the layers from one share of the depth up to another."""
+        if not 0 <= start < stop <= 1:
+            raise KvError(
+                f"`start={start}`, `stop={stop}` must be of the depth; pass two rising shares "
+                "from 0 to 1."
+            )
+        return cls(float(start), depth_share=stop)
+
+    @classmethod
     def single(cls, layer: int) -> LayerRange:
         """Return one layer."""
         if layer < 0:
@@ -107,12 +142,11 @@ class LayerRange:
 
         Raises KvError if a layer lies outside the model.
         """
+        start = round(self.start * depth) if isinstance(self.start, float) else self.start
         stop = round(self.depth_share * depth) if self.stop is None else self.stop
-        if not self.start <= stop <= depth:
-            raise KvError(
-                f"layers {self.start} to {stop}: the model has {depth}; pass 0 to {depth}."
-            )
-        return range(self.start, stop)
+        if not start <= stop <= depth:
+            raise KvError(f"layers {start} to {stop}: the model has {depth}; pass 0 to {depth}.")
+        return range(start, stop)
 
     def __str__(self) -> str:
         return f"{self.start} to {self.depth_share if self.stop is None else self.stop}"
@@ -122,16 +156,23 @@ class LayerRange:
 class Mix:
     """The keys of one cache with values of another, on the document's slots.
 
-    - `weight`: each value becomes (1 - weight) of its own and weight of the other's.
+    - `weight`: each value becomes (1 - weight) of its own and weight of the other's; above 1 the
+      difference of the two is amplified.
     - `layers`: in the others the values stay as they are.
-    - `share`: share of the document's tokens, from its start.
+    - `share`: share of the document's tokens, from its start, or the two shares between which they
+      lie.
     """
 
     keys: Recipe
     values: Recipe
     weight: float = 1.0
     layers: LayerRange = LayerRange()
-    share: float = 1.0
+    share: float | tuple[float, float] = 1.0
+
+    def tokens(self, count: int) -> range:
+        """Return which of a document's tokens are mixed; shares are rounded to the nearest one."""
+        start, stop = self.share if isinstance(self.share, tuple) else (0.0, self.share)
+        return range(round(start * count), round(stop * count))
 
 
 @dataclass(frozen=True)
@@ -157,7 +198,7 @@ class MaskFromQuery:
         return [copy for copy in copies if copy not in seen]
 
 
-Recipe = Prefill | Truncate | Reposition | RotateForward | Mix | Mean | MaskFromQuery
+Recipe = Prefill | Truncate | DropPrefix | Reposition | RotateForward | Mix | Mean | MaskFromQuery
 
 
 @dataclass(frozen=True)
@@ -199,8 +240,14 @@ class Condition:
             if isinstance(node, RotateForward):
                 prefixes.append(node.prefix)
             if isinstance(node, Prefill):
-                prefixes += [p.beacon if isinstance(p, Document) else p for p in node.parts]
+                prefixes += [_prefix_of(part) for part in node.parts]
         return tuple(dict.fromkeys(prefixes))
+
+
+def _prefix_of(part: Part) -> Prefix:
+    if isinstance(part, Document):
+        return part.beacon
+    return part.text if isinstance(part, AnotherDocument) else part
 
 
 def _ends_in_prefix(recipe: Recipe) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from kvcore.conditions.recipes import (
+    AnotherDocument,
     Condition,
     Document,
+    DropPrefix,
     LayerRange,
     MaskFromQuery,
     Mean,
@@ -33,6 +36,14 @@ INTENTS = {
     "quantity": "How much or how many?",
     "problem": "What problem does this solve?",
 }
+UNRELATED = "The weather in the mountains was cold and clear that morning."
+"""The same sentence for all passages, about none of them."""
+KEYWORDS = {
+    "query": "keywords(query)",
+    "passage": "keywords(passage)",
+    "another": "keywords(another)",
+}
+"""Texts of keywords, by what they are taken from; see `kvcore.data.derived_texts`."""
 STYLES = ("keyword", "question", "need")
 STATIC_FACT = Prefix("literal", INTENTS["fact"])
 QUERY, RANDOM = Prefix("query"), Prefix("random")
@@ -85,6 +96,21 @@ def _llm_surrogate(style: str) -> NamedPrefix:
     return NamedPrefix(Prefix("own", f"surrogate({style})"), f"llm_surrogate({style})")
 
 
+def _shuffled_surrogate(style: str) -> NamedPrefix:
+    _one_of("style", style, STYLES)
+    return NamedPrefix(Prefix("own", f"shuffled({style})"), f"shuffled_surrogate({style})")
+
+
+def _surrogate_of_another(style: str) -> NamedPrefix:
+    _one_of("style", style, STYLES)
+    return NamedPrefix(Prefix("own", f"another({style})"), f"surrogate_of_another({style})")
+
+
+def _keywords(source: str) -> NamedPrefix:
+    text = KEYWORDS[_one_of("source of keywords", source, KEYWORDS)]
+    return NamedPrefix(Prefix("own", text), text)
+
+
 def _click_history(times: int) -> NamedPrefix:
     copies = _at_least("click_history", times, 1)
     return NamedPrefix(Prefix("own", "past_query", copies), f"click_history({times})")
@@ -99,8 +125,13 @@ PREFIXES: Mapping[str, Form] = {
     "random": Form(lambda: NamedPrefix(RANDOM, "random")),
     "oracle": Form(lambda: NamedPrefix(QUERY, "oracle")),
     "static_fact": Form(lambda: NamedPrefix(STATIC_FACT, "static_fact")),
+    "unrelated": Form(lambda: NamedPrefix(Prefix("literal", UNRELATED), "unrelated")),
+    "first_sentence": Form(lambda: NamedPrefix(Prefix("own", "first_sentence"), "first_sentence")),
+    "keywords": Form(_keywords, ("word",)),
     "static": Form(_static, ("word",)),
     "llm_surrogate": Form(_llm_surrogate, ("word",)),
+    "shuffled_surrogate": Form(_shuffled_surrogate, ("word",)),
+    "surrogate_of_another": Form(_surrogate_of_another, ("word",)),
     "click_history": Form(_click_history, ("whole number",)),
     "repeat": Form(_repeat, ("prefix", "whole number")),
     "literal": Form(literal_prefix, ("text",)),
@@ -225,6 +256,27 @@ def _values_only(p: NamedPrefix) -> Composed:
     return Mix(BARE, primed(p.prefix)), "what primed values do under bare keys"
 
 
+@_named("prefix")
+def _keys_only(p: NamedPrefix) -> Composed:
+    return Mix(truncation(p.prefix), BARE), "what primed keys do with bare values"
+
+
+@_named("prefix")
+def _values_of_another(p: NamedPrefix) -> Composed:
+    other = Prefill((p.prefix, AnotherDocument()))
+    tests = (
+        "whether the instrument shows that the values of another document, primed alike, do harm "
+        "(positive control)"
+    )
+    return Mix(BARE, other), tests
+
+
+@_named("prefix")
+def _with_separator(p: NamedPrefix) -> Composed:
+    recipe = Reposition(DropPrefix(Prefill((p.prefix, Document(), SEPARATOR))))
+    return recipe, "what the prefix, dropped again, and a separator after the document do together"
+
+
 @_named("prefix", "number")
 def _values_early_layers(p: NamedPrefix, stop: float) -> Composed:
     if isinstance(stop, float):
@@ -241,6 +293,12 @@ def _values_early_layers(p: NamedPrefix, stop: float) -> Composed:
     return mix, f"what primed values do in the layers below {stop} alone"
 
 
+@_named("prefix", "number", "number")
+def _values_layers(p: NamedPrefix, start: float, stop: float) -> Composed:
+    mix = Mix(BARE, primed(p.prefix), layers=LayerRange.between(start, stop))
+    return mix, f"what primed values do in the layers from {start} to {stop} of the depth alone"
+
+
 @_named("prefix", "whole number")
 def _values_layer(p: NamedPrefix, layer: int) -> Composed:
     only = LayerRange.single(_at_least("values_layer", layer, 0))
@@ -252,6 +310,25 @@ def _values_layer(p: NamedPrefix, layer: int) -> Composed:
 def _values_early_positions(p: NamedPrefix, share: float) -> Composed:
     mix = Mix(BARE, primed(p.prefix), share=_share("values_early_positions", share))
     return mix, f"what primed values do on the first {share} of the document alone"
+
+
+@_named("prefix", "number", "number")
+def _values_positions(p: NamedPrefix, start: float, stop: float) -> Composed:
+    if not 0 <= start < stop <= 1:
+        raise KvError(
+            f"values_positions: `{start}`, `{stop}` must be of the document; pass two rising "
+            "shares from 0 to 1."
+        )
+    mix = Mix(BARE, primed(p.prefix), share=(start, stop))
+    return mix, f"what primed values do from {start} to {stop} of the document alone"
+
+
+@_named("prefix", "number")
+def _amplified(p: NamedPrefix, weight: float) -> Composed:
+    if not 1 < weight < math.inf:
+        raise KvError(f"amplified: `{weight}` must be above 1; pass interp for less.")
+    mix = Mix(BARE, primed(p.prefix), weight=weight)
+    return mix, f"what {weight} times the change that a prefix makes to the values does"
 
 
 @_named("prefix", "number")
@@ -285,8 +362,9 @@ def define(name: str, recipe: Recipe, tests: str) -> Condition:
 
     Examples
     --------
-    >>> define("keys_only", Mix(truncation(STATIC_FACT), BARE), "what primed keys alone do").name
-    'keys_only'
+    >>> swapped = Mix(truncation(STATIC_FACT), primed(QUERY))
+    >>> define("two_questions", swapped, "the keys of one prefix, the values of another").name
+    'two_questions'
     """
     condition = Condition(name, recipe, tests)
     taken = name in CONDITIONS or name in PREFIXES or DEFINED.get(name, condition) != condition

@@ -11,6 +11,7 @@ import torch
 from kvcore.cache.batch import CacheBatch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.recipes import (
+    DropPrefix,
     LayerRange,
     MaskFromQuery,
     Mean,
@@ -70,6 +71,16 @@ def _truncate(recipe: Truncate, lm: LM, caches: Caches, group: Group) -> KVCache
             for sample in group
         ]
     )
+
+
+@carry_out.register
+def _drop_prefix(recipe: DropPrefix, lm: LM, caches: Caches, group: Group) -> KVCache:
+    source = build(lm, recipe.source, caches, group)
+    slots = []
+    for sample in group:
+        roles = sample.roles(recipe.source)
+        slots.append([0, *range(roles.index(DOCUMENT), len(roles))])
+    return source.keep(slots)
 
 
 @carry_out.register
@@ -150,8 +161,8 @@ def _mixed_slots(recipe: Mix, sample: PreparedSample) -> tuple[list[int], list[i
             f"mix: {len(slots)} document slots against {len(value_slots)}; mix caches "
             "that hold the same document."
         )
-    count = round(recipe.share * len(slots))
-    return slots[:count], value_slots[:count]
+    mixed = recipe.tokens(len(slots))
+    return slots[mixed.start : mixed.stop], value_slots[mixed.start : mixed.stop]
 
 
 def prefill_input(lm: LM, prefill: Prefill, group: Group) -> ForwardInput:

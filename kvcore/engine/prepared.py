@@ -9,8 +9,10 @@ from typing import Any
 
 from kvcore import tokenization
 from kvcore.conditions.recipes import (
+    AnotherDocument,
     Condition,
     Document,
+    DropPrefix,
     MaskFromQuery,
     Mean,
     Mix,
@@ -48,6 +50,8 @@ class PreparedSample:
                 for start in range(0, len(ids), every):
                     pieces.append((self.prefixes[part.beacon], None))
                     pieces.append((ids[start : start + every], DOCUMENT))
+            elif isinstance(part, AnotherDocument):
+                pieces.append((self.prefixes[part.text], DOCUMENT))
             else:
                 whole = self.prefixes[part]
                 size = len(whole) // part.times or 1
@@ -74,6 +78,8 @@ class PreparedSample:
         before = self.roles(sources(recipe)[0])
         if isinstance(recipe, Truncate):
             return tuple(role for role in before if role < COPIES)
+        if isinstance(recipe, DropPrefix):
+            return (BOS, *before[before.index(DOCUMENT) :])
         return before
 
     def hidden_slots(self, recipe: Recipe) -> list[int]:

@@ -10,8 +10,10 @@ from kvcore.cache import masks
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions import parse
 from kvcore.conditions.recipes import (
+    AnotherDocument,
     Condition,
     Document,
+    DropPrefix,
     LayerRange,
     MaskFromQuery,
     Mean,
@@ -41,7 +43,8 @@ class Panel:
     """One forward pass: its title, a segment label per key slot, and who may attend to whom.
 
     - `slots`: segment of each key slot: ``BOS``, ``prefix`` (``prefix 2``, ... for further copies),
-      ``doc``, ``after``, ``mean``, ``prompt`` or ``answer``.
+      ``doc``, ``another`` (another sample's document), ``after``, ``mean``, ``prompt`` or
+      ``answer``.
     - `mask`: 1 where the token (row) may attend to the slot (column).
     """
 
@@ -238,6 +241,8 @@ def _spell_prefill(prefill: Prefill) -> str:
     for part in prefill.parts:
         if isinstance(part, Document):
             words.append(f"[beacon + {part.every} doc]..." if part.every else "[doc]")
+        elif isinstance(part, AnotherDocument):
+            words.append("[another doc]")
         elif part.kind != "none":
             place = "after" if "[doc]" in words else "prefix"
             words.append(f"[{place}]" + (f" x {part.times}" if part.times > 1 else ""))
@@ -249,6 +254,10 @@ def _slot_labels(recipe: Recipe, sample: PreparedSample) -> tuple[str, ...]:
     if isinstance(recipe, Mean):
         return ("mean",)
     roles = sample.roles(recipe)
+    if isinstance(recipe, Prefill) and AnotherDocument() in recipe.parts:
+        return tuple(
+            "another" if role == prepared.DOCUMENT else slot_label(role, False) for role in roles
+        )
     document = [i for i, role in enumerate(roles) if role == prepared.DOCUMENT]
     return tuple(
         slot_label(role, bool(document) and i > document[-1]) for i, role in enumerate(roles)
@@ -277,9 +286,11 @@ def _steps(recipe: Recipe) -> list[str]:
     return [*_steps(sources(recipe)[0]), _step(recipe)]
 
 
-def _step(recipe: Truncate | Reposition | RotateForward | Mean | MaskFromQuery) -> str:
+def _step(recipe: Truncate | DropPrefix | Reposition | RotateForward | Mean | MaskFromQuery) -> str:
     if isinstance(recipe, Truncate):
         return "drop every slot but BOS's and the document's"
+    if isinstance(recipe, DropPrefix):
+        return "drop every slot between BOS and the document"
     if isinstance(recipe, Mean):
         return "take the mean of the values, BOS left out"
     if isinstance(recipe, MaskFromQuery):
@@ -293,11 +304,17 @@ def _step(recipe: Truncate | Reposition | RotateForward | Mean | MaskFromQuery) 
     return f"turn the keys back to positions 0, 1, 2, ..., with {how[recipe.rope_base]}{inexact}"
 
 
+def _positions(share: float | tuple[float, float]) -> str:
+    if isinstance(share, tuple):
+        return f"the document from {share[0]} to {share[1]} of its tokens"
+    return f"the first {share} of the document"
+
+
 def _mixing(mix: Mix) -> str:
     whose = "the mean value" if isinstance(mix.values, Mean) else "the values of the second cache"
-    how = f"{mix.weight} parts of {whose}" if mix.weight < 1 else whose
+    how = f"{mix.weight} parts of {whose}" if mix.weight != 1 else whose
     where = [] if mix.layers == LayerRange.all() else [f"layers {mix.layers}"]
-    where += [] if mix.share == 1 else [f"the first {mix.share} of the document"]
+    where += [] if mix.share == 1 else [_positions(mix.share)]
     return f"keep the first cache's keys; give the document {how}" + (
         f", in {' and '.join(where)} only" if where else ""
     )

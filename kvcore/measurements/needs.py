@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kvcore.conditions.parse import condition
+from kvcore.data import derived_texts
 from kvcore.data import sample as samples_module
 from kvcore.data.padding import lengthened
 from kvcore.data.ranking_lists import ranking_lists
@@ -73,7 +74,7 @@ class Need:
     def texts(self) -> tuple[str, ...]:
         """Names of the texts that its condition takes from every sample."""
         prefixes = condition(self.condition).prefixes()
-        return tuple(prefix.text for prefix in prefixes if prefix.kind == "own")
+        return tuple(prefix.text for prefix in prefixes if prefix.kind in ("own", "another"))
 
 
 def dataset_of(dataset: str, sample_set: str) -> str:
@@ -162,6 +163,7 @@ def choose_samples(
             pool = pools[need.sample_set]
             chosen[need] = pool[: _count(len(pool), need.share)] if need.share else pool
     chosen = _with_surrogates(chosen, pools.get("samples", ()), write_surrogates)
+    chosen = _with_derived(chosen, corpus, seed, write_surrogates)
     bare = chosen.get(Need("bare"), ())
     controls = {Need(name): bare[:CONTROL_SAMPLES] for name in CONTROLS if bare}
     return NeededSamples(chosen | controls, lacking)
@@ -208,7 +210,11 @@ def _missing_text(need: Need, corpus: Corpus, pool: Sequence[Sample]) -> str:
     lacks = "past_query" in need.texts and not any(
         dict(sample.texts).get("past_query") for sample in pool
     )
-    return f"{corpus.name} brings no past queries of its passages" if lacks else ""
+    if lacks:
+        return f"{corpus.name} brings no past queries of its passages"
+    clusters = {sample.cluster for sample in corpus.samples}
+    alone = len(clusters) < 2 and any(map(derived_texts.of_another, need.texts))
+    return f"{corpus.name} has no passage of another {corpus.cluster_unit}" if alone else ""
 
 
 def _with_surrogates(
@@ -217,19 +223,53 @@ def _with_surrogates(
     write_surrogates: WriteSurrogates,
 ) -> dict[Need, tuple[Sample, ...]]:
     """Give the cell's samples the surrogate queries that some need takes from them."""
+    texts = {text for n in chosen if n.sample_set == "samples" for text in n.texts}
     styles = sorted(
-        {
-            text.removeprefix("surrogate(").removesuffix(")")
-            for need in chosen
-            if need.sample_set == "samples"
-            for text in need.texts
-            if text.startswith("surrogate(")
-        }
+        {text.removeprefix("surrogate(").removesuffix(")") for text in texts if _written(text)}
+        | {derived_texts.surrogate_style(text) for text in texts if text.startswith("shuffled(")}
     )
     if not styles:
         return chosen
     written = {sample.id: sample for sample in write_surrogates(pool, styles)}
     return {
         need: tuple(written[s.id] for s in samples) if need.sample_set == "samples" else samples
+        for need, samples in chosen.items()
+    }
+
+
+def _written(text: str) -> bool:
+    return text.startswith("surrogate(")
+
+
+def _with_derived(
+    chosen: dict[Need, tuple[Sample, ...]],
+    corpus: Corpus,
+    seed: int,
+    write_surrogates: WriteSurrogates,
+) -> dict[Need, tuple[Sample, ...]]:
+    """Give samples the texts that follow from them and their corpus, as far as needs take some."""
+    names = {need: tuple(filter(derived_texts.needs_corpus, need.texts)) for need in chosen}
+    if not any(names.values()):
+        return chosen
+    distinct = {s.id: s for need in chosen if names[need] for s in chosen[need]}
+    others = derived_texts.others_of(tuple(distinct.values()), corpus.samples, seed)
+    styles = sorted(
+        {
+            derived_texts.surrogate_style(text)
+            for need in chosen
+            if need.sample_set == "samples"
+            for text in names[need]
+            if text.startswith("another(")
+        }
+    )
+    if styles:
+        sources = tuple({other.id: other for other in others.values()}.values())
+        written = {sample.id: sample for sample in write_surrogates(sources, styles)}
+        others = {name: written[other.id] for name, other in others.items()}
+    keywords = derived_texts.keywords_in([sample.passage for sample in corpus.samples])
+    return {
+        need: derived_texts.with_derived(samples, others, keywords, names[need], seed)
+        if names[need]
+        else samples
         for need, samples in chosen.items()
     }

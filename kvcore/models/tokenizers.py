@@ -42,7 +42,7 @@ def bos(tokenizer: Any, config: Any, name: str) -> tuple[int, str]:
     """
     candidates = (
         (tokenizer.bos_token_id, "tokenizer"),
-        (config.bos_token_id, "config"),
+        (getattr(config, "bos_token_id", None), "config"),
         (tokenizer.eos_token_id, "end of text"),
     )
     for token_id, source in candidates:

@@ -2,7 +2,7 @@
 
 from kvcore.verdict.judging import (
     MIN_UNITS,
-    Reading,
+    IntervalReading,
     familywise,
     judge,
     judge_beside,

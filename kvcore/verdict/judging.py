@@ -19,7 +19,7 @@ MIN_UNITS = 20
 
 
 @dataclass(frozen=True)
-class Reading:
+class IntervalReading:
     """How an interval reads against a prediction, and the verdict that follows."""
 
     verdict: Verdict
@@ -44,7 +44,7 @@ def check_units(estimate: Estimate, prediction: Prediction) -> None:
         )
 
 
-def judge(estimate: Estimate, prediction: Prediction, floor: float = 0.0) -> Reading:
+def judge(estimate: Estimate, prediction: Prediction, floor: float = 0.0) -> IntervalReading:
     """Read an estimate's interval against a prediction, by the table of `kvcore.verdict.reading`.
 
     The floor says how far measuring alone may move the estimate, in its own unit
@@ -54,7 +54,9 @@ def judge(estimate: Estimate, prediction: Prediction, floor: float = 0.0) -> Rea
     return read_interval(estimate, (estimate.ci_low, estimate.ci_high), prediction, floor)
 
 
-def judge_beside(estimate: Estimate, prediction: Prediction, floor: float = 0.0) -> Reading | None:
+def judge_beside(
+    estimate: Estimate, prediction: Prediction, floor: float = 0.0
+) -> IntervalReading | None:
     """Read the other method's interval of an estimate as `judge` reads its own, None without."""
     if estimate.beside is None:
         return None
@@ -63,21 +65,21 @@ def judge_beside(estimate: Estimate, prediction: Prediction, floor: float = 0.0)
 
 def read_interval(
     estimate: Estimate, ends: tuple[float, float], prediction: Prediction, floor: float
-) -> Reading:
+) -> IntervalReading:
     """Read an interval of an estimate against a prediction; see `judge`."""
     check_units(estimate, prediction)
     if not floor >= 0:
         raise KvError(f"floor must be a number >= 0; got floor={floor}.")
     units = telling_units(estimate)
     if units < MIN_UNITS:
-        return Reading("inconclusive", "open", _too_few(estimate, units))
+        return IntervalReading("inconclusive", "open", _too_few(estimate, units))
     if math.isnan(estimate.value) or math.isinf(floor):
-        return Reading("inconclusive", "open")
+        return IntervalReading("inconclusive", "open")
     low, high = ends[0] - floor, ends[1] + floor
     outcome = read(low, high, prediction)
     # The table is mirrored for `hurts`, where U of the mirror image is -L.
     upper = high if prediction.direction > 0 else -low
-    return Reading(verdict_of(outcome, upper, prediction), outcome)
+    return IntervalReading(verdict_of(outcome, upper, prediction), outcome)
 
 
 def telling_units(estimate: Estimate) -> int:

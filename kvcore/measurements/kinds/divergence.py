@@ -102,7 +102,7 @@ def _measure(
 KIND = register(
     MeasurementKind(
         name="divergence",
-        version=1,
+        version=2,
         schema=SCHEMA,
         folder="_divergence",
         sources=(

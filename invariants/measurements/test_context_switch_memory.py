@@ -1,0 +1,120 @@
+"""Context switches where memory ends: halves, the same numbers, and nothing left behind."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from invariants.support.comparing import SCORE_TOLERANCE, Fault, must_see
+from invariants.support.switches import a_switch, cells
+from kvcore.engine import limits, rope_probe
+from kvcore.measurements import context_switch
+from kvcore.models.lm import LM
+
+WAYS = ("oracle", "injection", "gradual(3,2)", "partial(3)")
+# Of one shape, so that a switch that takes another's place has other numbers and no more.
+SWITCHES = tuple(a_switch(f"s{n}", 8, 10, 12, 0.5, 10 * n) for n in range(5))
+FAILURES = ((0,), (2,), (1, 3), (0, 2, 6))
+"""Passes in which memory ends; of two, the later one hits what the earlier one halved."""
+
+
+Measure = Callable[[LM], pd.DataFrame]
+
+
+@contextmanager
+def failing_passes(lm: LM, chosen: Collection[int], failures: list[int]) -> Iterator[None]:
+    """Let memory end in some passes, in the last layer: hooks and records are half filled."""
+    passes = itertools.count()
+
+    def before(*_: Any) -> None:
+        number = next(passes)
+        if number in chosen:
+            failures.append(number)
+            raise torch.OutOfMemoryError("CUDA out of memory: a test's")
+
+    handle = rope_probe.decoder_layers(lm)[-1].register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def follow(lm: LM) -> pd.DataFrame:
+    return context_switch.follow(lm, SWITCHES, WAYS, attention=True)
+
+
+def generate(lm: LM) -> pd.DataFrame:
+    return context_switch.generate_after_switch(lm, SWITCHES, WAYS, max_new_tokens=4, stop=())
+
+
+def in_little_memory(lm: LM, measure: Measure, chosen: Collection[int]) -> pd.DataFrame:
+    """Measure with memory that ends in some passes, and demand that it is said."""
+    failures: list[int] = []
+    with warnings.catch_warnings(record=True) as seen, failing_passes(lm, chosen, failures):
+        warnings.simplefilter("always")
+        try:
+            table = measure(lm)
+        except torch.OutOfMemoryError as error:
+            raise AssertionError(f"not halved after passes {failures}") from error
+    assert failures == list(chosen), failures
+    assert any("out of memory with" in str(warning.message) for warning in seen)
+    return table
+
+
+def assert_same(table: pd.DataFrame, reference: pd.DataFrame) -> None:
+    """Compare every column: numbers to rounding, all else exactly; rows in the same order."""
+    assert list(table.columns) == list(reference.columns)
+    assert list(cells(table)) == list(cells(reference))
+    for column in reference.columns:
+        for own, other in zip(table[column], reference[column], strict=True):
+            if _has_fractions(other):
+                apart = np.abs(np.array(own, float) - np.array(other, float)).max()
+                assert apart <= 2 * SCORE_TOLERANCE, f"{column} off by {apart:.1e}"
+            else:
+                assert own == other, column
+
+
+def _has_fractions(cell: Any) -> bool:
+    return np.array(cell).dtype.kind == "f"
+
+
+def check_memory(lm: LM, chosen: Collection[int]) -> None:
+    """Compare tables of switches that are followed, and of what is written behind them.
+
+    1. Nothing disturbs the run.
+    2. Memory ends in some passes.
+    3. Again undisturbed: what was raised left nothing behind in the model.
+    """
+    for measure in (follow, generate):
+        whole = measure(lm)
+        assert_same(in_little_memory(lm, measure, chosen), whole)
+        assert_same(measure(lm), whole)
+
+
+@pytest.mark.parametrize("chosen", FAILURES, ids=str)
+def test_where_memory_ends_the_numbers_stay(llama: LM, chosen: tuple[int, ...]) -> None:
+    """Would catch switches lost, changed or out of order where memory ends in any pass."""
+    check_memory(llama, chosen)
+
+
+def in_reverse(patch: pytest.MonkeyPatch) -> None:
+    right = limits.run_or_halve
+    patch.setattr(limits, "run_or_halve", lambda *a, **k: right(*a, **k)[::-1])
+
+
+def never_halved(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(limits, "run_or_halve", lambda _lm, items, run, *_, **__: list(run(items)))
+
+
+@pytest.mark.parametrize("fault", [in_reverse, never_halved])
+def test_twin_where_memory_ends(llama: LM, fault: Fault) -> None:
+    """Would catch a check blind to switches out of order, or to a run that ends."""
+    must_see(fault, check_memory, llama, (1, 3))
