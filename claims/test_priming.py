@@ -7,6 +7,12 @@ from kvcore.verdict import does_not_help, helps, hurts, negligible
 SOURCE = "priming notebook, experiment 01"
 
 
+def levels(*conditions: str) -> tuple[str, ...]:
+    """Return the ids of what was published of the NLL of some conditions."""
+    names = ("mean-nll", "sd-of-nll", "median-nll")
+    return tuple(f"exp01-mistral-{name}-{c}" for c in conditions for name in names)
+
+
 topic = claims_about("priming", source=SOURCE)
 
 
@@ -15,6 +21,7 @@ topic = claims_about("priming", source=SOURCE)
     version=2,
     predicts=helps(delta=0.045, effect=0.091),
     published=("exp01-mistral-random", "exp16-gemma-random", "exp11-mistral-random-nq"),
+    beside=levels("bare", "random"),
     instead={
         GEMMA_PASSAGES: Instead(
             hurts(delta=0.054, effect=-0.109),
@@ -40,6 +47,7 @@ def test_a_random_prefix_helps(judge, cell):
     "oracle-does-not-help",
     predicts=does_not_help(delta=0.09, effect=0.023),
     published=("exp01-mistral-oracle", "exp16-gemma-oracle", "exp11-mistral-oracle-nq"),
+    beside=levels("bare", "oracle"),
 )
 def test_the_real_query_does_not_help(judge):
     """Having read the real query before the document makes the answer no easier."""
@@ -51,6 +59,7 @@ def test_the_real_query_does_not_help(judge):
     version=2,
     predicts=hurts(delta=0.025, effect=-0.051),
     published="exp01-mistral-oracle-against-random",
+    beside=levels("random", "oracle"),
 )
 def test_the_real_query_is_worse_than_a_random_prefix(judge):
     """The real query as a prefix does worse than random tokens of the same length."""

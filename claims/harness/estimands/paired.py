@@ -45,6 +45,12 @@ from kvcore.analysis.policy import policy_effect
 
 VARIANTS = ("nll", "nll_tail")
 Quartile = Literal[1, 2, 3, 4]
+QUARTILE_NUMBERS = {
+    "d": "d",
+    "mean benefit (nats/token)": "benefit",
+    "win rate": "win_rate",
+    "mean NLL (nats/token)": "hardness",
+}
 
 
 @estimand("d", benefit=True)
@@ -54,11 +60,15 @@ def paired_benefit(
     """Cohen's d of the paired benefit of a condition over a baseline; another one's is shown."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
     by_package = d_by_package(baseline.values - condition.values, baseline.clusters, interval)
+<<<<<<< HEAD
     details = _secondary(effect) | by_package
     if beside is not None:
         gain = baseline.values - beside.values
         other = effect_size(gain, baseline.clusters, interval.alone)
         details |= with_bounds(f"d of {beside.condition}, shown beside", other, beside.condition)
+=======
+    details = _secondary(effect) | nll_levels(baseline, condition) | by_package
+>>>>>>> w-16d
     return Outcome(effect.d, details, differences_plot(effect.differences))
 
 
@@ -83,7 +93,8 @@ def on_samples_of(rows: Rows, padded: Rows) -> Rows:
 def mean_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Mean benefit in nats per token, for differences too small to be divided by their own SD."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
-    return Outcome(effect.mean, _secondary(effect), differences_plot(effect.differences))
+    details = _secondary(effect) | nll_levels(baseline, condition)
+    return Outcome(effect.mean, details, differences_plot(effect.differences))
 
 
 @estimand("d difference")
@@ -107,9 +118,8 @@ def trend_with_hardness(
     """Correlation of benefit with a hardness measured without the document."""
     benefit, hard = baseline.values - condition.values, hardness.values
     estimate = correlation(hard, benefit, baseline.clusters, interval)
-    plot = _benefit_plot(
-        hard, benefit, f"hardness: NLL without the document ({hardness.condition})"
-    )
+    label = f"hardness: NLL without the document ({hardness.condition})"
+    plot = _trend_plots(_benefit_plot(hard, benefit, label), baseline, condition)
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
@@ -142,7 +152,8 @@ def oldham_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) ->
     estimate = oldham(baseline.values, condition.values, baseline.clusters, interval)
     benefit = baseline.values - condition.values
     mean = (baseline.values + condition.values) / 2
-    plot = _benefit_plot(mean, benefit, "mean of the two NLLs")
+    own = _benefit_plot(mean, benefit, "mean of the two NLLs")
+    plot = _trend_plots(own, baseline, condition)
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
@@ -151,7 +162,8 @@ def odd_even_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) 
     """Correlation of benefit on the even answer tokens with hardness on the odd ones."""
     hard, benefit = _odd_even(baseline, condition)
     estimate = correlation(hard, benefit, baseline.clusters, interval)
-    plot = _benefit_plot(hard, benefit, "hardness: NLL of the odd answer tokens")
+    own = _benefit_plot(hard, benefit, "hardness: NLL of the odd answer tokens")
+    plot = _trend_plots(own, baseline, condition)
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
@@ -352,6 +364,21 @@ def _secondary(effect: PairedEffect) -> dict[str, float | str]:
     }
 
 
+def nll_levels(*rows: Rows) -> dict[str, float | str]:
+    """Return mean, SD (ddof 1) and median NLL of each condition, on the samples that all have."""
+    values = np.array([r.values for r in rows])
+    complete = values[:, ~np.isnan(values).any(axis=0)]
+    levels: dict[str, float | str] = {}
+    for condition, x in zip((r.condition for r in rows), complete, strict=True):
+        for name, number in (
+            ("mean", np.mean(x) if x.size else np.nan),
+            ("SD of", np.std(x, ddof=1) if x.size > 1 else np.nan),
+            ("median", np.median(x) if x.size else np.nan),
+        ):
+            levels[f"{name} NLL, {condition} (nats/token)"] = float(number)
+    return levels
+
+
 def _as_published(what: str, estimate: Estimate, why: str) -> dict[str, float | str]:
     """Show a published estimand, which is biased by arithmetic alone, beside ours."""
     shown = with_bounds(f"as published: {what}", estimate, "as published")
@@ -364,7 +391,30 @@ def _published_trend(
     benefit = baseline.values - condition.values
     coupled = correlation(baseline.values, benefit, baseline.clusters, interval.alone)
     why = "benefit contains bare NLL: r > 0 without any effect"
-    return _as_published("r(bare NLL, benefit)", coupled, why)
+    details = _as_published("r(bare NLL, benefit)", coupled, why)
+    return details | _quartile_details(baseline, condition, interval)
+
+
+def _trend_plots(own: Plot, baseline: Rows, condition: Rows) -> Plot:
+    """Show the judged scatter, and under it the published one, whose axes share bare NLL."""
+    benefit = baseline.values - condition.values
+    label = f"as published, coupled by arithmetic: NLL of {baseline.condition}"
+    coupled = _benefit_plot(baseline.values, benefit, label)
+    return {"kind": "several", "figures": [own, coupled]}
+
+
+def _quartile_details(
+    baseline: Rows, condition: Rows, interval: IntervalSettings
+) -> dict[str, float | str]:
+    """Show all four quartiles by bare NLL, which is what was published."""
+    benefit = baseline.values - condition.values
+    table = quartile_table(baseline.values, benefit, baseline.clusters, interval.alone)
+    shown: dict[str, float | str] = {}
+    for row in table.to_dict("records"):
+        place = f"as published: quartile {row['quartile']} of 4 by NLL of {baseline.condition}"
+        for name, column in QUARTILE_NUMBERS.items():
+            shown[f"{place}, {name}"] = float(row[column])
+    return shown
 
 
 def _in_quartile(
@@ -382,9 +432,10 @@ def _in_quartile(
     )
     table = quartile_table(*measured, baseline.clusters, interval.alone)
     why = "quartiles by bare NLL regress to the mean"
+    details = _as_published("d in the quartile by bare NLL", published, why)
     return Outcome(
         estimate,
-        _as_published("d in the quartile by bare NLL", published, why),
+        details | _quartile_details(baseline, condition, interval),
         {"kind": "quartiles", "rows": table.to_dict("records")},
     )
 
