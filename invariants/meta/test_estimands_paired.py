@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from dataclasses import replace
-=======
 import types
->>>>>>> w-16d
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,11 +18,8 @@ from claims.harness.estimands.paired import (
     mean_benefit,
     mean_of,
     odd_even_trend,
-<<<<<<< HEAD
-    on_samples_of,
-=======
     oldham_trend,
->>>>>>> w-16d
+    on_samples_of,
     paired_benefit,
     share_of_samples,
     single_layers,

@@ -60,15 +60,11 @@ def paired_benefit(
     """Cohen's d of the paired benefit of a condition over a baseline; another one's is shown."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
     by_package = d_by_package(baseline.values - condition.values, baseline.clusters, interval)
-<<<<<<< HEAD
-    details = _secondary(effect) | by_package
+    details = _secondary(effect) | nll_levels(baseline, condition) | by_package
     if beside is not None:
         gain = baseline.values - beside.values
         other = effect_size(gain, baseline.clusters, interval.alone)
         details |= with_bounds(f"d of {beside.condition}, shown beside", other, beside.condition)
-=======
-    details = _secondary(effect) | nll_levels(baseline, condition) | by_package
->>>>>>> w-16d
     return Outcome(effect.d, details, differences_plot(effect.differences))
 
 
