@@ -23,16 +23,34 @@ RANDOM_GROWS = helps(delta=0.047, effect=0.094, unit="r")
 ORACLE_GROWS = helps(delta=0.02, effect=0.040, unit="r")
 
 
+def quarters(condition: str) -> tuple[str, ...]:
+    """Return the ids of what was published for a condition by quarters of bare NLL."""
+    names = (condition, "bare-nll")
+    return tuple(f"exp01-mistral-quarter-{n}-{name}" for n in (1, 2, 3, 4) for name in names)
+
+
 topic = claims_about("hardness", source=SOURCE)
 
 
-@topic.claim("random-gains-with-hardness", version=2, predicts=RANDOM_GROWS, published=LEGACY)
+@topic.claim(
+    "random-gains-with-hardness",
+    version=2,
+    predicts=RANDOM_GROWS,
+    published=LEGACY,
+    beside=quarters("random"),
+)
 def test_harder_samples_gain_more_from_a_random_prefix(judge):
     """Answers that are hard without the document gain more from a random prefix."""
     judge(trend_with_hardness("bare", "random", "bos_only"))
 
 
-@topic.claim("oracle-gains-with-hardness", version=2, predicts=ORACLE_GROWS, published=LEGACY)
+@topic.claim(
+    "oracle-gains-with-hardness",
+    version=2,
+    predicts=ORACLE_GROWS,
+    published=LEGACY,
+    beside=quarters("oracle"),
+)
 def test_harder_samples_gain_more_from_the_real_query(judge):
     """Answers that are hard without the document gain more from the real query as prefix."""
     judge(trend_with_hardness("bare", "oracle", "bos_only"))
@@ -43,6 +61,7 @@ def test_harder_samples_gain_more_from_the_real_query(judge):
     version=2,
     predicts=RANDOM_GROWS,
     published="exp01-mistral-random-r-with-bare-nll",
+    beside=quarters("random"),
 )
 def test_harder_samples_gain_more_from_a_random_prefix_by_oldham(judge):
     """Harder samples gain more from a random prefix, by Oldham's correlation."""
@@ -54,6 +73,7 @@ def test_harder_samples_gain_more_from_a_random_prefix_by_oldham(judge):
     version=2,
     predicts=ORACLE_GROWS,
     published="exp01-mistral-oracle-r-with-bare-nll",
+    beside=quarters("oracle"),
 )
 def test_harder_samples_gain_more_from_the_real_query_by_oldham(judge):
     """Harder samples gain more from the real query as prefix, by Oldham's correlation."""
@@ -77,6 +97,7 @@ def test_harder_answers_gain_more_from_the_real_query_by_odd_tokens(judge):
     min_n=QUARTER,
     predicts=hurts(delta=0.09, effect=-0.195),
     published="exp01-mistral-quarter-1-oracle",
+    beside=quarters("oracle"),
 )
 def test_the_real_query_hurts_the_easy_quarter(judge):
     """The real query hurts the quarter of answers that is easiest without the document."""
@@ -89,6 +110,7 @@ def test_the_real_query_hurts_the_easy_quarter(judge):
     version=2,
     predicts=helps(delta=0.06, effect=0.121),
     published="exp01-mistral-quarter-4-oracle",
+    beside=quarters("oracle"),
 )
 def test_the_real_query_helps_the_hard_quarter(judge):
     """The real query helps the quarter of answers that is hardest without the document."""

@@ -178,3 +178,90 @@ def test_turning_keys_forth_and_back_changes_nothing(judge):
 def test_the_precision_of_the_rotation_changes_nothing(judge):
     """Turning keys in float32 or in the model's own precision makes no difference."""
     judge(mean_benefit("reposition(static_fact,model)", "static_fact"))
+
+
+# The notes name the prefix of the first quarter of the layers; the other parts are of that table.
+KEYWORD = "llm_surrogate(keyword)"
+QUARTERS = {
+    "first": {
+        "claim_id": "primed-values-of-the-first-quarter-of-layers-help",
+        "predicts": helps(delta=0.09, effect=0.233),
+        "published": "exp09-mistral-values-in-layers-0-7-keyword",
+        "statement": "Primed values in the first quarter of the layers make the answer easier.",
+    },
+    "second": {
+        "claim_id": "primed-values-of-the-second-quarter-of-layers-help",
+        "predicts": helps(delta=0.09, effect=0.267),
+        "published": "exp09-mistral-values-in-layers-8-15",
+        "statement": "Primed values in the second quarter of the layers make the answer easier.",
+    },
+    "third": {
+        "claim_id": "primed-values-of-the-third-quarter-of-layers-do-not-help",
+        "predicts": does_not_help(delta=0.09, effect=-0.017),
+        "published": "exp09-mistral-values-in-layers-16-23",
+        "statement": "Primed values in the third quarter of the layers make the answer no easier.",
+    },
+    "last": {
+        "claim_id": "primed-values-of-the-last-quarter-of-layers-do-not-help",
+        "predicts": does_not_help(delta=0.09, effect=-0.068),
+        "published": "exp09-mistral-values-in-layers-24-31",
+        "statement": "Primed values in the last quarter of the layers make the answer no easier.",
+    },
+}
+
+
+@topic.claim_for_each("quarter", QUARTERS, source="lab notes, experiment 09: ranges of layers")
+def test_primed_values_of_a_quarter_of_the_layers(judge, quarter):
+    """Primed values in the {quarter} quarter of the layers alone."""
+    start = list(QUARTERS).index(quarter) / 4
+    judge(paired_benefit("bare", f"values_layers({KEYWORD},{start},{start + 0.25})"))
+
+
+PARTS = {
+    "0,0.25": {
+        "claim_id": "primed-values-on-the-first-quarter-of-the-document-help",
+        "predicts": helps(delta=0.09, effect=0.333),
+        "published": "exp09-mistral-values-on-the-first-quarter-of-positions",
+        "statement": "Primed values on the first quarter of the document make the answer easier.",
+    },
+    "0.25,0.75": {
+        "claim_id": "primed-values-on-the-middle-of-the-document-do-not-help",
+        "predicts": does_not_help(delta=0.09, effect=0.044),
+        "published": "exp09-mistral-values-on-the-middle-half",
+        "statement": "Primed values on the middle half of the document make the answer no easier.",
+    },
+    "0.75,1": {
+        "claim_id": "primed-values-on-the-last-quarter-of-the-document-do-not-help",
+        "predicts": does_not_help(delta=0.09, effect=0.03),
+        "published": "exp09-mistral-values-on-the-last-quarter",
+        "statement": "Primed values on the last quarter of the document make the answer no easier.",
+    },
+}
+
+
+@topic.claim_for_each("part", PARTS, source="lab notes, experiment 09: ranges of positions")
+def test_primed_values_on_a_part_of_the_document(judge, part):
+    """Primed values on the document from {part} of its tokens alone."""
+    judge(paired_benefit("bare", f"values_positions({KEYWORD},{part})"))
+
+
+@topic.claim(
+    "primed-keys-alone-do-not-help",
+    source="lab notes, experiment 08: keys and values apart",
+    predicts=does_not_help(delta=0.09, effect=-0.009),
+    published="exp08-mistral-keys-only-keyword",
+)
+def test_primed_keys_alone_do_not_help(judge):
+    """Primed keys with the values of the bare document make the answer no easier."""
+    judge(paired_benefit("bare", f"keys_only({KEYWORD})"))
+
+
+@topic.claim(
+    "amplified-values-do-not-help-on-long-pages",
+    source="lab notes, experiment 12: amplified values",
+    predicts=does_not_help(delta=0.09, effect=0.06),
+    published="exp12-mistral-primed-minus-bare-values-times-5-nq",
+)
+def test_amplified_values_do_not_help(judge):
+    """Five times the change that a static prefix makes to the values does not help."""
+    judge(paired_benefit("bare", "amplified(static_fact,5)"))

@@ -7,6 +7,12 @@ from kvcore.verdict import does_not_help, helps, hurts, negligible
 SOURCE = "priming notebook, experiment 01"
 
 
+def levels(*conditions: str) -> tuple[str, ...]:
+    """Return the ids of what was published of the NLL of some conditions."""
+    names = ("mean-nll", "sd-of-nll", "median-nll")
+    return tuple(f"exp01-mistral-{name}-{c}" for c in conditions for name in names)
+
+
 topic = claims_about("priming", source=SOURCE)
 
 
@@ -15,6 +21,7 @@ topic = claims_about("priming", source=SOURCE)
     version=2,
     predicts=helps(delta=0.045, effect=0.091),
     published=("exp01-mistral-random", "exp16-gemma-random", "exp11-mistral-random-nq"),
+    beside=levels("bare", "random"),
     instead={
         GEMMA_PASSAGES: Instead(
             hurts(delta=0.054, effect=-0.109),
@@ -40,6 +47,7 @@ def test_a_random_prefix_helps(judge, cell):
     "oracle-does-not-help",
     predicts=does_not_help(delta=0.09, effect=0.023),
     published=("exp01-mistral-oracle", "exp16-gemma-oracle", "exp11-mistral-oracle-nq"),
+    beside=levels("bare", "oracle"),
 )
 def test_the_real_query_does_not_help(judge):
     """Having read the real query before the document makes the answer no easier."""
@@ -51,6 +59,7 @@ def test_the_real_query_does_not_help(judge):
     version=2,
     predicts=hurts(delta=0.025, effect=-0.051),
     published="exp01-mistral-oracle-against-random",
+    beside=levels("random", "oracle"),
 )
 def test_the_real_query_is_worse_than_a_random_prefix(judge):
     """The real query as a prefix does worse than random tokens of the same length."""
@@ -179,6 +188,79 @@ def test_a_written_question_beats_a_random_prefix(judge):
 def test_past_queries_help(judge):
     """The nearest past query of the passage, five times over, makes the answer easier."""
     judge(paired_benefit("bare", "click_history(5)"))
+
+
+WORDS = "lab notes, experiment 06: what of a surrogate matters"
+PREFIXES = {
+    ("bare", "keywords(query)"): {
+        "claim_id": "keywords-of-the-query-help",
+        "predicts": helps(delta=0.04, effect=0.098),
+        "published": "exp06-mistral-oracle-as-keywords",
+        "statement": "The content words of the query make the answer easier as a prefix.",
+    },
+    ("oracle", "keywords(query)"): {
+        "claim_id": "keywords-of-the-query-beat-the-query",
+        "predicts": helps(delta=0.04, effect=0.092),
+        "published": "exp06-mistral-oracle-as-keywords-against-oracle",
+        "statement": "The content words of the query do better as a prefix than the query.",
+    },
+    ("bare", "keywords(passage)"): {
+        "claim_id": "keywords-of-the-passage-help",
+        "predicts": helps(delta=0.05, effect=0.101),
+        "published": "exp06-mistral-tf-idf-keywords-of-the-passage",
+        "statement": "The passage's words of largest TF-IDF make the answer easier as a prefix.",
+    },
+    ("bare", "keywords(another)"): {
+        "claim_id": "keywords-of-another-passage-help",
+        "predicts": helps(delta=0.07, effect=0.142),
+        "published": "exp06-mistral-keywords-of-another-passage",
+        "statement": "Another passage's words of largest TF-IDF make the answer easier.",
+    },
+    ("bare", "first_sentence"): {
+        "claim_id": "first-sentence-does-not-help",
+        "predicts": does_not_help(delta=0.09, effect=0.007),
+        "published": "exp06-mistral-first-sentence-of-the-passage",
+        "statement": "The passage's own first sentence makes the answer no easier as a prefix.",
+    },
+    ("bare", "shuffled_surrogate(keyword)"): {
+        "claim_id": "shuffled-keywords-help",
+        "predicts": helps(delta=0.05, effect=0.115),
+        "published": "exp06-mistral-keyword-words-shuffled",
+        "statement": "Keywords that the model writes for the passage help also when shuffled.",
+    },
+    ("shuffled_surrogate(keyword)", "llm_surrogate(keyword)"): {
+        "claim_id": "order-of-keywords-matters",
+        "predicts": helps(delta=0.07, effect=0.15),
+        "published": "exp06-mistral-keyword-against-shuffled-keywords",
+        "statement": "Keywords that the model writes do better in their own order than shuffled.",
+    },
+    ("bare", "surrogate_of_another(keyword)"): {
+        "claim_id": "keywords-written-for-another-passage-help",
+        "source": "lab notes, experiment 10: what of a surrogate matters",
+        "predicts": helps(delta=0.09, effect=0.239),
+        "published": "exp10-mistral-keyword-of-another-passage",
+        "statement": "Keywords that the model writes for another passage make the answer easier.",
+    },
+    ("bare", "with_separator(llm_surrogate(keyword))"): {
+        "claim_id": "keywords-and-separator-help",
+        "predicts": helps(delta=0.09, effect=0.297),
+        "published": "exp06-mistral-keyword-as-prefix-separator-behind-the-document",
+        "statement": "Written keywords as a prefix and a separator behind the passage help.",
+    },
+    ("bare", "suffix(keywords(passage))"): {
+        "claim_id": "keywords-behind-the-passage-help",
+        "source": "lab notes, experiment 10: what of a surrogate matters",
+        "predicts": helps(delta=0.09, effect=0.349),
+        "published": "exp10-mistral-suffix-tf-idf-keywords",
+        "statement": "The passage's words of largest TF-IDF, read behind it, help.",
+    },
+}
+
+
+@topic.claim_for_each("pair", PREFIXES, family="surrogates", source=WORDS, slow=True)
+def test_words_as_a_prefix(judge, pair):
+    """The second of {pair} helps over the first."""
+    judge(paired_benefit(*pair))
 
 
 OTHERS = tuple(f"static({name})" for name in ("definition", "procedure", "quantity", "problem"))

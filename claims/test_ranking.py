@@ -5,11 +5,14 @@ module, or those the data names); the score is -NLL of the query's true answer, 
 """
 
 from claims.harness.claims import GEMMA_4B, MISTRAL, claims_about
+from claims.harness.estimands.paired import mean_of
 from claims.harness.estimands.ranking import (
     auc,
     auc_at_equal_overlap,
     auc_change,
+    auc_of_table,
     auc_over,
+    benefit_scored,
     best_of,
     mrr_change,
     mrr_change_by_re_ranking,
@@ -252,3 +255,40 @@ def test_priming_does_not_improve_ranking_with_names_masked(judge):
     """With every name replaced by a neutral word, primed values rank no better either."""
     masked = (name.replace("@lists", "@masked") for name in (BARE, PRIMED))
     judge(auc_change(*(scored(name, "bos_only@masked") for name in masked)))
+
+
+NOTES = "lab notes, experiments 14 and 15: other scores of a passage"
+
+
+@topic.claim(
+    "benefit-itself-ranks-worse",
+    source=NOTES,
+    predicts=hurts(delta=0.2, effect=-0.526, unit=MRR_CHANGE),
+    published="exp14-mistral-benefit-as-score-mrr",
+)
+def test_benefit_itself_ranks_worse(judge):
+    """What a fixed question gains on a passage ranks far worse than the bare NLL."""
+    judge(mrr_change(scored(BARE), benefit_scored(BARE, "static_fact@lists")))
+
+
+@topic.claim(
+    "benefit-itself-does-not-rank",
+    source=NOTES,
+    predicts=at_most(0.5, effect=0.429, unit="AUC"),
+    published="exp14-mistral-benefit-as-score-auc",
+)
+def test_benefit_itself_does_not_rank(judge):
+    """What a fixed question gains on a passage does not tell the passage that answers the query."""
+    judge(auc_of_table(benefit_scored(BARE, "static_fact@lists")))
+
+
+@topic.claim(
+    "mean-over-conditions-does-not-improve-ranks",
+    source=NOTES,
+    predicts=does_not_help(delta=0.01, effect=0.007, unit=MRR_CHANGE),
+    published="exp15-mistral-mean-of-conditions-mrr",
+)
+def test_the_mean_over_conditions_ranks_no_better(judge):
+    """The mean NLL of the bare, a static and a random prefix ranks no better than the bare one."""
+    several = (BARE, "static_fact@lists", "random@lists")
+    judge(mrr_change(scored(BARE), scored(mean_of(*several))))

@@ -146,7 +146,7 @@ TWINS: tuple[tuple[str, Fault, str], ...] = (
     ("caches swapped", hand_caches_out_in_reverse, "values_only(oracle)"),
     ("keys mixed", mix_keys_too, "values_of_another(oracle)"),
     ("own document", read_the_own_document, "values_of_another(oracle)"),
-    ("old positions", leave_positions_old, "with_separator(oracle)"),
+    ("prefix behind", read_parts_in_reverse, "with_separator(oracle)"),
     ("separator lost", drop_what_stands_behind, "with_separator(oracle)"),
     ("all layers", mix_every_layer, "values_layers(oracle,0.34,0.67)"),
     ("from the start", mix_from_the_start, "values_positions(oracle,0.25,0.75)"),

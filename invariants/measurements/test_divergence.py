@@ -1,4 +1,4 @@
-"""Divergence: exact on the union of both tops, a lower bound of the whole, and the engine's numbers.
+"""Divergence: exact on both tops' union, a lower bound of the whole, and the engine's numbers.
 
 Tolerances: sums of 50 float64 terms leave 1e-14; distributions computed by two routes differ by
 float32 logits, about 1e-6 each, as in `SCORE_TOLERANCE`.

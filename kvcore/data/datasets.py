@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from kvcore.data.all_passages import by_passage
 from kvcore.data.docstrings.load import load_docstrings
-from kvcore.data.files import is_path, load_file
+from kvcore.data.files import ENDINGS, is_path, load_file
 from kvcore.data.hub import HubDataset, HubRow, corpus_from, local_files, sample_or_reason
 from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import unknown
@@ -266,7 +266,7 @@ DATASETS: Mapping[str, str] = {
 
 
 def load_corpus(name_or_path: str) -> Corpus:
-    """Load a corpus by name, or from a JSON Lines or Parquet file.
+    """Load a corpus by name, or from a JSON Lines, JSON, CSV or Parquet file.
 
     Parameters
     ----------
@@ -288,4 +288,4 @@ def load_corpus(name_or_path: str) -> Corpus:
         return by_passage(load_corpus("ms_marco"), PASSAGES)
     if is_path(name_or_path):
         return load_file(name_or_path)
-    raise unknown("dataset", name_or_path, (*DATASETS, "a path to a .jsonl or .parquet file"))
+    raise unknown("dataset", name_or_path, (*DATASETS, f"a path to a {ENDINGS} file"))

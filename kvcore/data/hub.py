@@ -165,11 +165,16 @@ def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:
 
     Raises KvError as `rows_of`; also where no row makes a sample.
     """
+    return corpus_of_rows(data, (row for path in paths for row in rows_of(data, path)))
+
+
+def corpus_of_rows(data: HubDataset, rows: Iterable[HubRow]) -> Corpus:
+    """Make the corpus from rows of the hub's schema; KvError where none makes a sample."""
     samples: dict[str, Sample] = {}
     others: dict[str, tuple[str, ...]] = {}
     relevant: dict[str, tuple[str, ...]] = {}
     dropped: Counter[str] = Counter()
-    for row in (row for path in paths for row in rows_of(data, path)):
+    for row in rows:
         sample = data.sample_of(row)
         if isinstance(sample, str):
             dropped[sample] += 1

@@ -55,7 +55,14 @@ def score_table(rows: Rows, without: Rows | None = None, **beside: Sequence[floa
     return table[complete].reset_index(drop=True)
 
 
+def benefit_table(baseline: Rows, condition: Rows) -> pd.DataFrame:
+    """Return a table to rank by the benefit of a condition over a baseline."""
+    first, second = score_table(baseline), score_table(condition)
+    return second.assign(score=second["score"] - first["score"])
+
+
 scored = derived(score_table)
+benefit_scored = derived(benefit_table)
 best_of = derived(ranking.best_of)  # each passage's best score
 routed = derived(ranking.route)  # for each query the score that looks best for it
 
@@ -67,6 +74,13 @@ def auc(interval: IntervalSettings, rows: Rows, without: Rows | None = None) -> 
     details = {name: ranking.value(table, metric, k=k) for name, (metric, k) in SECONDARY.items()}
     plot = _roc_plot({rows.condition: table})
     return Outcome(ranking.estimate(table, interval=interval), details, plot)
+
+
+@estimand("AUC")
+def auc_of_table(interval: IntervalSettings, table: pd.DataFrame) -> Outcome:
+    """AUC of a table of scores pooled over queries, with MRR@10 and others beside it."""
+    details = {name: ranking.value(table, metric, k=k) for name, (metric, k) in SECONDARY.items()}
+    return Outcome(ranking.estimate(table, interval=interval), details, _roc_plot({"score": table}))
 
 
 @estimand("AUC difference")
