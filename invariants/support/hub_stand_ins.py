@@ -16,8 +16,8 @@ from invariants.support.hub_models import PUBLISHED, save
 from invariants.support.published_pairs import FAIRYTALES, MAWPS_GOOD, fairytale_file, mawps_file
 from kvcore.data import hub as data_hub
 from kvcore.data import present
-from kvcore.models import registry
 from kvcore.models import hub as model_hub
+from kvcore.models import registry
 
 ROWS = 14
 POSITIONS = 4096
