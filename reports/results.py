@@ -78,7 +78,8 @@ def document(
 
     Numbers are unrounded; NaN and infinities are the strings ``"NaN"``, ``"Infinity"`` and
     ``"-Infinity"`` in estimates, null elsewhere. ``q`` is null for judgements that are not primary.
-    The data behind the plots is left out: it lies in the rows, under ``rows``.
+    The data behind the plots is left out: it lies in the rows, under ``rows``. Of each cell there
+    are the folder of its rows and the line of pandas that reads them (``rows in pandas``).
     """
     q = multiple.primary_q_values(judgements)
     standing = multiple.standing(judgements)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -106,6 +106,25 @@ def published_value(name: str, path: Path = PATH) -> Entry:
     if name not in values:
         raise KvError(f"published={name!r} is no id of {path.name}; add it there or mend the id.")
     return values[name]
+
+
+def published_details(names: Iterable[str]) -> dict[str, float | str]:
+    """Return what was published beside a claim's own value, as secondary numbers of its block.
+
+    Raises KvError for an unknown id.
+    """
+    details: dict[str, float | str] = {}
+    for entry in map(published_value, names):
+        what = ", ".join(
+            part for part in (entry.statistic, entry.baseline, entry.condition) if part
+        )
+        named = f"published for {entry.model} on {entry.dataset}: {what}"
+        details[f"{named} ({entry.unit})"] = entry.effect
+        if entry.mean is not None:
+            details[f"{named} (mean, nats/token)"] = entry.mean
+        if entry.win is not None:
+            details[f"{named} (win rate)"] = entry.win
+    return details
 
 
 def limit_for(place: Place) -> int | None:

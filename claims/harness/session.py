@@ -110,7 +110,7 @@ class Session:
         stopped = looking.stops(tests, source, judge)
         names = [name_of(test) for test in tests]
         everything = source.at(None)
-        facts = facts_of(everything, source.plan)
+        facts = facts_of(key, everything, source.plan, self.settings.store)
         return LookedAt(dict(zip(names, stopped, strict=True)), everything, facts)
 
     def _source(self, key: CellKey) -> StoredCell | MeasuredCell:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import types
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from claims.harness.estimands import paired
 from claims.harness.estimands.paired import (
+    benefit_in_quartile,
     gate_against_everything,
     least_favourable,
     lower_against_upper_half,
     mean_benefit,
     mean_of,
     odd_even_trend,
+    oldham_trend,
     on_samples_of,
     paired_benefit,
     share_of_samples,
@@ -25,6 +29,7 @@ from claims.harness.estimands.paired import (
 from claims.harness.rows import Rows
 from invariants.support.comparing import must_see
 from invariants.support.estimand_rows import computed, score_rows, token_nlls
+from invariants.support.patching import patched
 
 
 def test_benefit_is_baseline_minus_condition() -> None:
@@ -35,6 +40,88 @@ def test_benefit_is_baseline_minus_condition() -> None:
     outcome = computed(paired_benefit, score_rows("bare", bare), score_rows("random", lower))
     assert outcome.estimate.ci_low > 0
     assert outcome.details["mean benefit (nats/token)"] == pytest.approx(0.5, abs=0.1)
+
+
+def check_levels() -> None:
+    """Levels of NLL are on the samples that both conditions have; ddof is 1."""
+    bare, primed = (
+        score_rows(name, [[float(x)] * 2 for x in (1, 2, 6, n)])
+        for name, n in (("bare", 7), ("random", 9))
+    )
+    primed.frame.loc["s3", "nll"] = float("nan")
+    details = computed(paired_benefit, bare, primed).details
+    for condition in ("bare", "random"):
+        shown = [
+            details[f"{name} NLL, {condition} (nats/token)"] for name in ("mean", "SD of", "median")
+        ]
+        assert shown == pytest.approx([3.0, 7**0.5, 2.0])
+
+
+def test_levels_of_nll_are_shown() -> None:
+    """Levels of a condition on other samples than the benefit's, or with ddof 0."""
+    check_levels()
+
+
+def test_twin_levels_on_other_samples_are_seen() -> None:
+    """The check above, were samples without a score counted as 0 or SDs taken with ddof 0."""
+    for name, broken in (
+        ("isnan", lambda x: np.zeros(np.shape(x), dtype=bool)),
+        ("std", lambda x, **_: float(np.sqrt(np.mean((x - np.mean(x)) ** 2)))),
+    ):
+        own = types.SimpleNamespace(**{**vars(np), name: broken})
+        must_see(patched(paired, "np", own), check_levels)
+
+
+def check_published_quartiles() -> None:
+    """All four quartiles by bare NLL are shown, and the scatter that was published.
+
+    1. The details of a trend.
+    2. Quarters cut by pandas, d by hand.
+    """
+    rng = np.random.default_rng(4)
+    hard = rng.uniform(0, 4, 200)
+    bare = score_rows("bare", [[float(h)] * 4 for h in hard])
+    primed = score_rows("p", [[float(h - 0.2 * (h > 2) + rng.normal(0, 0.1))] * 4 for h in hard])
+    gain = bare.values - primed.values
+    quarter = pd.qcut(bare.values, 4, labels=False) + 1
+    for outcome in (
+        computed(oldham_trend, bare, primed),
+        computed(benefit_in_quartile, bare, primed, bare, quartile=1),
+    ):
+        for n in (1, 2, 3, 4):
+            own = gain[quarter == n]
+            place = f"as published: quartile {n} of 4 by NLL of bare"
+            expected = {
+                "d": own.mean() / own.std(ddof=1),
+                "mean benefit (nats/token)": own.mean(),
+                "win rate": (own > 0).mean(),
+                "mean NLL (nats/token)": bare.values[quarter == n].mean(),
+            }
+            for name, value in expected.items():
+                assert outcome.details[f"{place}, {name}"] == pytest.approx(value)
+    judged, coupled = computed(oldham_trend, bare, primed).plot["figures"]
+    assert coupled["x"] == bare.values.round(4).tolist()
+    assert coupled["y"] == judged["y"] == gain.round(4).tolist()
+    assert "coupled" in coupled["x_label"]
+    assert "NLL of bare" in coupled["x_label"]
+
+
+def test_the_published_quartiles_and_scatter_are_shown() -> None:
+    """A quarter that is left out, cut by another hardness, or of the wrong sign."""
+    check_published_quartiles()
+
+
+def test_twin_other_quartiles_are_seen() -> None:
+    """The check above, were quarters cut by the primed NLL, or the scatters exchanged."""
+    table, right = paired.quartile_table, paired._trend_plots
+    for name, broken in (
+        ("quartile_table", lambda hard, gain, *rest: table(hard - gain, gain, *rest)),
+        (
+            "_trend_plots",
+            lambda own, *rows: {**(made := right(own, *rows)), "figures": made["figures"][::-1]},
+        ),
+    ):
+        must_see(patched(paired, name, broken), check_published_quartiles)
 
 
 def test_odd_and_even_tokens_are_kept_apart() -> None:

@@ -191,6 +191,34 @@ def test_every_published_value_has_a_claim_or_a_reason(specs: list[ClaimSpec]) -
     check_references((spec.declared for spec in specs), published_values())
 
 
+def check_values_beside(specs: Iterable[ClaimSpec]) -> None:
+    """Demand each level and quarter of experiment 01 beside a claim about its condition."""
+    shown = {name for spec in specs for name in spec.declared.beside}
+    levels = {
+        name
+        for name, entry in published_values().items()
+        if entry.experiment == "01" and ("nll-" in name or "quarter" in name)
+    }
+    assert len(levels) == 9 + 12
+    assert shown == levels
+    details = published.published_details(sorted(levels))
+    assert details["published for mistral-7b on ms_marco: mean NLL, bare (nats/token)"] == 1.1455
+    assert len(details) >= len(levels)
+
+
+def test_levels_and_quarters_are_shown_beside_claims(specs: list[ClaimSpec]) -> None:
+    """A published level or quarter that no reader sees beside ours."""
+    check_values_beside(specs)
+
+
+def test_twin_a_level_that_nobody_shows_is_seen(specs: list[ClaimSpec]) -> None:
+    """The check above, were a claim's values beside it lost."""
+    with pytest.raises(AssertionError):
+        check_values_beside(spec for spec in specs if "hardness" not in spec.claim.id)
+    with pytest.raises(KvError, match="is no id of published"):
+        published.published_details(["exp01-none"])
+
+
 def test_twin_a_value_without_claim_or_reason_is_seen(specs: list[ClaimSpec]) -> None:
     """The check above, were a reason or a reference lost, or a literal in its place."""
     declared = [spec.declared for spec in specs]
@@ -282,7 +310,7 @@ def test_twin_a_prediction_against_what_was_published_is_seen(specs: list[ClaimS
 def test_a_claim_speaks_and_predicts_at_each_place(specs: list[ClaimSpec]) -> None:
     """A place whose own statement or prediction does not reach what is judged there."""
     (spec,) = (s for s in specs if s.claim.id == "random-prefix-helps")
-    there, elsewhere = spec.at(claims.GEMMA_4B).claim, spec.at(claims.MISTRAL).claim
+    there, elsewhere = spec.at(claims.GEMMA_PASSAGES).claim, spec.at(claims.MISTRAL).claim
     assert there.prediction == hurts(0.054, -0.109)
     assert there.statement.endswith("makes the answer harder.")
     assert elsewhere.prediction == helps(0.045, 0.091)
