@@ -56,8 +56,21 @@ def only_where_it_answers(cell: Measured) -> str:
     )
 
 
+# The model planned for on both its datasets, and two smaller ones that fit elsewhere.
+PLACES = (
+    *(("qwen2.5-math-7b", name) for name in ("mawps", "fairytaleqa")),
+    *((name, "mawps") for name in ("llama3.2-1b", "qwen2.5-0.5b")),
+)
+
+
 topic = claims_about(
-    "adaptation", kind="context_switch", source=SOURCE, slow=True, metrics=("latency",), min_n=50
+    "adaptation",
+    kind="context_switch",
+    source=SOURCE,
+    slow=True,
+    metrics=("latency",),
+    min_n=50,
+    also_at=PLACES,
 )
 
 

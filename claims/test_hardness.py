@@ -4,13 +4,14 @@ Benefit contains bare NLL, so the published correlation is positive without any 
 shown in each block; judged are Oldham's correlation and two hardnesses measured elsewhere.
 """
 
-from claims.harness.claims import claims_about
+from claims.harness.claims import LONG_PAGES, claims_about
 from claims.harness.estimands.paired import (
     benefit_in_quartile,
     odd_even_benefit_in_quartile,
     odd_even_trend,
     oldham_trend,
     trend_with_hardness,
+    trend_with_hardness_by_length,
 )
 from kvcore.verdict import helps, hurts
 
@@ -148,3 +149,21 @@ def test_the_real_query_helps_the_hard_quarter_by_odd_tokens(judge):
 def test_a_static_question_helps_the_hard_quarter(judge):
     """A fixed question helps the quarter of answers that is hardest without the document."""
     judge(benefit_in_quartile("bare", "static_fact", "bos_only", quartile=4))
+
+
+def only_long_pages(cell):
+    """The finding is one about long documents."""
+    return "" if cell.dataset == LONG_PAGES[1] else f"the claim is about {LONG_PAGES[1]}"
+
+
+@topic.claim(
+    "hardness-is-inverted-on-long-pages",
+    source="priming project summary (first version): inverted on some datasets",
+    slow=True,
+    applies=only_long_pages,
+    predicts=hurts(delta=0.05, unit="r"),
+    also_at=(LONG_PAGES,),
+)
+def test_harder_samples_gain_less_on_long_pages(judge):
+    """On long pages answers that are hard without the document gain less from a static prefix."""
+    judge(trend_with_hardness_by_length("bare", "static_fact", "bos_only", bins=3))

@@ -1,6 +1,6 @@
 """Priming: what a prefix does that is read before the document and dropped again."""
 
-from claims.harness.claims import GEMMA_4B, LONG_PAGES, Instead, claims_about
+from claims.harness.claims import GEMMA_PASSAGES, LONG_PAGES, Instead, claims_about
 from claims.harness.estimands.paired import benefit_without_first_token, mean_of, paired_benefit
 from kvcore.verdict import does_not_help, helps, hurts, negligible
 
@@ -23,9 +23,10 @@ topic = claims_about("priming", source=SOURCE)
     published=("exp01-mistral-random", "exp16-gemma-random", "exp11-mistral-random-nq"),
     beside=levels("bare", "random"),
     instead={
-        GEMMA_4B: Instead(
+        GEMMA_PASSAGES: Instead(
             hurts(delta=0.054, effect=-0.109),
-            "A random prefix, read before the document and dropped again, makes the answer harder.",
+            "One unrelated sentence, read before every passage and dropped again, makes the answer "
+            "harder (random tokens of each query's length stand beside it).",
         ),
         LONG_PAGES: Instead(
             does_not_help(delta=0.09, effect=-0.034),
@@ -34,9 +35,12 @@ topic = claims_about("priming", source=SOURCE)
         ),
     },
 )
-def test_a_random_prefix_helps(judge):
+def test_a_random_prefix_helps(judge, cell):
     """A random prefix, read before the document and dropped again, makes the answer easier."""
-    judge(paired_benefit("bare", "random"))
+    if (cell.model, cell.dataset) == GEMMA_PASSAGES:
+        judge(paired_benefit("bare", "unrelated", "random"))
+    else:
+        judge(paired_benefit("bare", "random"))
 
 
 @topic.claim(
@@ -149,6 +153,19 @@ def test_a_written_need_helps(judge):
 
 
 @topic.claim(
+    "repeated-surrogate-keywords-help",
+    family="surrogates",
+    source="lab notes, experiment 08",
+    slow=True,
+    predicts=helps(delta=0.09, effect=0.208),
+    published="exp08-mistral-repeat-keyword-5",
+)
+def test_written_keywords_five_times_over_help(judge):
+    """Keywords that the model itself writes, five times over, make the answer easier."""
+    judge(paired_benefit("bare", "repeat(llm_surrogate(keyword),5)"))
+
+
+@topic.claim(
     "surrogate-beats-random",
     family="surrogates",
     source=SURROGATES,
@@ -166,6 +183,7 @@ def test_a_written_question_beats_a_random_prefix(judge):
     slow=True,
     source="lab notes: the passage's nearest past query, five times over",
     predicts=helps(delta=0.09),
+    also_at=tuple(("mistral-7b", name) for name in ("squad_v2", "narrativeqa")),  # have some
 )
 def test_past_queries_help(judge):
     """The nearest past query of the passage, five times over, makes the answer easier."""

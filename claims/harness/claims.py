@@ -31,6 +31,7 @@ from kvcore.verdict import Cell, Claim, Prediction, Published
 BOTH = ("nll", "nll_tail")
 MISTRAL: Place = ("mistral-7b", "ms_marco")
 GEMMA_4B: Place = ("gemma3-4b", "ms_marco")
+GEMMA_PASSAGES: Place = ("gemma3-4b", "ms_marco_passages")  # all passages of 300 queries
 LONG_PAGES: Place = ("mistral-7b", "natural_questions")
 Applies = Callable[[Any], str]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,11 @@ from claims.harness.estimands.paired import (
     mean_of,
     odd_even_trend,
     oldham_trend,
+    on_samples_of,
     paired_benefit,
     share_of_samples,
     single_layers,
+    trend_from_original_length,
     trend_over_length,
 )
 from claims.harness.rows import Rows
@@ -154,6 +157,58 @@ def test_a_decaying_benefit_has_a_negative_slope() -> None:
     assert outcome.plot["x"] == [256, 512, 1024]
     backwards = dict(zip(pairs, reversed(pairs.values()), strict=True))
     assert computed(trend_over_length, backwards).estimate.ci_low > 0
+
+
+def check_original_length() -> None:
+    """Compare with a least-squares fit of each sample over its own lengths, by NumPy."""
+    own = np.linspace(40, 160, 30)
+    bare, primed = score_rows("bare", token_nlls(0.0)), score_rows("p", token_nlls(-0.6, 4))
+    for rows in (bare, primed):
+        rows.frame["doc_len"] = own
+    pairs = {
+        n: (score_rows("bare", token_nlls(0.0)), score_rows("p", token_nlls(-gain, n)))
+        for n, gain in ((256, 0.3), (512, 0.0))
+    }
+    few = {  # padded documents are some of the samples, and may come in another order
+        n: tuple(replace(r, frame=r.frame.iloc[20::-1], clusters=r.clusters[20::-1]) for r in both)
+        for n, both in pairs.items()
+    }
+    outcome = computed(trend_from_original_length, bare, primed, few)
+    benefits = np.array([b.values - c.values for b, c in ((bare, primed), *pairs.values())])
+    slopes = np.array(
+        [np.polyfit(np.log2([own[i], 256, 512]), benefits[:, i], 1)[0] for i in range(21)]
+    )
+    assert outcome.estimate.value == pytest.approx(slopes.mean() / slopes.std(ddof=1))
+    assert outcome.estimate.n == 21
+    assert outcome.details["d at the original length"] > outcome.details["d at 512 tokens"]
+    assert outcome.plot["x"] == [pytest.approx(np.median(own[:21])), 256, 512]
+
+
+def test_the_slope_begins_at_each_samples_own_length() -> None:
+    """Catches one length for all documents, or benefits of other samples beside each other."""
+    check_original_length()
+
+    def by_place(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(
+            paired,
+            "_only",
+            lambda rows, names: replace(
+                rows, frame=rows.frame.iloc[: len(names)], clusters=rows.clusters[: len(names)]
+            ),
+        )
+
+    must_see(by_place, check_original_length)
+
+
+def test_padded_documents_are_compared_with_themselves() -> None:
+    """Catches documents that were not padded among those at the original length."""
+    bare = score_rows("bare", token_nlls(0.0))
+    padded = score_rows("bare@256", token_nlls(0.0))
+    padded = replace(padded, frame=padded.frame.iloc[:9], clusters=padded.clusters[:9])
+    padded.frame.loc["s3", "status"] = None
+    own = on_samples_of("a", "b").value({"a": bare, "b": padded}.__getitem__)
+    assert list(own.frame.index) == [f"s{i}" for i in range(9) if i != 3]
+    assert own.clusters == tuple(own.frame.index)
 
 
 def test_lower_layers_count_against_what_the_upper_ones_add() -> None:

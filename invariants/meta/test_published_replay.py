@@ -74,11 +74,12 @@ def comparisons(values: Mapping[str, Entry]) -> dict[tuple[Place, str], list[Com
         finding = finding_of(test, spec, cell_of(entry))
         if finding.name != "paired_benefit" or entry.shown_only:
             continue
-        first, second = (Need.read(str(need)) for need in finding.sources)
-        own = Comparison(values[entry.id], first.condition, second.condition)
+        first, *others = (Need.read(str(need)) for need in finding.sources)
         group = by_set.setdefault((entry.place, first.sample_set), [])
-        if own not in group:
-            group.append(own)
+        for other in others:  # a second one is shown beside, and given the same moments
+            own = Comparison(values[entry.id], first.condition, other.condition)
+            if own not in group:
+                group.append(own)
     by_set[values[ARTIFACT["random"]].place, "samples"] = [
         Comparison(values[id], "bare", condition) for condition, id in ARTIFACT.items()
     ]

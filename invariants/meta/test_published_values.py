@@ -310,7 +310,7 @@ def test_twin_a_prediction_against_what_was_published_is_seen(specs: list[ClaimS
 def test_a_claim_speaks_and_predicts_at_each_place(specs: list[ClaimSpec]) -> None:
     """A place whose own statement or prediction does not reach what is judged there."""
     (spec,) = (s for s in specs if s.claim.id == "random-prefix-helps")
-    there, elsewhere = spec.at(claims.GEMMA_4B).claim, spec.at(claims.MISTRAL).claim
+    there, elsewhere = spec.at(claims.GEMMA_PASSAGES).claim, spec.at(claims.MISTRAL).claim
     assert there.prediction == hurts(0.054, -0.109)
     assert there.statement.endswith("makes the answer harder.")
     assert elsewhere.prediction == helps(0.045, 0.091)

@@ -29,7 +29,7 @@ UNPUBLISHED_N = 300  # of legacy values
 SPREAD, ALIKE = 0.3, 0.5  # SD of a benefit in nats, correlation of two: where none was published
 BARE = (1.1455, 1.5698)  # mean and SD of bare NLL, of experiment 01
 SHORT_ANSWERS = 2500 - 2303  # samples of experiment 01 with answers of one token, without a tail
-LISTS, PASSAGES = 200, 1692
+LISTS, PASSAGES, RELEVANT = 200, 1692, 221
 STEPS = 40  # of a bisection
 TOKENS = 4
 WITH_BARE = {
@@ -205,6 +205,13 @@ def solved(of: Callable[[float], float], target: float, low: float, high: float)
     return (low + high) / 2
 
 
+def relevant_passages(query: np.ndarray[Any, np.dtype[np.int64]]) -> Array:
+    """Return 1.0 for the first passage of each list, and for the second of the first few lists."""
+    first = np.diff(query, prepend=-1) > 0
+    second = np.roll(first, 1) & (query < RELEVANT - LISTS)
+    return (first | second).astype(np.float64)
+
+
 @dataclass(frozen=True)
 class Lists:
     """Lists with scores of bare passages that rank as published."""
@@ -220,7 +227,7 @@ class Lists:
         """Draw lists whose AUC by PMI and by NLL are as given."""
         rng = np.random.default_rng(22)
         query = np.sort(np.arange(PASSAGES) % LISTS)
-        relevant = np.diff(query, prepend=-1).astype(np.float64)
+        relevant = relevant_passages(query)
         noise, prior = rng.standard_normal(PASSAGES), rng.standard_normal(LISTS)[query]
         bare = noise + relevant * solved(lambda x: auc(noise + x * relevant, relevant), pmi, 0, 5)
         spread = solved(lambda x: auc(bare - x * prior, relevant), raw, 0, 3)
@@ -263,9 +270,9 @@ class Lists:
         return score
 
     def _lists_with(self, rank: int) -> list[int]:
-        """Return the lists whose relevant passage has a rank."""
+        """Return the lists whose only relevant passage has a rank."""
         lists = []
-        for query in range(LISTS):
+        for query in range(RELEVANT - LISTS, LISTS):
             own = self.query == query
             mine = self.bare[own & (self.relevant > 0)][0]
             if int((self.bare[own] > mine).sum()) + 1 == rank:
@@ -359,11 +366,11 @@ def _primed(lists: Lists, values: Mapping[str, Entry]) -> Array:
 def list_rows(place: Place, values: Mapping[str, Entry]) -> list[Row]:
     """Return the rows of all lists."""
     lists = np.sort(np.arange(PASSAGES) % LISTS)
-    first = np.diff(lists, prepend=-1) > 0
-    ids = [
-        f"q{q:03}#q{q:03}" if relevant else f"q{q:03}#p{i:04}"
-        for i, (q, relevant) in enumerate(zip(lists, first, strict=True))
-    ]
+    first, relevant = np.diff(lists, prepend=-1) > 0, relevant_passages(lists) > 0
+    ids = []
+    for i, query in enumerate(f"q{number:03}" for number in lists):
+        other = f"{query}+p-{i}" if relevant[i] else f"p-{i:04}"
+        ids.append(f"{query}#{query if first[i] else other}")
     return [
         scored(place, need, id, float(nll), cluster=id.split("#")[0])
         for need, nlls in ranked_scores(values).items()

@@ -50,6 +50,8 @@ class HubDataset:
     others_of: Callable[[HubRow], tuple[str, ...]] | None = None
     # Whether only parts of large columns are decoded, those that are named in ``columns``.
     within_columns: bool = False
+    # Likewise those that answer it too, beside the sample's own.
+    relevant_of: Callable[[HubRow], tuple[str, ...]] | None = None
     # Whether a passage is asked several queries, so that each has past ones.
     past_queries: bool = False
 
@@ -198,6 +200,7 @@ def corpus_of_rows(data: HubDataset, rows: Iterable[HubRow]) -> Corpus:
     """Make the corpus from rows of the hub's schema; KvError where none makes a sample."""
     samples: dict[str, Sample] = {}
     others: dict[str, tuple[str, ...]] = {}
+    relevant: dict[str, tuple[str, ...]] = {}
     dropped: Counter[str] = Counter()
     for row in rows:
         sample = data.sample_of(row)
@@ -209,6 +212,8 @@ def corpus_of_rows(data: HubDataset, rows: Iterable[HubRow]) -> Corpus:
             samples[sample.id] = sample
             if data.others_of and (passages := data.others_of(row)):
                 others[sample.id] = passages
+            if data.relevant_of and (passages := data.relevant_of(row)):
+                relevant[sample.id] = passages
     counts = dict(sorted(dropped.items()))
     if not samples:
         rows = sum(counts.values())
@@ -216,7 +221,8 @@ def corpus_of_rows(data: HubDataset, rows: Iterable[HubRow]) -> Corpus:
     unique = tuple(samples.values())
     if data.past_queries:
         unique = with_past_queries(unique)
-    return Corpus(data.name, unique, counts, data.revision, data.cluster_unit, data.note, others)
+    facts = data.revision, data.cluster_unit, data.note
+    return Corpus(data.name, unique, counts, *facts, others, relevant)
 
 
 def hub_answers() -> bool:

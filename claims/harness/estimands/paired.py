@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from claims.harness.estimands.base import (
     Outcome,
@@ -53,11 +54,17 @@ QUARTILE_NUMBERS = {
 
 
 @estimand("d", benefit=True)
-def paired_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
-    """Cohen's d of the paired benefit of a condition over a baseline."""
+def paired_benefit(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, beside: Rows | None = None
+) -> Outcome:
+    """Cohen's d of the paired benefit of a condition over a baseline; another one's is shown."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
     by_package = d_by_package(baseline.values - condition.values, baseline.clusters, interval)
     details = _secondary(effect) | nll_levels(baseline, condition) | by_package
+    if beside is not None:
+        gain = baseline.values - beside.values
+        other = effect_size(gain, baseline.clusters, interval.alone)
+        details |= with_bounds(f"d of {beside.condition}, shown beside", other, beside.condition)
     return Outcome(effect.d, details, differences_plot(effect.differences))
 
 
@@ -68,6 +75,14 @@ def mean_of(*rows: Rows) -> Rows:
     name = f"mean of {', '.join(r.condition for r in rows)}"
     frame = rows[0].frame.assign(**{variant: means[variant] for variant in VARIANTS})
     return replace(rows[0], condition=name, frame=frame)
+
+
+@derived
+def on_samples_of(rows: Rows, padded: Rows) -> Rows:
+    """Rows of the samples that other rows were made from: documents before they were padded."""
+    own = rows.frame.index.isin(padded.frame.index[padded.frame["status"].notna()])
+    clusters = tuple(c for c, chosen in zip(rows.clusters, own, strict=True) if chosen)
+    return replace(rows, frame=rows.frame[own], clusters=clusters)
 
 
 @estimand("nats/token", benefit=True)
@@ -102,6 +117,29 @@ def trend_with_hardness(
     label = f"hardness: NLL without the document ({hardness.condition})"
     plot = _trend_plots(_benefit_plot(hard, benefit, label), baseline, condition)
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
+
+
+@estimand("r")
+def trend_with_hardness_by_length(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, hardness: Rows, *, bins: int
+) -> Outcome:
+    """Correlation of benefit with such a hardness, that of every bin of document length beside.
+
+    Bins hold equally many samples, in the order of their document's tokens.
+    """
+    benefit, hard = baseline.values - condition.values, hardness.values
+    length = baseline.numbers("doc_len")
+    edges = np.nanquantile(length, np.linspace(0, 1, bins + 1)[1:-1])
+    bin_of, details = np.searchsorted(edges, length, side="right"), dict[str, float | str]()
+    clusters = np.asarray(baseline.clusters)
+    for number in range(bins):
+        own = (bin_of == number) & ~np.isnan(length)
+        within = correlation(hard[own], benefit[own], clusters[own], interval.alone)
+        name = f"r, {length[own].min():.0f} to {length[own].max():.0f} tokens"
+        details |= with_bounds(name, within)
+    plot = _benefit_plot(hard, benefit, "hardness: NLL without the document")
+    whole = correlation(hard, benefit, baseline.clusters, interval)
+    return Outcome(whole, _published_trend(baseline, condition, interval) | details, plot)
 
 
 @estimand("r")
@@ -165,6 +203,48 @@ def trend_over_length(
         {f"d at {n} tokens": e.value for n, e in zip(pairs, curve, strict=True)},
         curve_plot(list(pairs), curve, "tokens of the document", log=True),
     )
+
+
+@estimand("d")
+def trend_from_original_length(
+    interval: IntervalSettings,
+    baseline: Rows,
+    condition: Rows,
+    pairs: Mapping[int, tuple[Rows, Rows]],
+) -> Outcome:
+    """d of each sample's slope of benefit over log2 of the document's length, its own one first.
+
+    ``baseline`` and ``condition`` are of the documents before they were padded; ``pairs`` as
+    `trend_over_length` takes them. A sample counts where it has a benefit at every length.
+    """
+    padded = next(iter(pairs.values()))[0]
+    common = baseline.frame.index.intersection(padded.frame.index)
+    at_own = _only(baseline, common), _only(condition, common)
+    rows = [at_own, *((_only(b, common), _only(c, common)) for b, c in pairs.values())]
+    benefits = np.array([b.values - c.values for b, c in rows])
+    tokens = at_own[0].numbers("doc_len")
+    lengths = np.log2(np.vstack([tokens, *(np.full(len(common), n) for n in pairs)]))
+    centred = lengths - lengths.mean(axis=0)
+    slope = (centred * benefits).sum(axis=0) / (centred**2).sum(axis=0)
+    clusters = at_own[0].clusters
+    curve = [effect_size(row, clusters, interval.alone) for row in benefits]
+    own = float(np.nanmedian(tokens))
+    names = ["at the original length", *(f"at {n} tokens" for n in pairs)]
+    details: dict[str, float | str] = {"median tokens of the original document": own}
+    for name, e, (bare, _) in zip(names, curve, rows, strict=True):
+        details[f"d {name}"] = e.value
+        details[f"mean NLL of {bare.condition.partition('@')[0]} {name}"] = float(
+            np.nanmean(bare.values)
+        )
+    plot = curve_plot([own, *pairs], curve, "tokens of the document", log=True)
+    return Outcome(effect_size(slope, clusters, interval), details, plot)
+
+
+def _only(rows: Rows, names: pd.Index) -> Rows:
+    """Return the rows of some samples, in the order of their names here."""
+    cluster_of = dict(zip(rows.frame.index, rows.clusters, strict=True))
+    clusters = tuple(cluster_of[name] for name in names)
+    return replace(rows, frame=rows.frame.loc[names], clusters=clusters)
 
 
 @estimand("d")

@@ -32,7 +32,7 @@ from kvcore.data.files import (
     repeated_id,
 )
 from kvcore.data.hub import HubDataset, local_files
-from kvcore.errors import KvError, MissingResource, unknown
+from kvcore.errors import KvError, unknown
 from kvcore.io import digest
 
 DEFAULT_N = 500  # pairs of the generator, as many as in the published study
@@ -125,13 +125,7 @@ def generator_hash(name: str) -> str:
 
 def _from_hub(name: str, n: int | None, seed: int) -> PairCorpus:
     data, pairs_from = PUBLISHED[name]
-    try:
-        paths = local_files(data)
-    except MissingResource as missing:
-        raise MissingResource(
-            f"{missing}; or name a local table with its columns: pairs:{name}.csv"
-        ) from None
-    pairs, dropped = pairs_from(paths, seed)
+    pairs, dropped = pairs_from(local_files(data), seed)
     if not pairs:
         raise KvError(f"{name}: no row makes a pair; dropped: {dropped}.")
     return PairCorpus(name, pairs[:n], dropped, data.revision, PAIRS[name])

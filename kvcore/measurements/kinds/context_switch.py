@@ -14,6 +14,7 @@ from kvcore.data.context_pairs.assignment import injection_fraction
 from kvcore.data.context_pairs.load import PAIRS, load_pairs
 from kvcore.data.context_pairs.pair import Pair, numbers_in
 from kvcore.data.context_pairs.solutions import worked_solutions
+from kvcore.errors import KvError
 from kvcore.io import digest
 from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
@@ -268,6 +269,36 @@ def line_ends(lm: LM) -> frozenset[int]:
     return end_ids(lm) | newline_ids(lm)
 
 
+def explain(request: MeasureRequest) -> tuple[Mapping[str, Any], ...]:
+    """Explain ways to switch on the shortest of the first pairs that all can be measured on.
+
+    Raises KvError if there is none.
+    """
+    from kvcore.measurements import context_switch
+    from kvcore.measurements.explain import CANDIDATES, records
+    from kvcore.measurements.explain_kinds import switch_explanations
+
+    lm, seed = request.load(), request.seed
+    pairs = load_pairs(request.dataset, min(request.limit, CANDIDATES), seed).pairs
+    method_of = {way: way.removeprefix(FREE).removesuffix(OWN) for way in request.needs}
+    by_length = sorted(pairs, key=lambda p: len(p.question + p.alt_problem))
+    for pair in sorted(by_length, key=lambda p: p.question == p.alt_problem):  # changed ones first
+        own = own_switches(lm, [pair], seed, None)[0] if any(map(is_own, method_of)) else []
+        switch, methods = switch_of(pair, seed), tuple(method_of.values())
+        own_switch = own[0] if own else switch
+        if any(
+            context_switch.refusal(lm, each, methods, steps=STEPS, seed=seed)
+            for each in (switch, own_switch)
+        ):
+            continue
+        ways = {
+            way: (method, own_switch if is_own(way) else switch)
+            for way, method in method_of.items()
+        }
+        return records(lm, switch_explanations(lm, ways, STEPS, seed))
+    raise KvError(f"{request.dataset}: none of its first pairs can be measured with {lm.name}.")
+
+
 def check_method(name: str) -> None:
     """Raise KvError for a name that is no way to switch."""
     switch_method(name.removeprefix(FREE).removesuffix(OWN))
@@ -293,5 +324,6 @@ KIND = register(
         prefix="pairs:",
         counted="pairs",
         check_need=check_method,
+        explain=explain,
     )
 )
