@@ -229,6 +229,7 @@ _HUB_DATASETS = (
         narrativeqa,
         "story",
         "NarrativeQA validation: summaries, first answer",
+        within_columns=True,
         past_queries=True,
     ),
     # The dataset itself, not one of its short derivatives: the finding is about long documents.
@@ -247,6 +248,7 @@ _HUB_DATASETS = (
         natural_questions,
         "page",
         f"Natural Questions, first shard of dev: pages up to {PAGE_WORDS} words, short answer",
+        within_columns=True,
     ),
 )
 HUB: Mapping[str, HubDataset] = {data.name: data for data in _HUB_DATASETS}
