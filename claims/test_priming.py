@@ -25,8 +25,8 @@ topic = claims_about("priming", source=SOURCE)
     instead={
         GEMMA_PASSAGES: Instead(
             hurts(delta=0.054, effect=-0.109),
-            "One unrelated sentence, read before every passage and dropped again, makes the answer "
-            "harder (random tokens of each query's length stand beside it).",
+            "With random tokens of each query's length shown beside it, one unrelated sentence, "
+            "read before every passage and dropped again, makes the answer harder.",
         ),
         LONG_PAGES: Instead(
             does_not_help(delta=0.09, effect=-0.034),

@@ -16,6 +16,7 @@ from invariants.support.hub_models import PUBLISHED, save
 from invariants.support.published_pairs import FAIRYTALES, MAWPS_GOOD, fairytale_file, mawps_file
 from kvcore.data import hub as data_hub
 from kvcore.data import present
+from kvcore.data.datasets import HUB
 from kvcore.models import hub as model_hub
 from kvcore.models import registry
 
@@ -54,7 +55,7 @@ def paragraphs(folder: Path) -> Path:
     """Write WikiText's test split: a paragraph a row, two sentences each."""
     rng = np.random.default_rng(2)
     texts = [
-        f" {' '.join(rng.choice(WORDS, 20))} . {' '.join(rng.choice(WORDS, 60))} . \n"
+        f" The {' '.join(rng.choice(WORDS, 15))} . It {' '.join(rng.choice(WORDS, 55))} . \n"
         for _ in range(ROWS)
     ]
     path = folder / "wikitext.parquet"
@@ -66,7 +67,13 @@ def paragraphs(folder: Path) -> Path:
 def write_datasets(folder: Path) -> Mapping[str, list[Path]]:
     """Write every dataset of the hub that claims are judged on; return the files by name."""
     folder.mkdir()
-    own = {name: [written(folder, name, rows_like(name))] for name in CARDS}
+    own = {
+        name: [
+            written(folder, name, rows_like(name)[n :: len(HUB[name].files)])
+            for n in range(len(HUB[name].files))
+        ]
+        for name in CARDS
+    }
     return own | {
         "wikitext2": [paragraphs(folder)],
         "mawps": [mawps_file(folder, MAWPS_GOOD)],
