@@ -22,7 +22,6 @@ from benchmarks import (
     ranking,
     speed,
     statistics_page,
-    verdicts,
 )
 from kvcore import loading
 from kvcore.data import datasets
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks and return the exit status: 1 where two routes' numbers differ."""
     options = _options(arguments)
     if options.part == STATISTICS:
-        statistics_page.write(verdicts.measure(options.replications, options.seed))
+        statistics_page.write(options.replications, options.seed)
         print(f"written to {statistics_page.PAGE.relative_to(Path.cwd())}")
         return 0
     lm = loading.load(options.model, device="cpu", dtype="float32")

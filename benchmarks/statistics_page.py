@@ -19,9 +19,13 @@ POWER = 80
 LABELS = {"jackknife": "jackknife-t", "bca": "BCa"}
 
 
-def write(figures: Mapping[str, Any]) -> None:
-    """Keep the figures and write the page from them."""
-    write_atomically(FIGURES, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+def write(replications: int, seed: int) -> None:
+    """Simulate the figures, keep each table as soon as it is there, and write the page."""
+    figures: dict[str, Any] = {}
+    for table in verdicts.measure(replications, seed):
+        figures |= table
+        write_atomically(FIGURES, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+        print(f"simulated: {', '.join(figures)}", flush=True)
     write_atomically(PAGE, page(figures))
 
 

@@ -39,7 +39,7 @@ MARGIN, EFFECT, PILOT, ICC = 0.09, 0.2, 120, 0.3
 FEW_RESAMPLES = 999
 GRID = 4000  # estimates on which a published cell is judged
 LOOKS = 5
-BCA_PART, AUC_PART = 4, 4  # of the replications: slower ones make do with a part
+BCA_PART, AUC_PART = 8, 4  # of the replications: slower ones make do with a part
 WRONG = {0.0: "supported", MARGIN: "refuted"}  # by the true d
 
 
@@ -67,8 +67,8 @@ class Population:
         return self.columns[:, np.concatenate(drawn)], labels
 
 
-def measure(replications: int, seed: int) -> dict[str, Any]:
-    """Simulate everything; each table is a list of rows with rates in percent."""
+def measure(replications: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Simulate everything and yield it table by table; rates are in percent."""
     rows = _stored()
     numbers = {name: _column(rows, name) for name in ("bare", "random", "oracle", HARDNESS)}
     clusters = list(_frame(rows, "bare")["cluster"])
@@ -76,22 +76,25 @@ def measure(replications: int, seed: int) -> dict[str, Any]:
         pair: Population.of([numbers[name] for name in (*pair, HARDNESS)], clusters)
         for pair in PAIRS
     }
-    return {
+    first = population[PAIRS[0]]
+    yield {
         "replications": replications,
         "bca_replications": replications // BCA_PART,
         "auc_replications": replications // AUC_PART,
         "seed": seed,
-        "samples": population[PAIRS[0]].columns.shape[1],
-        "clusters": len(population[PAIRS[0]].members),
+        "samples": first.columns.shape[1],
+        "clusters": len(first.members),
+    }
+    yield {"published": list(_published())}
+    yield {"errors": list(_errors(first, replications, seed))}
+    yield {"power": list(_power(population, replications, seed))}
+    yield {
         "coverage": [
             *_coverage(population, replications, seed),
-            *_ranking_coverage(rows, max(replications // AUC_PART, 1), seed),
-        ],
-        "errors": list(_errors(population[PAIRS[0]], replications, seed)),
-        "power": list(_power(population, replications, seed)),
-        "published": list(_published()),
-        "looked": _saved(seed),
+            *_ranking_coverage(rows, replications // AUC_PART, seed),
+        ]
     }
+    yield {"looked": _saved(seed)}
 
 
 # --- coverage ------------------------------------------------------------------------------------

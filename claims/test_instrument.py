@@ -1,6 +1,6 @@
 """The instrument's own pitfalls: token boundaries, cache lengths, rope bases."""
 
-from claims.harness.claims import GEMMA_4B, claims_about
+from claims.harness.claims import GEMMA_PASSAGES, claims_about
 from claims.harness.estimands.paired import paired_benefit, share_of_samples
 from kvcore.verdict import at_least, hurts
 
@@ -75,7 +75,7 @@ def test_values_of_another_document_hurt(judge):
     applies=only_two_bases,
     predicts=hurts(delta=0.09, effect=-0.31),
     published="artifact-gemma270m-one-base-random",
-    also_at=(GEMMA_4B,),
+    also_at=(GEMMA_PASSAGES,),
 )
 def test_one_rope_base_for_all_layers_hurts(judge):
     """Re-positioning all layers with one base harms a model that has two."""

@@ -1,7 +1,13 @@
 """Length: does the benefit survive when unrelated text follows the passage?"""
 
 from claims.harness.claims import claims_about
-from claims.harness.estimands.paired import paired_benefit, trend_over_length
+from claims.harness.estimands.paired import (
+    mean_benefit,
+    on_samples_of,
+    paired_benefit,
+    trend_from_original_length,
+    trend_over_length,
+)
 from kvcore.verdict import at_most, does_not_help, helps, hurts
 
 SOURCE = "priming project summary, length"
@@ -44,6 +50,38 @@ topic = claims_about("length", source=SOURCE, slow=True, min_n=50)
 def test_no_benefit_at_this_length(judge, tokens):
     """With {tokens:,} tokens of document a static prefix makes the answer no easier."""
     judge(paired_benefit(f"bare@{tokens}", f"static_fact@{tokens}"))
+
+
+@topic.claim(
+    "static-prefix-helps-at-the-original-length",
+    predicts=helps(delta=0.09, effect=0.303),
+    published="exp20-mistral-static-fact-original-length",
+)
+def test_a_static_prefix_helps_at_the_original_length(judge):
+    """On the documents that are padded below, as long as they were, a static prefix helps."""
+    judge(
+        paired_benefit(
+            on_samples_of("bare", f"bare@{LENGTHS[0]}"),
+            on_samples_of("static_fact", f"bare@{LENGTHS[0]}"),
+        )
+    )
+
+
+@topic.claim("benefit-decays-from-the-original-length", predicts=hurts(delta=0.09, effect=-0.2))
+def test_the_benefit_decays_from_the_original_length(judge):
+    """The longer the document, its own length the shortest, the less a static prefix helps."""
+    pairs = {n: (f"bare@{n}", f"static_fact@{n}") for n in LENGTHS}
+    judge(trend_from_original_length("bare", "static_fact", pairs))
+
+
+@topic.claim(
+    "unrelated-text-lowers-bare-nll",
+    source=f"{SOURCE} (lab notes: mean NLL 1.098 at the original length, 0.889 at 2,048 tokens)",
+    predicts=helps(delta=0.1, effect=0.209, unit="nats/token"),
+)
+def test_unrelated_text_lowers_bare_nll(judge):
+    """Without any prefix, mean NLL falls from the original length to 2,048 tokens of document."""
+    judge(mean_benefit(on_samples_of("bare", "bare@2048"), "bare@2048"))
 
 
 @topic.claim("benefit-decays-with-length", predicts=hurts(delta=0.09, effect=-0.2))

@@ -1,6 +1,6 @@
 """Mechanism: which half of a primed cache carries the effect, in which layers and positions."""
 
-from claims.harness.claims import GEMMA_4B, MISTRAL, Instead, claims_about
+from claims.harness.claims import GEMMA_PASSAGES, MISTRAL, Instead, claims_about
 from claims.harness.estimands.paired import (
     lower_against_upper_half,
     mean_benefit,
@@ -38,7 +38,7 @@ topic = claims_about("mechanism", source=SOURCE, slow=True)
     predicts=helps(delta=0.09, effect=0.472),
     published=("exp07-mistral-static-fact", "exp16-gemma-static-fact"),
     instead={
-        GEMMA_4B: Instead(
+        GEMMA_PASSAGES: Instead(
             does_not_help(delta=0.09, effect=-0.031),
             "A fixed question, read before the document and dropped again, makes the answer no "
             "easier.",
@@ -162,7 +162,7 @@ def test_keys_left_at_their_old_positions_do_not_help(judge):
     "turning-keys-forth-and-back-changes-nothing",
     source="priming project summary, mechanism (lab notes: d -0.019)",
     predicts=ROUNDING,
-    also_at=(MISTRAL, GEMMA_4B),
+    also_at=(MISTRAL, GEMMA_PASSAGES),
 )
 def test_turning_keys_forth_and_back_changes_nothing(judge):
     """Turning the keys forth and back by the prefix's length changes nothing."""
@@ -173,7 +173,7 @@ def test_turning_keys_forth_and_back_changes_nothing(judge):
     "float32-rotation-changes-nothing",
     applies=only_below_float32,
     predicts=ROUNDING,
-    also_at=(MISTRAL, GEMMA_4B),
+    also_at=(MISTRAL, GEMMA_PASSAGES),
 )
 def test_the_precision_of_the_rotation_changes_nothing(judge):
     """Turning keys in float32 or in the model's own precision makes no difference."""

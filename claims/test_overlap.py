@@ -1,6 +1,6 @@
 """Word overlap: does priming help because the prefix is about the passage?"""
 
-from claims.harness.claims import claims_about
+from claims.harness.claims import GEMMA_4B, claims_about
 from claims.harness.estimands.ranking import overlap_trend
 from kvcore.verdict import helps, negligible
 
@@ -8,7 +8,7 @@ SOURCE = "priming project summary, semantic signal (first version)"
 LEGACY = "legacy-mistral-overlap-r"
 
 
-topic = claims_about("overlap", source=SOURCE, slow=True)
+topic = claims_about("overlap", source=SOURCE, slow=True, also_at=(GEMMA_4B,))
 
 
 @topic.claim(

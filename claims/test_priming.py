@@ -1,10 +1,16 @@
 """Priming: what a prefix does that is read before the document and dropped again."""
 
-from claims.harness.claims import GEMMA_4B, LONG_PAGES, Instead, claims_about
+from claims.harness.claims import GEMMA_PASSAGES, LONG_PAGES, Instead, claims_about
 from claims.harness.estimands.paired import benefit_without_first_token, mean_of, paired_benefit
 from kvcore.verdict import does_not_help, helps, hurts, negligible
 
 SOURCE = "priming notebook, experiment 01"
+
+
+def levels(*conditions: str) -> tuple[str, ...]:
+    """Return the ids of what was published of the NLL of some conditions."""
+    names = ("mean-nll", "sd-of-nll", "median-nll")
+    return tuple(f"exp01-mistral-{name}-{c}" for c in conditions for name in names)
 
 
 topic = claims_about("priming", source=SOURCE)
@@ -15,10 +21,12 @@ topic = claims_about("priming", source=SOURCE)
     version=2,
     predicts=helps(delta=0.045, effect=0.091),
     published=("exp01-mistral-random", "exp16-gemma-random", "exp11-mistral-random-nq"),
+    beside=levels("bare", "random"),
     instead={
-        GEMMA_4B: Instead(
+        GEMMA_PASSAGES: Instead(
             hurts(delta=0.054, effect=-0.109),
-            "A random prefix, read before the document and dropped again, makes the answer harder.",
+            "One unrelated sentence, read before every passage and dropped again, makes the answer "
+            "harder (random tokens of each query's length stand beside it).",
         ),
         LONG_PAGES: Instead(
             does_not_help(delta=0.09, effect=-0.034),
@@ -27,15 +35,19 @@ topic = claims_about("priming", source=SOURCE)
         ),
     },
 )
-def test_a_random_prefix_helps(judge):
+def test_a_random_prefix_helps(judge, cell):
     """A random prefix, read before the document and dropped again, makes the answer easier."""
-    judge(paired_benefit("bare", "random"))
+    if (cell.model, cell.dataset) == GEMMA_PASSAGES:
+        judge(paired_benefit("bare", "unrelated", "random"))
+    else:
+        judge(paired_benefit("bare", "random"))
 
 
 @topic.claim(
     "oracle-does-not-help",
     predicts=does_not_help(delta=0.09, effect=0.023),
     published=("exp01-mistral-oracle", "exp16-gemma-oracle", "exp11-mistral-oracle-nq"),
+    beside=levels("bare", "oracle"),
 )
 def test_the_real_query_does_not_help(judge):
     """Having read the real query before the document makes the answer no easier."""
@@ -47,6 +59,7 @@ def test_the_real_query_does_not_help(judge):
     version=2,
     predicts=hurts(delta=0.025, effect=-0.051),
     published="exp01-mistral-oracle-against-random",
+    beside=levels("random", "oracle"),
 )
 def test_the_real_query_is_worse_than_a_random_prefix(judge):
     """The real query as a prefix does worse than random tokens of the same length."""
@@ -140,6 +153,19 @@ def test_a_written_need_helps(judge):
 
 
 @topic.claim(
+    "repeated-surrogate-keywords-help",
+    family="surrogates",
+    source="lab notes, experiment 08",
+    slow=True,
+    predicts=helps(delta=0.09, effect=0.208),
+    published="exp08-mistral-repeat-keyword-5",
+)
+def test_written_keywords_five_times_over_help(judge):
+    """Keywords that the model itself writes, five times over, make the answer easier."""
+    judge(paired_benefit("bare", "repeat(llm_surrogate(keyword),5)"))
+
+
+@topic.claim(
     "surrogate-beats-random",
     family="surrogates",
     source=SURROGATES,
@@ -157,6 +183,7 @@ def test_a_written_question_beats_a_random_prefix(judge):
     slow=True,
     source="lab notes: the passage's nearest past query, five times over",
     predicts=helps(delta=0.09),
+    also_at=tuple(("mistral-7b", name) for name in ("squad_v2", "narrativeqa")),  # have some
 )
 def test_past_queries_help(judge):
     """The nearest past query of the passage, five times over, makes the answer easier."""

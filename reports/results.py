@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kvcore.io import write_atomically
-from kvcore.verdict import Q_LEVEL, Judgement
+from kvcore.verdict import Q_LEVEL, Judgement, difference_from_published
 from reports import multiple
 from reports.text import inert_data
 from reports.words import counts
@@ -78,7 +78,8 @@ def document(
 
     Numbers are unrounded; NaN and infinities are the strings ``"NaN"``, ``"Infinity"`` and
     ``"-Infinity"`` in estimates, null elsewhere. ``q`` is null for judgements that are not primary.
-    The data behind the plots is left out: it lies in the rows, under ``rows``.
+    The data behind the plots is left out: it lies in the rows, under ``rows``. Of each cell there
+    are the folder of its rows and the line of pandas that reads them (``rows in pandas``).
     """
     q = multiple.primary_q_values(judgements)
     standing = multiple.standing(judgements)
@@ -100,8 +101,14 @@ def document(
 
 
 def _judged(judgement: Judgement, q: float | None) -> dict[str, Any]:
-    """Return a judgement's own fields, what it says in words, and its q-value."""
-    said = {"words": judgement.words, "sentence": judgement.sentence(), "q": q}
+    """Return a judgement's own fields, its words and q-value, and ours less the published value."""
+    ours_less_theirs = difference_from_published(judgement.estimate, judgement.published)
+    said = {
+        "words": judgement.words,
+        "sentence": judgement.sentence(),
+        "q": q,
+        "less_published": dataclasses.asdict(ours_less_theirs) if ours_less_theirs else None,
+    }
     fields = judgement.to_dict() | said
     del fields["plot"]
     return fields

@@ -7,12 +7,14 @@ import pytest
 from claims.harness.claims import ClaimSpec
 from claims.harness.datasets import is_for
 from claims.harness.options import Settings
+from claims.harness.published import limit_for
 from kvcore.errors import MissingResource
 from kvcore.measurements.base import Place
 from kvcore.models.registry import adds_quantization, entry_of, installed, precision
 from kvcore.verdict import Cell, slugify
 
 DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_LIMIT = 300
 OPT_IN_MODELS = ("gemma3-270m",)
 """Among the defaults where their package is installed, or where stored rows alone are judged."""
 
@@ -54,6 +56,18 @@ def cell_id(cell: Cell) -> str:
         return cell.slug
     model = slugify(cell.model)
     return f"{model}-{slugify(cell.dtype)}{cell.slug.removeprefix(model)}"
+
+
+def limit_of(place: Place, settings: Settings) -> int:
+    """Return how many samples a cell has at most: those asked for, else published, else 300.
+
+    Published counts are those of models that need a GPU; a small model's cells are this project's
+    own, and are not cut down to the n of an early finding about them.
+    """
+    if settings.limit is not None:
+        return settings.limit
+    published = limit_for(place) if entry_of(place[0]).gpu else None
+    return published or DEFAULT_LIMIT
 
 
 def marks(spec: ClaimSpec, cell: Cell) -> list[pytest.MarkDecorator]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from claims.harness.estimands.base import Finding
-from claims.harness.published import Entry, published_value
+from claims.harness.published import Entry, published_details, published_value
 from kvcore.errors import KvError
 from kvcore.measurements.base import MeasurementKind, Place
 from kvcore.measurements.registry import kind_of
@@ -31,6 +31,7 @@ from kvcore.verdict import Cell, Claim, Prediction, Published
 BOTH = ("nll", "nll_tail")
 MISTRAL: Place = ("mistral-7b", "ms_marco")
 GEMMA_4B: Place = ("gemma3-4b", "ms_marco")
+GEMMA_PASSAGES: Place = ("gemma3-4b", "ms_marco_passages")  # all passages of 300 queries
 LONG_PAGES: Place = ("mistral-7b", "natural_questions")
 Applies = Callable[[Any], str]
 
@@ -64,6 +65,7 @@ class Declaration:
     # Ids of `claims/published.toml`; the first is shown in every cell, each is compared in its own.
     # Claims of another project pass the values themselves, by place or as of the kind's own place.
     published: str | tuple[str, ...] | Published | Mapping[Place, Published] = ()
+    beside: tuple[str, ...] = ()  # ids of further published values, among the claim's details
     also_at: tuple[Place, ...] = ()  # judged by default beside the places of published values
     instead: Mapping[Place, Instead] = field(default_factory=dict)  # where it predicts otherwise
     primary: str = ""  # the metric that counts; by default the published one, else the first
@@ -186,6 +188,7 @@ def specified(declared: Declaration, test: Callable[..., Any]) -> ClaimSpec:
     if declared.parameters and not declared.statement:
         statement = statement.format(**declared.parameters)
     published, shown_only = _published(declared.published, kind)
+    published_details(declared.beside)
     claim = Claim(
         declared.claim_id,
         declared.version,

@@ -14,6 +14,7 @@ from claims.harness.estimands.base import Outcome
 from claims.harness.ledger import key_of
 from claims.harness.looking import Judge
 from claims.harness.options import Settings
+from claims.harness.published import published_details
 from claims.harness.rows import CellRows, Measured
 from claims.harness.session import Session
 from kvcore import analysis, verdict
@@ -102,7 +103,11 @@ class CellJudge:
             model_revision=self.measured.collected.revision,
             ledger="",
             outcome="",
-            details={**outcome.details, **self._look_details()},
+            details={
+                **outcome.details,
+                **published_details(spec.declared.beside),
+                **self._look_details(),
+            },
             plot=outcome.plot,
             look=self.look,
             primary=cell.metric == spec.primary,

@@ -23,7 +23,7 @@ class Settings:
 
     models: tuple[str, ...]  # empty, as `datasets`: each claim's own cells
     datasets: tuple[str, ...]
-    limit: int
+    limit: int | None  # None: each cell's own (`cells.limit_of`)
     seed: int
     device: str
     dtype: str | None  # None leaves it to the model's registry entry, `batch_tokens` to the device
@@ -67,6 +67,10 @@ def _whole(least: int) -> Callable[[str, str], int]:
         return value
 
     return parse
+
+
+def _limit(option: str, text: str) -> int | None:
+    return _whole(2)(option, text) if text else None
 
 
 def _looks(option: str, text: str) -> int:
@@ -149,7 +153,12 @@ OPTIONS = (
         "datasets to judge on, comma separated: names or files (default: every claim's own cells)",
         _names,
     ),
-    Option("limit", "300", "samples per cell, a count", _whole(2)),
+    Option(
+        "limit",
+        "",
+        "samples per cell, a count (default: what was published of a cell on a GPU, else 300)",
+        _limit,
+    ),
     Option(
         "looks",
         "5",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from kvcore.errors import KvError
 from kvcore.measurements.base import Place
+from kvcore.measurements.needs import SHARES
 from kvcore.verdict import Published, check_slug
 
 PATH = Path(__file__).parent.parent / "published.toml"
@@ -19,6 +20,8 @@ UNITS = (
     *("d", "d of groups", "r", "proportion", "nats/token", "norm"),
     *("AUC", "MRR", "AUC difference", "MRR difference", "AUC slope"),
 )
+OF_LISTS = ("AUC", "MRR", "d of groups")
+"""How the units of values begin that rank lists of passages."""
 NO_CLAIM = "none: "
 """How the field ``claim`` of an entry begins; the reason follows."""
 _DIGITS = 6  # of a difference of two published values, which rounding would spell with more
@@ -103,6 +106,38 @@ def published_value(name: str, path: Path = PATH) -> Entry:
     if name not in values:
         raise KvError(f"published={name!r} is no id of {path.name}; add it there or mend the id.")
     return values[name]
+
+
+def published_details(names: Iterable[str]) -> dict[str, float | str]:
+    """Return what was published beside a claim's own value, as secondary numbers of its block.
+
+    Raises KvError for an unknown id.
+    """
+    details: dict[str, float | str] = {}
+    for entry in map(published_value, names):
+        what = ", ".join(
+            part for part in (entry.statistic, entry.baseline, entry.condition) if part
+        )
+        named = f"published for {entry.model} on {entry.dataset}: {what}"
+        details[f"{named} ({entry.unit})"] = entry.effect
+        if entry.mean is not None:
+            details[f"{named} (mean, nats/token)"] = entry.mean
+        if entry.win is not None:
+            details[f"{named} (win rate)"] = entry.win
+    return details
+
+
+def limit_for(place: Place) -> int | None:
+    """Return the ``--kv-limit`` that gives a place every n published of it, None where none was.
+
+    Lists take a part of the limit, so that theirs counts as many times more.
+    """
+    counts = (
+        entry.n * (SHARES["lists"] if entry.unit.startswith(OF_LISTS) else 1)
+        for entry in published_values().values()
+        if entry.place == place and entry.n
+    )
+    return max(counts, default=None)
 
 
 def _entry(name: str, table: Any, tables: Mapping[str, Any]) -> Entry:

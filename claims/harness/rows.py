@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from kvcore.data.sample import Sample
 from kvcore.errors import MissingResource
 from kvcore.measurements.collect import CollectedRows
 from kvcore.measurements.needs import CONTROLS, EVERY_LAYER, Need, is_sweep
+from kvcore.store import texts
 from kvcore.store.keys import hash_of_digests, row_digests
 from kvcore.store.schema import RowSchema, clean
 
@@ -80,7 +82,7 @@ class Measured:
             metric if metric in self.rows.columns else self.schema.score,
             frame,
             tuple(str(clusters[i]) for i in order),
-            lambda: samples_behind(self.dataset, need, frame),
+            lambda: samples_behind(self.dataset, need, frame, self.collected.folder),
         )
 
     def missing(self, spelled: str, reason: str | None = None) -> MissingResource:
@@ -166,11 +168,16 @@ def layers_among(pattern: str, needs: Iterable[str]) -> dict[int, str]:
     return {int(n): layers[n] for n in sorted((n for n in layers if n.isdigit()), key=int)}
 
 
-def samples_behind(dataset: str, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:
-    """Return the samples behind some rows, from the corpus as it is now.
+def samples_behind(
+    dataset: str, need: Need, frame: pd.DataFrame, folder: Path | None = None
+) -> tuple[Sample, ...]:
+    """Return the samples behind some rows: as kept beside them, or from the corpus as it is now.
 
-    Raises MissingResource if it no longer holds them as they were measured.
+    Raises MissingResource if that no longer holds them as they were measured.
     """
+    kept = texts.load(folder, frame["sample_hash"].dropna()) if folder else {}
+    if kept and kept.keys() >= set(frame["sample_hash"]):
+        return tuple(stored_sample(kept[name]) for name in frame["sample_hash"])
     known = {clean(s.id): s for s in every_sample(load_corpus(dataset), need, frame)}
     present = tuple(known[name] for name in frame.index if name in known)
     hashes = frame["sample_hash"].where(frame["sample_hash"].notna(), None)
@@ -184,6 +191,17 @@ def samples_behind(dataset: str, need: Need, frame: pd.DataFrame) -> tuple[Sampl
             "measure again."
         )
     return present
+
+
+def stored_sample(fields: Mapping[str, Any]) -> Sample:
+    """Return a sample from the fields that were kept of it."""
+    return Sample(
+        **{
+            **fields,
+            "texts": tuple((name, text) for name, text in fields["texts"]),
+            "padding": tuple(fields["padding"]),
+        }
+    )
 
 
 def every_sample(corpus: Any, need: Need, frame: pd.DataFrame) -> tuple[Sample, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from claims.harness import ledger, looking, registry
-from claims.harness.cells import check_gpu
+from claims.harness.cells import check_gpu, limit_of
 from claims.harness.claims import CellClaim, CellKey
 from claims.harness.datasets import path_of
 from claims.harness.held import (
@@ -110,7 +110,7 @@ class Session:
         stopped = looking.stops(tests, source, judge)
         names = [name_of(test) for test in tests]
         everything = source.at(None)
-        facts = facts_of(everything, source.plan)
+        facts = facts_of(key, everything, source.plan, self.settings.store)
         return LookedAt(dict(zip(names, stopped, strict=True)), everything, facts)
 
     def _source(self, key: CellKey) -> StoredCell | MeasuredCell:
@@ -153,7 +153,7 @@ class Session:
             load=functools.partial(self._model.load, model),
             dataset=path_of(key.dataset),
             needs=needs,
-            limit=settings.limit,
+            limit=limit_of((key.model, path_of(key.dataset)), settings),
             seed=settings.seed,
             batch_tokens=settings.batch_tokens,
             store=settings.store,

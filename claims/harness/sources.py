@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from kvcore.measurements.collect import CollectedRows, Collection, counted, reco
 from kvcore.measurements.looks import LookPlan, Record, planned
 from kvcore.measurements.needs import CONTROLS
 from kvcore.measurements.registry import kind_of
+from kvcore.store.pandas_line import pandas_line, spelled
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,15 +122,25 @@ def need_samples(rows: pd.DataFrame) -> frozenset[tuple[str, str]]:
     return frozenset(zip(rows["need"], rows["sample"], strict=True))
 
 
-def facts_of(measured: Measured, plan: LookPlan | None) -> dict[str, Any]:
-    """Return what the report says of a cell, with what was declared of it."""
-    if plan is None or plan.looks == 1:
-        return measured.facts
-    rows = len(plan.within(measured.rows, plan.looks))
-    return {
+def facts_of(
+    key: CellKey, measured: Measured, plan: LookPlan | None, store: Path
+) -> dict[str, Any]:
+    """Return what the report says of a cell: what was declared of it, and where its rows lie.
+
+    `store`: the store's root.
+    """
+    folder = kind_of(key.kind).store(store).root
+    facts = {
         **measured.facts,
+        "rows": spelled(folder),
+        "rows in pandas": pandas_line(folder, measured.rows),
+    }
+    if plan is None or plan.looks == 1:
+        return facts
+    return {
+        **facts,
         "looks": plan.looks,
         "limit": plan.limit,
-        "rows measured": rows,
+        "rows measured": len(plan.within(measured.rows, plan.looks)),
         "rows at the limit": plan.rows,
     }

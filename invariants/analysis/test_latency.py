@@ -79,6 +79,20 @@ def test_equally_near_is_not_adapted() -> None:
     assert latency.adaptation([0.2] * 9, [0.2] * 9) == Latency(5, False)
 
 
+def check_ratio() -> None:
+    """Two definitions: every token's own ratio, whatever the two distributions are like."""
+    assert latency.adaptation_by_ratio([-1, 1, 1, 1, 1, 1, -1]) == Latency(2, True)
+    assert latency.adaptation_by_ratio([0.0] * 9) == Latency(5, False)
+    assert latency.adaptation_by_ratio([1, 1, 1, 1, -1, 1, 1, 1, 1]) == Latency(5, False)
+    assert latency.adaptation_by_ratio([0.1, 0.1, -3, 0.1], run=2) == Latency(1, True)
+    assert latency.adaptation_by_ratio([1, 1]) == Latency(0, False)
+
+
+def test_adaptation_by_ratio() -> None:
+    """Catches a ratio of exactly 1 that counts, a run cut short, or censoring at a wrong token."""
+    check_ratio()
+
+
 def check_correction() -> None:
     classes = ["mixed", "original", "injected", "neither", "injected"]
     assert latency.correction([1, 1, 1, 1, 1], classes) == Latency(3, True)
@@ -296,6 +310,22 @@ TWINS: dict[str, tuple[Fault, Callable[..., None], tuple[object, ...]]] = {
         check_adaptation,
         ([1.0] * 6, [1.0] * 6, 5),
     ),
+    "a-ratio-of-1-counts": (
+        replaced(
+            latency, "adaptation_by_ratio", lambda real, x, **k: real(np.array(x) + 1e-9, **k)
+        ),
+        check_ratio,
+        (),
+    ),
+    "ratio-of-the-mean": (
+        replaced(
+            latency,
+            "adaptation_by_ratio",
+            lambda real, x, **k: real(np.cumsum(np.array(x, dtype=float)), **k),
+        ),
+        check_ratio,
+        (),
+    ),
     "any-class-corrects": (
         replaced(latency, "correction", lambda real, x, names: real(x, ["injected"] * len(names))),
         check_correction,
@@ -350,6 +380,7 @@ def test_twin(name: str) -> None:
             lambda: latency.survival([Latency(1, True)], 95),
             r"confidence must be in \(0, 1\); got 95",
         ),
+        (lambda: latency.adaptation_by_ratio([1.0], -1), "1 or more tokens; got run=-1"),
         (lambda: latency.adaptation([1.0], [1.0], 0), "run must be 1 or more tokens; got run=0"),
         (lambda: latency.adaptation([1.0], [1.0, 2.0]), "got 1 and 2 divergences"),
         (lambda: latency.detection([math.nan], 1), "none of them NaN"),

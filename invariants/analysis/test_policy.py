@@ -26,11 +26,14 @@ quick = settings(max_examples=40, deadline=None)
 # --- the rule ----------------------------------------------------------------------------------
 
 
+GENERATIVE = {"passage_qa", "generative_qa", "abstractive_qa", "long_form_qa"}
+
+
 def check_rule(tokens: int, task: str, domain: str, nll: float | None, validated: bool) -> None:
     """Prime only where nothing of what is published speaks against it."""
     decision = should_prime(tokens, task, domain, nll, validated=validated)
     allowed = (
-        task == "passage_qa"
+        task in GENERATIVE
         and tokens <= 200
         and nll is not None
         and nll > 1.5
@@ -46,7 +49,9 @@ def check_rule(tokens: int, task: str, domain: str, nll: float | None, validated
 @quick
 @given(
     tokens=st.integers(0, 400),
-    task=st.sampled_from(["passage_qa", "summarisation", "multi_hop", "extractive_qa", "chat"]),
+    task=st.sampled_from(
+        [*sorted(GENERATIVE), "summarisation", "multi_hop", "extractive_qa", "chat"]
+    ),
     domain=st.sampled_from(["web", "scientific", "legal", "technical", "news"]),
     nll=st.none() | st.floats(0, 5),
     validated=st.booleans(),
@@ -63,7 +68,8 @@ def test_priming_is_off_unless_everything_speaks_for_it(
     [
         ("MAX_TOKENS", 300, (250, "passage_qa", "web", 2.0, False)),
         ("MIN_NLL", 1.0, (100, "passage_qa", "web", 1.2, False)),
-        ("MEASURED_TASK", "chat", (100, "chat", "web", 2.0, False)),
+        ("GENERATIVE_TASKS", ("chat",), (100, "chat", "web", 2.0, False)),
+        ("GENERATIVE_TASKS", ("passage_qa",), (100, "generative_qa", "web", 2.0, False)),
         ("UNVALIDATED_DOMAINS", (), (100, "passage_qa", "legal", 2.0, False)),
     ],
 )
@@ -83,6 +89,7 @@ def test_twin_rule_sees_a_branch_changed(
     ("arguments", "prime", "claim"),
     [
         ((130, "Passage QA", "web", 2.0), True, policy.GATE_CLAIM),
+        ((130, "Abstractive-QA", "web", 2.0), True, policy.GATE_CLAIM),
         ((130, "passage_qa", "web", 1.5), False, policy.GATE_CLAIM),
         ((130, "passage_qa", "web"), False, policy.GATE_CLAIM),
         ((130, "chat", "web", 2.0), False, policy.DEFAULT_CLAIM),

@@ -14,11 +14,13 @@ from invariants.support.children import child
 from invariants.support.hub_cards import (
     CARDS,
     WORDS_50,
+    WORDS_300,
     marco_passages,
     read_all,
     written,
 )
-from kvcore.data import datasets, hub, past_queries
+from kvcore.data import all_passages, datasets, hub, past_queries
+from kvcore.data import sample as sample_module
 from kvcore.data.datasets import DATASETS, HUB
 from kvcore.data.sample import Sample
 from kvcore.errors import KvError
@@ -88,7 +90,7 @@ def test_a_rule_that_is_off_is_noticed(
 def test_every_dataset_of_the_hub_has_a_card_here() -> None:
     """Catches a dataset without a card here, a description, or a full commit hash."""
     assert set(CARDS) == set(datasets.HUB)
-    assert set(DATASETS) == {"docstrings", *CARDS}
+    assert set(DATASETS) == {"docstrings", datasets.PASSAGES, *CARDS}
     assert all(re.fullmatch("[0-9a-f]{40}", data.revision) for data in datasets.HUB.values())
 
 
@@ -103,6 +105,46 @@ def assert_others_are_told(folder: Path) -> None:
     corpus = hub.corpus_from(datasets.HUB["ms_marco"], [path])
     assert [sample.id for sample in corpus.samples] == ["7", "8"]
     assert corpus.others == {"7": ("not this", "nor this")}
+
+
+def check_passages(folder: Path) -> None:
+    """Demand every passage of each query, with its true answer, chosen by whole queries."""
+    card = CARDS["ms_marco"]
+    more = [card.row | {"query_id": n} for n in range(10, 30)]
+    path = written(folder, "ms_marco", [card.row, *more])
+    corpus = hub.corpus_from(datasets.HUB["ms_marco"], [path])
+    assert corpus.relevant["7"] == (WORDS_300,)
+    passages = all_passages.by_passage(corpus, datasets.PASSAGES)
+    own = [sample for sample in passages.samples if sample.cluster == "7"]
+    assert [s.passage for s in own] == [WORDS_50, WORDS_300, "not this", "nor this"]
+    assert own[0].id == "7#7"
+    assert {(s.query, s.answer) for s in own} == {("what is it", "second one")}
+    assert len({s.id for s in passages.samples}) == 4 * 21
+    for n in (1, 4, 11, 40, None):
+        chosen = passages.choose(n, seed=0)
+        assert len(chosen) == (4 * max(1, n // 4) if n else 4 * 21)
+        assert all(sum(s.cluster == t.cluster for t in chosen) == 4 for s in chosen)
+        assert set(chosen) <= set(passages.choose(None, seed=0))
+    assert set(passages.choose(11, seed=0)) <= set(passages.choose(40, seed=0))
+
+
+def test_every_passage_of_a_query_is_a_sample(tmp_path: Path) -> None:
+    """Catches a passage that is lost, asked another answer, or chosen without its query's rest."""
+    check_passages(tmp_path)
+
+
+def test_twin_passages_chosen_one_by_one_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check above, were samples chosen one by one, or a selected passage left out."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sample_module, "choose_clusters", sample_module.choose_samples)
+        with pytest.raises(AssertionError):
+            check_passages(tmp_path)
+    data = dataclasses.replace(datasets.HUB["ms_marco"], relevant_of=lambda _row: ("not this",))
+    monkeypatch.setitem(datasets.HUB, "ms_marco", data)
+    with pytest.raises(AssertionError):
+        check_passages(tmp_path)
 
 
 def test_other_passages_of_a_query_are_kept(tmp_path: Path) -> None:

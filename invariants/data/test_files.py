@@ -165,7 +165,7 @@ def test_bad_parquet_is_one_line(tmp_path: Path) -> None:
         ("docstring", "unknown dataset 'docstring': did you mean 'docstrings'"),
         ("msmarco", "did you mean 'ms_marco'"),
         ("no/such.jsonl", r"no.such\.jsonl: cannot be read \(No such file or directory\)"),
-        ("no/such.csv", r"extension '\.csv' is unknown; use \.jsonl or \.parquet"),
+        ("no/such.tsv", r"extension '\.tsv' is unknown; use \.jsonl, \.json, \.csv or \.parquet"),
         (".", "unknown dataset '.'"),
         ("", "unknown dataset ''"),
     ],

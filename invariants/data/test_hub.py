@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -141,6 +142,45 @@ def test_files_that_are_forgotten_are_noticed(
         assert_files_are_read_in_order(tmp_path)
 
 
+def assert_both_readers_agree(folder: Path) -> None:
+    """Every dataset's rows are the same by two readers.
+
+    1. As the dataset is read: ``datasets``, or pyarrow where columns hold whole books.
+    2. Its rows as they were written, of the needed columns, nulls made empty.
+    """
+    for name, card in CARDS.items():
+        data = datasets.HUB[name]
+        rows = [card.row, *({**card.row, **changes} for _, changes in card.bad)] * 30
+        path = written(folder, name, rows)
+        expected = [hub.without_nulls(data.columns, row) for row in rows]
+        with mock.patch.object(hub, "streamed", wraps=hub.streamed) as streamed:
+            assert [*hub.rows_of(data, path)] == expected, name
+        assert streamed.called != data.within_columns, name
+
+
+def test_datasets_reads_the_hub_s_files(tmp_path: Path) -> None:
+    """Catches rows that the library loses, reorders or changes, or a dataset that bypasses it."""
+    assert_both_readers_agree(tmp_path)
+
+
+def test_rows_that_the_library_loses_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin: catches a batch of rows left out."""
+    right = hub.streamed
+    monkeypatch.setattr(hub, "streamed", lambda path, columns: [*right(path, columns)][1:])
+    with pytest.raises(AssertionError):
+        assert_both_readers_agree(tmp_path)
+
+
+def test_a_path_with_brackets_is_one_file(tmp_path: Path) -> None:
+    """Catches a folder's name that is taken for a pattern of names."""
+    folder = tmp_path / "a[1]*"
+    folder.mkdir()
+    path = written(folder, "squad_v2", [CARDS["squad_v2"].row])
+    assert len([*hub.rows_of(datasets.HUB["squad_v2"], path)]) == 1
+
+
 def assert_books_stay_on_disk(folder: Path, name: str, unread: str) -> None:
     """A column of whole books or pages is not decoded."""
     decoded: set[str] = set()
@@ -200,6 +240,9 @@ def assert_no_row_crashes(name: str, row: dict[str, Any]) -> None:
         assert sample.passage not in others
         assert all(others)
         assert len(set(others)) == len(others)
+        relevant = data.relevant_of(clean) if data.relevant_of else ()
+        assert {sample.passage, *others}.isdisjoint(relevant)
+        assert all(relevant)
     else:
         assert re.fullmatch(r"[a-z][a-z0-9 ]+", sample)
 

@@ -251,3 +251,29 @@ def test_a_corpus_that_cannot_rank_is_one_clear_line(
     with pytest.raises(KvError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def check_several_relevant() -> None:
+    """Demand every passage that answers in its list, first and marked, known by its id alone."""
+    corpus = named_corpus()
+    query = corpus.samples[0].id
+    second = "An altogether different text that answers the same question in full."
+    ranked = ranking_lists(replace(corpus, relevant={query: (second,)}), 6, 0)
+    own = [c for c in ranked if c.query_id == query]
+    before = [c for c in ranking_lists(corpus, 6, 0) if c.query_id == query]
+    assert [c.relevant for c in own] == [True, True] + [False] * (len(before) - 1)
+    assert own[1].sample.passage == second
+    assert [c.passage_id for c in own if c not in own[1:2]] == [c.passage_id for c in before]
+    assert all(listing.answers(c.query_id, c.passage_id) == c.relevant for c in ranked)
+
+
+def test_a_list_may_have_several_relevant_passages() -> None:
+    """Catches a passage that answers its query and counts as one that does not."""
+    check_several_relevant()
+
+
+def test_twin_one_relevant_passage_a_list_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above, were the query's own passage alone known for relevant."""
+    monkeypatch.setattr(listing, "answers", lambda query, passage: query == passage)
+    with pytest.raises(AssertionError):
+        check_several_relevant()

@@ -326,7 +326,7 @@ def test_one_clear_line(tmp_path: Path) -> None:
     ]
     asked: list[tuple[str, str]] = [
         ("did you mean 'pydoc'", "pydocs"),
-        ("extension '.csv' is unknown", "a/b.csv"),
+        ("extension '.tsv' is unknown", "a/b.tsv"),
         ("cannot be read", str(tmp_path / "none.jsonl")),
     ]
     bad: list[tuple[str, list[dict[str, Any]]]] = [

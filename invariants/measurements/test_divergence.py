@@ -1,4 +1,4 @@
-"""Divergence: exact on the shared partition, a lower bound of the whole, and the engine's numbers.
+"""Divergence: exact on both tops' union, a lower bound of the whole, and the engine's numbers.
 
 Tolerances: sums of 50 float64 terms leave 1e-14; distributions computed by two routes differ by
 float32 logits, about 1e-6 each, as in `SCORE_TOLERANCE`.
@@ -65,7 +65,8 @@ def whole(row: torch.Tensor) -> np.ndarray[Any, Any]:
 def test_a_distribution_sums_to_one_with_its_tail(row: torch.Tensor, k: int) -> None:
     """Kept are the k likeliest tokens, each with its own probability."""
     (view,) = of_logits(row, k)
-    assert view.masses().sum() == pytest.approx(1, abs=ROUNDING)
+    assert view.masses(view.ids).sum() == pytest.approx(1, abs=ROUNDING)
+    assert view.ids.size == min(k, VOCABULARY)
     exact = whole(row)
     assert np.allclose(np.exp(view.log_probs), exact[view.ids], rtol=1e-10, atol=1e-300)
     assert view.log_probs.min() >= np.log(np.sort(exact)[::-1][:k][-1]) - 1e-9
@@ -83,12 +84,12 @@ def js_by_hand(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def coarse_by_hand(
-    first: torch.Tensor, second: torch.Tensor, shared: Sequence[int]
+    first: torch.Tensor, second: torch.Tensor, apart: Sequence[int]
 ) -> list[list[float]]:
     """Return both rows' probabilities of some tokens and of the rest, from those of all tokens."""
-    others = sorted(set(range(VOCABULARY)) - set(shared))
+    others = sorted(set(range(VOCABULARY)) - set(apart))
     return [
-        [*(x[i] for i in shared), math.fsum(x[i] for i in others)]
+        [*(x[i] for i in apart), math.fsum(x[i] for i in others)]
         for x in (whole(first).tolist(), whole(second).tolist())
     ]
 
@@ -111,7 +112,7 @@ def check_divergences(first: torch.Tensor, second: torch.Tensor, k: int) -> None
     if k >= VOCABULARY:
         assert divergence_js == pytest.approx(exact, abs=1e-9)
         assert kl(p, q) == pytest.approx(full, rel=1e-9, abs=1e-9)
-    coarse = coarse_by_hand(first, second, sorted({*p.ids.tolist()} & {*q.ids.tolist()}))
+    coarse = coarse_by_hand(first, second, sorted({*p.ids.tolist()} | {*q.ids.tolist()}))
     assert divergence_js == pytest.approx(js_by_hand(*coarse), abs=1e-9)
     assert kl(p, q) == pytest.approx(kl_by_hand(*coarse), rel=1e-9, abs=1e-9)
 
@@ -133,18 +134,75 @@ def test_divergences_are_bounds_and_exact_at_the_full_vocabulary(
     check_divergences(first, second, k)
 
 
-@given(logits(), logits())
-def test_fewer_tokens_never_show_more(first: torch.Tensor, second: torch.Tensor) -> None:
-    """Coarser partitions of the same tokens: monotone, for both divergences."""
-    (p,), (q,) = of_logits(first, VOCABULARY), of_logits(second, VOCABULARY)
-    ids = np.arange(VOCABULARY)
-    before = (math.inf, math.inf)
-    for count in (VOCABULARY, 20, 7, 2, 1):
-        a, b = p.only(ids[:count]), q.only(ids[:count])
-        now = (js(a, b), kl(a, b))
-        assert now[0] <= before[0] + ROUNDING
-        assert now[1] <= before[1] + 1e-9 * max(1.0, now[1])
+def check_monotone(first: torch.Tensor, second: torch.Tensor) -> None:
+    """Demand that both divergences grow with the tokens that are kept, up to those of all."""
+    before = (0.0, 0.0)
+    for k in (1, 2, 3, 7, 20, VOCABULARY):
+        (p,), (q,) = of_logits(first, k), of_logits(second, k)
+        now = (js(p, q), kl(p, q))
+        assert now[0] >= before[0] - ROUNDING, f"Jensen-Shannon's shrinks at k={k}"
+        assert now[1] >= before[1] - 1e-9 * max(1.0, now[1]), f"Kullback-Leibler's shrinks at k={k}"
         before = now
+
+
+@given(logits(), logits())
+def test_more_tokens_never_show_less(first: torch.Tensor, second: torch.Tensor) -> None:
+    """Catches a partition that is not finer for a larger k: what is told apart once stays so."""
+    check_monotone(first, second)
+
+
+def peaked(ids: range, mass: float = 1 - 1e-6) -> torch.Tensor:
+    """Return a row of logits with its mass on some tokens, and the rest of it on all others."""
+    probabilities = torch.full((VOCABULARY,), (1 - mass) / (VOCABULARY - len(ids))).double()
+    probabilities[list(ids)] = mass / len(ids)
+    return probabilities.log().unsqueeze(0)
+
+
+def check_disjoint(k: int) -> None:
+    """Compare two views without a common likely token: two scripts' worth of certainty apart.
+
+    1. The divergence on k tokens of each.
+    2. ln 2, what two distributions without a common token come to, less what either tail holds.
+    """
+    (p,), (q,) = of_logits(peaked(range(5)), k), of_logits(peaked(range(20, 25)), k)
+    assert not {*p.ids.tolist()} & {*q.ids.tolist()}
+    assert js(p, q) == pytest.approx(math.log(2), abs=1e-4)
+    assert js(p, q, "bits") == pytest.approx(1, abs=2e-4)
+    assert kl(p, q) > 10
+
+
+def test_disjoint_tops_are_ln_2_apart() -> None:
+    """Catches views without a common likely token that count as alike: their shared bucket does."""
+    check_disjoint(5)
+
+
+def only_in_both(patch: pytest.MonkeyPatch) -> None:
+    """Tell apart only the tokens that are among the likeliest of both."""
+
+    def on_both(p: Distribution, q: Distribution) -> tuple[Any, Any]:
+        both = np.intersect1d(p.ids, q.ids)
+        return p.masses(both), q.masses(both)
+
+    patch.setattr(divergence, "on_union", on_both)
+
+
+def only_in_one(patch: pytest.MonkeyPatch) -> None:
+    """Tell apart only the tokens that are among the likeliest of one and not of the other."""
+
+    def on_difference(p: Distribution, q: Distribution) -> tuple[Any, Any]:
+        one = np.setxor1d(p.ids, q.ids)
+        return p.masses(one), q.masses(one)
+
+    patch.setattr(divergence, "on_union", on_difference)
+
+
+def test_twin_union() -> None:
+    """Would catch checks blind to a partition of the tokens in both tops, or in one alone."""
+    must_see(only_in_both, check_disjoint, 5)
+    must_see(only_in_one, check_monotone, peaked(range(5)), peaked(range(4, 9), 0.7))
+    generator = torch.Generator().manual_seed(2)
+    first, second = (torch.randn(1, VOCABULARY, generator=generator).double() * 3 for _ in range(2))
+    must_see(only_in_both, check_divergences, first, second, 6)
 
 
 @given(logits(), st.integers(1, VOCABULARY))
@@ -163,7 +221,8 @@ def test_faults_of_the_divergences_are_seen() -> None:
     first, second = (torch.randn(1, VOCABULARY, generator=generator).double() * 3 for _ in range(2))
 
     def no_tail(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(Distribution, "masses", lambda self: np.exp(self.log_probs))
+        right = Distribution.masses
+        patch.setattr(Distribution, "masses", lambda self, ids: right(self, ids)[:-1])
 
     def unsymmetric(patch: pytest.MonkeyPatch) -> None:
         right = divergence.kl
@@ -171,22 +230,23 @@ def test_faults_of_the_divergences_are_seen() -> None:
             check_divergences.__globals__, "js", lambda p, q, unit="nats": right(p, q, unit)
         )
 
-    def tail_forgets_what_is_not_shared(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(
-            Distribution,
-            "only",
-            lambda self, ids: Distribution(
-                self.ids[inside := np.isin(self.ids, ids)], self.log_probs[inside], self.log_rest
-            ),
-        )
+    def tail_forgets_what_is_not_its_own(patch: pytest.MonkeyPatch) -> None:
+        right = Distribution.masses
+
+        def masses(self: Distribution, ids: Any) -> Any:
+            own = right(self, self.ids)[-1]
+            return np.append(right(self, ids)[:-1], own)
+
+        patch.setattr(Distribution, "masses", masses)
 
     must_see(unsymmetric, check_divergences, first, second, 10)
-    must_see(tail_forgets_what_is_not_shared, check_divergences, first, second, 10)
+    must_see(tail_forgets_what_is_not_its_own, check_divergences, first, second, 10)
     must_see(no_tail, check_mass, first)
 
 
 def check_mass(row: torch.Tensor) -> None:
-    assert of_logits(row, 5)[0].masses().sum() == pytest.approx(1, abs=ROUNDING)
+    (view,) = of_logits(row, 5)
+    assert view.masses(view.ids).sum() == pytest.approx(1, abs=ROUNDING)
 
 
 # --- the engine's views -------------------------------------------------------------------------

@@ -13,8 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from invariants.oracle import switched
 from invariants.support.comparing import Fault, must_see, replaced
-from kvcore import loading
+from kvcore import loading, tokenization
+from kvcore.conditions import switching
+from kvcore.conditions.switching import TokenizedSwitch
 from kvcore.data.context_pairs.assignment import injection_fraction
 from kvcore.data.context_pairs.load import PairCorpus, load_pairs
 from kvcore.data.sample import Corpus, Sample
@@ -111,6 +114,7 @@ def short_switches() -> Iterator[LM]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(switch_kind, "STEPS", 8)
         patch.setattr(switch_kind, "NEW_TOKENS", 6)
+        patch.setattr(switch_kind, "OWN_TOKENS", 16)
         yield loading.load("tiny-llama", device="cpu")
 
 
@@ -213,18 +217,101 @@ def test_switch_rows_are_stored_whole(short_switches: LM, tmp_path: Path) -> Non
         assert np.allclose(row.kl_oracle, row.kl_oracle_new, atol=2e-5)
 
 
+def check_own_text(lm: LM, folder: Path) -> None:
+    """Compare switches in the model's own text with those of the plain oracle.
+
+    1. The engine: texts written in batches, ways followed on caches.
+    2. `invariants.oracle.switched`: a text written by one uncached forward a token, and each way
+       read in one pass.
+    """
+    ways = ("injection@own", "noise@own", "flush@own", "ignore@own")
+    plan = plan_of(lm, folder, ways)
+    rows = plan.measure(plan.keys).set_index(["sample_id", "condition"])
+    assert set(rows.template) == set(plan.keys.template)
+    assert set(rows.status) == {"ok"}
+    ends = switch_kind.line_ends(lm)
+    for pair in PAIRS[:2]:  # switched at different shares
+        original, new = (
+            tokenization.encode(lm.tokenizer, switch_kind.QUESTION.format(text))
+            for text in (pair.question, pair.alt_problem)
+        )
+        text: list[int] = []
+        while len(text) < switch_kind.OWN_TOKENS and not (text and text[-1] in ends):
+            logps = switched.next_token_logps(lm.model, lm.bos_id, original, (), [*text, 0])[-1]
+            banned = ends if len(text) < switch_kind.FEWEST_OWN else {lm.bos_id} - ends
+            logps[sorted(banned)] = -np.inf
+            text.append(int(logps.argmax()))
+        text = [token for token in text if token != lm.bos_id]
+        step = min(max(round(injection_fraction(pair, 0) * len(text)), 1), len(text) - 1)
+        plain = switched.Plain(
+            original, new, tuple(text[:step]), tuple(text[step : step + switch_kind.STEPS])
+        )
+        tokenized = TokenizedSwitch(pair.id, original, new, plain.before, plain.after)
+        noise = switching.noise_ids(lm.tokenizer, tokenized, 0)
+        oracle, ignore = (
+            switched.read(lm.model, lm.bos_id, name, plain) for name in ("oracle", "ignore")
+        )
+        for way in ways:
+            row = rows.loc[(pair.id, way)]
+            assert row.step == step
+            assert list(row.tokens) == [lm.tokenizer.decode([i]) for i in plain.after]
+            own = switched.read(lm.model, lm.bos_id, way.removesuffix("@own"), plain, noise)
+            for column, other in (("kl_oracle", oracle), ("kl_ignore", ignore)):
+                kl = (own.logps.exp() * (own.logps - other.logps)).sum(-1).numpy()
+                assert np.allclose(row[column], kl, atol=2e-5), (way, column)
+            places = range(len(plain.after)), list(plain.after)
+            ratio = (own.logps[places] - ignore.logps[places]).numpy()
+            assert np.allclose(row.logratio_ignore, ratio, atol=2e-5), way
+
+
+def test_the_models_own_text_is_switched_as_plain_passes_do(
+    short_switches: LM, pairs: Callable[..., None], tmp_path: Path
+) -> None:
+    """Catches a text that is not the model's own, or a switch at another place of it."""
+    pairs(*PAIRS[:2])
+    check_own_text(short_switches, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        replaced(
+            switch_kind,
+            "own_switches",
+            lambda real, lm, pairs, seed, budget: (
+                [switch_kind.switch_of(pair, seed) for pair in pairs],
+                real(lm, pairs, seed, budget)[1],
+            ),
+        ),
+        replaced(switch_kind, "injection_fraction", lambda real, pair, seed: 1 - real(pair, seed)),
+        replaced(switch_kind, "encode", lambda real, tokenizer, text: real(tokenizer, text)[:-1]),
+    ],
+    ids=["written-solution", "place-mirrored", "shorter-prompt"],
+)
+def test_twin_own_text(
+    short_switches: LM, pairs: Callable[..., None], fault: Fault, tmp_path: Path
+) -> None:
+    """Would catch a check blind to the written solution, another place or another prompt."""
+    pairs(*PAIRS[:2])
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch)
+        with pytest.raises(AssertionError):
+            check_own_text(short_switches, tmp_path)
+
+
 def test_a_pair_that_cannot_be_read_keeps_its_reason(
     short_switches: LM, pairs: Callable[..., None], tmp_path: Path
 ) -> None:
     """Catches a pair without a row: it would be measured again and again, and not counted."""
     broken = dataclasses.replace(PAIRS[0], question=PAIRS[0].question + " word" * 3000)
     pairs(broken, *PAIRS[1:3])
-    plan = plan_of(short_switches, tmp_path)
+    ways = (*WAYS, "injection@own")
+    plan = plan_of(short_switches, tmp_path, ways)
     rows = plan.measure(plan.keys)
     own = rows[rows.sample_id == broken.id]
-    assert len(own) == len(WAYS)
+    assert len(own) == len(ways)
     assert own.status.str.contains("exact for").all()
-    assert own.status.nunique() == 1
+    assert own[~own.condition.map(switch_kind.is_own)].status.nunique() == 1
     assert (rows[rows.sample_id != broken.id].status == "ok").all()
 
 

@@ -30,10 +30,14 @@ from kvcore.store.schema import KEY
 NAMES = ("answer_nll", "context_switch", "divergence", "hidden_states")
 DECIDING = ("models", "cache", "conditions", "engine", "measurements", "tokenization.py")
 # What turns requests into rows and texts into files, whatever the numbers are.
-PLUMBING = {
-    f"measurements/{name}.py"
-    for name in ("base", "collect", "needs", "registry", "surrogate_store", "surrogate_queries")
-} | {"measurements/__init__.py", "measurements/kinds/__init__.py", "measurements/explain.py"}
+PLUMBING = (
+    {
+        f"measurements/{name}.py"
+        for name in ("base", "collect", "needs", "registry", "surrogate_store", "surrogate_queries")
+    }
+    | {"measurements/__init__.py", "measurements/kinds/__init__.py", "measurements/explain.py"}
+    | {"measurements/explain_kinds.py"}
+)
 
 
 # --- the registry -------------------------------------------------------------------------------
@@ -150,7 +154,7 @@ def test_a_pair_with_a_user_s_condition_has_its_recipe_in_the_key() -> None:
         conditions.define("mine", recipe, "a test")
         methods |= {kind.method("bare~mine"), kind.method("mine~bare")}
     assert len(methods) == 4
-    assert kind.method("bare~random") == "divergence/1"
+    assert kind.method("bare~random") == "divergence/2"
 
 
 def test_another_version_makes_every_row_another_row(tmp_path: Path) -> None:

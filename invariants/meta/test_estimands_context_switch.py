@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,14 @@ import pytest
 
 from claims.harness.estimands import context_switch
 from claims.harness.estimands.context_switch import (
+    adapts_more,
+    attention_settles,
     becomes_the_new_answer,
     changed,
     detected_within,
     gap_shrinks,
+    hidden_states_come_nearer,
+    leaves_a_smaller_gap,
     looks_more,
     more_tokens_close_more,
     same_answers,
@@ -80,6 +85,104 @@ def test_sequences_that_come_nearer_to_the_oracle_adapt() -> None:
     assert [curve["label"] for curve in outcome.plot["curves"]] == ["a", "never"]
     assert outcome.plot["curves"][0]["y"][-1] == 0.5
     assert outcome.plot["curves"][1]["y"][-1] == 1.0
+
+
+def ratios(adapting: int, seed: int) -> Any:
+    """Return rows of which the first so many stay likelier than without a switch from token 11."""
+    after = (np.arange(PAIRS)[:, None] < adapting) & (np.arange(TOKENS) >= 10)
+    sign = np.where(after, 1, -1)
+    return switch_rows(
+        f"{adapting} adapt",
+        divergences(0.1, seed),
+        divergences(1, seed + 1),
+        logratio_ignore=list(sign * divergences(1, seed + 2)),
+    )
+
+
+def check_ratio_against_the_control() -> None:
+    """Compare the difference with the shares counted by hand, and both definitions' shares."""
+    rows, control = ratios(30, 0), ratios(10, 5)
+    reversed_control = ratios(10, 5)
+    reversed_control = replace(reversed_control, frame=reversed_control.frame.iloc[::-1])
+    for other in (control, reversed_control):
+        outcome = computed(adapts_more, rows, other, {"c": ratios(5, 9)}, interval=SETTINGS)
+        assert outcome.estimate.value == pytest.approx((30 - 10) / PAIRS)
+        assert outcome.estimate.unit == "proportion difference"
+        one = np.r_[np.zeros(10), np.ones(20), np.zeros(PAIRS - 30)]
+        half_width = 2.0 * one.std(ddof=1) / np.sqrt(PAIRS)
+        assert outcome.estimate.ci_high - outcome.estimate.value < 1.3 * half_width, "not paired"
+    assert outcome.details["adapt by the ratio, 30 adapt"] == 0.75
+    assert outcome.details["adapt by the ratio, 5 adapt"] == 0.125
+    assert outcome.details["adapt by KL, 10 adapt"] == 1.0
+    assert [curve["label"] for curve in outcome.plot["curves"]] == [
+        "30 adapt",
+        "10 adapt",
+        "5 adapt",
+    ]
+
+
+def test_adaptation_by_the_ratio_is_compared_with_its_control() -> None:
+    """Catches KL in the place of the ratio, or pairs beside other pairs; the twins do both."""
+    check_ratio_against_the_control()
+
+    def by_kl(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(context_switch, "adaptations_by_ratio", context_switch.adaptations)
+
+    def unordered(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(context_switch, "_side_by_side", lambda rows, other: (rows, other))
+
+    must_see(by_kl, check_ratio_against_the_control)
+    must_see(unordered, check_ratio_against_the_control)
+
+
+def test_hidden_states_nearer_to_the_oracles_are_positive() -> None:
+    """Catches the control less the rows."""
+    near, far = (
+        switch_rows(
+            name,
+            divergences(1, 0),
+            divergences(1, 1),
+            hidden_similarity=list(divergences(mean, seed)),
+        )
+        for name, mean, seed in (("near", 0.8, 2), ("far", 0.6, 3))
+    )
+    assert computed(hidden_states_come_nearer, near, far, interval=SETTINGS).estimate.ci_low > 0
+    outcome = computed(hidden_states_come_nearer, far, near, interval=SETTINGS)
+    assert outcome.estimate.ci_high < 0
+    assert outcome.details["mean cosine, near"] == pytest.approx(0.8, abs=0.02)
+
+
+def attention_of(late: float) -> Any:
+    """Return rows whose attention changes by 0.2 a token at first, and by another step later on."""
+    steps = np.where(np.arange(TOKENS) < 6, 0.2, late) * np.where(np.arange(TOKENS) % 2, 1, -1)
+    share = 0.5 + steps / 2 + divergences(0.0, 0)
+    own = share + np.random.default_rng(4).normal(0, 1e-4, share.shape)
+    return switch_rows(
+        "a", divergences(1, 0), divergences(1, 1), share_injected=list(own), share_bos=list(1 - own)
+    )
+
+
+def test_attention_that_settles_is_positive() -> None:
+    """Catches late changes less the early ones, or spans that begin at another token."""
+    outcome = computed(attention_settles, attention_of(0.001), interval=SETTINGS)
+    assert outcome.estimate.ci_low > 0
+    assert outcome.details["mean change, tokens 1 to 5"] == pytest.approx(0.2, abs=0.001)
+    assert outcome.details["mean change, from token 21"] == pytest.approx(0.001, abs=0.001)
+    assert outcome.details["median tokens to stable attention"] == 7
+    growing = computed(attention_settles, attention_of(0.5), interval=SETTINGS)
+    assert growing.estimate.ci_high < 0
+
+
+def test_a_smaller_gap_is_positive_and_begins_where_it_is_said_to() -> None:
+    """Catches the other way's sign, or tokens before the first that count."""
+    early = np.where(np.arange(TOKENS) < 5, 9.0, 1.0)
+    small = switch_rows("small", divergences(early, 0), divergences(1, 1))
+    large = switch_rows("large", divergences(2, 2), divergences(1, 3))
+    outcome = computed(leaves_a_smaller_gap, small, large, first=6, interval=SETTINGS)
+    assert outcome.estimate.ci_low > 0
+    assert outcome.details["mean gap, small"] == pytest.approx(1, abs=0.02)
+    whole = computed(leaves_a_smaller_gap, small, large, first=1, interval=SETTINGS)
+    assert whole.estimate.ci_high < outcome.estimate.ci_low
 
 
 def test_a_gap_that_closes_is_positive() -> None:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import types
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
+from claims.harness.estimands import paired
 from claims.harness.estimands.paired import (
+    benefit_in_quartile,
     gate_against_everything,
     least_favourable,
     lower_against_upper_half,
     mean_benefit,
     mean_of,
     odd_even_trend,
+    oldham_trend,
+    on_samples_of,
     paired_benefit,
     share_of_samples,
     single_layers,
+    trend_from_original_length,
     trend_over_length,
 )
 from claims.harness.rows import Rows
+from invariants.support.comparing import must_see
 from invariants.support.estimand_rows import computed, score_rows, token_nlls
+from invariants.support.patching import patched
 
 
 def test_benefit_is_baseline_minus_condition() -> None:
@@ -29,6 +40,88 @@ def test_benefit_is_baseline_minus_condition() -> None:
     outcome = computed(paired_benefit, score_rows("bare", bare), score_rows("random", lower))
     assert outcome.estimate.ci_low > 0
     assert outcome.details["mean benefit (nats/token)"] == pytest.approx(0.5, abs=0.1)
+
+
+def check_levels() -> None:
+    """Levels of NLL are on the samples that both conditions have; ddof is 1."""
+    bare, primed = (
+        score_rows(name, [[float(x)] * 2 for x in (1, 2, 6, n)])
+        for name, n in (("bare", 7), ("random", 9))
+    )
+    primed.frame.loc["s3", "nll"] = float("nan")
+    details = computed(paired_benefit, bare, primed).details
+    for condition in ("bare", "random"):
+        shown = [
+            details[f"{name} NLL, {condition} (nats/token)"] for name in ("mean", "SD of", "median")
+        ]
+        assert shown == pytest.approx([3.0, 7**0.5, 2.0])
+
+
+def test_levels_of_nll_are_shown() -> None:
+    """Levels of a condition on other samples than the benefit's, or with ddof 0."""
+    check_levels()
+
+
+def test_twin_levels_on_other_samples_are_seen() -> None:
+    """The check above, were samples without a score counted as 0 or SDs taken with ddof 0."""
+    for name, broken in (
+        ("isnan", lambda x: np.zeros(np.shape(x), dtype=bool)),
+        ("std", lambda x, **_: float(np.sqrt(np.mean((x - np.mean(x)) ** 2)))),
+    ):
+        own = types.SimpleNamespace(**{**vars(np), name: broken})
+        must_see(patched(paired, "np", own), check_levels)
+
+
+def check_published_quartiles() -> None:
+    """All four quartiles by bare NLL are shown, and the scatter that was published.
+
+    1. The details of a trend.
+    2. Quarters cut by pandas, d by hand.
+    """
+    rng = np.random.default_rng(4)
+    hard = rng.uniform(0, 4, 200)
+    bare = score_rows("bare", [[float(h)] * 4 for h in hard])
+    primed = score_rows("p", [[float(h - 0.2 * (h > 2) + rng.normal(0, 0.1))] * 4 for h in hard])
+    gain = bare.values - primed.values
+    quarter = pd.qcut(bare.values, 4, labels=False) + 1
+    for outcome in (
+        computed(oldham_trend, bare, primed),
+        computed(benefit_in_quartile, bare, primed, bare, quartile=1),
+    ):
+        for n in (1, 2, 3, 4):
+            own = gain[quarter == n]
+            place = f"as published: quartile {n} of 4 by NLL of bare"
+            expected = {
+                "d": own.mean() / own.std(ddof=1),
+                "mean benefit (nats/token)": own.mean(),
+                "win rate": (own > 0).mean(),
+                "mean NLL (nats/token)": bare.values[quarter == n].mean(),
+            }
+            for name, value in expected.items():
+                assert outcome.details[f"{place}, {name}"] == pytest.approx(value)
+    judged, coupled = computed(oldham_trend, bare, primed).plot["figures"]
+    assert coupled["x"] == bare.values.round(4).tolist()
+    assert coupled["y"] == judged["y"] == gain.round(4).tolist()
+    assert "coupled" in coupled["x_label"]
+    assert "NLL of bare" in coupled["x_label"]
+
+
+def test_the_published_quartiles_and_scatter_are_shown() -> None:
+    """A quarter that is left out, cut by another hardness, or of the wrong sign."""
+    check_published_quartiles()
+
+
+def test_twin_other_quartiles_are_seen() -> None:
+    """The check above, were quarters cut by the primed NLL, or the scatters exchanged."""
+    table, right = paired.quartile_table, paired._trend_plots
+    for name, broken in (
+        ("quartile_table", lambda hard, gain, *rest: table(hard - gain, gain, *rest)),
+        (
+            "_trend_plots",
+            lambda own, *rows: {**(made := right(own, *rows)), "figures": made["figures"][::-1]},
+        ),
+    ):
+        must_see(patched(paired, name, broken), check_published_quartiles)
 
 
 def test_odd_and_even_tokens_are_kept_apart() -> None:
@@ -64,6 +157,59 @@ def test_a_decaying_benefit_has_a_negative_slope() -> None:
     assert outcome.plot["x"] == [256, 512, 1024]
     backwards = dict(zip(pairs, reversed(pairs.values()), strict=True))
     assert computed(trend_over_length, backwards).estimate.ci_low > 0
+
+
+def check_original_length() -> None:
+    """Compare with a least-squares fit of each sample over its own lengths, by NumPy."""
+    own = np.linspace(40, 160, 30)
+    bare, primed = score_rows("bare", token_nlls(0.0)), score_rows("p", token_nlls(-0.6, 4))
+    for rows in (bare, primed):
+        rows.frame["doc_len"] = own
+    pairs = {
+        n: (score_rows("bare", token_nlls(0.0)), score_rows("p", token_nlls(-gain, n)))
+        for n, gain in ((256, 0.3), (512, 0.0))
+    }
+    few = {  # padded documents are some of the samples, and may come in another order
+        n: tuple(replace(r, frame=r.frame.iloc[20::-1], clusters=r.clusters[20::-1]) for r in both)
+        for n, both in pairs.items()
+    }
+    outcome = computed(trend_from_original_length, bare, primed, few)
+    benefits = np.array([b.values - c.values for b, c in ((bare, primed), *pairs.values())])
+    slopes = np.array(
+        [np.polyfit(np.log2([own[i], 256, 512]), benefits[:, i], 1)[0] for i in range(21)]
+    )
+    assert outcome.estimate.value == pytest.approx(slopes.mean() / slopes.std(ddof=1))
+    assert outcome.estimate.n == 21
+    at_own, at_512 = (outcome.details[f"d at {n}"] for n in ("the original length", "512 tokens"))
+    assert float(at_own) > float(at_512)
+    assert outcome.plot["x"] == [pytest.approx(np.median(own[:21])), 256, 512]
+
+
+def test_the_slope_begins_at_each_samples_own_length() -> None:
+    """Catches one length for all documents, or benefits of other samples beside each other."""
+    check_original_length()
+
+    def by_place(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(
+            paired,
+            "_only",
+            lambda rows, names: replace(
+                rows, frame=rows.frame.iloc[: len(names)], clusters=rows.clusters[: len(names)]
+            ),
+        )
+
+    must_see(by_place, check_original_length)
+
+
+def test_padded_documents_are_compared_with_themselves() -> None:
+    """Catches documents that were not padded among those at the original length."""
+    bare = score_rows("bare", token_nlls(0.0))
+    padded = score_rows("bare@256", token_nlls(0.0))
+    padded = replace(padded, frame=padded.frame.iloc[:9], clusters=padded.clusters[:9])
+    padded.frame.loc["s3", "status"] = None
+    own = on_samples_of("a", "b").value({"a": bare, "b": padded}.__getitem__)
+    assert list(own.frame.index) == [f"s{i}" for i in range(9) if i != 3]
+    assert own.clusters == tuple(own.frame.index)
 
 
 def test_lower_layers_count_against_what_the_upper_ones_add() -> None:

@@ -15,11 +15,17 @@ from typing import Any
 
 import pytest
 
-from claims.harness import cells, claims, published, registry
-from claims.harness.claims import ClaimSpec, Declaration, Instead, specified
+from claims.harness import cells, claims, published, registry, session
+from claims.harness.cells import limit_of
+from claims.harness.claims import CellKey, ClaimSpec, Declaration, Instead, specified
+from claims.harness.judging import judge_of
 from claims.harness.published import Entry, published_value, published_values
 from invariants.support.settings import settings
-from kvcore.errors import KvError
+from kvcore.errors import KvError, MissingResource
+from kvcore.measurements.base import MeasureRequest
+from kvcore.measurements.collect import Collection
+from kvcore.models import files
+from kvcore.models.registry import entry_of
 from kvcore.verdict import Cell, Prediction, Published, helps, hurts
 
 # By experiment and unit: how many published comparisons there are, their sum of effects and of n.
@@ -186,6 +192,34 @@ def test_every_published_value_has_a_claim_or_a_reason(specs: list[ClaimSpec]) -
     check_references((spec.declared for spec in specs), published_values())
 
 
+def check_values_beside(specs: Iterable[ClaimSpec]) -> None:
+    """Demand each level and quarter of experiment 01 beside a claim about its condition."""
+    shown = {name for spec in specs for name in spec.declared.beside}
+    levels = {
+        name
+        for name, entry in published_values().items()
+        if entry.experiment == "01" and ("nll-" in name or "quarter" in name)
+    }
+    assert len(levels) == 9 + 12
+    assert shown == levels
+    details = published.published_details(sorted(levels))
+    assert details["published for mistral-7b on ms_marco: mean NLL, bare (nats/token)"] == 1.1455
+    assert len(details) >= len(levels)
+
+
+def test_levels_and_quarters_are_shown_beside_claims(specs: list[ClaimSpec]) -> None:
+    """A published level or quarter that no reader sees beside ours."""
+    check_values_beside(specs)
+
+
+def test_twin_a_level_that_nobody_shows_is_seen(specs: list[ClaimSpec]) -> None:
+    """The check above, were a claim's values beside it lost."""
+    with pytest.raises(AssertionError):
+        check_values_beside(spec for spec in specs if "hardness" not in spec.claim.id)
+    with pytest.raises(KvError, match="is no id of published"):
+        published.published_details(["exp01-none"])
+
+
 def test_twin_a_value_without_claim_or_reason_is_seen(specs: list[ClaimSpec]) -> None:
     """The check above, were a reason or a reference lost, or a literal in its place."""
     declared = [spec.declared for spec in specs]
@@ -277,7 +311,7 @@ def test_twin_a_prediction_against_what_was_published_is_seen(specs: list[ClaimS
 def test_a_claim_speaks_and_predicts_at_each_place(specs: list[ClaimSpec]) -> None:
     """A place whose own statement or prediction does not reach what is judged there."""
     (spec,) = (s for s in specs if s.claim.id == "random-prefix-helps")
-    there, elsewhere = spec.at(claims.GEMMA_4B).claim, spec.at(claims.MISTRAL).claim
+    there, elsewhere = spec.at(claims.GEMMA_PASSAGES).claim, spec.at(claims.MISTRAL).claim
     assert there.prediction == hurts(0.054, -0.109)
     assert there.statement.endswith("makes the answer harder.")
     assert elsewhere.prediction == helps(0.045, 0.091)
@@ -368,3 +402,63 @@ def test_twin_a_family_counted_by_half_is_seen(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(registry, "cells_of", lambda spec, chosen: right(spec, chosen)[:2])
     with pytest.raises(AssertionError):
         check_families()
+
+
+# --- how many samples a cell has ---------------------------------------------------------------
+
+
+def check_limits() -> None:
+    """Demand the published n of cells on a GPU, 300 elsewhere, and what is asked for anywhere."""
+    default, few = settings(models=(), datasets=()), settings(models=(), datasets=(), limit=40)
+    assert limit_of(claims.MISTRAL, default) == 2500
+    assert limit_of(("mistral-7b", "natural_questions"), default) == 369
+    assert limit_of(("gemma3-4b", "squad_v2"), default) == 400
+    assert limit_of(("gemma2-2b", "wikitext2"), default) == 50
+    assert limit_of(("mistral-7b", "hotpotqa"), default) == 300
+    assert limit_of(("gemma3-270m", "docstrings"), default) == 300
+    assert limit_of(claims.MISTRAL, few) == 40
+    for entry in published_values().values():
+        if entry.n and entry_of(entry.model).gpu:
+            ranked = entry.unit.startswith(("AUC", "MRR", "d of groups"))
+            part = 6 if ranked or entry.experiment == "20" else 1  # lists and padded documents
+            assert limit_of(entry.place, default) // part >= entry.n, entry.id
+
+
+def test_a_cell_on_a_gpu_measures_what_was_published() -> None:
+    """A published finding held against 300 samples, by which it is open two times in three."""
+    check_limits()
+
+
+def test_twin_one_limit_for_all_cells_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above, were the published n not looked at, or taken of every model."""
+    for known in (lambda _place: None, lambda _place: 120):
+        monkeypatch.setattr(cells, "limit_for", known)
+        with pytest.raises(AssertionError):
+            check_limits()
+
+
+def test_a_run_asks_for_the_limit_of_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that is known and does not reach what is measured."""
+    asked: list[int] = []
+
+    def begin(_kind: object, request: MeasureRequest, *_: object, **__: object) -> None:
+        asked.append(request.limit)
+        raise MissingResource("nothing is measured here")
+
+    monkeypatch.setattr(session, "check_gpu", lambda *_: None)
+    monkeypatch.setattr(files, "locate", lambda *_: None)
+    monkeypatch.setattr(Collection, "begin", begin)
+    for limit in (None, 40):
+        chosen = settings(
+            models=(),
+            datasets=(),
+            store=Path("s"),
+            seed=0,
+            limit=limit,
+            confidence=0.95,
+            interval="jackknife",
+        )
+        own = session.Session(chosen, {CellKey("answer_nll", *claims.MISTRAL): ("bare",)}, {}, {})
+        with pytest.raises(MissingResource):
+            own.measured(CellKey("answer_nll", *claims.MISTRAL), judge_of(own))
+    assert asked == [2500, 40]

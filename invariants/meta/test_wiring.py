@@ -24,6 +24,7 @@ from invariants.support.claim_runs import ClaimRun, run_here
 from invariants.support.invented_cell import EXPECTED, Expected
 from kvcore import verdict
 from kvcore.analysis import IntervalSettings, paired_effect
+from kvcore.store import pandas_line
 
 Fault = Callable[[pytest.MonkeyPatch], None]
 TOLERANCE = 1e-9
@@ -104,6 +105,26 @@ def check_results(run: ClaimRun, confidence: float) -> None:
     counts = {name: verdicts.count(name) for name in ("supported", "refuted", "inconclusive")}
     assert run.results["counts"] == counts
     check_q_values(run.results, confidence)
+
+
+def check_rows(run: ClaimRun) -> None:
+    """The line of pandas in results.json gives the rows that the judgements are computed from.
+
+    1. The line itself, run in the working directory, and d of what it reads.
+    2. The estimate of the judgement.
+    """
+    (cell,) = run.results["cells"]
+    scope: dict[str, Any] = {}
+    exec(cell["rows in pandas"], scope)
+    rows = scope["rows"]
+    assert set(rows["model"]) == {invented_cell.MODEL}
+    wide = rows.pivot(index="sample_id", columns="condition", values="nll")
+    assert len(wide) == invented_cell.N
+    gain = wide["bare"] - wide["random"]
+    by_claim = {(j["claim"]["id"], j["cell"]["metric"]): j for j in run.results["judgements"]}
+    estimate = by_claim["random-helps", "nll"]["estimate"]["value"]
+    assert gain.mean() / gain.std(ddof=1) == pytest.approx(estimate, abs=TOLERANCE)
+    assert cell["rows"] == "store"
 
 
 def check_q_values(results: dict[str, Any], confidence: float) -> None:
@@ -214,6 +235,28 @@ def check(run: ClaimRun, confidence: float = invented_cell.CONFIDENCE) -> None:
 def test_every_number_of_a_run_is_what_its_rows_say(invented: Any) -> None:
     """Anything that connects rows and reports: floor, level, power, ledger, published values."""
     check(invented())
+
+
+def test_the_rows_are_a_line_of_pandas_away(invented: Any, tmp_path: Path) -> None:
+    """A path that is not where the rows are, or a line that reads those of another cell."""
+    invented_cell.write_store(tmp_path / "store", "another-model")
+    run = invented()
+    check_rows(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CELL", ("dtype",)), ("spelled", lambda folder: str(folder / "elsewhere"))],
+)
+def test_twin_a_line_that_reads_other_rows_is_seen(
+    invented: Any, name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check of the line that other rows or no rows pass."""
+    invented_cell.write_store(tmp_path / "store", "another-model")
+    monkeypatch.setattr(pandas_line, name, value)
+    run = invented()
+    with pytest.raises((AssertionError, FileNotFoundError)):
+        check_rows(run)
 
 
 def test_every_number_is_judged_at_its_familys_level(invented: Any) -> None:

@@ -11,6 +11,7 @@ import bisect
 import functools
 import itertools
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,13 +195,13 @@ def tokens() -> dict[str, list[list[float]]]:
     return {name: values.tolist() for name, values in conditions.items()}
 
 
-def write_store(root: Path) -> None:
-    """Write the cell's rows as a run would have measured them."""
+def write_store(root: Path, model: str = MODEL) -> None:
+    """Write the cell's rows as a run would have measured them, or as those of another model."""
     kind = kind_of("answer_nll")
     template = kind_template()
     rows = [
         {
-            "model": MODEL,
+            "model": model,
             "model_id": "0" * 64,
             "dtype": DTYPE,
             "tokenizer": "byte-level:0",
@@ -361,8 +362,20 @@ def judged(expected: Expected, confidence: float = CONFIDENCE) -> dict[str, Any]
             "win rate, CI low": win_low,
             "win rate, CI high": win_high,
             "pairs without a score": 0.0,
+            **levels(expected),
         },
     }
+
+
+def levels(expected: Expected) -> dict[str, float]:
+    """Return mean, SD and median NLL of both conditions, by Python's own statistics."""
+    shown = {}
+    for condition in expected.pair:
+        values = [float(x) for x in scores(condition, expected.metric).ravel()]
+        shown[f"mean NLL, {condition} (nats/token)"] = statistics.fmean(values)
+        shown[f"SD of NLL, {condition} (nats/token)"] = statistics.stdev(values)
+        shown[f"median NLL, {condition} (nats/token)"] = statistics.median(values)
+    return shown
 
 
 def read(expected: Expected, low: float, high: float, floor: float) -> tuple[str, str]:

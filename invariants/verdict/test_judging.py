@@ -269,7 +269,7 @@ def test_nan_settles_nothing() -> None:
     for nan in (
         interval(0.2, 0.3, value=math.nan),
         interval(math.nan, math.nan),
-        interval(math.nan, 0.3, value=math.nan),
+        interval(math.nan, 0.3, value=0.2),
     ):
         for prediction in PREDICTIONS:
             judged = verdict.judge(nan, prediction)

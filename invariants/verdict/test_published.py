@@ -70,8 +70,8 @@ def test_the_published_error_follows_from_its_n(unit: str, value: float, error: 
         )
         for k in (0.999, 1.001)
     )
-    assert verdict.consistent(near, Published(value, 100, "nll")) is True
-    assert verdict.consistent(far, Published(value, 100, "nll")) is False
+    assert verdict.consistent(near, Published(value, 100, "nll", unit=unit)) is True
+    assert verdict.consistent(far, Published(value, 100, "nll", unit=unit)) is False
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,11 @@ def test_the_published_error_follows_from_its_n(unit: str, value: float, error: 
         (interval(0, 1), Published(0.3, 100, "nll", legacy=True)),
         (interval(0, 1), Published(0.3, None, "nll")),
         (interval(0, 1, unit="nats/token"), Published(0.3, 100, "nll")),
+        (interval(0, 1, unit="r"), Published(0.3, 100, "nll")),
         (interval(-INF, INF), Published(0.3, 100, "nll")),
         (interval(0, 1, value=math.nan), Published(0.3, 100, "nll")),
     ],
-    ids=["nothing", "legacy", "no-n", "no-error-known", "unbounded", "nan"],
+    ids=["nothing", "legacy", "no-n", "no-error-known", "other-unit", "unbounded", "nan"],
 )
 def test_where_consistency_has_no_answer_it_gives_none(
     estimate: Estimate, published: Published | None

@@ -56,23 +56,38 @@ def detection(kl_ignore: ArrayLike, threshold: float) -> Latency:
     return first_latency(above, np.size(kl_ignore))
 
 
+def adaptation_by_ratio(logratio_ignore: ArrayLike, run: int = RUN) -> Latency:
+    """First token from which each is likelier than it were without a switch, and stays so.
+
+    The published definition: P(token | injected) / P(token | original) above 1. ``logratio_ignore``
+    is its logarithm, (n,), in nats; it stays so where it does for ``run`` tokens, 1 or more.
+    """
+    likelier = _numbers("logratio_ignore", logratio_ignore) > 0
+    return _first_run(likelier, run)
+
+
 def adaptation(kl_oracle: ArrayLike, kl_ignore: ArrayLike, run: int = RUN) -> Latency:
     """First token of the first run, of 1 token or more, in which the new context is the nearer one.
 
-    Takes the divergences, (n,), in nats, from having had the new context all along and from not
-    having it; the first must stay below the second.
+    A second definition, over the whole distribution in place of the token that follows. Takes the
+    divergences, (n,), in nats, from having had the new context all along and from not having it;
+    the first must stay below the second.
     """
     oracle, ignore = _numbers("kl_oracle", kl_oracle), _numbers("kl_ignore", kl_ignore)
-    if run < 1:
-        raise KvError(f"run must be 1 or more tokens; got run={run}.")
     if oracle.size != ignore.size:
         raise KvError(
             "kl_oracle and kl_ignore must be one number each per token; "
             f"got {oracle.size} and {ignore.size} divergences."
         )
-    nearer = oracle < ignore
-    starts = [i for i in range(nearer.size - run + 1) if nearer[i : i + run].all()]
-    return first_latency(np.array(starts, dtype=np.int64), _windows(nearer.size, run))
+    return _first_run(oracle < ignore, run)
+
+
+def _first_run(holds: NDArray[np.bool_], run: int) -> Latency:
+    """Return the first token from which something holds for so many tokens."""
+    if run < 1:
+        raise KvError(f"run must be 1 or more tokens; got run={run}.")
+    starts = [i for i in range(holds.size - run + 1) if holds[i : i + run].all()]
+    return first_latency(np.array(starts, dtype=np.int64), _windows(holds.size, run))
 
 
 def correction(towards_oracle: ArrayLike, attribution: Sequence[str]) -> Latency:
@@ -86,15 +101,15 @@ def correction(towards_oracle: ArrayLike, attribution: Sequence[str]) -> Latency
     return first_latency(np.flatnonzero(chosen & (towards > 0)), towards.size)
 
 
-def stabilisation(kl_oracle: ArrayLike) -> Latency:
-    """First token from which the variance over `WINDOW` tokens stays below `STABLE_VARIANCE`.
+def stabilisation(values: ArrayLike, stable: float = STABLE_VARIANCE) -> Latency:
+    """First token from which the variance over `WINDOW` tokens stays below a stable one.
 
-    With ddof 0; the window begins at the token.
+    Of any number by token; by default of KL to oracle. With ddof 0; the window begins at the token.
     """
-    x = _numbers("kl_oracle", kl_oracle)
+    x = _numbers("values", values)
     if x.size < WINDOW:
         return Latency(0, False)
-    low = np.lib.stride_tricks.sliding_window_view(x, WINDOW).var(axis=1) < STABLE_VARIANCE
+    low = np.lib.stride_tricks.sliding_window_view(x, WINDOW).var(axis=1) < stable
     stays = np.logical_and.accumulate(low[::-1])[::-1]
     return first_latency(np.flatnonzero(stays), _windows(x.size, WINDOW))
 

@@ -19,8 +19,10 @@ MAX_TOKENS = 200
 """Document tokens beyond which no benefit was left (none was measured from 256 on)."""
 MIN_NLL = 1.5
 """Bare NLL, nats per token, above which priming helps on average."""
-MEASURED_TASK = "passage_qa"
-"""The one task on which a benefit was found: a question answered in own words from a passage."""
+GENERATIVE_TASKS = (
+    *("passage_qa", "generative_qa", "abstractive_qa", "free_form_qa", "long_form_qa", "open_qa"),
+)
+"""Names of the tasks that the rule gates: a question answered in own words from a passage."""
 
 # Task or domain, and the claim that speaks against priming it.
 HARMED_TASKS = {
@@ -61,8 +63,9 @@ def should_prime(
     passage_tokens : int
         Document tokens, 0 or more.
     task : str
-        ``"passage_qa"``, ``"summarisation"``, ``"multi_hop"``, ``"extractive_qa"`` or any other,
-        which counts as not measured. Case, ``-``, spaces and ``z`` for ``s`` make no difference.
+        One of `GENERATIVE_TASKS` such as ``"passage_qa"``, which are gated; one of `HARMED_TASKS`:
+        ``"summarisation"``, ``"multi_hop"``, ``"extractive_qa"``; or any other, which counts as
+        not measured. Case, ``-``, spaces and ``z`` for ``s`` make no difference.
     domain : str
         ``"scientific"``, ``"legal"`` and ``"technical"`` need ``validated``; others do not.
     bare_nll : float, optional
@@ -102,7 +105,7 @@ def _against(
         return f"{tokens} document tokens, more than {MAX_TOKENS}", LENGTH_CLAIM
     if domain in UNVALIDATED_DOMAINS and not validated:
         return f"nobody has validated it on this {domain} domain", DOMAIN_CLAIM
-    if task != MEASURED_TASK:
+    if task not in GENERATIVE_TASKS:
         return f"off by default: {task or 'this task'} was not measured", DEFAULT_CLAIM
     if bare_nll is None:
         return "off by default: how hard the answer is was not measured", GATE_CLAIM

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from kvcore.data.all_passages import by_passage
 from kvcore.data.docstrings.load import load_docstrings
-from kvcore.data.files import is_path, load_file
+from kvcore.data.files import ENDINGS, is_path, load_file
 from kvcore.data.hub import HubDataset, HubRow, corpus_from, local_files, sample_or_reason
 from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import unknown
@@ -57,6 +58,15 @@ def ms_marco_others(row: HubRow) -> tuple[str, ...]:
     selected = {text for mark, text in marked if mark == 1}
     unselected = dict.fromkeys(text for mark, text in marked if mark == 0 and text)
     return tuple(text for text in unselected if text not in selected)
+
+
+def ms_marco_relevant(row: HubRow) -> tuple[str, ...]:
+    """Return the passages that were selected for the query beside the first, each once."""
+    marks, texts = row["passages"]["is_selected"], row["passages"]["passage_text"]
+    selected = dict.fromkeys(
+        text.strip() for mark, text in zip(marks, texts, strict=False) if mark == 1 and text.strip()
+    )
+    return tuple(selected)[1:]
 
 
 def squad_v2(row: HubRow) -> Sample | str:
@@ -158,6 +168,7 @@ _HUB_DATASETS = (
         "query",
         "MS MARCO v1.1 validation: the selected passage of each query, first answer",
         others_of=ms_marco_others,
+        relevant_of=ms_marco_relevant,
     ),
     HubDataset(
         "squad_v2",
@@ -218,6 +229,7 @@ _HUB_DATASETS = (
         narrativeqa,
         "story",
         "NarrativeQA validation: summaries, first answer",
+        within_columns=True,
         past_queries=True,
     ),
     # The dataset itself, not one of its short derivatives: the finding is about long documents.
@@ -236,6 +248,7 @@ _HUB_DATASETS = (
         natural_questions,
         "page",
         f"Natural Questions, first shard of dev: pages up to {PAGE_WORDS} words, short answer",
+        within_columns=True,
     ),
 )
 HUB: Mapping[str, HubDataset] = {data.name: data for data in _HUB_DATASETS}
@@ -244,15 +257,18 @@ HUB: Mapping[str, HubDataset] = {data.name: data for data in _HUB_DATASETS}
 # --- by name -----------------------------------------------------------------------------------
 
 
+PASSAGES = "ms_marco_passages"
+"""As Gemma 3 4B was studied: all passages of 300 queries, relevant or not."""
 DATASETS: Mapping[str, str] = {
     "docstrings": "docstrings of installed packages: no network needed (default)",
     **{name: f"{data.note}; from the hub, {data.repository}" for name, data in HUB.items()},
+    PASSAGES: "MS MARCO v1.1 validation: every passage of a query, chosen and resampled by query",
 }
 """What each dataset is and where it comes from, in one line."""
 
 
 def load_corpus(name_or_path: str) -> Corpus:
-    """Load a corpus by name, or from a JSON Lines or Parquet file.
+    """Load a corpus by name, or from a JSON Lines, JSON, CSV or Parquet file.
 
     Parameters
     ----------
@@ -270,6 +286,8 @@ def load_corpus(name_or_path: str) -> Corpus:
         return load_docstrings()
     if name_or_path in HUB:
         return corpus_from(HUB[name_or_path], local_files(HUB[name_or_path]))
+    if name_or_path == PASSAGES:
+        return by_passage(load_corpus("ms_marco"), PASSAGES)
     if is_path(name_or_path):
         return load_file(name_or_path)
-    raise unknown("dataset", name_or_path, (*DATASETS, "a path to a .jsonl or .parquet file"))
+    raise unknown("dataset", name_or_path, (*DATASETS, f"a path to a {ENDINGS} file"))

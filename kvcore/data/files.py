@@ -1,4 +1,8 @@
-"""Anyone's own data: JSON Lines or Parquet; for samples with query, passage and answer."""
+"""Anyone's own data: JSON, JSON Lines, CSV or Parquet; samples with query, passage and answer.
+
+A column may be spelled otherwise than here: case, blanks and hyphens make no difference
+(``Question``, ``alt-problem``), and `ALIASES` has further names. A column of the exact name wins.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcore.data.sample import Corpus, Sample, name_or_none
 from kvcore.errors import KvError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 REQUIRED = ("query", "passage", "answer")
 IDENTITY = ("id", "cluster")
 PAST_QUERY = "past_query"
 OPTIONAL = (*IDENTITY, PAST_QUERY)
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "query": ("question",),
+    "passage": ("context", "document"),
+    "question": ("problem",),
+    "alt_problem": ("alt_question",),
+}
+"""Further names of a column, spelled as `plain_name` spells them; the first one there is read."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +40,18 @@ class FileRow:
     """A row of a file, with the place that errors name."""
 
     path: Path
-    number: int  # line of the file, or row of the table, from 1
+    number: int  # line of the file, or object or row of the table, from 1
     columns: Mapping[str, Any]
+
+    def renamed(self, names: Sequence[str]) -> FileRow:
+        """Return the row with these columns under these names, however the file spells them.
+
+        Raises KvError where two columns would be the same one.
+        """
+        sources = column_sources(self.path, list(self.columns), names)
+        others = {c: v for c, v in self.columns.items() if c not in sources.values()}
+        own = {name: self.columns[source] for name, source in sources.items()}
+        return replace(self, columns=others | own)
 
     def require(self, required: Sequence[str], optional: Sequence[str]) -> None:
         """Raise KvError where a required column is missing."""
@@ -51,6 +75,42 @@ class FileRow:
     def name(self, column: str) -> str | None:
         """Return a column that names something as text; None where it is null, NaN or blank."""
         return name_or_none(self.columns.get(column))
+
+
+def plain_name(column: str) -> str:
+    """Spell a column's name in small letters, with ``_`` for blanks and hyphens.
+
+    Examples
+    --------
+    >>> plain_name(" Alt-Problem")
+    'alt_problem'
+    """
+    return "_".join(column.replace("-", " ").replace("_", " ").split()).casefold()
+
+
+def column_sources(path: Path, present: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Return the file's own column for each of the names that it has, by name.
+
+    Raises KvError where two columns of the file are spelled alike and neither has the exact name.
+    """
+    alike: dict[str, list[str]] = {}
+    for column in present:
+        alike.setdefault(plain_name(column), []).append(column)
+    sources: dict[str, str] = {}
+    for name in names:
+        if name in present:
+            sources[name] = name
+            continue
+        spellings = (name, *(alias for alias in ALIASES.get(name, ()) if alias not in names))
+        columns = next((alike[s] for s in map(plain_name, spellings) if s in alike), [])
+        if len(columns) > 1:
+            raise KvError(
+                f"{path}: columns {' and '.join(map(repr, columns))} are both {name!r}; call one "
+                f"of them {name!r}."
+            )
+        if columns:
+            sources[name] = columns[0]
+    return sources
 
 
 def first_line(error: Exception) -> str:
@@ -84,6 +144,48 @@ def jsonl_rows(path: Path, data: bytes, _columns: Sequence[str]) -> Iterator[Fil
         yield FileRow(path, number, columns)
 
 
+def json_rows(path: Path, data: bytes, _columns: Sequence[str]) -> Iterator[FileRow]:
+    """Yield the objects of a JSON file that holds a list of them, counted from 1.
+
+    Raises KvError where the bytes are not UTF-8, not JSON, no list, or a member is no object.
+    """
+    try:
+        members = json.loads(data.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else f"not JSON ({error})"
+        raise KvError(f"{path}: {why}; a list of objects is needed.") from None
+    if not isinstance(members, list):
+        raise KvError(f"{path}: not a list of objects; write [{{...}}, {{...}}], or use .jsonl.")
+    for number, columns in enumerate(members, start=1):
+        if not isinstance(columns, dict):
+            raise KvError(f"{path}: member {number} of the list is not an object; write {{...}}.")
+        yield FileRow(path, number, columns)
+
+
+def csv_rows(path: Path, data: bytes, columns: Sequence[str]) -> Iterator[FileRow]:
+    """Yield the rows of a CSV file with a header, counted from 1: texts, null where empty.
+
+    Numbers stay as they are written. Raises KvError where the bytes are not CSV in UTF-8 or two
+    columns have one name.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    parsing = csv.ParseOptions(newlines_in_values=True)
+    try:
+        with csv.open_csv(io.BytesIO(data), parse_options=parsing) as reader:
+            names = reader.schema.names
+        converting = csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+        )
+        table = csv.read_csv(io.BytesIO(data), parse_options=parsing, convert_options=converting)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise KvError(f"{path}: not readable CSV ({first_line(error)})") from None
+    yield from _table_rows(path, table, columns)
+
+
 def parquet_rows(path: Path, data: bytes, columns: Sequence[str]) -> Iterator[FileRow]:
     """Yield the rows of a Parquet file, counted from 1.
 
@@ -98,32 +200,46 @@ def parquet_rows(path: Path, data: bytes, columns: Sequence[str]) -> Iterator[Fi
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
         raise KvError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
-    names = [name for name in columns or table.column_names if name in table.column_names]
+    yield from _table_rows(path, table, columns)
+
+
+def _table_rows(path: Path, table: pa.Table, columns: Sequence[str]) -> Iterator[FileRow]:
+    repeated = [name for name, n in Counter(table.column_names).items() if n > 1]
+    if repeated:
+        raise KvError(f"{path}: column {repeated[0]!r} is there twice; rename one of them.")
+    sources = column_sources(path, table.column_names, columns)
+    names = list(dict.fromkeys(sources.values())) if columns else table.column_names
     for number, row in enumerate(table.select(names).to_pylist(), start=1):
         yield FileRow(path, number, row)
 
 
 READERS: Mapping[str, Callable[[Path, bytes, Sequence[str]], Iterator[FileRow]]] = {
     ".jsonl": jsonl_rows,
+    ".json": json_rows,
+    ".csv": csv_rows,
     ".parquet": parquet_rows,
 }
+ENDINGS = f"{', '.join([*READERS][:-1])} or {[*READERS][-1]}"
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> tuple[Iterator[FileRow], str]:
-    """Return the rows of a JSON Lines or Parquet file, counted from 1, and its SHA-256.
+    """Return the rows of a file, counted from 1, and its SHA-256.
 
-    `columns`: those that are needed: others of a Parquet file are not made into rows. Default: all.
+    `columns`: those that are needed, under these names in every row however the file spells them;
+    others of a table are not made into rows. Default: all, as the file has them.
 
     Raises KvError, one line: no such file, unknown extension; the bad line, as the rows are read.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise KvError(f"{path}: extension {path.suffix!r} is unknown; use {' or '.join(READERS)}.")
+        raise KvError(f"{path}: extension {path.suffix!r} is unknown; use {ENDINGS}.")
     try:
         data = path.read_bytes()
     except OSError as error:
         raise KvError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
-    return reader(path, data, columns), hashlib.sha256(data).hexdigest()
+    rows = reader(path, data, columns)
+    named = (row.renamed(columns) for row in rows) if columns else rows
+    return named, hashlib.sha256(data).hexdigest()
 
 
 def sample_of(row: FileRow) -> Sample | str:
@@ -171,9 +287,10 @@ def repeated_id(row: FileRow, id: str, earlier_line: int) -> KvError:
 
 
 def load_file(name: str) -> Corpus:
-    """Load a JSON Lines or Parquet file with the columns query, passage and answer.
+    """Load a file with the columns query, passage and answer.
 
-    `name`: path that ends in ``.jsonl`` or ``.parquet``. Optional columns: ``id``, ``cluster`` and
+    `name`: path that ends in ``.jsonl``, ``.json`` (a list of objects), ``.csv`` or ``.parquet``;
+    columns may be spelled otherwise (`ALIASES`). Optional columns: ``id``, ``cluster`` and
     ``past_query`` (text: an earlier query of the passage; blank or null where there is none).
 
     Raises KvError, one line: no such file, unknown extension, the bad line, or nothing left.

@@ -1,11 +1,14 @@
 """Datasets of the hub: one record says all about each, and one loader serves them all.
 
-Files are read with pyarrow, only the columns that are needed: a split whose rows carry whole books
-or web pages is never held in memory or copied to disk a second time.
+Files are streamed batch by batch with Hugging Face's ``datasets``, only the columns that are
+needed: a split is never held in memory or copied to disk a second time. Where a column holds whole
+books or web pages beside what is needed of it (`HubDataset.within_columns`), pyarrow reads the
+needed parts alone, which ``datasets`` cannot.
 """
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +48,10 @@ class HubDataset:
     note: str
     # Returns the row's passages that do not answer its query, where the data names them.
     others_of: Callable[[HubRow], tuple[str, ...]] | None = None
+    # Whether only parts of large columns are decoded, those that are named in ``columns``.
+    within_columns: bool = False
+    # Likewise those that answer it too, beside the sample's own.
+    relevant_of: Callable[[HubRow], tuple[str, ...]] | None = None
     # Whether a passage is asked several queries, so that each has past ones.
     past_queries: bool = False
 
@@ -131,10 +138,33 @@ def rows_of(data: HubDataset, path: Path) -> Iterator[HubRow]:
             mismatch = schema_mismatch(data.columns, file.schema_arrow)
             if mismatch:
                 raise KvError(f"{data.name}: {mismatch}.")
-            for batch in file.iter_batches(batch_size=BATCH, columns=column_paths(data.columns)):
+            if data.within_columns:
+                paths = column_paths(data.columns)
+                batches = file.iter_batches(batch_size=BATCH, columns=paths)
+            else:
+                batches = streamed(path, list(data.columns))
+            for batch in batches:
                 yield from (without_nulls(data.columns, row) for row in batch.to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise data.unreadable(path, "Parquet", error) from None
+
+
+def streamed(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    """Yield tables of at most `BATCH` rows of a local Parquet file, through ``datasets``.
+
+    Nothing is written, and no network is asked. Raises what pyarrow raises for a damaged file.
+    """
+    from datasets import load_dataset
+
+    rows = load_dataset(
+        "parquet",
+        data_files=glob.escape(str(path)),
+        split="train",
+        streaming=True,
+        columns=columns,
+        batch_size=BATCH,
+    )
+    yield from rows.with_format("arrow").iter(batch_size=BATCH)
 
 
 def without_nulls(type_: ColumnType, value: Any) -> Any:
@@ -163,10 +193,16 @@ def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:
 
     Raises KvError as `rows_of`; also where no row makes a sample.
     """
+    return corpus_of_rows(data, (row for path in paths for row in rows_of(data, path)))
+
+
+def corpus_of_rows(data: HubDataset, rows: Iterable[HubRow]) -> Corpus:
+    """Make the corpus from rows of the hub's schema; KvError where none makes a sample."""
     samples: dict[str, Sample] = {}
     others: dict[str, tuple[str, ...]] = {}
+    relevant: dict[str, tuple[str, ...]] = {}
     dropped: Counter[str] = Counter()
-    for row in (row for path in paths for row in rows_of(data, path)):
+    for row in rows:
         sample = data.sample_of(row)
         if isinstance(sample, str):
             dropped[sample] += 1
@@ -176,6 +212,8 @@ def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:
             samples[sample.id] = sample
             if data.others_of and (passages := data.others_of(row)):
                 others[sample.id] = passages
+            if data.relevant_of and (passages := data.relevant_of(row)):
+                relevant[sample.id] = passages
     counts = dict(sorted(dropped.items()))
     if not samples:
         rows = sum(counts.values())
@@ -183,7 +221,8 @@ def corpus_from(data: HubDataset, paths: Sequence[Path]) -> Corpus:
     unique = tuple(samples.values())
     if data.past_queries:
         unique = with_past_queries(unique)
-    return Corpus(data.name, unique, counts, data.revision, data.cluster_unit, data.note, others)
+    facts = data.revision, data.cluster_unit, data.note
+    return Corpus(data.name, unique, counts, *facts, others, relevant)
 
 
 def hub_answers() -> bool:

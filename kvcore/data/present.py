@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvcore.data.context_pairs.load import PUBLISHED
-from kvcore.data.datasets import HUB
+from kvcore.data.datasets import HUB, PASSAGES
 from kvcore.data.docstrings.load import versions
 from kvcore.data.hub import HubDataset, cached_files
 from kvcore.data.texts import WIKITEXT
@@ -13,7 +13,7 @@ from kvcore.errors import MissingResource
 def hub_dataset(name: str) -> HubDataset | None:
     """Return where a dataset, corpus of texts or of pairs lies on the hub, if it does."""
     pairs = {pair_name: data for pair_name, (data, _) in PUBLISHED.items()}
-    return {**HUB, **pairs, WIKITEXT.name: WIKITEXT}.get(name)
+    return {**HUB, PASSAGES: HUB["ms_marco"], **pairs, WIKITEXT.name: WIKITEXT}.get(name)
 
 
 def check_present(name: str) -> None:

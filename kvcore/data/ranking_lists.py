@@ -24,6 +24,8 @@ from kvcore.io import digest
 NEUTRAL = "it"
 """What stands where a name was."""
 
+ALSO = "+"
+"""Stands behind the query's id in that of a further passage that answers it."""
 Origin = Literal["query", "named", "cluster", "package"]
 # A name that no ordinary word could be: DataFrame, rv_discrete, log1p.
 _IDENTIFIER = re.compile(r"_|\w[A-Z]|\D\d")
@@ -119,16 +121,28 @@ def _check_arguments(corpus: Corpus, queries: int, negatives: int) -> None:
 
 
 def _lists(corpus: Corpus, seed: int, negatives: int) -> Iterator[tuple[Candidate, ...]]:
-    """Yield the list of every query, in the order in which queries are chosen."""
+    """Yield the list of every query, in the order in which queries are chosen.
+
+    Where the data names further passages that answer a query, they follow its own.
+    """
     negatives_of = _named_passages(corpus) if corpus.others else _neighbours(corpus)
     for sample in choose_samples(corpus.samples, None, seed):
         ordered = sorted(
             negatives_of(sample),
             key=lambda p: (p.origin == "package", digest(str(seed), sample.id, p.id), p.id),
         )
-        passages = [_Passage(sample.id, sample.passage, "query"), *ordered]
-        distinct = _first_distinct(passages, 1 + negatives)
+        further = [
+            _Passage(f"{sample.id}{ALSO}p-{digest(text)[:16]}", text, "query")
+            for text in corpus.relevant.get(sample.id, ())
+        ]
+        passages = [_Passage(sample.id, sample.passage, "query"), *further, *ordered]
+        distinct = _first_distinct(passages, 1 + len(further) + negatives)
         yield tuple(_candidate(sample, passage) for passage in distinct)
+
+
+def answers(query_id: str, passage_id: str) -> bool:
+    """Whether a passage of a query's list answers it, known by their ids."""
+    return passage_id == query_id or passage_id.startswith(f"{query_id}{ALSO}p-")
 
 
 def _candidate(query: Sample, passage: _Passage) -> Candidate:

@@ -69,6 +69,15 @@ class Corpus:
     # For each sample's id, passages of the same query that do not answer it, where the data
     # names them.
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # Likewise passages that answer it too, beside the sample's own.
+    relevant: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # Whether samples are chosen in whole clusters: all passages of some queries.
+    whole_clusters: bool = False
+
+    def choose(self, n: int | None, seed: int) -> tuple[Sample, ...]:
+        """Choose n samples, or as many whole clusters as n samples hold; see `choose_samples`."""
+        choose = choose_clusters if self.whole_clusters else choose_samples
+        return choose(self.samples, n, seed)
 
 
 def choose_samples(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample, ...]:
@@ -90,3 +99,21 @@ def choose_samples(samples: Sequence[Sample], n: int | None, seed: int) -> tuple
     if n is not None and n < 0:
         raise KvError(f"choose_samples: n must be 0 or more, or None for all samples; got {n}.")
     return tuple(sorted(samples, key=lambda sample: (digest(str(seed), sample.id), sample.id))[:n])
+
+
+def choose_clusters(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample, ...]:
+    """Choose whole clusters by (seed, cluster) alone until the next one would go beyond n samples.
+
+    At least one. Parameters and errors are those of `choose_samples`; a larger n is a superset.
+    """
+    members: dict[str, list[Sample]] = {}
+    for sample in choose_samples(samples, None, seed):
+        members.setdefault(sample.cluster, []).append(sample)
+    if n is not None and n < 0:
+        raise KvError(f"choose_clusters: n must be 0 or more, or None for all samples; got {n}.")
+    chosen: list[Sample] = []
+    for cluster in sorted(members, key=lambda name: (digest(str(seed), name), name)):
+        if n is not None and chosen and len(chosen) + len(members[cluster]) > n:
+            break
+        chosen += members[cluster]
+    return tuple(chosen)

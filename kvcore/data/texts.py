@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kvcore.data.docstrings import prose
-from kvcore.data.files import FileRow, is_path, read_rows
+from kvcore.data.files import ENDINGS, FileRow, is_path, read_rows
 from kvcore.data.hub import HubDataset, local_files, rows_of
 from kvcore.errors import KvError, unknown
 from kvcore.io import digest
@@ -30,6 +30,7 @@ GLUED = re.compile(r"[a-z)\"]{2}\.[A-Z][a-z]* [a-z]")  # two paragraphs of a not
 HEADING = re.compile(r"=(?: =)* .+ =(?: =)*")
 _WORD = re.compile(r"\S*\w\S*")
 _TWO_BLANKS = re.compile(r"(?<=[.!?)\"\u201d\u2019])  (?=\S)")  # between sentences
+TEXT_COLUMNS = ("text", "id")  # of a file; the second one may be missing
 _CLOSED = re.compile(r"[.!?][\"')\]\u201d\u2019]*$")
 
 
@@ -82,9 +83,9 @@ TEXTS: Mapping[str, str] = {
 
 
 def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
-    """Load texts by name, or from a JSON Lines or Parquet file.
+    """Load texts by name, or from a file.
 
-    `name_or_path`: a key of ``TEXTS``, or a path that ends in ``.jsonl`` or ``.parquet``. A file
+    `name_or_path`: a key of ``TEXTS``, or a path to a JSON Lines, JSON, CSV or Parquet file. A file
     has a column text, a paragraph a row, and optionally id. The named corpora keep paragraphs of 60
     to 90 words; a file's are of any length.
 
@@ -100,7 +101,7 @@ def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
         return from_hub(WIKITEXT, local_files(WIKITEXT))
     if is_path(name_or_path):
         return _from_file(Path(name_or_path).expanduser())
-    raise unknown("texts", name_or_path, (*TEXTS, "a path to a .jsonl or .parquet file"))
+    raise unknown("texts", name_or_path, (*TEXTS, f"a path to a {ENDINGS} file"))
 
 
 def split_first_sentence(paragraph: str) -> tuple[str, str] | None:
@@ -227,11 +228,11 @@ def _wiki_paragraph(line: str) -> str | Dropped:
 
 
 def _from_file(path: Path) -> TextCorpus:
-    rows, revision = read_rows(path)
+    rows, revision = read_rows(path, TEXT_COLUMNS)
     texts, dropped = unique_texts(str(path), map(_file_paragraph, rows))
     return TextCorpus(path.stem, texts, dropped, revision, f"texts of {path.name}")
 
 
 def _file_paragraph(row: FileRow) -> tuple[str | None, str]:
-    row.require(("text",), ("id",))
+    row.require(TEXT_COLUMNS[:1], TEXT_COLUMNS[1:])
     return row.name("id"), row.text("text").strip()

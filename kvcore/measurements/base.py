@@ -70,6 +70,7 @@ class MeasurePlan:
     - `facts`: what the report says of the data: size of the corpus, revision, what was left out.
     - `lacking`: why the data cannot serve some needs.
     - `shard_samples`: samples that are measured and stored together.
+    - `texts`: the fields of every sample by its ``sample_hash``, to be kept beside the rows.
     """
 
     keys: pd.DataFrame
@@ -77,6 +78,7 @@ class MeasurePlan:
     facts: Mapping[str, Any]
     lacking: Mapping[str, str] = field(default_factory=dict)
     shard_samples: int = 50
+    texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class RowSpec(NamedTuple):

@@ -17,7 +17,7 @@ from kvcore.errors import MissingResource, StoreWarning
 from kvcore.measurements.base import MeasurementKind, MeasurePlan, MeasureRequest
 from kvcore.measurements.looks import Record
 from kvcore.measurements.needs import ONE_BASE, RANKED
-from kvcore.store import adoption
+from kvcore.store import adoption, texts
 from kvcore.store.adoption import Adoption
 from kvcore.store.agreement import tolerance
 from kvcore.store.fill import measure_missing
@@ -42,6 +42,7 @@ class CollectedRows:
     - `facts`: what the report says of model, data and rows.
     - `lacking`: why the data cannot serve some needs.
     - `two_bases`: whether the model has two rope bases.
+    - `folder`: where the rows lie, and the texts behind them (`kvcore.store.texts`).
     """
 
     rows: pd.DataFrame
@@ -49,6 +50,7 @@ class CollectedRows:
     facts: Mapping[str, Any]
     lacking: Mapping[str, str] = field(default_factory=dict)
     two_bases: bool = False
+    folder: Path | None = None
 
     @property
     def sentencepiece(self) -> bool:
@@ -140,7 +142,9 @@ class Collection:
             **_adopted_facts(kind, rows, self.adoptions),
         }
         two_bases = rope_bases(request.files) > 1
-        return CollectedRows(rows, request.files.revision, facts, self.plan.lacking, two_bases)
+        texts.save(self.folder.root, self.plan.texts)
+        revision, lacking = request.files.revision, self.plan.lacking
+        return CollectedRows(rows, revision, facts, lacking, two_bases, self.folder.root)
 
     def _accepted(self, keys: pd.DataFrame) -> pd.DataFrame:
         stored = _stored(self.folder, keys)
@@ -201,7 +205,7 @@ def stored_rows(
         "rows by code": _described_codes(kind, by_code, adoption.load(folder)),
     }
     two_bases = any(name.startswith(ONE_BASE) for name in rows["condition"])
-    return CollectedRows(rows, "as stored", facts, {}, two_bases)
+    return CollectedRows(rows, "as stored", facts, {}, two_bases, folder.root)
 
 
 def join_code_versions(rows: pd.DataFrame, schema: RowSchema) -> tuple[pd.DataFrame, str]:

@@ -1,10 +1,10 @@
 """How far apart two views' next-token distributions lie, with the tail as one bucket.
 
-A view is a condition, a dtype or a model. Of each distribution the k likeliest tokens are kept
-and the mass of all others, so that two of them can be compared exactly on what they share: the
-tokens that both keep, and everything else as one bucket. That is a coarsening of both, so by the
-data-processing inequality each number here is at most that of the full distributions, and it
-grows to it as k goes to the size of the vocabulary.
+A view is a condition, a dtype or a model. Two distributions are compared on the tokens that are
+among the k likeliest of either, and on everything else as one bucket. That is a coarsening of
+both, so by the data-processing inequality each number here is at most that of the full
+distributions, and it grows with k until it is theirs at the size of the vocabulary. Where the two
+share none of their likely tokens, Jensen-Shannon's is ln 2, less what lies in the bucket.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from kvcore.errors import KvError, unknown
 from kvcore.models.lm import LM
 
 TOP = 256
+HELD = 2**28  # logits of all views that are held at once, on the host
+FEWEST = 32  # samples that are read together whatever they take: controls need other neighbours
 NUMBERS = ("js", "kl", "kl_back", "kept_first", "kept_second")
 COLUMNS = ("sample_id", "first", "second", "status", *NUMBERS)
 Unit = Literal["nats", "bits"]
@@ -42,54 +44,62 @@ View = tuple[int, str]
 
 @dataclass(frozen=True, eq=False)
 class Distribution:
-    """A next-token distribution: its likeliest tokens and one bucket for all others.
+    """A next-token distribution and its likeliest tokens.
 
-    - `ids`: (k,) int64; token ids, ascending.
-    - `log_probs`: (k,) float64; natural logarithms of their probabilities.
-    - `log_rest`: natural logarithm of the mass of all other tokens, summed from their own
-      probabilities rather than as 1 minus the others, which would cancel; -inf where there is none.
+    - `ids`: (k,) int64; the likeliest tokens, ascending.
+    - `logits`: (vocab,), as the model made them, in float32 or float64.
+    - `log_total`: natural logarithm of the sum of their exponentials, computed in float64.
     """
 
     ids: NDArray[np.int64]
-    log_probs: FloatArray
-    log_rest: float
+    logits: NDArray[np.floating[Any]]
+    log_total: float
+
+    @property
+    def log_probs(self) -> FloatArray:
+        """Natural logarithms of the likeliest tokens' probabilities, (k,)."""
+        return self._log_probs(self.ids)
 
     @property
     def kept(self) -> float:
-        """Mass of the tokens that are kept, 0 .. 1."""
+        """Mass of the likeliest tokens, 0 .. 1."""
         return float(np.exp(special.logsumexp(self.log_probs)))
 
-    def only(self, ids: NDArray[np.int64]) -> Distribution:
-        """Return the distribution with only some of its tokens kept, the others in the bucket."""
-        inside = np.isin(self.ids, ids)
-        rest = special.logsumexp(np.append(self.log_probs[~inside], self.log_rest))
-        return Distribution(self.ids[inside], self.log_probs[inside], float(rest))
+    def masses(self, ids: NDArray[np.int64]) -> FloatArray:
+        """Return some tokens' probabilities and, last, that of all others as one bucket.
 
-    def masses(self) -> FloatArray:
-        """Return the probabilities, the bucket's last; they sum to 1 up to rounding."""
-        return np.asarray(np.exp(np.append(self.log_probs, self.log_rest)), dtype=np.float64)
+        They sum to 1 up to rounding. The bucket's is summed from its own tokens' rather than as 1
+        minus the others, which would cancel.
+        """
+        others = np.delete(self.logits, ids).astype(np.float64)
+        rest = special.logsumexp(others) - self.log_total if others.size else -math.inf
+        return np.asarray(np.exp(np.append(self._log_probs(ids), rest)), dtype=np.float64)
+
+    def _log_probs(self, ids: NDArray[np.int64]) -> FloatArray:
+        return np.asarray(self.logits[ids].astype(np.float64) - self.log_total)
 
 
 def of_logits(logits: torch.Tensor, k: int = TOP) -> list[Distribution]:
     """Return the distribution behind every row of logits, (n, vocab), computed in float64.
 
+    Of tokens that are equally likely the one with the lower id is kept first.
+
     Raises KvError for k below 1.
     """
     if k < 1:
         raise _bad_k(k)
-    tops, kept, rests = [], [], []
+    tops, totals = [], []
     for row in logits:
-        log_probs = torch.log_softmax(row.double(), dim=-1)
-        order = torch.sort(log_probs, descending=True, stable=True).indices
+        order = torch.sort(row, descending=True, stable=True).indices
         tops.append(order[:k].sort().values)
-        kept.append(log_probs[tops[-1]])
-        rests.append(torch.logsumexp(log_probs[order[k:]], 0))  # -inf where there is no other
+        totals.append(torch.logsumexp(row.double(), 0))
     if not tops:
         return []
-    ids, log_masses, log_rests = (torch.stack(x).cpu().numpy() for x in (tops, kept, rests))
+    host = logits if logits.dtype == torch.float64 else logits.float()
+    rows, ids, sums = (x.cpu().numpy() for x in (host, torch.stack(tops), torch.stack(totals)))
     return [
-        Distribution(own, masses, float(rest))
-        for own, masses, rest in zip(ids, log_masses, log_rests, strict=True)
+        Distribution(own, row, float(total))
+        for own, row, total in zip(ids, rows, sums, strict=True)
     ]
 
 
@@ -97,35 +107,35 @@ def _bad_k(k: int) -> KvError:
     return KvError(f"k={k} must be 1 or more: it is how many tokens are kept.")
 
 
-def shared(p: Distribution, q: Distribution) -> tuple[FloatArray, FloatArray]:
-    """Return both distributions on the tokens that both keep, and the rest as one bucket."""
-    both = np.intersect1d(p.ids, q.ids, assume_unique=True)
-    return p.only(both).masses(), q.only(both).masses()
+def on_union(p: Distribution, q: Distribution) -> tuple[FloatArray, FloatArray]:
+    """Return both distributions on the likeliest tokens of either, and the rest as one bucket."""
+    either = np.union1d(p.ids, q.ids)
+    return p.masses(either), q.masses(either)
 
 
 def js(p: Distribution, q: Distribution, unit: Unit = "nats") -> float:
-    """Jensen-Shannon divergence on the shared tokens and one bucket.
+    """Jensen-Shannon divergence on the likeliest tokens of either and one bucket.
 
     From 0 to ln 2 nats (0 to 1 bit); symmetric; 0 exactly where the two agree on that partition.
     At most the divergence of the full distributions.
 
     Raises KvError for an unknown unit.
     """
-    a, b = shared(p, q)
+    a, b = on_union(p, q)
     middle = (a + b) / 2
     both = float(np.sum(special.rel_entr(a, middle)) + np.sum(special.rel_entr(b, middle)))
     return min(max(both / 2, 0.0), math.log(2)) / _scale(unit)
 
 
 def kl(p: Distribution, q: Distribution, unit: Unit = "nats") -> float:
-    """Kullback-Leibler divergence of q from p on the shared tokens and one bucket.
+    """Kullback-Leibler divergence of q from p on the likeliest tokens of either and one bucket.
 
-    From 0 to infinity; infinite only where q gives the bucket no mass and p does. At most the
-    divergence of the full distributions.
+    From 0 to infinity; infinite only where q gives a token no mass, or less than a double can
+    hold, and p does. At most the divergence of the full distributions.
 
     Raises KvError for an unknown unit.
     """
-    a, b = shared(p, q)
+    a, b = on_union(p, q)
     return max(float(np.sum(special.rel_entr(a, b))), 0.0) / _scale(unit)
 
 
@@ -157,7 +167,7 @@ def between(
     other : LM, optional
         The model of the second views: another dtype or model with the same vocabulary.
     k : int
-        Tokens kept of each distribution.
+        Likeliest tokens of each distribution that are told apart.
     seed : int
         Of random prefixes.
     unit : {"nats", "bits"}
@@ -169,7 +179,7 @@ def between(
     pandas.DataFrame
         One row per sample and pair: `sample_id`, `first`, `second` (names), `status` (``"ok"`` or
         why it could not be measured), `js`, `kl` (of the second from the first), `kl_back` and
-        the mass that each view's kept tokens have.
+        the mass that each view's own k likeliest tokens have.
 
     Raises
     ------
@@ -179,30 +189,34 @@ def between(
     Notes
     -----
     Exact: batching changes a divergence by rounding only. The logits' own rounding (about 1e-6
-    in float32) leaves about 1e-12 nats.
+    in float32) leaves about 1e-12 nats. The logits of up to `HELD` numbers are held on the host.
     """
     if k < 1:
         raise _bad_k(k)
-    views = [(condition(a), condition(b)) for a, b in pairs]
-    listed = list(samples)
-    read = partial(next_token_distributions, k=k, seed=seed, batch_tokens=batch_tokens)
-    if other is None:  # each view is read once, so that none diverges from itself
-        both = [view for pair in views for view in pair]
-        firsts = seconds = read(lm, listed, both)
-    else:
+    if other is not None:
         _check_same_vocabulary(lm, other)
-        firsts = read(lm, listed, [first for first, _ in views])
-        seconds = read(other, listed, [second for _, second in views])
-    rows = [
-        {
-            "sample_id": sample.id,
-            "first": first.name,
-            "second": second.name,
-            **_numbers(firsts[number, first.name], seconds[number, second.name], unit),
-        }
-        for number, sample in enumerate(listed)
-        for first, second in views
-    ]
+    views = [(condition(a), condition(b)) for a, b in pairs]
+    read = partial(next_token_distributions, k=k, seed=seed, batch_tokens=batch_tokens)
+    listed = list(samples)
+    at_once = max(FEWEST, HELD // (int(lm.config.vocab_size) * max(1, 2 * len(views))))
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(listed), at_once):
+        part = listed[start : start + at_once]
+        if other is None:  # each view is read once, so that none diverges from itself
+            firsts = seconds = read(lm, part, [view for pair in views for view in pair])
+        else:
+            firsts = read(lm, part, [first for first, _ in views])
+            seconds = read(other, part, [second for _, second in views])
+        rows += [
+            {
+                "sample_id": sample.id,
+                "first": first.name,
+                "second": second.name,
+                **_numbers(firsts[number, first.name], seconds[number, second.name], unit),
+            }
+            for number, sample in enumerate(part)
+            for first, second in views
+        ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -98,18 +98,18 @@ def exposition(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0
         f"{parsed.name}: {parsed.tests}",
     ]
     for p, step in prefills.items():
-        lines += ["", f"prefill {_spell_prefill(p)}", *_token_lines(lm, step, labels[p])]
+        lines += ["", f"prefill {_spell_prefill(p)}", *token_lines(lm, step, labels[p])]
     if steps := [f"then: {step}" for step in _steps(parsed.recipe)]:
         lines += ["", *steps]
     lines += [
         "",
-        _visible_line(cache, all_labels),
+        visible_line(cache, all_labels),
         "",
         "query and answer (scored: each answer token, from the token before it)",
-        *_token_lines(lm, query, all_labels[cache.slots :]),
+        *token_lines(lm, query, all_labels[cache.slots :]),
         "",
         "masks (rows attend to columns; first and last tokens of each part)",
-        *(line for panel in panels for line in (panel.title, *_picture(panel))),
+        *(line for panel in panels for line in (panel.title, *picture(panel))),
     ]
     return Explanation(parsed.name, "\n".join(lines), tuple(panels))
 
@@ -117,6 +117,27 @@ def exposition(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0
 def expositions(
     lm: LM, corpus: Corpus, names: Sequence[str], seed: int
 ) -> tuple[Mapping[str, Any], ...]:
+    """Explain conditions as `on_one_sample` does, as reports take them."""
+    _, explanations = on_one_sample(lm, corpus, names, seed)
+    return records(lm, explanations)
+
+
+def records(lm: LM, explanations: Iterable[Explanation]) -> tuple[Mapping[str, Any], ...]:
+    """Return explanations as reports take them."""
+    return tuple(
+        {
+            "model": lm.name,
+            "condition": explanation.condition,
+            "text": explanation.text,
+            "masks": [asdict(panel) for panel in explanation.panels],
+        }
+        for explanation in explanations
+    )
+
+
+def on_one_sample(
+    lm: LM, corpus: Corpus, names: Sequence[str], seed: int
+) -> tuple[Sample, list[Explanation]]:
     """Explain conditions on the shortest of a corpus's first samples that all can be measured on.
 
     Raises KvError if there is no such sample among the first 20.
@@ -124,18 +145,9 @@ def expositions(
     samples = _with_further_texts(choose_samples(corpus.samples, CANDIDATES, seed), corpus, seed)
     for sample in sorted(samples, key=lambda s: len(s.passage)):
         try:
-            explanations = [exposition(lm, sample, name, seed) for name in names]
+            return sample, [exposition(lm, sample, name, seed) for name in names]
         except Unusable:
             continue
-        return tuple(
-            {
-                "model": lm.name,
-                "condition": explanation.condition,
-                "text": explanation.text,
-                "masks": [asdict(panel) for panel in explanation.panels],
-            }
-            for explanation in explanations
-        )
     raise KvError(f"{corpus.name}: none of its first samples can be measured with {lm.name}.")
 
 
@@ -196,7 +208,7 @@ def _one_pass_panels(lm: LM, condition: Condition, sample: PreparedSample) -> li
     return mask_panels(lm, title, forward.pad_sequences(lm, [sequence]), tuple(labels))
 
 
-def _picture(panel: Panel) -> list[str]:
+def picture(panel: Panel) -> list[str]:
     """Draw a mask with the first and the last two tokens of each part."""
     columns: set[int] = set()
     for _, start, stop in _stretches(panel.slots):
@@ -213,7 +225,7 @@ def _picture(panel: Panel) -> list[str]:
 # --- lines of text -------------------------------------------------------------------------------
 
 
-def _visible_line(cache: KVCache, slots: Sequence[str]) -> str:
+def visible_line(cache: KVCache, slots: Sequence[str]) -> str:
     """Say which slots of the cache the query sees, and at which positions."""
     real = cache.real[0]
     own = zip(slots[: cache.slots], real.tolist(), strict=True)
@@ -230,7 +242,7 @@ def slot_spans(slots: Sequence[str], positions: Sequence[int]) -> list[str]:
     ]
 
 
-def _token_lines(lm: LM, step: ForwardInput, slots: Sequence[str]) -> list[str]:
+def token_lines(lm: LM, step: ForwardInput, slots: Sequence[str]) -> list[str]:
     """List the tokens of one pass by part: how many, at which positions, which ones."""
     lines = []
     for name, start, stop in _stretches(slots):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 from kvcore.conditions.parse import condition
 from kvcore.data import derived_texts
-from kvcore.data import sample as samples_module
 from kvcore.data.padding import lengthened
 from kvcore.data.ranking_lists import ranking_lists
 from kvcore.data.sample import Corpus, Sample
@@ -193,11 +192,11 @@ def _pools(
 def _pool(need: Need, corpus: Corpus, limit: int, seed: int) -> tuple[Sample, ...]:
     """Return the samples of a set other than lists."""
     if need.sample_set == "samples":
-        return samples_module.choose_samples(corpus.samples, limit, seed)
+        return corpus.choose(limit, seed)
     if need.seed:
         few = _count(limit, "choices")
-        return samples_module.choose_samples(corpus.samples, few, seed + need.seed)
-    some = samples_module.choose_samples(corpus.samples, _count(limit, "padded"), seed)
+        return corpus.choose(few, seed + need.seed)
+    some = corpus.choose(_count(limit, "padded"), seed)
     return lengthened(some, corpus.samples, int(need.sample_set), seed)
 
 

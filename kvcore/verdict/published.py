@@ -45,10 +45,12 @@ def difference_from_published(estimate: Estimate, published: Published | None) -
     """Return ours less the published value, as independent, with a normal interval.
 
     Our error comes from our interval's width, the published one from its n (`published_error`).
-    None for legacy values, without n, for units whose published error is unknown, and where ours
-    is.
+    None for legacy values, without n, in another unit than ours, for units whose published error is
+    unknown, and where ours is.
     """
     if published is None or published.legacy or published.n is None or published.n < 2:
+        return None
+    if published.unit != estimate.unit:
         return None
     theirs = published_error(estimate.unit, published.value, published.n)
     if theirs is None or not math.isfinite(estimate.half_width + estimate.value):

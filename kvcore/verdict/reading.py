@@ -24,6 +24,7 @@ read off one confidence interval.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from kvcore.verdict.prediction import Prediction, PredictionName
@@ -60,6 +61,8 @@ _MIRRORED: dict[PredictionName, PredictionName] = {"hurts": "helps", "at_most": 
 
 def read(low: float, high: float, prediction: Prediction) -> Outcome:
     """Read the interval [low, high] against a prediction; NaN settles nothing: open."""
+    if math.isnan(low) or math.isnan(high):
+        return "open"
     if prediction.direction < 0:
         low, high = -high, -low
     if prediction.delta is None:

@@ -18,7 +18,13 @@ from reports.html.templates import FOLDER, render
 from reports.plots.forest import forest
 from reports.plots.masks import mask_svg
 from reports.plots.specification_curve import specification_curve
-from reports.specifications import Specification, by_value, hangs_on, specifications
+from reports.specifications import (
+    Specification,
+    by_value,
+    further_ways,
+    hangs_on,
+    specifications,
+)
 
 Explanation = Mapping[str, Any]
 """``condition``, ``text``, ``masks`` (each with ``title``, ``mask``: queries × slots, 0 / 1, and
@@ -107,6 +113,8 @@ def choices(groups: Groups) -> str:
 
 
 def _card(index: int, group: Sequence[Judgement], ways: Sequence[Specification]) -> dict[str, Any]:
+    # Where only cells differ, the forest plot has drawn them.
+    varied = any(further_ways(judgement) for judgement in group)
     return {
         "index": index,
         "claim": group[0].claim,
@@ -114,7 +122,7 @@ def _card(index: int, group: Sequence[Judgement], ways: Sequence[Specification])
         "verdicts": [way.verdict for way in ways],
         "low": ways[0].value,
         "high": ways[-1].value,
-        "curve": specification_curve(group),
+        "curve": specification_curve(group) if varied else "",
         "hangs_on": hangs_on(ways),
     }
 

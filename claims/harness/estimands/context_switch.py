@@ -26,6 +26,7 @@ from kvcore.analysis import (
 from kvcore.analysis.latency import Latency
 
 SHOWN = 48  # tokens behind the switch in figures
+SETTLED_SHARE = 1e-4  # variance of the share of attention over `latency.WINDOW` tokens
 HORIZON = 32  # tokens behind the switch within which a sequence is to adapt: half of those followed
 TOKENS = "tokens behind the switch"
 CLASSES = {
@@ -50,7 +51,7 @@ def unchanged(rows: Rows) -> Rows:
 
 def _selected(rows: Rows, which: pd.Series[bool]) -> Rows:
     clusters = tuple(c for c, chosen in zip(rows.clusters, which, strict=True) if chosen)
-    return replace(rows, frame=rows.frame[which], clusters=clusters)
+    return replace(rows, frame=rows.frame[which.to_numpy()], clusters=clusters)
 
 
 def lists(rows: Rows, column: str) -> list[FloatArray]:
@@ -62,6 +63,11 @@ def adaptations(rows: Rows) -> list[Latency]:
     """Return when each sequence comes and stays nearer to the oracle than to ignore."""
     pairs = zip(lists(rows, "kl_oracle"), lists(rows, "kl_ignore"), strict=True)
     return [latency.adaptation(oracle, ignore) for oracle, ignore in pairs]
+
+
+def adaptations_by_ratio(rows: Rows) -> list[Latency]:
+    """Return when each sequence's tokens come and stay likelier than without a switch."""
+    return [latency.adaptation_by_ratio(x) for x in lists(rows, "logratio_ignore")]
 
 
 @estimand("proportion")
@@ -113,6 +119,94 @@ def share_that_adapts(
             f"ended before {HORIZON} tokens": f"{ended} of {len(own)}",
         },
         _survival_plot(curves, interval),
+    )
+
+
+@estimand("proportion difference")
+def adapts_more(
+    interval: IntervalSettings,
+    rows: Rows,
+    control: Rows,
+    beside: Mapping[str, Rows] | None = None,
+) -> Outcome:
+    """Share of sequences that adapt, by the ratio, less that of the control, pair by pair.
+
+    Both follow the same tokens, so that both could have been seen to adapt for as long. Beside it
+    stand the shares of every way by both definitions.
+    """
+    own, others = _side_by_side(rows, control)
+    shown = {r.condition: r for r in (own, others, *(beside or {}).values())}
+    by_ratio = {name: adaptations_by_ratio(r) for name, r in shown.items()}
+    difference = _happened(by_ratio[own.condition]) - _happened(by_ratio[others.condition])
+    details: dict[str, float | str] = {}
+    for name, r in shown.items():
+        details[f"adapt by the ratio, {name}"] = float(_happened(by_ratio[name]).mean())
+        details[f"adapt by KL, {name}"] = float(_happened(adaptations(r)).mean())
+    estimate = mean_difference(difference, own.clusters, interval)
+    return Outcome(
+        replace(estimate, unit="proportion difference"), details, _survival_plot(by_ratio, interval)
+    )
+
+
+@estimand("d")
+def hidden_states_come_nearer(interval: IntervalSettings, rows: Rows, control: Rows) -> Outcome:
+    """d of the mean cosine with the oracle's hidden states, less the control's, pair by pair."""
+    own, others = _side_by_side(rows, control)
+    means = [_means(r, "hidden_similarity") for r in (own, others)]
+    bands = [_band(r, _padded(lists(r, "hidden_similarity")), interval) for r in (own, others)]
+    return Outcome(
+        effect_size(means[0] - means[1], own.clusters, interval),
+        {
+            f"mean cosine, {r.condition}": float(x.mean())
+            for r, x in zip((own, others), means, strict=True)
+        },
+        bands_plot(TOKENS, "cosine with the oracle's hidden state", bands),
+    )
+
+
+@estimand("d")
+def attention_settles(interval: IntervalSettings, rows: Rows) -> Outcome:
+    """d of the change of the attention on the injected span, token by token, early less late.
+
+    The change is the mean of |share of a token - share of the token before| among tokens 1 to 5 and
+    from token 21 on; pairs that end before have none.
+    """
+    shares = lists(rows, "share_injected")
+    first, last = latency.SPANS[0], latency.SPANS[-1]
+    changes = np.array([[_mean_change(x, span) for span in (first, last)] for x in shares])
+    settled = [latency.stabilisation(x, SETTLED_SHARE) for x in shares]
+    known = np.isfinite(changes).all(axis=1)
+    return Outcome(
+        effect_size(changes[:, 0] - changes[:, 1], rows.clusters, interval),
+        {
+            "mean change, tokens 1 to 5": float(changes[known, 0].mean()),
+            "mean change, from token 21": float(changes[known, 1].mean()),
+            "median tokens to stable attention": latency.survival(settled).median,
+        },
+        _attention_plot(rows),
+    )
+
+
+@estimand("d")
+def leaves_a_smaller_gap(
+    interval: IntervalSettings, rows: Rows, other: Rows, *, first: int
+) -> Outcome:
+    """d of the other way's mean gap to the oracle less these rows', from a token on, pair by pair.
+
+    Positive where these rows come nearer to the oracle; pairs that end before the token have none.
+    """
+    own, others = _side_by_side(rows, other)
+    means = [
+        np.array([float(x[first - 1 :].mean()) if x.size >= first else np.nan for x in gaps])
+        for gaps in (lists(own, "kl_oracle"), lists(others, "kl_oracle"))
+    ]
+    return Outcome(
+        effect_size(means[1] - means[0], own.clusters, interval),
+        {
+            f"mean gap, {r.condition}": float(np.nanmean(x))
+            for r, x in zip((own, others), means, strict=True)
+        },
+        _gap_plot([own, others], interval),
     )
 
 
@@ -191,6 +285,24 @@ def _change_of_correct(first: Rows, second: Rows, interval: IntervalSettings) ->
     difference = second.numbers("correct") - first.numbers("correct")
     estimate = mean_difference(difference, first.clusters, interval)
     return replace(estimate, unit="proportion difference")
+
+
+def _side_by_side(rows: Rows, other: Rows) -> tuple[Rows, Rows]:
+    """Return the rows of those pairs that were measured both ways."""
+    common = rows.frame.index.intersection(other.frame.index)
+    one, two = (_selected(r, pd.Series(r.frame.index.isin(common))) for r in (rows, other))
+    return one, replace(two, frame=two.frame.loc[one.frame.index], clusters=one.clusters)
+
+
+def _happened(latencies: Sequence[Latency]) -> FloatArray:
+    return np.array([float(x.happened) for x in latencies])
+
+
+def _mean_change(share: FloatArray, span: tuple[float, float]) -> float:
+    """Mean change from one token to the next among the tokens of a span, from 1; else NaN."""
+    token = np.arange(2, share.size + 1)
+    inside = np.abs(np.diff(share))[(token > span[0]) & (token <= span[1])]
+    return float(inside.mean()) if inside.size else float("nan")
 
 
 def _share(rows: Rows, column: str) -> float:

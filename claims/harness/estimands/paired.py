@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from claims.harness.estimands.base import (
     Outcome,
@@ -44,14 +45,26 @@ from kvcore.analysis.policy import policy_effect
 
 VARIANTS = ("nll", "nll_tail")
 Quartile = Literal[1, 2, 3, 4]
+QUARTILE_NUMBERS = {
+    "d": "d",
+    "mean benefit (nats/token)": "benefit",
+    "win rate": "win_rate",
+    "mean NLL (nats/token)": "hardness",
+}
 
 
 @estimand("d", benefit=True)
-def paired_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
-    """Cohen's d of the paired benefit of a condition over a baseline."""
+def paired_benefit(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, beside: Rows | None = None
+) -> Outcome:
+    """Cohen's d of the paired benefit of a condition over a baseline; another one's is shown."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
     by_package = d_by_package(baseline.values - condition.values, baseline.clusters, interval)
-    details = _secondary(effect) | by_package
+    details = _secondary(effect) | nll_levels(baseline, condition) | by_package
+    if beside is not None:
+        gain = baseline.values - beside.values
+        other = effect_size(gain, baseline.clusters, interval.alone)
+        details |= with_bounds(f"d of {beside.condition}, shown beside", other, beside.condition)
     return Outcome(effect.d, details, differences_plot(effect.differences))
 
 
@@ -64,11 +77,20 @@ def mean_of(*rows: Rows) -> Rows:
     return replace(rows[0], condition=name, frame=frame)
 
 
+@derived
+def on_samples_of(rows: Rows, padded: Rows) -> Rows:
+    """Rows of the samples that other rows were made from: documents before they were padded."""
+    own = rows.frame.index.isin(padded.frame.index[padded.frame["status"].notna()])
+    clusters = tuple(c for c, chosen in zip(rows.clusters, own, strict=True) if chosen)
+    return replace(rows, frame=rows.frame[own], clusters=clusters)
+
+
 @estimand("nats/token", benefit=True)
 def mean_benefit(interval: IntervalSettings, baseline: Rows, condition: Rows) -> Outcome:
     """Mean benefit in nats per token, for differences too small to be divided by their own SD."""
     effect = paired_effect(baseline.values, condition.values, baseline.clusters, interval)
-    return Outcome(effect.mean, _secondary(effect), differences_plot(effect.differences))
+    details = _secondary(effect) | nll_levels(baseline, condition)
+    return Outcome(effect.mean, details, differences_plot(effect.differences))
 
 
 @estimand("d difference")
@@ -92,10 +114,32 @@ def trend_with_hardness(
     """Correlation of benefit with a hardness measured without the document."""
     benefit, hard = baseline.values - condition.values, hardness.values
     estimate = correlation(hard, benefit, baseline.clusters, interval)
-    plot = _benefit_plot(
-        hard, benefit, f"hardness: NLL without the document ({hardness.condition})"
-    )
+    label = f"hardness: NLL without the document ({hardness.condition})"
+    plot = _trend_plots(_benefit_plot(hard, benefit, label), baseline, condition)
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
+
+
+@estimand("r")
+def trend_with_hardness_by_length(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, hardness: Rows, *, bins: int
+) -> Outcome:
+    """Correlation of benefit with such a hardness, that of every bin of document length beside.
+
+    Bins hold equally many samples, in the order of their document's tokens.
+    """
+    benefit, hard = baseline.values - condition.values, hardness.values
+    length = baseline.numbers("doc_len")
+    edges = np.nanquantile(length, np.linspace(0, 1, bins + 1)[1:-1])
+    bin_of, details = np.searchsorted(edges, length, side="right"), dict[str, float | str]()
+    clusters = np.asarray(baseline.clusters)
+    for number in range(bins):
+        own = (bin_of == number) & ~np.isnan(length)
+        within = correlation(hard[own], benefit[own], clusters[own], interval.alone)
+        name = f"r, {length[own].min():.0f} to {length[own].max():.0f} tokens"
+        details |= with_bounds(name, within)
+    plot = _benefit_plot(hard, benefit, "hardness: NLL without the document")
+    whole = correlation(hard, benefit, baseline.clusters, interval)
+    return Outcome(whole, _published_trend(baseline, condition, interval) | details, plot)
 
 
 @estimand("r")
@@ -104,7 +148,8 @@ def oldham_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) ->
     estimate = oldham(baseline.values, condition.values, baseline.clusters, interval)
     benefit = baseline.values - condition.values
     mean = (baseline.values + condition.values) / 2
-    plot = _benefit_plot(mean, benefit, "mean of the two NLLs")
+    own = _benefit_plot(mean, benefit, "mean of the two NLLs")
+    plot = _trend_plots(own, baseline, condition)
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
@@ -113,7 +158,8 @@ def odd_even_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) 
     """Correlation of benefit on the even answer tokens with hardness on the odd ones."""
     hard, benefit = _odd_even(baseline, condition)
     estimate = correlation(hard, benefit, baseline.clusters, interval)
-    plot = _benefit_plot(hard, benefit, "hardness: NLL of the odd answer tokens")
+    own = _benefit_plot(hard, benefit, "hardness: NLL of the odd answer tokens")
+    plot = _trend_plots(own, baseline, condition)
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
@@ -157,6 +203,48 @@ def trend_over_length(
         {f"d at {n} tokens": e.value for n, e in zip(pairs, curve, strict=True)},
         curve_plot(list(pairs), curve, "tokens of the document", log=True),
     )
+
+
+@estimand("d")
+def trend_from_original_length(
+    interval: IntervalSettings,
+    baseline: Rows,
+    condition: Rows,
+    pairs: Mapping[int, tuple[Rows, Rows]],
+) -> Outcome:
+    """d of each sample's slope of benefit over log2 of the document's length, its own one first.
+
+    ``baseline`` and ``condition`` are of the documents before they were padded; ``pairs`` as
+    `trend_over_length` takes them. A sample counts where it has a benefit at every length.
+    """
+    padded = next(iter(pairs.values()))[0]
+    common = baseline.frame.index.intersection(padded.frame.index)
+    at_own = _only(baseline, common), _only(condition, common)
+    rows = [at_own, *((_only(b, common), _only(c, common)) for b, c in pairs.values())]
+    benefits = np.array([b.values - c.values for b, c in rows])
+    tokens = at_own[0].numbers("doc_len")
+    lengths = np.log2(np.vstack([tokens, *(np.full(len(common), n) for n in pairs)]))
+    centred = lengths - lengths.mean(axis=0)
+    slope = (centred * benefits).sum(axis=0) / (centred**2).sum(axis=0)
+    clusters = at_own[0].clusters
+    curve = [effect_size(row, clusters, interval.alone) for row in benefits]
+    own = float(np.nanmedian(tokens))
+    names = ["at the original length", *(f"at {n} tokens" for n in pairs)]
+    details: dict[str, float | str] = {"median tokens of the original document": own}
+    for name, e, (bare, _) in zip(names, curve, rows, strict=True):
+        details[f"d {name}"] = e.value
+        details[f"mean NLL of {bare.condition.partition('@')[0]} {name}"] = float(
+            np.nanmean(bare.values)
+        )
+    plot = curve_plot([own, *pairs], curve, "tokens of the document", log=True)
+    return Outcome(effect_size(slope, clusters, interval), details, plot)
+
+
+def _only(rows: Rows, names: pd.Index) -> Rows:
+    """Return the rows of some samples, in the order of their names here."""
+    cluster_of = dict(zip(rows.frame.index, rows.clusters, strict=True))
+    clusters = tuple(cluster_of[name] for name in names)
+    return replace(rows, frame=rows.frame.loc[names], clusters=clusters)
 
 
 @estimand("d")
@@ -272,6 +360,21 @@ def _secondary(effect: PairedEffect) -> dict[str, float | str]:
     }
 
 
+def nll_levels(*rows: Rows) -> dict[str, float | str]:
+    """Return mean, SD (ddof 1) and median NLL of each condition, on the samples that all have."""
+    values = np.array([r.values for r in rows])
+    complete = values[:, ~np.isnan(values).any(axis=0)]
+    levels: dict[str, float | str] = {}
+    for condition, x in zip((r.condition for r in rows), complete, strict=True):
+        for name, number in (
+            ("mean", np.mean(x) if x.size else np.nan),
+            ("SD of", np.std(x, ddof=1) if x.size > 1 else np.nan),
+            ("median", np.median(x) if x.size else np.nan),
+        ):
+            levels[f"{name} NLL, {condition} (nats/token)"] = float(number)
+    return levels
+
+
 def _as_published(what: str, estimate: Estimate, why: str) -> dict[str, float | str]:
     """Show a published estimand, which is biased by arithmetic alone, beside ours."""
     shown = with_bounds(f"as published: {what}", estimate, "as published")
@@ -284,7 +387,30 @@ def _published_trend(
     benefit = baseline.values - condition.values
     coupled = correlation(baseline.values, benefit, baseline.clusters, interval.alone)
     why = "benefit contains bare NLL: r > 0 without any effect"
-    return _as_published("r(bare NLL, benefit)", coupled, why)
+    details = _as_published("r(bare NLL, benefit)", coupled, why)
+    return details | _quartile_details(baseline, condition, interval)
+
+
+def _trend_plots(own: Plot, baseline: Rows, condition: Rows) -> Plot:
+    """Show the judged scatter, and under it the published one, whose axes share bare NLL."""
+    benefit = baseline.values - condition.values
+    label = f"as published, coupled by arithmetic: NLL of {baseline.condition}"
+    coupled = _benefit_plot(baseline.values, benefit, label)
+    return {"kind": "several", "figures": [own, coupled]}
+
+
+def _quartile_details(
+    baseline: Rows, condition: Rows, interval: IntervalSettings
+) -> dict[str, float | str]:
+    """Show all four quartiles by bare NLL, which is what was published."""
+    benefit = baseline.values - condition.values
+    table = quartile_table(baseline.values, benefit, baseline.clusters, interval.alone)
+    shown: dict[str, float | str] = {}
+    for row in table.to_dict("records"):
+        place = f"as published: quartile {row['quartile']} of 4 by NLL of {baseline.condition}"
+        for name, column in QUARTILE_NUMBERS.items():
+            shown[f"{place}, {name}"] = float(row[column])
+    return shown
 
 
 def _in_quartile(
@@ -302,9 +428,10 @@ def _in_quartile(
     )
     table = quartile_table(*measured, baseline.clusters, interval.alone)
     why = "quartiles by bare NLL regress to the mean"
+    details = _as_published("d in the quartile by bare NLL", published, why)
     return Outcome(
         estimate,
-        _as_published("d in the quartile by bare NLL", published, why),
+        details | _quartile_details(baseline, condition, interval),
         {"kind": "quartiles", "rows": table.to_dict("records")},
     )
 

@@ -22,6 +22,7 @@ from claims.harness.estimands.base import (
 from claims.harness.rows import Rows
 from kvcore.analysis import IntervalSettings, correlation, ranking
 from kvcore.data.overlap import answer_overlap, jaccard
+from kvcore.data.ranking_lists import answers
 
 POINTS = 200  # of a ROC curve in the report
 SECONDARY = {
@@ -36,9 +37,9 @@ SECONDARY = {
 def score_table(rows: Rows, without: Rows | None = None, **beside: Sequence[float]) -> pd.DataFrame:
     """Return a table to rank by: -NLL, or PMI with the rows of ``bos_only``.
 
-    The id of a list's sample is ``query#passage``, and the relevant passage goes by the query's
-    own id. A list stored without its relevant passage, or with nothing but it, ranks nothing and
-    is left out. What stands `beside` the rows becomes further columns.
+    The id of a list's sample is ``query#passage``; which passages are relevant is told by their
+    ids (`kvcore.data.ranking_lists.answers`). A list stored without any of them, or with nothing
+    else, ranks nothing and is left out. What stands `beside` the rows becomes further columns.
     """
     score = (
         ranking.raw(rows.values) if without is None else ranking.pmi(without.values, rows.values)
@@ -47,7 +48,7 @@ def score_table(rows: Rows, without: Rows | None = None, **beside: Sequence[floa
     passages = [
         sample[len(query) + 1 :] for sample, query in zip(rows.frame.index, queries, strict=True)
     ]
-    relevant = [query == passage for query, passage in zip(queries, passages, strict=True)]
+    relevant = [answers(query, passage) for query, passage in zip(queries, passages, strict=True)]
     columns = {"query_id": queries, "passage_id": passages, "score": score, "relevant": relevant}
     table = pd.DataFrame({**columns, **beside})
     complete = table.groupby("query_id")["relevant"].transform("nunique") == 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 from kvcore.data.context_pairs.assignment import PairsAndCounts, assign_types
 from kvcore.data.context_pairs.draws import pick
 from kvcore.data.context_pairs.pair import ENTITY, Pair, inconsistency
-from kvcore.data.hub import HubDataset, HubRow, corpus_from, sample_or_reason
+from kvcore.data.hub import HubDataset, HubRow, corpus_of_rows, rows_of, sample_or_reason
 from kvcore.data.sample import Sample
 from kvcore.io import digest
 
@@ -99,6 +99,11 @@ def names_in_section(sample: Sample) -> set[str]:
 
 
 def fairytale_pairs(paths: Sequence[Path], seed: int) -> PairsAndCounts:
+    """Make pairs of the files of FairytaleQA; see `fairytale_pairs_of`, KvError as `rows_of`."""
+    return fairytale_pairs_of((row for path in paths for row in rows_of(FAIRYTALEQA, path)), seed)
+
+
+def fairytale_pairs_of(hub_rows: Iterable[HubRow], seed: int) -> PairsAndCounts:
     """Make pairs of FairytaleQA rows: the section names someone or some place else everywhere.
 
     The answer is a character or a place of at most four words that stands in the section; the
@@ -107,9 +112,9 @@ def fairytale_pairs(paths: Sequence[Path], seed: int) -> PairsAndCounts:
     answer stands in the section outside it. Both problems are the section, a line break and the
     question; there are no equations, and pronouns and grammar are left as they are.
 
-    Raises KvError as `corpus_from`.
+    Raises KvError where no row makes a sample.
     """
-    corpus = corpus_from(FAIRYTALEQA, paths)
+    corpus = corpus_of_rows(FAIRYTALEQA, hub_rows)
     names: dict[tuple[str, str], set[str]] = defaultdict(set)
     for sample in corpus.samples:
         names[story_and_attribute(sample)] |= names_in_section(sample)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 from kvcore.data.context_pairs.assignment import PairsAndCounts, assign_types
 from kvcore.data.context_pairs.draws import pick, shuffled
 from kvcore.data.context_pairs.equations import decimal_places, evaluate, spelled
-from kvcore.data.context_pairs.pair import Pair, WrittenProblem, inconsistency
+from kvcore.data.context_pairs.pair import NUMBER, Pair, WrittenProblem, inconsistency, numbers_in
 from kvcore.data.hub import HubDataset, HubRow, missing_column
 from kvcore.data.sample import Sample
 from kvcore.errors import KvError
@@ -31,6 +31,7 @@ STEPS = (
     ("Then take {0} away from this. What number is that?", "-"),
     ("Then multiply this by {0}. What number is that?", "*"),
 )
+_LEFT_SIDE = re.compile(r"^\s*[A-Za-z]\s*=\s*")
 _PLACEHOLDER = re.compile(r"\bN_([0-9]+)\b")
 
 
@@ -59,6 +60,36 @@ MAWPS = HubDataset(
     "problem",
     "MAWPS, arithmetic word problems with their numbers changed",
 )
+
+
+def with_placeholders(question: str, answer: str, equation: str) -> HubRow | str:
+    """Return a problem with its numbers written out as a row of MAWPS, or why it is none.
+
+    Numbers of the equation that the question has once get its placeholder; others stay. Numbers
+    are spelled anew: "1,200" and "5.50" become 1200 and 5.5.
+
+    Examples
+    --------
+    >>> with_placeholders("Ann has 12 pins and finds 5 more.", "17", "x = 12 + 5")["Equation"]
+    'N_00 + N_01'
+    """
+    numbers = numbers_in(question)
+    right = _LEFT_SIDE.sub("", equation)
+    if any(numbers.count(number) > 1 for number in numbers_in(right)):
+        return "equation has a number that the question has twice"
+    places = iter(range(len(numbers)))
+    row = {
+        "Question": NUMBER.sub(lambda _: f"N_{next(places):02}", question),
+        "Answer": answer,
+        "Equation": NUMBER.sub(lambda match: _placeholder_of(match[0], numbers), right),
+        "Numbers": " ".join(map(str, numbers)),
+    }
+    return row
+
+
+def _placeholder_of(spelling: str, numbers: Sequence[Fraction]) -> str:
+    (number,) = numbers_in(spelling)
+    return f"N_{numbers.index(number):02}" if number in numbers else spelling
 
 
 def csv_rows(data: HubDataset, path: Path) -> list[HubRow]:
@@ -141,20 +172,23 @@ def problem_of(sample: Sample) -> MawpsProblem | str:
 
 
 def mawps_pairs(paths: Sequence[Path], seed: int) -> PairsAndCounts:
+    """Make pairs of the files of MAWPS; see `mawps_pairs_of`, KvError as `csv_rows`."""
+    return mawps_pairs_of((row for path in paths for row in csv_rows(MAWPS, path)), seed)
+
+
+def mawps_pairs_of(hub_rows: Iterable[HubRow | str], seed: int) -> PairsAndCounts:
     """Make pairs of MAWPS rows by changing their numbers, or by asking for one step more.
 
     Numbers of the equation are changed where they stand in the question and in the equation. A
     number up to 1 stays ("1 apple"), and nothing becomes one. A changed problem keeps to what the
     first one is: results, those on the way too, are not below zero, have no more decimals than the
     first one's and are whole where those are. The step that is added is a sentence after the
-    question.
-
-    Raises KvError as `csv_rows`.
+    question. A row may be the reason why there is none.
     """
     dropped: Counter[str] = Counter()
     rows = []
-    for row in (row for path in paths for row in csv_rows(MAWPS, path)):
-        sample = mawps_sample(row)
+    for row in hub_rows:
+        sample = row if isinstance(row, str) else mawps_sample(row)
         problem = sample if isinstance(sample, str) else problem_of(sample)
         if isinstance(problem, str):
             dropped[problem] += 1

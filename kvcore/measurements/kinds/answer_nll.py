@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,11 @@ def plan(request: MeasureRequest) -> MeasurePlan:
         },
         needed.lacking,
         max(10, min(50, SHARD_ROWS // max(1, len(needed.samples)))),
+        {
+            sample.hash_with(need.texts): dataclasses.asdict(sample)
+            for need, chosen in needed.samples.items()
+            for sample in chosen
+        },
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,11 +14,13 @@ from kvcore.data.context_pairs.assignment import injection_fraction
 from kvcore.data.context_pairs.load import PAIRS, load_pairs
 from kvcore.data.context_pairs.pair import Pair, numbers_in
 from kvcore.data.context_pairs.solutions import worked_solutions
+from kvcore.errors import KvError
 from kvcore.io import digest
 from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, TEXTS, RowSchema, clean
+from kvcore.tokenization import encode
 
 if TYPE_CHECKING:
     from kvcore.models.lm import LM
@@ -26,6 +29,9 @@ STEPS = 64  # tokens followed behind the switch, at most
 NEW_TOKENS = 96  # written in free generation behind the switch, at most
 SHARD_PAIRS = 20
 FREE = "free:"  # before the name of a way to switch: the model goes on by itself
+OWN = "@own"  # behind it: the context changes while the model writes its own text
+OWN_TOKENS = 96  # of a text of its own, at most
+FEWEST_OWN = 12  # of them: a quarter is some tokens, before the switch or behind it
 PER_TOKEN = ("kl_oracle", "kl_ignore", "logratio_oracle", "logratio_ignore", "hidden_similarity")
 SHARES = tuple(f"{what}_{span}" for what in ("share", "layer_share") for span in SPANS)
 SCHEMA = RowSchema(
@@ -50,13 +56,13 @@ UNKNOWN = dict.fromkeys(("step", "identical", "correct", "stale"), -1)
 def plan(request: MeasureRequest) -> MeasurePlan:
     """Plan every pair of problems by every way to switch."""
     corpus = load_pairs(request.dataset, request.limit, request.seed)
-    rule = digest(QUESTION, SOLUTION, str(STEPS), str(NEW_TOKENS))[:12]
+    templates = {own: _template(own) for own in (False, True)}
     rows = [
         RowSpec(
             pair.id,
             digest(pair.question, pair.alt_problem, *worked_solutions(pair))[:32],
             way,
-            f"switch:{rule}",
+            templates[is_own(way)],
             len(pair.question + pair.alt_problem),
         )
         for pair in corpus.pairs
@@ -68,6 +74,19 @@ def plan(request: MeasureRequest) -> MeasurePlan:
         {"pairs": len(corpus.pairs), **base.corpus_facts(corpus)},
         shard_samples=SHARD_PAIRS,
     )
+
+
+def _template(own: bool) -> str:
+    """Return how a pair is spelled out, and a hash of that."""
+    shared = (QUESTION, SOLUTION, str(STEPS), str(NEW_TOKENS))
+    if own:
+        return f"own-text:{digest(*shared, str(OWN_TOKENS), str(FEWEST_OWN))[:12]}"
+    return f"switch:{digest(*shared)[:12]}"
+
+
+def is_own(way: str) -> bool:
+    """Whether the context changes in the model's own text."""
+    return way.endswith(OWN)
 
 
 def switch_of(pair: Pair, seed: int) -> Switch:
@@ -105,7 +124,8 @@ def _measure(request: MeasureRequest, pairs: Sequence[Pair], todo: pd.DataFrame)
         for ways, asked in pairs_of.items()
         for row in measure_pairs(request.load(), asked, ways, seed, request.batch_tokens)
     ]
-    table = pd.DataFrame(rows).assign(template=todo["template"].iloc[0])
+    table = pd.DataFrame(rows)
+    table["template"] = [_template(is_own(way)) for way in table["condition"]]
     return table.reindex(columns=["sample_id", "condition", "template", *SCHEMA.values])
 
 
@@ -113,13 +133,77 @@ def measure_pairs(
     lm: LM, pairs: Sequence[Pair], ways: Sequence[str], seed: int, batch_tokens: int | None
 ) -> list[dict[str, Any]]:
     """Follow and free every pair by the ways asked for; unusable pairs keep their reason."""
+    rows: list[dict[str, Any]] = []
+    written = [way for way in ways if not is_own(way)]
+    own = [way for way in ways if is_own(way)]
+    if written:
+        switches = [switch_of(pair, seed) for pair in pairs]
+        rows += _measure_switches(lm, pairs, switches, written, seed, batch_tokens)
+    if own:
+        switches, refused = own_switches(lm, pairs, seed, batch_tokens)
+        rows += [_row(name, way, reason) for name, reason in refused.items() for way in own]
+        known = {switch.id for switch in switches}
+        usable = [pair for pair in pairs if clean(pair.id) in known]
+        plain = [way.removesuffix(OWN) for way in own]
+        measured = _measure_switches(lm, usable, switches, plain, seed, batch_tokens)
+        rows += [{**row, "condition": f"{row['condition']}{OWN}"} for row in measured]
+    return rows
+
+
+def own_switches(
+    lm: LM, pairs: Sequence[Pair], seed: int, batch_tokens: int | None
+) -> tuple[list[Switch], dict[str, str]]:
+    """Let the model write on the original problem, greedily, and switch in the midst of that.
+
+    Returns the switches, whose stream is what it wrote, and by id why a problem cannot be read. No
+    line ends among the first `FEWEST_OWN` tokens; from there on every token is the model's own
+    choice, so that ignore goes on as the model would have. The switch comes after the same share of
+    the text as in the written solution.
+    """
+    from kvcore.measurements import context_switch
+    from kvcore.measurements.generation import generate
+
+    planned: list[Switch] = []
+    refused: dict[str, str] = {}
+    for pair in pairs:
+        switch = switch_of(pair, seed)
+        reason = context_switch.refusal(
+            lm, switch, ("ignore",), max_new_tokens=OWN_TOKENS, seed=seed
+        )
+        if reason:
+            refused[switch.id] = reason
+        else:
+            planned.append(switch)
+    ends = line_ends(lm)
+    texts = generate(
+        lm,
+        [encode(lm.tokenizer, str(switch.original)) for switch in planned],
+        max_new_tokens=OWN_TOKENS,
+        min_new_tokens=FEWEST_OWN,
+        stop=ends,
+        never={lm.bos_id} - ends,
+        batch_tokens=batch_tokens,
+    )
+    without_bos = [text[:-1] if text[-1] == lm.bos_id else text for text in texts]
+    streams = zip(planned, without_bos, strict=True)
+    return [replace(switch, stream=text) for switch, text in streams], refused
+
+
+def _measure_switches(
+    lm: LM,
+    pairs: Sequence[Pair],
+    switches: Sequence[Switch],
+    ways: Sequence[str],
+    seed: int,
+    batch_tokens: int | None,
+) -> list[dict[str, Any]]:
+    """Follow and free the switches of pairs by the ways asked for."""
     from kvcore.measurements import context_switch
 
     usable: dict[str, tuple[Pair, Switch]] = {}
     rows: list[dict[str, Any]] = []
     methods = tuple(dict.fromkeys(way.removeprefix(FREE) for way in ways))
-    for pair in pairs:
-        switch = switch_of(pair, seed)
+    for pair, switch in zip(pairs, switches, strict=True):
         reason = context_switch.refusal(
             lm, switch, methods, steps=STEPS, max_new_tokens=NEW_TOKENS, seed=seed
         )
@@ -127,16 +211,16 @@ def measure_pairs(
             rows += [_row(switch.id, way, reason) for way in ways]
         else:
             usable[switch.id] = (pair, switch)
-    switches = [switch for _, switch in usable.values()]
+    accepted = [switch for _, switch in usable.values()]
     followed = [way for way in ways if not way.startswith(FREE)]
     free = [way.removeprefix(FREE) for way in ways if way.startswith(FREE)]
     shared: dict[str, Any] = {"seed": seed, "batch_tokens": batch_tokens}
-    if switches and followed:
-        table = context_switch.follow(lm, switches, followed, steps=STEPS, attention=True, **shared)
+    if accepted and followed:
+        table = context_switch.follow(lm, accepted, followed, steps=STEPS, attention=True, **shared)
         rows += [followed_row(lm, row) for row in table.to_dict("records")]
-    if switches and free:
+    if accepted and free:
         table = context_switch.generate_after_switch(
-            lm, switches, free, max_new_tokens=NEW_TOKENS, stop=line_ends(lm), **shared
+            lm, accepted, free, max_new_tokens=NEW_TOKENS, stop=line_ends(lm), **shared
         )
         rows += [free_row(lm, row, usable[row["switch_id"]][0]) for row in table.to_dict("records")]
     return rows
@@ -185,9 +269,39 @@ def line_ends(lm: LM) -> frozenset[int]:
     return end_ids(lm) | newline_ids(lm)
 
 
+def explain(request: MeasureRequest) -> tuple[Mapping[str, Any], ...]:
+    """Explain ways to switch on the shortest of the first pairs that all can be measured on.
+
+    Raises KvError if there is none.
+    """
+    from kvcore.measurements import context_switch
+    from kvcore.measurements.explain import CANDIDATES, records
+    from kvcore.measurements.explain_kinds import switch_explanations
+
+    lm, seed = request.load(), request.seed
+    pairs = load_pairs(request.dataset, min(request.limit, CANDIDATES), seed).pairs
+    method_of = {way: way.removeprefix(FREE).removesuffix(OWN) for way in request.needs}
+    by_length = sorted(pairs, key=lambda p: len(p.question + p.alt_problem))
+    for pair in sorted(by_length, key=lambda p: p.question == p.alt_problem):  # changed ones first
+        own = own_switches(lm, [pair], seed, None)[0] if any(map(is_own, method_of)) else []
+        switch, methods = switch_of(pair, seed), tuple(method_of.values())
+        own_switch = own[0] if own else switch
+        if any(
+            context_switch.refusal(lm, each, methods, steps=STEPS, seed=seed)
+            for each in (switch, own_switch)
+        ):
+            continue
+        ways = {
+            way: (method, own_switch if is_own(way) else switch)
+            for way, method in method_of.items()
+        }
+        return records(lm, switch_explanations(lm, ways, STEPS, seed))
+    raise KvError(f"{request.dataset}: none of its first pairs can be measured with {lm.name}.")
+
+
 def check_method(name: str) -> None:
     """Raise KvError for a name that is no way to switch."""
-    switch_method(name.removeprefix(FREE))
+    switch_method(name.removeprefix(FREE).removesuffix(OWN))
 
 
 KIND = register(
@@ -210,5 +324,6 @@ KIND = register(
         prefix="pairs:",
         counted="pairs",
         check_need=check_method,
+        explain=explain,
     )
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -99,10 +100,20 @@ def _measure(
     return pd.concat(tables, ignore_index=True)
 
 
+def explain(request: MeasureRequest) -> tuple[Mapping[str, Any], ...]:
+    """Explain pairs of conditions on one sample of the data."""
+    from kvcore.measurements.explain import records
+    from kvcore.measurements.explain_kinds import pair_explanations
+
+    lm, corpus = request.load(), load_corpus(request.dataset)
+    pairs = {pair: split(pair) for pair in request.needs}
+    return records(lm, pair_explanations(lm, corpus, pairs, request.seed))
+
+
 KIND = register(
     MeasurementKind(
         name="divergence",
-        version=1,
+        version=2,
         schema=SCHEMA,
         folder="_divergence",
         sources=(
@@ -120,5 +131,6 @@ KIND = register(
         published=(("mistral-7b", "ms_marco"),),
         recipe_of=recipe_of,
         check_need=check_pair,
+        explain=explain,
     )
 )

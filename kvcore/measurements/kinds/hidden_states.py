@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -119,6 +119,15 @@ def measure_texts(
     return measured
 
 
+def explain(request: MeasureRequest) -> tuple[Mapping[str, Any], ...]:
+    """Explain who wrote a continuation, and what of it counts, on one text of the data."""
+    from kvcore.measurements.explain import CANDIDATES, records
+    from kvcore.measurements.explain_kinds import source_explanations
+
+    lm, texts = request.load(), load_texts(request.dataset).texts[:CANDIDATES]
+    return records(lm, source_explanations(lm, texts, request.needs, request.seed))
+
+
 KIND = register(
     MeasurementKind(
         name="hidden_states",
@@ -146,5 +155,6 @@ KIND = register(
         prefix="texts:",
         counted="texts",
         check_need=check_source,
+        explain=explain,
     )
 )
