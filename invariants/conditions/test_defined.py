@@ -45,8 +45,8 @@ def afresh(check: Callable[..., None]) -> Callable[..., None]:
 def check_defined_scores(lm: LM, batch: Sequence[Sample]) -> None:
     """Define two conditions, and compare their scores with what they are made of."""
     registry.define("the_same", truncation(QUERY), "nothing new")
-    registry.define("keys_only", Mix(truncation(QUERY), BARE), "what primed keys alone do")
-    rows = answer_nll.score(lm, batch, ["the_same", "keys_only"])
+    registry.define("mine_keys_only", Mix(truncation(QUERY), BARE), "what primed keys alone do")
+    rows = answer_nll.score(lm, batch, ["the_same", "mine_keys_only"])
     for sample, row in zip([s for s in batch for _ in range(2)], rows.itertuples(), strict=True):
         route = plain.shifted_nlls if row.condition == "the_same" else plain.keys_only_nlls
         case = Case(lm, sample)

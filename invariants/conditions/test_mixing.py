@@ -18,6 +18,7 @@ from invariants.support.faults import (
     mix_further_layers,
     mix_keys_too,
     only_from_layer_zero,
+    read_the_own_document,
     take_the_other_weight,
     values_of_the_first_slots,
     values_of_the_neighbour,
@@ -25,6 +26,7 @@ from invariants.support.faults import (
 from invariants.support.plain_routes import DEPTH, assert_same_cache, caches
 from invariants.support.samples import LONG
 from invariants.support.strategies import few
+from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.recipes import (
     LayerRange,
     Mix,
@@ -120,3 +122,27 @@ def test_single_layers_add_up(lm: LM, sample: Sample) -> None:
 def test_twin_mixing(lm: LM, fault: Fault, check: Callable[..., None]) -> None:
     """Would catch checks of mixing blind to another slot, layer or weight, or to keys mixed too."""
     must_see(fault, check, lm, LONG, *([0.5] if check is check_mixing_with_itself else []))
+
+
+def check_positive_control(lm: LM, sample: Sample) -> None:
+    """Demand that another document's values lie further from the bare ones than primed ones do."""
+    bare, primed_, foreign = caches(
+        lm, sample, "bare", "values_only(oracle)", "values_of_another(oracle)"
+    )
+
+    def distance(cache: KVCache) -> float:
+        pairs = zip(cache.values, bare.values, strict=True)
+        return sum(float((a - b).double().square().sum()) for a, b in pairs)
+
+    assert all(map(torch.equal, foreign.keys, bare.keys)), "the keys are not the bare ones"
+    assert distance(foreign) > 2 * distance(primed_), "no further than primed values"
+
+
+def test_values_of_another_document_are_a_positive_control(lm: LM) -> None:
+    """Would catch a control that shows nothing: the document's own values in place of others."""
+    check_positive_control(lm, LONG)
+
+
+def test_twin_positive_control(llama: LM) -> None:
+    """Would catch a check blind to the sample's own document in the other's place."""
+    must_see(read_the_own_document, check_positive_control, llama, LONG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from invariants.support.comparing import PREFILL_TOLERANCE, assert_close_per_lay
 from invariants.support.plain_routes import Case, assert_same_cache, caches, document_cache
 from invariants.support.samples import LONG
 from kvcore.cache import kv_cache, masks
-from kvcore.engine import forward, prime
+from kvcore.data.sample import Sample
+from kvcore.engine import forward
 from kvcore.errors import KvError
 from kvcore.measurements import answer_nll, own_cache
 from kvcore.models.lm import LM
@@ -49,8 +51,11 @@ def test_a_primed_cache_is_the_engines(lm: LM, name: str) -> None:
 
 
 def prime_without_query(patch: pytest.MonkeyPatch) -> None:
-    right = prime.Sample
-    patch.setattr(prime, "Sample", lambda query, *a, **k: right(query[:-1], *a, **k))
+    right = Sample
+    patch.setattr(
+        "kvcore.engine.prime.Sample",
+        lambda query, passage, answer, texts: right(query[:-1], passage, answer, texts=texts),
+    )
 
 
 def test_twin_prime(llama: LM) -> None:
@@ -62,7 +67,8 @@ def check_generate(lm: LM, name: str) -> None:
     """Compare the tokens that transformers generates on a primed cache with the engine's."""
     cache = primed(lm, name)
     prompt, _ = Case(lm, LONG).asked
-    made = lm.model.generate(
+    model: Any = lm.model
+    made = model.generate(
         **cache.for_generate(prompt),
         max_new_tokens=6,
         do_sample=False,
@@ -189,7 +195,9 @@ def test_twin_attention(llama: LM) -> None:
     def turn_layers_round(patch: pytest.MonkeyPatch) -> None:
         right = own_cache.CacheScore
         patch.setattr(
-            own_cache, "CacheScore", lambda *a: right(*a[:3], a[3] and tuple(reversed(a[3])))
+            own_cache,
+            "CacheScore",
+            lambda nlls, nll, tail, shares: right(nlls, nll, tail, shares and shares[::-1]),
         )
 
     must_see(turn_layers_round, check_attention, llama)

@@ -26,6 +26,7 @@ from kvcore.conditions.recipes import (
     sources,
 )
 from kvcore.conditions.registry import STYLES
+from kvcore.data import derived_texts
 from kvcore.data.sample import Corpus, Sample, choose_samples
 from kvcore.engine import build, forward, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
@@ -141,13 +142,29 @@ def on_one_sample(
 
     Raises KvError if there is no such sample among the first 20.
     """
-    samples = [_with_placeholders(s) for s in choose_samples(corpus.samples, CANDIDATES, seed)]
+    samples = _with_further_texts(choose_samples(corpus.samples, CANDIDATES, seed), corpus, seed)
     for sample in sorted(samples, key=lambda s: len(s.passage)):
         try:
             return sample, [exposition(lm, sample, name, seed) for name in names]
         except Unusable:
             continue
     raise KvError(f"{corpus.name}: none of its first samples can be measured with {lm.name}.")
+
+
+def _with_further_texts(samples: Sequence[Sample], corpus: Corpus, seed: int) -> tuple[Sample, ...]:
+    """Give samples the texts that follow from their corpus, and placeholders for written ones."""
+    others = derived_texts.others_of(samples, corpus.samples, seed)
+    names = [
+        *derived_texts.OF_CORPUS,
+        *(f"{what}({style})" for what in ("shuffled", "another") for style in STYLES),
+    ]
+    return derived_texts.with_derived(
+        [_with_placeholders(sample) for sample in samples],
+        {name: _with_placeholders(other) for name, other in others.items()},
+        derived_texts.keywords_in([sample.passage for sample in corpus.samples]),
+        names,
+        seed,
+    )
 
 
 def _with_placeholders(sample: Sample) -> Sample:
