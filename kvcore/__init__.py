@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from kvcore.conditions.recipes import Condition as Condition
     from kvcore.data.datasets import load_corpus as load_corpus
     from kvcore.data.sample import Sample as Sample
+    from kvcore.engine.prime import prime as prime
     from kvcore.loading import load as load
     from kvcore.measurements.answer_nll import score as score
     from kvcore.measurements.explain import explain as explain
+    from kvcore.measurements.own_cache import score_cache as score_cache
 
 _HOMES = {
     "Condition": "kvcore.conditions.recipes",
@@ -23,7 +25,9 @@ _HOMES = {
     "explain": "kvcore.measurements.explain",
     "load": "kvcore.loading",
     "load_corpus": "kvcore.data.datasets",
+    "prime": "kvcore.engine.prime",
     "score": "kvcore.measurements.answer_nll",
+    "score_cache": "kvcore.measurements.own_cache",
     "truncated": "kvcore.conditions.parse",
 }
 __all__ = sorted(_HOMES)

@@ -240,6 +240,9 @@ def assert_no_row_crashes(name: str, row: dict[str, Any]) -> None:
         assert sample.passage not in others
         assert all(others)
         assert len(set(others)) == len(others)
+        relevant = data.relevant_of(clean) if data.relevant_of else ()
+        assert {sample.passage, *others}.isdisjoint(relevant)
+        assert all(relevant)
     else:
         assert re.fullmatch(r"[a-z][a-z0-9 ]+", sample)
 

@@ -14,13 +14,16 @@ import torch
 
 from invariants.support.comparing import Fault, must_see
 from kvcore import loading
+from kvcore.conditions import switching
+from kvcore.data.context_pairs.load import load_pairs
+from kvcore.data.datasets import load_corpus
+from kvcore.data.texts import load_texts
 from kvcore.engine import forward
 from kvcore.measurements import context_switch, divergence, explain, explain_kinds
 from kvcore.measurements.base import MeasureRequest
+from kvcore.measurements.context_switch import cases
 from kvcore.measurements.continuations import load_continuations
 from kvcore.measurements.kinds import context_switch as switch_kind
-from kvcore.measurements.kinds import divergence as divergence_kind
-from kvcore.measurements.kinds import hidden_states as states_kind
 from kvcore.measurements.registry import all_kinds, kind_of
 from kvcore.models.files import locate
 from kvcore.models.lm import LM
@@ -110,7 +113,7 @@ def check_switch_masks(lm: LM, way: str) -> None:
     1. What `explain` draws of the way.
     2. What the model is handed when that way is followed, a sequence a pass.
     """
-    pairs = switch_kind.load_pairs("word_problems", 6, 0).pairs
+    pairs = load_pairs("word_problems", 6, 0).pairs
     changed = [pair for pair in pairs if pair.question != pair.alt_problem]
     pair = min(changed, key=lambda p: len(p.question + p.alt_problem))
     switch = switch_kind.switch_of(pair, 0)
@@ -122,7 +125,7 @@ def check_switch_masks(lm: LM, way: str) -> None:
     assert drawn <= followed, "a mask that the model does not receive"
     (panel,) = [p for p in shown["masks"] if p["title"].startswith("what is read")]
     injected = panel["slots"].count("injected")
-    tokens = len(explain_kinds.cases.tokenize_all(lm, [switch])[0].new)
+    tokens = len(cases.tokenize_all(lm, [switch])[0].new)
     assert injected == {"ignore": 0, "partial(8)": injected}.get(way, tokens)
 
 
@@ -147,7 +150,7 @@ def draw_whole_masks(patch: pytest.MonkeyPatch) -> None:
 
 
 def label_nothing_injected(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(explain_kinds.switching, "SPANS", ("bos", "original", "original", "generated"))
+    patch.setattr(switching, "SPANS", ("bos", "original", "original", "generated"))
 
 
 @pytest.mark.parametrize("fault", [draw_whole_masks, label_nothing_injected])
@@ -159,9 +162,7 @@ def test_twin_switches(lm: LM, fault: Fault) -> None:
 def check_pair(lm: LM) -> None:
     """Compare the numbers in a pair's explanation with those of its row on the same sample."""
     shown = explanations(lm, "divergence", ("bare~random",))["bare~random"]
-    sample, _ = explain.on_one_sample(
-        lm, divergence_kind.load_corpus("docstrings"), ["bare", "random"], 0
-    )
+    sample, _ = explain.on_one_sample(lm, load_corpus("docstrings"), ["bare", "random"], 0)
     row = divergence.between(lm, [sample], [("bare", "random")]).iloc[0]
     (said,) = re.findall(r"Jensen-Shannon (\S+) nats", shown["text"])
     assert float(said) == pytest.approx(row.js, rel=1e-2, abs=1e-7)
@@ -183,7 +184,7 @@ def test_a_pair_shows_the_divergence_of_its_row(lm: LM) -> None:
 def check_texts(lm: LM) -> None:
     """Compare the parts of a source's explanation with the text that is measured."""
     shown = explanations(lm, "hidden_states", ("human", "shuffled"))
-    texts = states_kind.load_texts("pydoc").texts[: explain.CANDIDATES]
+    texts = load_texts("pydoc").texts[: explain.CANDIDATES]
     for text in sorted(texts, key=lambda t: len(t.prompt + t.continuation)):
         written = load_continuations(lm, [text], ("human",)).texts
         if written:
@@ -200,7 +201,7 @@ def test_a_source_is_explained_on_a_text_that_is_measured(lm: LM) -> None:
     check_texts(lm)
 
     def without_prompt(patch: pytest.MonkeyPatch) -> None:
-        right = explain_kinds.load_continuations
+        right = load_continuations
 
         def load(*args: Any, **kwargs: Any) -> Any:
             found = right(*args, **kwargs)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from scipy import stats as sps
 
 from claims.harness.estimands import hidden_states
 from claims.harness.estimands.hidden_states import (
@@ -34,6 +37,45 @@ def test_larger_steps_of_the_first_source_are_positive() -> None:
         patch.setattr(hidden_states, "per_layer", lambda rows, metric: -right(rows, metric))
 
     must_see(turned, check_smoother)
+
+
+def check_layer_table() -> None:
+    """Compare every cell with d and SciPy's paired t test, variances taken with ddof 1."""
+    first, second = step_rows("human", 5.0, seed=1), step_rows("greedy", 4.9, seed=2)
+    outcome = computed(smoother, first, second, metric="step")
+    table = outcome.plot["figures"][1]
+    assert [len(row) for row in table["rows"]] == [7] * 10
+    n = np.arange(20, 60)
+
+    def at(rows: Any, column: str, layer: int) -> Any:
+        values = np.array([x[layer] for x in rows.frame[column]])
+        return values * n / (n - 1) if column == "norm_variance" else values
+
+    for layer, row in enumerate(table["rows"]):
+        assert row[0] == str(layer)
+        for place, column in enumerate(("smoothness", "norm", "norm_variance")):
+            a, b = (at(rows, column, layer) for rows in (first, second))
+            d, p = (float(x) for x in row[1 + 2 * place : 3 + 2 * place])
+            assert d == pytest.approx((a - b).mean() / (a - b).std(ddof=1), abs=0.006), column
+            assert p == pytest.approx(sps.ttest_rel(a, b).pvalue, rel=0.06), column
+
+
+def test_the_table_of_layers_is_that_of_paired_tests() -> None:
+    """Catches a layer beside another one, an unpaired test or a variance of the whole population.
+
+    The twin weighs the variances of texts by their length.
+    """
+    check_layer_table()
+
+    def weighed(patch: pytest.MonkeyPatch) -> None:
+        right = hidden_states.sample_variance
+        patch.setattr(
+            hidden_states,
+            "sample_variance",
+            lambda rows: right(rows) * (1 + np.arange(40)[:, np.newaxis] / 40),
+        )
+
+    must_see(weighed, check_layer_table)
 
 
 def test_a_gap_that_grows_has_a_positive_slope() -> None:

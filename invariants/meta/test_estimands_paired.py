@@ -180,7 +180,8 @@ def check_original_length() -> None:
     )
     assert outcome.estimate.value == pytest.approx(slopes.mean() / slopes.std(ddof=1))
     assert outcome.estimate.n == 21
-    assert outcome.details["d at the original length"] > outcome.details["d at 512 tokens"]
+    at_own, at_512 = (outcome.details[f"d at {n}"] for n in ("the original length", "512 tokens"))
+    assert float(at_own) > float(at_512)
     assert outcome.plot["x"] == [pytest.approx(np.median(own[:21])), 256, 512]
 
 

@@ -56,9 +56,10 @@ def replayed() -> Iterator[tuple[ClaimSpec, Callable[..., Any], Entry]]:
     """Yield every claim at every place for which something was published of it."""
     for declared, test in registry.declared_claims():
         spec, named = specified(declared, test), declared.published
-        if declared.claim_id not in NOT_REPLAYED:
-            for name in (named,) if isinstance(named, str) else named:
-                entry = published_values()[str(name)]
+        names = (named,) if isinstance(named, str) else named
+        if declared.claim_id not in NOT_REPLAYED and isinstance(names, tuple):
+            for name in names:
+                entry = published_values()[name]
                 yield spec.at(entry.place), test, entry
 
 

@@ -23,6 +23,7 @@ from claims.harness.published import Entry, published_value, published_values
 from invariants.support.settings import settings
 from kvcore.errors import KvError, MissingResource
 from kvcore.measurements.base import MeasureRequest
+from kvcore.measurements.collect import Collection
 from kvcore.models import files
 from kvcore.models.registry import entry_of
 from kvcore.verdict import Cell, Prediction, Published, helps, hurts
@@ -446,7 +447,7 @@ def test_a_run_asks_for_the_limit_of_its_cell(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(session, "check_gpu", lambda *_: None)
     monkeypatch.setattr(files, "locate", lambda *_: None)
-    monkeypatch.setattr(session.Collection, "begin", begin)
+    monkeypatch.setattr(Collection, "begin", begin)
     for limit in (None, 40):
         chosen = settings(
             models=(),

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Value
 
-from invariants.models.test_registry import PUBLISHED, save
 from invariants.support.hub_cards import CARDS, written
+from invariants.support.hub_models import PUBLISHED, save
 from invariants.support.published_pairs import FAIRYTALES, MAWPS_GOOD, fairytale_file, mawps_file
 from kvcore.data import hub as data_hub
 from kvcore.data import present
-from kvcore.models import files, registry
 from kvcore.models import hub as model_hub
+from kvcore.models import registry
 
 ROWS = 14
 POSITIONS = 4096
@@ -97,7 +97,6 @@ def put_in_place(folder: Path, patch: pytest.MonkeyPatch) -> None:
     for name in PUBLISHED:
         entry = dataclasses.replace(registry.REGISTRY[name], dtype="float32", quantization=None)
         patch.setitem(registry.REGISTRY, name, entry)
-    for module in (model_hub, files.hub):
-        patch.setattr(module, "snapshot", lambda repo, *_, **__: models[repo])
+    patch.setattr(model_hub, "snapshot", lambda repo, *_, **__: models[repo])
     for module in (data_hub, present):
         patch.setattr(module, "cached_files", lambda dataset: data[dataset.name])

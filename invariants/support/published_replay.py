@@ -235,7 +235,7 @@ class Lists:
 
     def by_query(self) -> Array:
         """Draw a number for each query: it changes the pooled AUC and no rank within a list."""
-        return self.rng.standard_normal(LISTS)[self.query]
+        return np.asarray(self.rng.standard_normal(LISTS)[self.query])
 
     def at(self, target: float, score: Array | None = None) -> Array:
         """Return a score with a given AUC that ranks each list as the given one does, or nearly."""
@@ -294,7 +294,7 @@ def intents(lists: Lists, first: Array, best: float, routed: float) -> list[Arra
     def one_a_query(each: Sequence[Array]) -> Array:
         stacked = np.stack([first, *each])
         means = np.stack([np.bincount(lists.query, x) for x in stacked])
-        return stacked[means.argmax(axis=0)[lists.query], np.arange(PASSAGES)]
+        return np.asarray(stacked[means.argmax(axis=0)[lists.query], np.arange(PASSAGES)])
 
     def spread_for(own: float) -> float:
         return solved(lambda x: auc(one_a_query(scores(x, own)), lists.relevant), routed, 0.0, 3.0)

@@ -197,6 +197,28 @@ class KVCache:
             ),
         )
 
+    def with_bos_of(self, other: KVCache) -> KVCache:
+        """Return the cache with the first slot's keys and values of another; all else stays.
+
+        Raises
+        ------
+        KvError
+            If the first slots have other positions.
+        """
+        if not torch.equal(self.positions[:, :1], other.positions[:, :1]):
+            raise KvError(
+                "with_bos_of: the first slots have other positions; re-position one of the caches."
+            )
+
+        def swapped(own: Tensor, theirs: Tensor) -> Tensor:
+            return torch.cat([theirs[:, :, :1], own[:, :, 1:]], dim=2)
+
+        return replace(
+            self,
+            keys=tuple(map(swapped, self.keys, other.keys)),
+            values=tuple(map(swapped, self.values, other.values)),
+        )
+
     def mean(self, counted: Bool[Tensor, "batch slot"]) -> KVCache:
         """Return one slot per sequence: the mean of the keys and values of the counted slots.
 
@@ -243,6 +265,46 @@ class KVCache:
         concatenation, so this cache's tensors are never written to, and need no copy here.
         """
         return hf_cache.of_layers(zip(self.keys, self.values, strict=True))
+
+    def for_generate(self, ids: Sequence[int]) -> dict[str, Any]:
+        """Return what transformers' ``generate`` takes to go on from this cache with some tokens.
+
+        The ids that stand for cached slots are never read.
+
+        Raises
+        ------
+        KvError
+            If there are no tokens, or slots are hidden or not at positions 0, 1, 2, ...:
+            ``generate`` counts positions from the slots that are seen.
+        """
+        compact = self.slot_indices().expand_as(self.positions)
+        if not ids or not bool(self.real.all()) or not torch.equal(self.positions, compact):
+            raise KvError(
+                "for_generate: pass at least one token, and a cache whose slots are all seen and "
+                "stand at positions 0, 1, 2, ...; others can be scored (kvcore.score_cache)."
+            )
+        row = torch.tensor([[0] * self.slots + [int(i) for i in ids]], device=self.positions.device)
+        rows = row.expand(self.batch, -1)
+        return {
+            "input_ids": rows,
+            "attention_mask": torch.ones_like(rows),
+            "past_key_values": self.to_model(),
+        }
+
+
+def of_one_sequence(cache: Any) -> KVCache:
+    """Take over a ``DynamicCache`` of one sequence at positions 0, 1, 2, ..., all of them seen.
+
+    Raises
+    ------
+    KvError
+        If it is empty or layers hold other numbers of slots.
+    """
+    first = cache.layers[0].keys if len(getattr(cache, "layers", ())) else None
+    if first is None:
+        raise KvError("the cache holds no layers; pass a KVCache or a filled DynamicCache.")
+    positions = torch.arange(first.shape[2], device=first.device).expand(first.shape[0], -1)
+    return from_model(cache, positions, torch.ones_like(positions, dtype=torch.bool))
 
 
 def from_model(

@@ -42,7 +42,12 @@ LARGEST = 3  # steps of a text that count as its largest
 
 def per_layer(rows: Rows, metric: str) -> FloatArray:
     """Return a metric of every text in every layer, (texts, layers), NaN where not measured."""
-    listed = rows.frame[COLUMNS[metric]]
+    return _listed(rows, COLUMNS[metric])
+
+
+def _listed(rows: Rows, column: str) -> FloatArray:
+    """Return a list column, (texts, layers), NaN where not measured."""
+    listed = rows.frame[column]
     missing = np.full(max(len(x) for x in listed if np.ndim(x)), np.nan)
     return np.array([np.asarray(x, dtype=np.float64) if np.ndim(x) else missing for x in listed])
 
@@ -54,7 +59,11 @@ def over_layers(rows: Rows, metric: str) -> FloatArray:
 
 @estimand("d")
 def smoother(interval: IntervalSettings, first: Rows, second: Rows, *, metric: str) -> Outcome:
-    """d of how much larger the first source's mean over layers is, text by text."""
+    """d of how much larger the first source's mean over layers is, text by text.
+
+    With a table by layer: d and p of the difference in the metric, in the magnitude of hidden
+    states and in the variance of their magnitude.
+    """
     a, b = over_layers(first, metric), over_layers(second, metric)
     effect = paired_effect(a, b, first.clusters, interval)
     means = {
@@ -65,7 +74,13 @@ def smoother(interval: IntervalSettings, first: Rows, second: Rows, *, metric: s
     return Outcome(
         effect.d,
         {**means, **with_bounds("mean difference", effect.mean), "win rate": effect.win_rate.value},
-        bands_plot("layer", LABELS[metric], bands),
+        {
+            "kind": "several",
+            "figures": [
+                bands_plot("layer", LABELS[metric], bands),
+                _layer_table(first, second, metric),
+            ],
+        },
     )
 
 
@@ -137,6 +152,36 @@ def steps_and_token_nlls(interval: IntervalSettings, rows: Rows) -> Outcome:
         {"mean rank correlation": float(np.nanmean(values))},
         {"kind": "several", "figures": [_steps_table(measured), _trace_plot(measured)]},
     )
+
+
+def sample_variance(rows: Rows) -> FloatArray:
+    """Return the variance of every text's norms in every layer, with ddof 1."""
+    n = rows.numbers("n_continuation")[:, np.newaxis]  # rows hold it with ddof 0
+    return np.asarray(_listed(rows, "norm_variance") * n / (n - 1))
+
+
+def _layer_table(first: Rows, second: Rows, metric: str) -> Plot:
+    """Return d and p of the first source less the second by layer, each p as if it were alone."""
+    gaps = {
+        LABELS[metric]: per_layer(first, metric) - per_layer(second, metric),
+        "magnitude": _listed(first, "norm") - _listed(second, "norm"),
+        "variance of the magnitude": sample_variance(first) - sample_variance(second),
+    }
+    names = [f"{what}, {name}" for name in gaps for what in ("d", "p")]
+    layers = next(iter(gaps.values())).shape[1]
+    rows = [
+        [str(layer), *(cell for gap in gaps.values() for cell in _d_and_p(gap[:, layer]))]
+        for layer in range(layers)
+    ]
+    return {"kind": "table", "columns": ["layer", *names], "rows": rows}
+
+
+def _d_and_p(differences: FloatArray) -> tuple[str, str]:
+    """Spell d of paired differences and the p of their t test, texts as units."""
+    x = differences[~np.isnan(differences)]
+    if x.size < 2 or np.ptp(x) == 0:
+        return "–", "–"
+    return f"{x.mean() / x.std(ddof=1):+.2f}", f"{sps.ttest_1samp(x, 0).pvalue:.1e}"
 
 
 def _gap_plot(first: Rows, second: Rows, metric: str, interval: IntervalSettings) -> Plot:
