@@ -81,14 +81,14 @@ def check_every_kind(folder: Path) -> None:
     1. The rows as JSON Lines under the documented names.
     2. The same rows in each other kind of file, columns spelled otherwise.
     """
-    (first, *_), texts = in_every_kind(folder, SAMPLES), [{"Text": "It rained. He left."}]
+    first, texts = in_every_kind(folder, SAMPLES)[0], [{"Text": "It rained. He left."}]
     expected = load_corpus(first).samples
     assert [sample.answer for sample in expected] == ["the fox", "1.50"]
     assert [sample.query for sample in expected] == ['who, "then"', "07"]
     for spelling in SPELLINGS:
         for path in in_every_kind(folder, renamed(SAMPLES, spelling)):
             assert load_corpus(path).samples == expected, (path, spelling)
-    distinct = [{**PAIRS[0], "id": "a"}, {**PAIRS[2], "id": "c"}]
+    distinct: list[Row] = [{**PAIRS[0], "id": "a"}, {**PAIRS[2], "id": "c"}]
     assert len({load_texts(path).texts for path in in_every_kind(folder, texts)}) == 1
     pairs = load_pairs(in_every_kind(folder, distinct)[0]).pairs
     assert len(pairs) == 2
@@ -235,7 +235,7 @@ def check_the_hub_s_own_rows(folder: Path) -> None:
     2. The same rows as a list, a table of text, or Parquet.
     """
     for rows, pairs_of in ((FAIRYTALES, fairytale_pairs_of), (MAWPS_GOOD, mawps_pairs_of)):
-        expected, dropped = pairs_of(rows, 0)  # type: ignore[operator]
+        expected, dropped = pairs_of(rows, 0)
         assert expected
         for path in in_every_kind(folder, rows):
             corpus = load_pairs(path)

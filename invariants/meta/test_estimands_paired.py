@@ -113,11 +113,11 @@ def test_the_published_quartiles_and_scatter_are_shown() -> None:
 
 def test_twin_other_quartiles_are_seen() -> None:
     """The check above, were quarters cut by the primed NLL, or the scatters exchanged."""
-    table, right = paired.quartile_table, paired._trend_plots
+    table, right = paired.quartile_table, paired.trend_plots
     for name, broken in (
         ("quartile_table", lambda hard, gain, *rest: table(hard - gain, gain, *rest)),
         (
-            "_trend_plots",
+            "trend_plots",
             lambda own, *rows: {**(made := right(own, *rows)), "figures": made["figures"][::-1]},
         ),
     ):

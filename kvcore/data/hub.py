@@ -216,8 +216,9 @@ def corpus_of_rows(data: HubDataset, rows: Iterable[HubRow]) -> Corpus:
                 relevant[sample.id] = passages
     counts = dict(sorted(dropped.items()))
     if not samples:
-        rows = sum(counts.values())
-        raise KvError(f"{data.name}: none of {rows} rows makes a sample; dropped: {counts}.")
+        raise KvError(
+            f"{data.name}: none of {sum(counts.values())} rows makes a sample; dropped: {counts}."
+        )
     unique = tuple(samples.values())
     if data.past_queries:
         unique = with_past_queries(unique)

@@ -115,7 +115,7 @@ def trend_with_hardness(
     benefit, hard = baseline.values - condition.values, hardness.values
     estimate = correlation(hard, benefit, baseline.clusters, interval)
     label = f"hardness: NLL without the document ({hardness.condition})"
-    plot = _trend_plots(_benefit_plot(hard, benefit, label), baseline, condition)
+    plot = trend_plots(_benefit_plot(hard, benefit, label), baseline, condition)
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
@@ -149,7 +149,7 @@ def oldham_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) ->
     benefit = baseline.values - condition.values
     mean = (baseline.values + condition.values) / 2
     own = _benefit_plot(mean, benefit, "mean of the two NLLs")
-    plot = _trend_plots(own, baseline, condition)
+    plot = trend_plots(own, baseline, condition)
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
@@ -159,7 +159,7 @@ def odd_even_trend(interval: IntervalSettings, baseline: Rows, condition: Rows) 
     hard, benefit = _odd_even(baseline, condition)
     estimate = correlation(hard, benefit, baseline.clusters, interval)
     own = _benefit_plot(hard, benefit, "hardness: NLL of the odd answer tokens")
-    plot = _trend_plots(own, baseline, condition)
+    plot = trend_plots(own, baseline, condition)
     return Outcome(estimate, _published_trend(baseline, condition, interval), plot)
 
 
@@ -391,7 +391,7 @@ def _published_trend(
     return details | _quartile_details(baseline, condition, interval)
 
 
-def _trend_plots(own: Plot, baseline: Rows, condition: Rows) -> Plot:
+def trend_plots(own: Plot, baseline: Rows, condition: Rows) -> Plot:
     """Show the judged scatter, and under it the published one, whose axes share bare NLL."""
     benefit = baseline.values - condition.values
     label = f"as published, coupled by arithmetic: NLL of {baseline.condition}"
