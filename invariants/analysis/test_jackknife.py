@@ -272,10 +272,10 @@ def test_the_method_chosen_judges_and_the_other_stands_beside() -> None:
 
 def test_twin_beside_sees_the_method_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check of methods that a jackknife in every place passes."""
-    right = interval._ordered
+    right = interval.ordered
     monkeypatch.setattr(
         interval,
-        "_ordered",
+        "ordered",
         lambda own, other, spread, chosen: right(
             own, other, spread, replace(chosen, method="jackknife")
         ),
@@ -411,7 +411,7 @@ def test_clusters_that_tell_of_an_effect_are_counted() -> None:
 
 def test_twin_informative_sees_every_cluster_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check of informative clusters that counting all passes."""
-    monkeypatch.setattr(jackknife, "_commonest", lambda _influence: 0)
+    monkeypatch.setattr(jackknife, "commonest", lambda _influence: 0)
     with pytest.raises(AssertionError):
         check_informative()
 

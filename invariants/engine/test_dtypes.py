@@ -105,7 +105,7 @@ def test_products_in_float32_stand_for_16_bits(llama: LM, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", sorted(COARSE))
 def test_twin_products_in_float32(llama: LM, dtype: str) -> None:
     """Would catch a check blind to inputs that are rounded to 8 bits."""
-    fault: Fault = replaced(Float32Products, "_wide", lambda real, *a: _coarsened(real(*a)))
+    fault: Fault = replaced(Float32Products, "wide", lambda real, *a: _coarsened(real(*a)))
     must_see(fault, check_products, llama, dtype)
 
 

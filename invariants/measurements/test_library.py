@@ -147,8 +147,10 @@ def test_twin_mask(llama: LM) -> None:
     """Would catch a check blind to a mask that is ignored."""
 
     def ignore(patch: pytest.MonkeyPatch) -> None:
-        right = own_cache._step
-        patch.setattr(own_cache, "_step", lambda lm, cache, read, _: right(lm, cache, read, None))
+        right = own_cache.cache_step
+        patch.setattr(
+            own_cache, "cache_step", lambda lm, cache, read, _: right(lm, cache, read, None)
+        )
 
     must_see(ignore, check_mask, llama)
 

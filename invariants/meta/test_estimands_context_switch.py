@@ -129,7 +129,7 @@ def test_adaptation_by_the_ratio_is_compared_with_its_control() -> None:
         patch.setattr(context_switch, "adaptations_by_ratio", context_switch.adaptations)
 
     def unordered(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(context_switch, "_side_by_side", lambda rows, other: (rows, other))
+        patch.setattr(context_switch, "side_by_side", lambda rows, other: (rows, other))
 
     must_see(by_kl, check_ratio_against_the_control)
     must_see(unordered, check_ratio_against_the_control)

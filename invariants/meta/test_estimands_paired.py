@@ -30,6 +30,7 @@ from claims.harness.rows import Rows
 from invariants.support.comparing import must_see
 from invariants.support.estimand_rows import computed, score_rows, token_nlls
 from invariants.support.patching import patched
+from kvcore.analysis import quartiles
 
 
 def test_benefit_is_baseline_minus_condition() -> None:
@@ -113,7 +114,7 @@ def test_the_published_quartiles_and_scatter_are_shown() -> None:
 
 def test_twin_other_quartiles_are_seen() -> None:
     """The check above, were quarters cut by the primed NLL, or the scatters exchanged."""
-    table, right = paired.quartile_table, paired.trend_plots
+    table, right = quartiles.quartile_table, paired.trend_plots
     for name, broken in (
         ("quartile_table", lambda hard, gain, *rest: table(hard - gain, gain, *rest)),
         (
@@ -192,7 +193,7 @@ def test_the_slope_begins_at_each_samples_own_length() -> None:
     def by_place(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(
             paired,
-            "_only",
+            "of_samples",
             lambda rows, names: replace(
                 rows, frame=rows.frame.iloc[: len(names)], clusters=rows.clusters[: len(names)]
             ),

@@ -46,10 +46,10 @@ class Float32Products(TorchFunctionMode):
         narrow = [each.dtype for each in pytree.tree_leaves(inputs) if _is_16_bit(each)]
         if func not in self.PRODUCTS or not narrow:
             return func(*inputs[0], **inputs[1])
-        wide = pytree.tree_map(self._wide, inputs)
+        wide = pytree.tree_map(self.wide, inputs)
         return func(*wide[0], **wide[1]).to(narrow[0])
 
-    def _wide(self, each: Any) -> Any:
+    def wide(self, each: Any) -> Any:
         if not _is_16_bit(each):
             return each
         if not isinstance(each, torch.nn.Parameter):

@@ -144,12 +144,12 @@ def _intervals(
     if settings.beside or settings.method == "bca":
         second = _bootstrapped(of_counts, spreads, settings, bounds, over)
     return [
-        _ordered(own, other, spread, settings)
+        ordered(own, other, spread, settings)
         for own, other, spread in zip(first, second, spreads, strict=True)
     ]
 
 
-def _ordered(
+def ordered(
     jackknifed: Beside, drawn: Beside | None, spread: Jackknife, settings: IntervalSettings
 ) -> Interval:
     """The interval that judges, with the other one beside it where that is asked for."""

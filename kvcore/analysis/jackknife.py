@@ -79,13 +79,13 @@ def jackknife(value: float, left_out: FloatArray, scale: Scale) -> Jackknife:
         squares = np.square(on_scale - to_scale(value, scale))
         se = math.sqrt((k - 1) / k * float(squares.sum()))
     finite = bool(np.isfinite(influence).all() and math.isfinite(se))
-    informative = k - _commonest(influence) if finite else 0
+    informative = k - commonest(influence) if finite else 0
     effective = float(squares.sum() ** 2 / np.square(squares).sum()) if finite and se > 0 else 0.0
     se = se if finite else math.nan
     return Jackknife(value, se, scale, k, informative, effective)
 
 
-def _commonest(influence: FloatArray) -> int:
+def commonest(influence: FloatArray) -> int:
     """Return how many clusters share the influence that most of them have."""
     step = ALIKE * float(np.abs(influence).max())
     if step == 0:

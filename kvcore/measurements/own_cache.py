@@ -78,7 +78,7 @@ def score_cache(
             f"{len(answer_ids)} of answer; pass one sequence and at least a token of each."
         )
     read = (*prompt_ids, *answer_ids[:-1])
-    step = _step(lm, own, read, mask)
+    step = cache_step(lm, own, read, mask)
     columns = range(len(prompt_ids) - 1, len(read))
     at = ([0] * len(answer_ids), columns)
     shares = None
@@ -101,7 +101,9 @@ def _ids(lm: LM, text: str | Sequence[int]) -> tuple[int, ...]:
     return ids
 
 
-def _step(lm: LM, cache: KVCache, read: Sequence[int], mask: torch.Tensor | None) -> ForwardInput:
+def cache_step(
+    lm: LM, cache: KVCache, read: Sequence[int], mask: torch.Tensor | None
+) -> ForwardInput:
     """Return the pass that reads tokens behind the last slot that is seen, by the mask, too."""
     start = int(torch.where(cache.real, cache.positions, -1).max()) + 1
     step = forward.pad_ids(lm, [read], [start], cache)

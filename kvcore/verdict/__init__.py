@@ -12,7 +12,7 @@ from kvcore.verdict.judging import (
 )
 from kvcore.verdict.looks import FUTILE, MOST_LOOKS, Look, repeated_level, repeated_p
 from kvcore.verdict.multiple import Q_LEVEL, q_values
-from kvcore.verdict.planning import Plan, plan
+from kvcore.verdict.planning import SampleSizePlan, plan
 from kvcore.verdict.prediction import (
     SMALLEST_D,
     Prediction,

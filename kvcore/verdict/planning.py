@@ -19,7 +19,7 @@ LARGEST = 10_000_000
 
 
 @dataclass(frozen=True)
-class Plan:
+class SampleSizePlan:
     """How many samples would settle a claim, were the pre-registered effect the true one."""
 
     n: int | None  # in the estimate's own samples; None where no n is known to do
@@ -30,9 +30,9 @@ class Plan:
         """The plan in plain words."""
         return self.text.format(n=f"{self.n:,}") if self.n is not None else self.text
 
-    def scaled(self, factor: float) -> Plan:
+    def scaled(self, factor: float) -> SampleSizePlan:
         """Return the plan with n in a unit of which a sample takes ``factor``."""
-        return self if self.n is None else Plan(math.ceil(self.n * factor), self.text)
+        return self if self.n is None else SampleSizePlan(math.ceil(self.n * factor), self.text)
 
 
 def plan(
@@ -41,7 +41,7 @@ def plan(
     power: float = 0.8,
     floor: float = 0.0,
     confidence: float | None = None,
-) -> Plan:
+) -> SampleSizePlan:
     """Return how many samples would settle a claim with some power, in (0, 1).
 
     The standard error over clusters, taken to fall as 1 / sqrt(n) at the samples per cluster
@@ -54,12 +54,12 @@ def plan(
         raise KvError(f"power must be in (0, 1); got power={power}.")
     effect = prediction.effect
     if effect is None:
-        return Plan(None, "no effect was written down to plan for")
+        return SampleSizePlan(None, "no effect was written down to plan for")
     if estimate.n < 1 or not math.isfinite(estimate.half_width) or math.isnan(estimate.value):
-        return Plan(None, "how noisy a sample is, is not known")
+        return SampleSizePlan(None, "how noisy a sample is, is not known")
     what = f"{prediction.unit} = {effect:g}"
     if not estimate.ci_low <= effect <= estimate.ci_high:
-        return Plan(None, f"the data contradict {what}, so no n is planned for it")
+        return SampleSizePlan(None, f"the data contradict {what}, so no n is planned for it")
     se = standard_error(estimate)
     per_sample = se * math.sqrt(estimate.n)
     units = estimate.n / estimate.clusters
@@ -73,10 +73,12 @@ def plan(
 
     n = _smallest(reached, least)
     if n is None:
-        return Plan(None, f"no n is known to settle it if {what}, which lies on a margin")
+        return SampleSizePlan(None, f"no n is known to settle it if {what}, which lies on a margin")
     if n <= estimate.n:
-        return Plan(None, f"if {what}, the samples at hand would have settled it with {power:.0%}")
-    return Plan(n, f"about {{n}} samples would settle it if {what}, at {power:.0%} power")
+        return SampleSizePlan(
+            None, f"if {what}, the samples at hand would have settled it with {power:.0%}"
+        )
+    return SampleSizePlan(n, f"about {{n}} samples would settle it if {what}, at {power:.0%} power")
 
 
 def standard_error(estimate: Estimate) -> float:

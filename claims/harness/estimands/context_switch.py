@@ -134,7 +134,7 @@ def adapts_more(
     Both follow the same tokens, so that both could have been seen to adapt for as long. Beside it
     stand the shares of every way by both definitions.
     """
-    own, others = _side_by_side(rows, control)
+    own, others = side_by_side(rows, control)
     shown = {r.condition: r for r in (own, others, *(beside or {}).values())}
     by_ratio = {name: adaptations_by_ratio(r) for name, r in shown.items()}
     difference = _happened(by_ratio[own.condition]) - _happened(by_ratio[others.condition])
@@ -151,7 +151,7 @@ def adapts_more(
 @estimand("d")
 def hidden_states_come_nearer(interval: IntervalSettings, rows: Rows, control: Rows) -> Outcome:
     """d of the mean cosine with the oracle's hidden states, less the control's, pair by pair."""
-    own, others = _side_by_side(rows, control)
+    own, others = side_by_side(rows, control)
     means = [_means(r, "hidden_similarity") for r in (own, others)]
     bands = [_band(r, _padded(lists(r, "hidden_similarity")), interval) for r in (own, others)]
     return Outcome(
@@ -195,7 +195,7 @@ def leaves_a_smaller_gap(
 
     Positive where these rows come nearer to the oracle; pairs that end before the token have none.
     """
-    own, others = _side_by_side(rows, other)
+    own, others = side_by_side(rows, other)
     means = [
         np.array([float(x[first - 1 :].mean()) if x.size >= first else np.nan for x in gaps])
         for gaps in (lists(own, "kl_oracle"), lists(others, "kl_oracle"))
@@ -287,7 +287,7 @@ def _change_of_correct(first: Rows, second: Rows, interval: IntervalSettings) ->
     return replace(estimate, unit="proportion difference")
 
 
-def _side_by_side(rows: Rows, other: Rows) -> tuple[Rows, Rows]:
+def side_by_side(rows: Rows, other: Rows) -> tuple[Rows, Rows]:
     """Return the rows of those pairs that were measured both ways."""
     common = rows.frame.index.intersection(other.frame.index)
     one, two = (_selected(r, pd.Series(r.frame.index.isin(common))) for r in (rows, other))

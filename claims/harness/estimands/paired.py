@@ -219,8 +219,8 @@ def trend_from_original_length(
     """
     padded = next(iter(pairs.values()))[0]
     common = baseline.frame.index.intersection(padded.frame.index)
-    at_own = _only(baseline, common), _only(condition, common)
-    rows = [at_own, *((_only(b, common), _only(c, common)) for b, c in pairs.values())]
+    at_own = of_samples(baseline, common), of_samples(condition, common)
+    rows = [at_own, *((of_samples(b, common), of_samples(c, common)) for b, c in pairs.values())]
     benefits = np.array([b.values - c.values for b, c in rows])
     tokens = at_own[0].numbers("doc_len")
     lengths = np.log2(np.vstack([tokens, *(np.full(len(common), n) for n in pairs)]))
@@ -240,7 +240,7 @@ def trend_from_original_length(
     return Outcome(effect_size(slope, clusters, interval), details, plot)
 
 
-def _only(rows: Rows, names: pd.Index) -> Rows:
+def of_samples(rows: Rows, names: pd.Index) -> Rows:
     """Return the rows of some samples, in the order of their names here."""
     cluster_of = dict(zip(rows.frame.index, rows.clusters, strict=True))
     clusters = tuple(cluster_of[name] for name in names)
