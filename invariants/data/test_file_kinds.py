@@ -58,7 +58,7 @@ def renamed(rows: Sequence[Row], names: Mapping[str, str]) -> list[Row]:
     return [{names.get(name, name): value for name, value in row.items()} for row in rows]
 
 
-SAMPLES = [
+SAMPLES: list[Row] = [
     {"query": 'who, "then"', "passage": "A fox\nran off.", "answer": "the fox", "id": "7", "n": 3},
     {"query": "07", "passage": "It is 1.50, NaN or null.", "answer": "1.50", "id": None, "n": 4},
 ]
@@ -81,7 +81,8 @@ def check_every_kind(folder: Path) -> None:
     1. The rows as JSON Lines under the documented names.
     2. The same rows in each other kind of file, columns spelled otherwise.
     """
-    first, texts = in_every_kind(folder, SAMPLES)[0], [{"Text": "It rained. He left."}]
+    texts: list[Row] = [{"Text": "It rained. He left."}]
+    first = in_every_kind(folder, SAMPLES)[0]
     expected = load_corpus(first).samples
     assert [sample.answer for sample in expected] == ["the fox", "1.50"]
     assert [sample.query for sample in expected] == ['who, "then"', "07"]
