@@ -124,11 +124,11 @@ def _coverage(
         for name, statistic in _statistics(settings).items():
             pairs = PAIRS if method == "jackknife" else PAIRS[:1]
             for n in SIZES:
-                rates = [_covered(population[pair], statistic, n, count, seed) for pair in pairs]
+                rates = [covered(population[pair], statistic, n, count, seed) for pair in pairs]
                 yield {"method": method, "statistic": name, "n": n, "covered": rates}
 
 
-def _covered(
+def covered(
     population: Population, statistic: Callable[..., Estimate], n: int, count: int, seed: int
 ) -> float:
     """Return how often, in percent, the interval holds the population's value."""
@@ -175,11 +175,11 @@ def _errors(population: Population, count: int, seed: int) -> Iterator[dict[str,
     """False support where d is 0, false refutation where it is the margin; fixed and by looks."""
     prediction = helps(MARGIN)
     for truth, wrong in WRONG.items():
-        shifted = _with_d(population, truth)
+        shifted = with_d(population, truth)
         for limit in LIMITS:
             for number in (1, 5):
                 rng = np.random.default_rng([seed, limit])
-                ends = [_looked(shifted, prediction, limit, number, rng) for _ in range(count)]
+                ends = [looked(shifted, prediction, limit, number, rng) for _ in range(count)]
                 yield {
                     "true d": truth,
                     "limit": limit,
@@ -190,7 +190,7 @@ def _errors(population: Population, count: int, seed: int) -> Iterator[dict[str,
                 }
 
 
-def _looked(
+def looked(
     population: Population,
     prediction: Prediction,
     limit: int,
@@ -214,7 +214,7 @@ def _looked(
     return said, number
 
 
-def _with_d(population: Population, d: float) -> Population:
+def with_d(population: Population, d: float) -> Population:
     """Shift the condition so that the benefit has a given d in the population."""
     base, condition, *rest = population.columns
     x = base - condition
@@ -230,8 +230,8 @@ def _power(
 ) -> Iterator[dict[str, Any]]:
     """How often the n advised by pilots gives the right verdict, clustered data included."""
     prediction = helps(MARGIN, effect=EFFECT)
-    cases = {f"{b} and {c}": _with_d(own, EFFECT) for (b, c), own in population.items()}
-    cases[f"modules alike (ICC {ICC})"] = _with_d(
+    cases = {f"{b} and {c}": with_d(own, EFFECT) for (b, c), own in population.items()}
+    cases[f"modules alike (ICC {ICC})"] = with_d(
         _clustered(population[PAIRS[0]], np.random.default_rng(seed)), EFFECT
     )
     pilots = max(count // 50, 1)
@@ -245,7 +245,7 @@ def _power(
             if plan.n is None:
                 continue
             advised.append(plan.n)
-            said = [_looked(own, prediction, plan.n, 1, rng)[0] for _ in range(count // pilots)]
+            said = [looked(own, prediction, plan.n, 1, rng)[0] for _ in range(count // pilots)]
             right.append(float(np.mean([verdict == "supported" for verdict in said])))
         yield {"case": name, "n": int(np.median(advised)), "power": 100 * float(np.mean(right))}
 
