@@ -42,6 +42,7 @@ def page(figures: Mapping[str, Any]) -> str:
     environment.filters["thousands"] = lambda n: f"{n:,}"
     bounds = looks.bounds(0.05, [k / 5 for k in range(1, 6)])
     values = {
+        "looked": None,
         **figures,
         "model": verdicts.MODEL,
         "dataset": verdicts.DATASET,
