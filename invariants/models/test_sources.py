@@ -249,7 +249,7 @@ def settings(**changed: Any) -> Settings:
         "batch_tokens": None, "store": Path("store"), "no_measure": False, "record": False,
         "strict": False, "confidence": 0.95, "familywise": False, "explain": False,
     }  # fmt: skip
-    return Settings(**(values | changed))
+    return Settings(**({"interval": "jackknife"} | values | changed))
 
 
 def cell_of(model: str, **changed: Any) -> Cell:

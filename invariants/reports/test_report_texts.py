@@ -236,6 +236,8 @@ class Places:
 FIXED = (
     "kind",
     "verdict",
+    "reading",
+    "verdict_beside",
     "id",
     "family",
     "name",
