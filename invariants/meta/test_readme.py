@@ -57,6 +57,6 @@ def test_the_readmes_condition_can_be_asked_for() -> None:
     """An example of a condition whose names are elsewhere, or that a claim cannot spell."""
     code = example("Add a claim", 1) + (
         "\nimport json\nfrom kvcore.conditions.parse import condition\n"
-        'print(json.dumps(condition("primed_keys").tests))'
+        'print(json.dumps(condition("two_prefixes").tests))'
     )
-    assert child(code) == "what primed keys alone do"
+    assert child(code) == "two prefixes at once"
