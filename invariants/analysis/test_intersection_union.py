@@ -17,7 +17,7 @@ from kvcore.analysis import Estimate, IntervalSettings, effect_size, intersectio
 from kvcore.analysis.intersection_union import Smallest, Way
 from kvcore.errors import KvError
 
-WAYS, DELTA, DRAWS = 13, 0.09, 100
+WAYS, DELTA, DRAWS = 13, 0.09, 200
 ALLOWED = 0.033  # of false refutations; nominal are 2.5 % at most
 
 

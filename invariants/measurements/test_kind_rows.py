@@ -73,26 +73,44 @@ def written_for(
     return surrogate_store.attach(samples, texts)
 
 
+WORDS = ("keywords(passage)", "keywords(another)", "shuffled_surrogate(keyword)", "first_sentence")
+
+
 def check_texts_of_one_seed(folder: Path) -> None:
-    """Demand surrogates scored on all samples where another seed's set holds the same ones."""
+    """Demand scores on all samples of every condition that takes a text of its own from them.
+
+    Another seed's set holds the same samples, and each condition brings them with its text alone.
+    """
     data = folder / "data.jsonl"
-    rows = ({"query": f"q {n}", "passage": "The sum.", "answer": "a sum"} for n in range(12))
+    rows = (
+        {"query": f"q {n}", "passage": f"The sum number{n}.", "answer": "a sum"} for n in range(12)
+    )
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     load, _ = counted_load()
-    needs = ("llm_surrogate(keyword)", "bare", "bare@seed1")
+    needs = ("llm_surrogate(keyword)", *WORDS, "bare", "bare@seed1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(surrogate_store, "with_surrogates", written_for)
         plan = nll_kind.plan(request(needs, folder, load, str(data)))
         own = plan.keys[plan.keys["seed"] == 0]
         scored = plan.measure(own)
     assert len(plan.keys) > len(own)
-    assert (scored["condition"] == "llm_surrogate(keyword)").sum() == 12
+    for condition in ("llm_surrogate(keyword)", *WORDS):
+        assert (scored["condition"] == condition).sum() == 12
     assert set(scored["status"]) == {"ok"}
 
 
 def test_texts_of_a_sample_are_those_of_its_seed(tmp_path: Path) -> None:
     """Catches a sample of another seed's set, without the texts, that takes this one's place."""
     check_texts_of_one_seed(tmp_path)
+
+
+def test_twin_texts_of_one_condition_alone_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a check blind to a sample that keeps what the last condition brought it with."""
+    monkeypatch.setattr(Sample, "with_texts_of", lambda self, _other: self)
+    with pytest.raises(AssertionError):
+        check_texts_of_one_seed(tmp_path)
 
 
 def test_twin_texts_that_are_lost_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from invariants.support import toy_kind
 from invariants.support.own_files import jsonl
+from kvcore.data.datasets import load_corpus
 from kvcore.errors import KvError
-from kvcore.measurements.collect import Collection, clusters_of
-from kvcore.measurements.kinds.answer_nll import KIND
+from kvcore.measurements.base import clusters_of
+from kvcore.measurements.collect import Collection, cluster_of_keys
 from kvcore.measurements.looks import LookPlan, Pool, Record, planned
 from kvcore.store.shards import Store
 
@@ -123,7 +124,7 @@ def test_clusters_are_known_before_anything_is_measured(tmp_path: Path) -> None:
             "sample_set": ["samples", "512", "lists", "masked", "seed1"],
         }
     )
-    clusters = clusters_of(KIND, data, keys)
+    clusters = cluster_of_keys(clusters_of(load_corpus(data)), keys)
     assert clusters == ["m0", "m1", "s3", "s3", "m0"]
 
 

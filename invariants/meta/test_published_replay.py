@@ -43,6 +43,14 @@ NOT_REPLAYED = {
     "the-semantic-signal-is-tiny": "takes the texts of the dataset",
     "overlap-does-not-drive-the-benefit": "takes the texts of the dataset",
 }
+# Whose rows the replay does not write yet, and what is in the way.
+NOT_WRITTEN = {
+    "keywords-of-the-query-beat-the-query": "one store holds the query of n = 2,303, not of 1,834",
+    "static-prefix-helps-at-the-original-length": "one store has the prefix of n = 1,837, not 278",
+    "benefit-itself-ranks-worse": "lists of another model than the ranking study's",
+    "benefit-itself-does-not-rank": "lists of another model than the ranking study's",
+    "mean-over-conditions-does-not-improve-ranks": "lists of another model, as above",
+}
 # Published is a correlation coupled by arithmetic; Oldham's follows from the same moments.
 BY_OLDHAM = {"random-gains-with-hardness-oldham": 0.094, "oracle-gains-with-hardness-oldham": 0.040}
 ARTIFACT = {
@@ -57,7 +65,7 @@ def replayed() -> Iterator[tuple[ClaimSpec, Callable[..., Any], Entry]]:
     for declared, test in registry.declared_claims():
         spec, named = specified(declared, test), declared.published
         names = (named,) if isinstance(named, str) else named
-        if declared.claim_id not in NOT_REPLAYED and isinstance(names, tuple):
+        if declared.claim_id not in NOT_REPLAYED | NOT_WRITTEN and isinstance(names, tuple):
             for name in names:
                 entry = published_values()[name]
                 yield spec.at(entry.place), test, entry
@@ -186,7 +194,7 @@ def test_the_report_of_the_replay_names_what_would_do(run: ClaimRun) -> None:
 def test_what_is_not_replayed_cannot_be() -> None:
     """A published cell that is left out of the replay although its rows could be written."""
     specs = {spec.claim.id: spec for spec in registry.all_specs()}
-    assert specs.keys() >= NOT_REPLAYED.keys()
+    assert specs.keys() >= NOT_REPLAYED.keys() | NOT_WRITTEN.keys()
     texts = {name for name, why in NOT_REPLAYED.items() if "texts" in why}
     for name in NOT_REPLAYED.keys() - texts:
         spec = specs[name]

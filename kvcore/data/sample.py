@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kvcore.errors import KvError
 from kvcore.io import digest
@@ -42,6 +42,11 @@ class Sample:
             object.__setattr__(self, "id", f"s-{self.content_hash[:16]}")
         if name_or_none(self.cluster) is None:
             object.__setattr__(self, "cluster", self.id)
+
+    def with_texts_of(self, other: Sample) -> Sample:
+        """Return the sample with the further texts of another beside its own, which come last."""
+        texts = {**dict(other.texts), **dict(self.texts)}
+        return self if len(texts) == len(self.texts) else replace(self, texts=tuple(texts.items()))
 
     @property
     def content_hash(self) -> str:

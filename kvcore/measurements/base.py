@@ -71,6 +71,8 @@ class MeasurePlan:
     - `lacking`: why the data cannot serve some needs.
     - `shard_samples`: samples that are measured and stored together.
     - `texts`: the fields of every sample by its ``sample_hash``, to be kept beside the rows.
+    - `clusters`: the cluster of every sample's id, as its row will have it; a sample that is not
+      named is its own.
     """
 
     keys: pd.DataFrame
@@ -79,6 +81,7 @@ class MeasurePlan:
     lacking: Mapping[str, str] = field(default_factory=dict)
     shard_samples: int = 50
     texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    clusters: Mapping[str, str] = field(default_factory=dict)
 
 
 class RowSpec(NamedTuple):
@@ -102,6 +105,11 @@ def by_condition(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
     """Arrange rows whose needs are their conditions: the default of `MeasurementKind.arrange`."""
     own = rows[(rows["dataset"] == dataset) & (rows["seed"] == seed)].reset_index(drop=True)
     return own.assign(need=own["condition"], sample=own["sample_id"], sample_set="samples")
+
+
+def clusters_of(corpus: Corpus) -> dict[str, str]:
+    """Return the cluster of every sample's id, both as rows spell them."""
+    return {clean(sample.id): clean(sample.cluster) for sample in corpus.samples}
 
 
 def corpus_facts(corpus: Corpus | TextCorpus | PairCorpus) -> dict[str, Any]:

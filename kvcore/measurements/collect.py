@@ -22,11 +22,10 @@ from kvcore.store.adoption import Adoption
 from kvcore.store.agreement import tolerance
 from kvcore.store.fill import measure_missing
 from kvcore.store.keys import row_keys
-from kvcore.store.schema import CODE, KEY, RowSchema, clean
+from kvcore.store.schema import CODE, KEY, RowSchema
 from kvcore.store.shards import Store
 
 if TYPE_CHECKING:
-    from kvcore.data.sample import Sample
     from kvcore.models.lm import LM
 
 _RECORDED = ("torch", "transformers", "numpy", "bitsandbytes")
@@ -103,7 +102,7 @@ class Collection:
         if plan.keys.empty:
             raise _nothing_to_measure(request, plan)
         keys = kind.arrange(plan.keys, Path(request.dataset).stem, request.seed)
-        keys = keys.assign(cluster=clusters_of(kind, request.dataset, keys))
+        keys = keys.assign(cluster=cluster_of_keys(plan.clusters, keys))
         collection = cls(kind, request, kind.store(store), plan, keys, progress, ())
         return replace(collection, adoptions=_adopt(collection))
 
@@ -151,16 +150,13 @@ class Collection:
         return stored[adoption.is_accepted(stored, self.adoptions, self.kind.code)]
 
 
-def clusters_of(kind: MeasurementKind, dataset: str, keys: pd.DataFrame) -> list[str]:
+def cluster_of_keys(clusters: Mapping[str, str], keys: pd.DataFrame) -> list[str]:
     """Return the cluster of every arranged key, as its row will have it.
 
-    A list to rank is a cluster of its own, and so is what the data gives no cluster.
+    A list to rank is a cluster of its own, and so is what the plan names no cluster of.
     """
-    data = kind.load_data(dataset) if kind.counted == "samples" else None
-    samples: Sequence[Sample] = getattr(data, "samples", ())
-    known = {clean(sample.id): clean(sample.cluster) for sample in samples}
     return [
-        sample.split("#")[0] if sample_set in RANKED else known.get(sample, sample)
+        sample.split("#")[0] if sample_set in RANKED else clusters.get(sample, sample)
         for sample, sample_set in zip(keys["sample"], keys["sample_set"], strict=True)
     ]
 

@@ -82,6 +82,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
             for need, chosen in needed.samples.items()
             for sample in chosen
         },
+        base.clusters_of(corpus),
     )
 
 
@@ -150,34 +151,38 @@ def arrange(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
 
 def _keys(
     request: MeasureRequest, dataset: str, needed: NeededSamples
-) -> tuple[pd.DataFrame, dict[tuple[str, int], tuple[Sample, ...]]]:
-    """Return the keys of all rows, and the samples by dataset and seed of the keys.
+) -> tuple[pd.DataFrame, dict[tuple[str, int], dict[str, Sample]]]:
+    """Return the keys of all rows, and the samples by dataset and seed of the keys, and by id.
 
-    Sets of several seeds may hold a sample of one id, with other texts.
+    Each need brings a sample with the texts that its own condition takes: here it gets all of them.
     """
     tables = []
-    samples: dict[tuple[str, int], tuple[Sample, ...]] = {}
+    samples: dict[tuple[str, int], dict[str, Sample]] = {}
     for sample_set in dict.fromkeys(need.sample_set for need in needed.samples):
         own = {
             need: chosen for need, chosen in needed.samples.items() if need.sample_set == sample_set
         }
         name, seed = dataset_of(dataset, sample_set), request.seed + Need("bare", sample_set).seed
         tables.append(KIND.keys(request.files, name, seed, row_specs(own)))
-        new = dict.fromkeys(sample for chosen in own.values() for sample in chosen)
-        samples[name, seed] = (*samples.get((name, seed), ()), *new)
+        by_id = samples.setdefault((name, seed), {})
+        for sample in dict.fromkeys(sample for chosen in own.values() for sample in chosen):
+            known = by_id.get(clean(sample.id), sample)
+            by_id[clean(sample.id)] = sample.with_texts_of(known)
     if not tables:
         return KIND.keys(request.files, dataset, request.seed, ()), samples
     return pd.concat(tables, ignore_index=True), samples
 
 
 def _measure(
-    request: MeasureRequest, samples: Mapping[tuple[str, int], Sequence[Sample]], todo: pd.DataFrame
+    request: MeasureRequest,
+    samples: Mapping[tuple[str, int], Mapping[str, Sample]],
+    todo: pd.DataFrame,
 ) -> pd.DataFrame:
     """Score rows of one dataset and seed."""
     from kvcore.measurements.answer_nll import score_pairs
 
     place = todo["dataset"].iloc[0], int(todo["seed"].iloc[0])
-    by_id = {clean(s.id): s for s in samples[place]}
+    by_id = samples[place]
     pairs = [
         (by_id[name], target_of(template), [condition(c) for c in part["condition"]])
         for (name, template), part in todo.groupby(["sample_id", "template"], sort=True)

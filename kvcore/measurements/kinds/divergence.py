@@ -43,6 +43,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
             "clusters are": corpus.cluster_unit,
             **base.corpus_facts(corpus),
         },
+        clusters=base.clusters_of(corpus),
     )
 
 
