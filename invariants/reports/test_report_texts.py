@@ -278,10 +278,7 @@ def _judgement(places: Places, index: int, plot: dict[str, Any], unit: str) -> J
     data["claim"]["id"] = f"claim-{index}"
     data["estimate"]["unit"] = unit
     data["store"] = data["store"].replace("/", "")  # of a path the page shows the last part
-    data["claim"]["prediction"] = data["claim"]["prediction"] | {
-        "name": places.text("prediction.name"),
-        "unit": unit,
-    }
+    data["claim"]["prediction"] = data["claim"]["prediction"] | {"unit": unit}
     return Judgement.from_dict(data | {"plot": _plot(places, plot, unit)})
 
 
@@ -325,7 +322,6 @@ def run_of(raw: str) -> tuple[Places, str]:
 SHOWN = {
     "judgement.claim.statement",
     "judgement.claim.source",
-    "prediction.name",
     "judgement.cell.model",
     "judgement.cell.dataset",
     "judgement.cell.metric",

@@ -31,6 +31,7 @@ LEAST_STEP = 0.001
 FUTILE = 0.10
 """Below this predictive power of a verdict at the limit, going on is futile."""
 _LEAST_ERROR = 1e-12
+_LEAST_SHARE = 1e-300
 _SPACING = 10  # nodes of the integration per standard deviation of a step
 _QUANTILES = (np.arange(400) + 0.5) / 400
 
@@ -234,7 +235,8 @@ def _bounds(error: float, fractions: tuple[float, ...]) -> tuple[float, ...]:
     for k, fraction in enumerate(fractions):
         before = fractions[k - 1] if k else 0.0
         sd = math.sqrt(fraction - before)
-        share = spent(error, fraction) - (spent(error, before) if k else 0.0)
+        # An early share can be below the smallest float; what is spent instead adds nothing.
+        share = max(spent(error, fraction) - (spent(error, before) if k else 0.0), _LEAST_SHARE)
         bound = _bound(nodes, mass, sd, share)
         critical.append(bound / math.sqrt(fraction))
         if k + 1 < len(fractions):
