@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks import verdicts
 from kvcore.io import write_atomically
-from kvcore.verdict import MIN_UNITS, looks
+from kvcore.verdict import MIN_UNITS, looks, planning
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, FIGURES = DOCS / "statistics.md", DOCS / "statistics.json"
@@ -47,6 +47,7 @@ def page(figures: Mapping[str, Any]) -> str:
         "model": verdicts.MODEL,
         "dataset": verdicts.DATASET,
         "min_units": MIN_UNITS,
+        "limit": f"{100 * planning.LIMIT:.0f}",
         "bounds": ", ".join(f"{bound:.2f}" for bound in bounds),
         "sizes": verdicts.SIZES,
         "coverage": _coverage(figures["coverage"]),

@@ -105,6 +105,7 @@ class Estimate(Record):
     scale: Scale = "identity"
     informative: int | None = None  # clusters that do not merely repeat the commonest influence
     effective: float | None = None  # (sum v)^2 / sum v^2 of the squared influences v
+    df: float | None = None  # degrees of freedom of its t, clusters - 1 at most
     beside: Beside | None = None  # the other method's interval, at the same level
 
     def __post_init__(self) -> None:
