@@ -23,6 +23,10 @@ def to_plain(value: Any) -> Any:
     NaN and the infinities become the reserved strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``;
     `from_plain` turns them back.
     """
+    if type(value) is float and math.isfinite(value):
+        return value  # by far the commonest: points of plots
+    if type(value) in (str, int, bool):
+        return value
     if is_dataclass(value):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

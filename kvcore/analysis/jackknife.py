@@ -2,12 +2,12 @@
 
 The variance is (k - 1) / k times the sum of squared changes that leaving out one of k clusters
 makes (CV3 of MacKinnon, Nielsen and Webb, 2023, Journal of Applied Econometrics 38; Efron and Stein
-1981 show that it errs upwards). The interval takes t with the degrees of freedom that such a variance
-has (Satterthwaite 1946, Biometrics Bulletin 2): 2 V^2 / Var(V), where the variance of a variance of
-k equal terms follows from their kurtosis (O'Neill 2014, The American Statistician 68). They are
-k - 1 for influences that spread as normal noise, and fewer where some clusters are larger or tell
-far more than the others. It is deterministic and holds its level with tens of clusters, where the
-bootstrap falls short.
+1981 show that it errs upwards). The interval takes t with the degrees of freedom that such a
+variance V has, 2 V^2 / Var(V) (Satterthwaite 1946, Biometrics Bulletin 2), where the variance of a
+variance of k terms follows from their kurtosis (O'Neill 2014, The American Statistician 68): k - 1
+for influences that spread as normal noise, fewer where some clusters are larger or tell far more
+than the others. It is deterministic and holds its level with tens of clusters, where the bootstrap
+falls short.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ def plan(
 
     The standard error over clusters, taken to fall as 1 / sqrt(n) at the samples per cluster
     observed, says how noisy a sample is: its upper confidence limit, for a pilot that happens to
-    vary little would advise too few (Browne 1995, Statistics in Medicine 14). Where the interval excludes the pre-registered effect,
-    planning for it makes no sense and the words say so. ``confidence`` is that of the interval
-    which is to settle it, by default the estimate's.
+    vary little would advise too few (Browne 1995, Statistics in Medicine 14). Where the interval
+    excludes the pre-registered effect, planning for it makes no sense and the words say so.
+    ``confidence`` is that of the interval which is to settle it, by default the estimate's.
     """
     check_units(estimate, prediction)
     if not 0 < power < 1:
