@@ -41,7 +41,7 @@ def _row(judgement: Judgement) -> tuple[str, ...]:
 SCREEN = (80, 24)
 """Columns and lines of a terminal that does not say how large it is."""
 AROUND = 6
-"""Lines of a screen that are others': the section's title, pytest-html's two, the totals, a prompt."""
+"""Lines of a screen that are others': title, totals, pytest-html's two, a prompt, one to spare."""
 LACKING = "no resource: "
 FIRST = "priming"
 """The topic that is told first: the line of research began with it."""

@@ -47,7 +47,7 @@ def drawn(told: Progress, columns: int) -> str:
         told.seconds,
         ncols=min(columns - 1, _WIDEST),
         prefix=told.label,
-        unit=f" {told.unit}",
+        unit=told.unit.removesuffix("s"),
     )
     return line[: columns - 1]
 

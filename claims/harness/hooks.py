@@ -49,6 +49,11 @@ NOTHING_IS_AN_ERROR = "default"
 
 A library's deprecation must not end a run of hours, nor the note that a pass was halved.
 """
+MARKERS = (
+    "claim(spec): a published finding, judged once per cell",
+    "gpu: needs a CUDA GPU",
+    'slow: a claim outside the default selection; -m "" runs all',
+)
 PROBLEMS = pytest.StashKey[dict[tuple[str, str], None]]()
 MEASURED = pytest.StashKey[closing.MeasuredRows]()
 TOLD_TO_WORKERS = pytest.StashKey[Mapping[str, str]]()
@@ -62,6 +67,8 @@ def configure(config: pytest.Config) -> None:
     config.stash[SETTINGS] = settings
     config.stash[PROBLEMS] = {}
     config.stash[DECLARED] = []
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
     of_claims = ["claims" in Path(str(arg).split("::")[0]).parts for arg in config.args]
     if all(of_claims):  # while tests are collected and reported; each test has a filter of its own
         config.addinivalue_line("filterwarnings", NOTHING_IS_AN_ERROR)
