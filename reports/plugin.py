@@ -230,18 +230,23 @@ class Reporter:
             judgements,
             not_judged=_not_judged(terminalreporter),
             notes=self.notes(judgements, contexts, broken_off),
-            report=os.path.relpath(self._shown_folder(broken_off) / "report.html"),
+            report=self._where(broken_off),
+            broken_off=broken_off,
             columns=size.columns,
             rows=size.lines,
         ):
             markup = {told.colour: True} if told.colour else {}
             terminalreporter.write_line(told.text, **markup)
 
-    def _shown_folder(self, broken_off: bool) -> Path:
-        link = self.out.parent / folders.LATEST
-        return (
-            link if self.latest and self.records and not broken_off and link.exists() else self.out
-        )
+    def _where(self, broken_off: bool) -> str:
+        """Say where the report lies: under the link, if this is the latest good one."""
+        link = self.out.parent / folders.LATEST / "report.html"
+        own = os.path.relpath(self.out / "report.html")
+        if not self.latest or not link.parent.exists():
+            return own
+        if self.records and not broken_off:
+            return os.path.relpath(link)
+        return f"{own}; the last whole one: {os.path.relpath(link)}"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kvcore.verdict import Judgement, Verdict
 from reports import multiple
@@ -42,6 +44,7 @@ SCREEN = (80, 24)
 """Columns and lines of a terminal that does not say how large it is."""
 AROUND = 6
 """Lines of a screen that are others': title, totals, pytest-html's two, a prompt, one to spare."""
+_WRAPPING: Mapping[str, Any] = {"subsequent_indent": "  ", "break_on_hyphens": False}
 LACKING = "no resource: "
 FIRST = "priming"
 """The topic that is told first: the line of research began with it."""
@@ -63,6 +66,7 @@ def closing(
     not_judged: Mapping[str, int],
     notes: Sequence[str],
     report: str,
+    broken_off: bool = False,
     columns: int = SCREEN[0],
     rows: int = SCREEN[1],
 ) -> list[Line]:
@@ -71,12 +75,16 @@ def closing(
     - `not_judged`: how many tests told of no verdict, by the reason that they gave.
     - `notes`: what else is said, a line each.
     - `report`: where the report lies.
+    - `broken_off`: whether the run did not come to its end.
     - `columns`, `rows`: of the terminal.
     """
     reasons = _reasons(not_judged)
-    last = [*(Line(note) for note in notes), Line(f"report: {report}")]
+    wrapped = [line for note in notes for line in textwrap.wrap(note, columns, **_WRAPPING)]
+    last = [*map(Line, wrapped), Line(f"report: {report}")]
     if not judgements:
         nothing = Line("no claim was judged: the run fails", "red")
+        if broken_off:
+            nothing = Line("no claim was judged yet")
         return _cut([nothing, *reasons, *last], columns)
     head = [Line(_totals(judgements))]
     standing = multiple.standing(judgements)

@@ -87,7 +87,6 @@ def stopped(measured: MeasuredRows, store: Path) -> list[str]:
     return [
         f"stopped: {measured.rows:,} rows measured by now are kept in {store.name}/; the same "
         "command goes on",
-        "the latest whole report stays as it was",
     ]
 
 

@@ -46,7 +46,7 @@ def base_arguments() -> list[str]:
     if in_checkout():
         return ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     plugins = ["-p", "claims.harness.plugin", "-p", "reports.plugin"]
-    here = ["-c", str(CLAIMS / "pytest.toml"), "--rootdir", str(Path.cwd())]
+    here = ["-c", str(CLAIMS / "installed.ini"), "--rootdir", str(Path.cwd())]
     return [*here, *plugins, "-p", "no:cacheprovider"]
 
 
