@@ -36,6 +36,14 @@ class KVCache:
     positions: Int[Tensor, "batch slot"]
     real: Bool[Tensor, "batch slot"]
 
+    def __repr__(self) -> str:
+        """Say how large it is; its numbers fill screens."""
+        _, heads, _, width = self.keys[0].shape if self.keys else (0, 0, 0, 0)
+        return (
+            f"<KVCache of {self.batch} rows, {self.slots} slots: {len(self.keys)} layers, "
+            f"{heads} heads of {width}, {self.keys[0].dtype if self.keys else 'empty'}>"
+        )
+
     @property
     def slots(self) -> int:
         """Number of slots, padding included."""
