@@ -240,13 +240,17 @@ class Reporter:
 
     def _where(self, broken_off: bool) -> str:
         """Say where the report lies: under the link, if this is the latest good one."""
-        link = self.out.parent / folders.LATEST / "report.html"
-        own = os.path.relpath(self.out / "report.html")
+        given = self.config.getoption("htmlpath", None)
+        ours = self.out / "report.html"
+        if given and Path(given) != ours:
+            return str(given)
+        file = ours.name if given else "results.json"
+        own, link = self.out / file, self.out.parent / folders.LATEST / file
         if not self.latest or not link.parent.exists():
-            return own
+            return os.path.relpath(own)
         if self.records and not broken_off:
             return os.path.relpath(link)
-        return f"{own}; the last whole one: {os.path.relpath(link)}"
+        return f"{os.path.relpath(own)}; the last whole one: {os.path.relpath(link)}"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:

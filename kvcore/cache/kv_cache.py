@@ -17,7 +17,7 @@ from kvcore.models.device import upload
 from kvcore.models.lm import LM
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KVCache:
     """Keys and values of a batch of sequences; every operation returns a new one.
 

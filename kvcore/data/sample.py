@@ -17,7 +17,7 @@ def name_or_none(value: object) -> str | None:
     return str(value) if str(value).strip() else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
     """One question, the passage that may answer it, and the answer that is scored."""
 

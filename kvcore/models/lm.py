@@ -17,7 +17,7 @@ def text_decoder(model: Any) -> Any:
     return decoder if isinstance(decoder, PreTrainedModel) else model
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LM:
     """A loaded causal language model and everything the instrument needs to know of it."""
 
