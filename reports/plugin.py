@@ -197,6 +197,9 @@ class Reporter:
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
         """Write results.json; let pytest-html write its page; give that its head."""
+        if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
+            yield
+            return
         if not self.records and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         facts = {"provenance": self.provenance, "environment": self.environment}
@@ -218,6 +221,8 @@ class Reporter:
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int
     ) -> None:
         """Write what came out on one screen; with ``-v`` the table of verdicts before it."""
+        if exitstatus == pytest.ExitCode.USAGE_ERROR:  # a line has said what was wrong
+            return
         terminalreporter.section("claims")
         judgements = self.judgements
         if self.records and self.config.get_verbosity() > 0:

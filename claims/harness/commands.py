@@ -51,11 +51,18 @@ def base_arguments() -> list[str]:
 
 
 def spelled_out(arguments: Iterable[str]) -> list[str]:
-    """Return options as pytest knows them: ``--limit 100`` is ``--kv-limit 100``."""
+    """Return options as pytest knows them: ``--limit 100`` is ``--kv-limit 100``.
+
+    Raises KvError for one that is nearly one of ours; the others are pytest's to refuse.
+    """
     known = {f"--{option.name}": option.spelling for option in options.OPTIONS}
+    ours = [*known, *known.values()]
     spelled = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
+        close = difflib.get_close_matches(name, ours, n=1, cutoff=0.85)
+        if name.startswith("--") and close and name not in ours:
+            raise KvError(f"unknown option {name}: did you mean {close[0]}?")
         spelled.append(f"{known.get(name, name)}{equals}{value}")
     return spelled
 
@@ -141,6 +148,13 @@ def list_conditions() -> list[tuple[str, str]]:
     return found
 
 
+EXAMPLE_WORDS: Mapping[str, str] = {
+    "blocks": "all",
+    "keywords": "query",
+    "reposition": "float32",
+    "static": "fact",
+}
+"""What stands for a word in examples of these, where `keyword` is none of theirs."""
 EXAMPLES: Mapping[str, str] = {
     "prefix": "static_fact",
     "whole number": "4",
@@ -163,7 +177,7 @@ def _tests(name: str) -> str:
 
 def _example(name: str, kind: str, number: int) -> str:
     if kind == "word":
-        return {"static": "fact", "keywords": "query", "reposition": "float64"}.get(name, "keyword")
+        return EXAMPLE_WORDS.get(name, "keyword")
     if kind == "number":
         return {"amplified": "2"}.get(name, ("0.5", "0.75", "1.0")[min(number, 2)])
     return EXAMPLES[kind]

@@ -23,6 +23,7 @@ import pytest
 
 from claims.harness import (
     cells,
+    checks,
     claims,
     closing,
     display,
@@ -64,6 +65,8 @@ DECLARED = pytest.StashKey[list[CellClaim]]()
 def configure(config: pytest.Config) -> None:
     """Read the options; make a run of the claims write its reports, if it is to judge any."""
     settings = options.read(config)
+    if not settings.explain:
+        _check_settings(settings)
     config.stash[SETTINGS] = settings
     config.stash[PROBLEMS] = {}
     config.stash[DECLARED] = []
@@ -79,6 +82,13 @@ def configure(config: pytest.Config) -> None:
         _show_progress(config)
     if any(of_claims) and not settings.explain:
         _write_reports(config, settings)
+
+
+def _check_settings(settings: Settings) -> None:
+    try:
+        checks.check(settings)
+    except KvError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _leave_the_summary_to_us(config: pytest.Config) -> None:
@@ -292,7 +302,7 @@ def _report_problems(config: pytest.Config, problems: dict[tuple[str, str], None
 def resources_lines(config: pytest.Config) -> list[str]:
     """Say before the first test what the run lacks, and the commands that fetch it."""
     settings = config.stash[SETTINGS]
-    if settings.no_measure or config.option.collectonly:
+    if settings.no_measure or config.option.collectonly or SESSION not in config.stash:
         return []
     cells_of_run = [(model, dataset) for _, model, dataset in config.stash[SESSION].needs]
     return resources.report(resources.lacking(cells_of_run, settings))
