@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from claims.harness import commands
 from kvcore.errors import KvError, MissingResource
 
 BAD_INPUT, LACKING = 4, 1
@@ -23,6 +22,8 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
+    from claims.harness import commands
+
     main = _Parser(
         prog="kvclaims",
         description="Every finding about primed KV caches as a test with a verdict.",
@@ -54,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code: pytest's, 4 for bad input, 1 where something lacks."""
+    try:
+        from claims.harness import commands
+    except ModuleNotFoundError as absent:  # the wheel without its extra is the library alone
+        print(f"kvclaims: {absent.name} is missing: run pip install 'kvclaims[claims]'",
+              file=sys.stderr)  # fmt: skip
+        return LACKING
     given, rest = parser().parse_known_args(arguments)
     if rest and given.run not in commands.TAKE_OPTIONS_OF_PYTEST:
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
