@@ -36,7 +36,7 @@ CONTEXT_KEY = pytest.StashKey[Mapping[str, Any]]()
 
 _NAME = "kv-reports"
 # these list things and run no test, so there is nothing to report
-_ENDED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+ENDED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 """How a run ends that was not broken off."""
 _LISTINGS = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 
@@ -204,7 +204,7 @@ class Reporter:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         facts = {"provenance": self.provenance, "environment": self.environment}
         results.write(self.out / "results.json", results.document(self.judgements, **facts))
-        if self.latest and self.records and session.exitstatus in _ENDED:
+        if self.latest and self.records and session.exitstatus in ENDED:
             folders.publish(self.out)
         yield
         self._finish_page()
@@ -229,7 +229,7 @@ class Reporter:
             for line in terminal.table(judgements):
                 terminalreporter.write_line(line)
         contexts = [record.context for record in self._ordered()]
-        broken_off = exitstatus not in _ENDED
+        broken_off = exitstatus not in ENDED
         size = shutil.get_terminal_size(terminal.SCREEN)
         for told in terminal.closing(
             judgements,

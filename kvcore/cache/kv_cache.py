@@ -44,6 +44,10 @@ class KVCache:
             f"{heads} heads of {width}, {self.keys[0].dtype if self.keys else 'empty'}>"
         )
 
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """Show the same to pretty printers, which else list the fields of a dataclass."""
+        printer.text(repr(self))
+
     @property
     def slots(self) -> int:
         """Number of slots, padding included."""

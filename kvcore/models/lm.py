@@ -35,6 +35,10 @@ class LM:
         quantized = f" in {self.files.quantization}" if self.files.quantization else ""
         return f"<LM {self.name}: {self.dtype}{quantized} on {self.device}>"
 
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """Show the same to pretty printers, which else list the fields of a dataclass."""
+        printer.text(repr(self))
+
     @property
     def dtype(self) -> str:
         """Name of the dtype that keys, values and activations have."""
