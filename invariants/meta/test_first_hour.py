@@ -27,7 +27,7 @@ from kvcore.cache.kv_cache import KVCache
 from kvcore.data.sample import Sample
 from kvcore.models.lm import LM
 from kvcore.progress import Progress
-from reports import folders, results, schema
+from reports import folders, results, schema, text
 
 BAD_OPTIONS = {
     "limit": ("--limit", "one", "pass a whole number"),
@@ -268,7 +268,7 @@ def measured(rows: int) -> MeasuredRows:
 def test_what_a_run_added_is_said(tmp_path: Path) -> None:
     """Catches a run of hours that does not say what it measured and what came of it."""
     judged = invented.judgements()
-    before = {
+    before: dict[tuple[str, ...], str] = {
         (j.claim.id, j.cell.model, j.cell.dataset, j.cell.metric, j.cell.dtype): "inconclusive"
         for j in judged[1:]
     }
@@ -314,7 +314,7 @@ def test_results_keep_to_the_schema_of_the_docs() -> None:
 
 def test_twin_a_field_that_is_left_out_is_seen() -> None:
     """If results.json lacked a field, the schema would see it."""
-    right = results.inert_data
+    right = text.inert_data
 
     def lacking(data: dict[str, Any]) -> dict[str, Any]:
         fields: dict[str, Any] = right(data)
@@ -327,7 +327,7 @@ def test_twin_a_field_that_is_left_out_is_seen() -> None:
         except jsonschema.ValidationError as error:
             raise AssertionError(error.message) from error
 
-    must_see(lambda patch: patch.setattr(results, "inert_data", lacking), check)
+    must_see(lambda patch: patch.setattr("reports.results.inert_data", lacking), check)
 
 
 # --- the library ---------------------------------------------------------------------------------
