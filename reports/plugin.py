@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from kvcore.errors import KvError
 from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
-from reports import junit, results, terminal
+from reports import junit, multiple, results, terminal
 from reports.grouping import by_claim
 from reports.html import tests_table
 from reports.text import encodable, inert_text
@@ -122,6 +123,7 @@ class Reporter:
     out: Path
     configuration: Mapping[str, Any]
     records: dict[str, Record] = field(default_factory=dict)
+    sample_links: dict[multiple.Key, str] = field(default_factory=dict)
 
     @property
     def judgements(self) -> list[Judgement]:
@@ -201,9 +203,11 @@ class Reporter:
         """Put the report proper before pytest-html's table of tests."""
         from reports.html import page
 
-        prefix.append(
-            page.page(self.judgements, self.explanations, self.provenance, self.environment)
-        )
+        judgements = self.judgements
+        tests = {multiple.key_of(j): tests_table.anchor(j) for j in judgements}
+        links = page.Links(tests, self.sample_links)
+        facts = self.explanations, self.provenance, self.environment
+        prefix.append(page.page(judgements, *facts, links))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_header(self, cells: list[str]) -> None:
@@ -215,10 +219,20 @@ class Reporter:
         """Fill our columns; the test's own name is escaped, which pytest-html leaves to us."""
         record = self.records.get(report.nodeid)
         judgement = record.judgement if record else None
-        name = tests_table.cell("testId", report.nodeid)
+        anchor = tests_table.anchor(judgement) if judgement else ""
+        name = tests_table.cell("testId", report.nodeid, anchor)
         cells[:] = [cells[0], *tests_table.cells(judgement), name, cells[2]]
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_html_results_table_html(self, data: list[str]) -> None:
-        """Make what tests printed inert; pytest-html has escaped it, and no more."""
+    def pytest_html_results_table_html(self, report: pytest.TestReport, data: list[str]) -> None:
+        """Make what tests printed inert; pytest-html has escaped it, and no more.
+
+        Of a failed claim there is its sentence, without the traceback by which pytest is told of
+        it; of the other verdicts nothing beside the columns.
+        """
+        record = self.records.get(report.nodeid)
+        if record:
+            data[:] = [escape(record.judgement.sentence())] if report.failed else []
+        elif report.skipped and isinstance(report.longrepr, tuple):
+            data[:] = [escape(report.longrepr[2])]
         data[:] = [inert_text(part, max(len(part), 1)) for part in data]

@@ -5,7 +5,7 @@ No template marks a text as trusted; what is `Markup` comes from another templat
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -33,8 +33,6 @@ ENVIRONMENT = Environment(
 ENVIRONMENT.filters |= {
     "cell": words.cell_words,
     "end": words.end_words,
-    # no page names a folder of the machine
-    "file_name": lambda path: PurePath(path).name,
     "interval": words.interval_words,
     "level": words.level_words,
     "method": words.method_words,
