@@ -13,11 +13,11 @@ import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from markupsafe import escape
@@ -29,6 +29,9 @@ from reports import junit, multiple, results, terminal
 from reports.grouping import by_claim
 from reports.html import tests_table
 from reports.text import encodable, inert_text
+
+if TYPE_CHECKING:
+    from reports.html.samples import SampleCell
 
 JUDGEMENT_KEY = pytest.StashKey[Judgement]()
 CONTEXT_KEY = pytest.StashKey[Mapping[str, Any]]()
@@ -53,7 +56,10 @@ def attach(item: pytest.Item, judgement: Judgement, context: Mapping[str, Any]) 
 
 
 def enable(
-    config: pytest.Config, out_dir: Path | str, configuration: Mapping[str, Any] | None = None
+    config: pytest.Config,
+    out_dir: Path | str,
+    configuration: Mapping[str, Any] | None = None,
+    samples: Callable[[Sequence[Judgement]], Sequence[SampleCell]] | None = None,
 ) -> None:
     """Make this session write its reports to a folder.
 
@@ -61,7 +67,8 @@ def enable(
     read their paths in theirs. ``--html`` and ``--junitxml`` given by the user are left alone. In
     an xdist worker, and where pytest only lists tests, nothing happens. The folder, made when
     needed, gets ``junit.xml``, ``report.html`` and ``results.json``; the configuration is shown
-    and stored as it is.
+    and stored as it is. With ``samples``, which returns those behind some judgements, there is
+    ``samples.html`` too.
     """
     if hasattr(config, "workerinput") or any(config.getoption(name, False) for name in _LISTINGS):
         return
@@ -70,7 +77,7 @@ def enable(
     if not config.getoption("htmlpath", True):
         config.option.htmlpath = str(out / "report.html")
         config.option.self_contained_html = True
-    config.pluginmanager.register(Reporter(config, out, dict(configuration or {})), _NAME)
+    config.pluginmanager.register(Reporter(config, out, dict(configuration or {}), samples), _NAME)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -122,6 +129,7 @@ class Reporter:
     config: pytest.Config
     out: Path
     configuration: Mapping[str, Any]
+    samples: Callable[[Sequence[Judgement]], Sequence[SampleCell]] | None = None
     records: dict[str, Record] = field(default_factory=dict)
     sample_links: dict[multiple.Key, str] = field(default_factory=dict)
 
@@ -172,8 +180,23 @@ class Reporter:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         facts = {"provenance": self.provenance, "environment": self.environment}
         results.write(self.out / "results.json", results.document(self.judgements, **facts))
+        self._write_samples()
         yield
         self._finish_page()
+
+    def _write_samples(self) -> None:
+        """Write the page of samples, and note where each judgement's are."""
+        from reports.html import samples
+
+        judgements = self.judgements
+        cells = self.samples(judgements) if self.samples and judgements else ()
+        if not cells:
+            return
+        write_atomically(self.out / samples.NAME, samples.page(cells))
+        for j in judgements:
+            condition = j.conditions[-1] if j.conditions else ""
+            if found := samples.link(cells, j.cell.model, j.cell.dataset, condition):
+                self.sample_links[multiple.key_of(j)] = found
 
     def _finish_page(self) -> None:
         from reports.html import page

@@ -8,6 +8,7 @@ test. The test itself only tells the verdict.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import inspect
 import json
@@ -20,7 +21,17 @@ from typing import Any
 
 import pytest
 
-from claims.harness import cells, claims, judging, ledger, looking, options, resources, workers
+from claims.harness import (
+    cells,
+    claims,
+    judging,
+    ledger,
+    looking,
+    options,
+    resources,
+    samples,
+    workers,
+)
 from claims.harness.claims import CellClaim, Declaration
 from claims.harness.judging import CellJudge, Conclusion
 from claims.harness.options import Settings
@@ -55,7 +66,8 @@ def configure(config: pytest.Config) -> None:
     if any(of_claims) and (number := _worker(config)) is not None:
         workers.take_own_gpu(number, settings)
     if any(of_claims) and not settings.explain:
-        plugin.enable(config, config.rootpath / "reports" / "out", settings.shown())
+        behind = functools.partial(samples.sample_cells, settings=settings)
+        plugin.enable(config, config.rootpath / "reports" / "out", settings.shown(), behind)
 
 
 def _worker(config: pytest.Config) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import unescape
 from operator import itemgetter
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
@@ -18,7 +18,7 @@ from reports import multiple, words
 from reports.grouping import Groups, grouped
 from reports.html import matrix, pictures
 from reports.html.facets import Facets
-from reports.html.templates import FOLDER, render
+from reports.html.templates import FOLDER, render, trusted
 from reports.plots.alternatives import PlotTable
 from reports.plots.forest import forest
 from reports.plots.masks import mask_svg
@@ -48,8 +48,10 @@ MASK_CHARACTERS = 400_000
 """Of the pictures of masks; a condition beyond that is explained by its text alone."""
 _SMALL_PICTURE = 6_000
 _MASK_COST = 4_000  # about one picture of a mask
-_CHECK_BOX = r'(<input [^>]*data-test-result="([a-z]+)")'
-_TABLE, _TABLE_END = '<table id="results-table">', "</table>"
+# what pytest-html writes, which this module only looks for
+_CHECK_BOX = re.compile(r'([<]input [^>]*data-test-result="([a-z]+)")')
+_TABLE = re.compile(r'([<]table id="results-table">.*?[<]/table>)', re.DOTALL)
+_END = re.compile("(?=[<]/body>)")
 _SECTION_TITLES = {
     "forest": "All estimates",
     "matrix": "Verdicts",
@@ -162,34 +164,27 @@ def document(html: str) -> str:
         "document.html",
         head=head,
         rest=_with_scripts(_folded(rest)),
-        style=_trusted(FOLDER / "report.css", VENDOR / "uPlot.min.css"),
+        style=trusted(FOLDER / "report.css", VENDOR / "uPlot.min.css"),
     )
 
 
 def _with_scripts(rest: Markup) -> Markup:
     """Return a page's body with our scripts at its end, where they find all of it."""
-    before, end, after = rest.rpartition("</body>")
+    *before, after = _END.split(str(rest))
     ours = (VENDOR / "uPlot.iife.min.js", FOLDER / "report.js", VENDOR / "alpine.min.js")
-    scripts = render("scripts.html", scripts=map(_trusted, ours))
-    return Markup(before) + scripts + Markup(end + after)
-
-
-def _trusted(*files: Path) -> Markup:
-    """Return our own style or script, which is written into a page as it is."""
-    return Markup("\n").join(Markup(file.read_text(encoding="utf-8")) for file in files)
+    scripts = render("scripts.html", scripts=map(trusted, ours))
+    return Markup("".join(before)) + scripts + Markup(after)
 
 
 def _folded(rest: Markup) -> Markup:
     """Fold pytest-html's table of tests, and name its check boxes for those who cannot see them."""
-    opening, table, closing = rest.partition(_TABLE)
-    inside, end, after = closing.partition(_TABLE_END)
-    if not (table and end):
+    parts = _TABLE.split(str(rest), maxsplit=1)
+    if len(parts) != 3:
         return rest
-    boxes = re.sub(
-        r'(<input [^>]*data-test-result="([a-z]+)")', r'\1 aria-label="show \2"', opening
-    )
+    opening, table, after = parts
+    opening = _CHECK_BOX.sub(r'\1 aria-label="show \2"', opening)
     after = re.sub(r'data-jsonblob="([^"]*)"', _requoted, after)
-    return Markup(boxes) + render("tests.html", table=Markup(table + inside + end)) + Markup(after)
+    return Markup(opening) + render("tests.html", table=Markup(table)) + Markup(after)
 
 
 def _requoted(attribute: re.Match[str]) -> str:
@@ -262,7 +257,7 @@ def _drawings(groups: Groups, characters: int) -> dict[tuple[int, int], str]:
     for index, at in sorted(places, key=itemgetter(1)):
         if characters < _SMALL_PICTURE:
             break
-        drawing = pictures.picture(groups[index][at])
+        drawing = pictures.with_numbers(groups[index][at])
         if len(drawing) <= characters:
             characters -= len(drawing)
             drawings[index, at] = drawing

@@ -29,15 +29,16 @@ def picture(judgement: Judgement) -> str:
     Raises KvError for a kind of plot that does not exist, or that lacks what it needs.
     """
     parts = enumerate(plot_parts(judgement.plot))
-    return Markup().join(
-        piece for index, part in parts for piece in _with_numbers(judgement, index, part)
-    )
+    return Markup().join(_part(judgement, index, part) for index, part in parts)
 
 
-def _with_numbers(judgement: Judgement, index: int, part: Data) -> tuple[str, str]:
-    """Return a plot, and its numbers as a table to unfold; "" for both where nothing is shown."""
-    drawing = _part(judgement, index, part)
-    return drawing, numbers_table(table_of(part)) if drawing else Markup()
+def with_numbers(judgement: Judgement) -> str:
+    """Return what `picture` does, each plot over its numbers as a table to unfold."""
+    pieces = Markup()
+    for index, part in enumerate(plot_parts(judgement.plot)):
+        drawing = _part(judgement, index, part)
+        pieces += Markup(drawing) + (numbers_table(table_of(part)) if drawing else Markup())
+    return pieces
 
 
 def numbers_table(table: PlotTable) -> str:
