@@ -64,7 +64,7 @@ def keep_token_ends(folder: Path | None, rows: pd.DataFrame, load: Callable[[], 
 
 
 def ends_of(tokenizer: Any, answer: str) -> list[int]:
-    """Return where each token of `` answer``, as it is scored, ends, in characters of the answer."""
+    """Return where each token of the answer ends, in characters; it is scored behind a space."""
     encoded: Mapping[str, Any] = tokenizer(
         f" {answer}",
         add_special_tokens=False,

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -528,9 +529,8 @@ def wide_run() -> list[Judgement]:
 def matrix_cells(judgements: list[Judgement]) -> dict[tuple[str, str], str]:
     """Read the matrix as a reader does: (claim, name of the column) to what stands there."""
     found = {}
-    shown = matrix.section(judgements, by_claim(judgements), Facets.of(topics(judgements))).replace(
-        "&nbsp;", " "
-    )
+    facets = Facets.of(topics(judgements))
+    shown = matrix.section(judgements, by_claim(judgements), facets).replace("&nbsp;", " ")
     for row in re.findall(r"<tr data-place.*?</tr>", shown, flags=re.DOTALL):
         cells = re.findall(r'<td data-label="(.*?)".*?>(.*?)</td>', row, flags=re.DOTALL)
         claim = re.findall(r"<bdi>(.*?)</bdi>", cells[0][1])[0]
@@ -544,7 +544,7 @@ def assert_matrix_states_every() -> None:
     cells = matrix_cells(judgements)
     for j in judgements:
         metric = j.cell.metric if j.cell.metric in ("nll", "nll_tail") else "other"
-        said = cells[j.claim.id, f"{j.cell.model} × {j.cell.dataset} · {metric}"]
+        said = cells[escape(j.claim.statement), f"{j.cell.model} × {j.cell.dataset} · {metric}"]
         sign = "" if j.estimate.unit == "proportion" else "+"
         for number in (j.estimate.value, j.estimate.ci_low, j.estimate.ci_high):
             assert f"{number:{sign}.2f}".replace("-", "−") in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,8 +189,12 @@ def _folded(rest: Markup) -> Markup:
 
 
 def _requoted(attribute: re.Match[str]) -> str:
-    """Return pytest-html's data in single quotes: JSON is full of double ones."""
-    data = unescape(attribute.group(1))
+    """Return pytest-html's data in single quotes: JSON is full of double ones.
+
+    Without the environment, which stands under provenance and is written as broken lists.
+    """
+    blob = json.loads(unescape(attribute.group(1))) | {"environment": {}}
+    data = json.dumps(blob)
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), ("'", "&#39;")):
         data = data.replace(character, entity)
     return f"data-jsonblob='{data}'"
@@ -288,7 +293,7 @@ def _claim(shown: _Shown, cells: Sequence[tuple[Judgement, str]]) -> dict[str, A
             for j, drawing in drawn
         ],
         "captions": " ".join(captions),
-        "details_head": ["", *map(words.cell_words, group)],
+        "details_head": ["number", *map(words.cell_words, group)],
         "details": _details(group, shown.qs),
     }
 

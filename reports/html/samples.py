@@ -55,7 +55,7 @@ def page(cells: Sequence[SampleCell]) -> str:
 
 
 def link(cells: Sequence[SampleCell], model: str, dataset: str, condition: str) -> str:
-    """Return where the samples of a cell are shown, by the gain under a condition; "" if nowhere."""
+    """Return where a cell's samples are shown, by the gain under a condition; "" if nowhere."""
     places = [(cell.model, cell.dataset) for cell in cells]
     if (model, dataset) not in places:
         return ""

@@ -37,7 +37,7 @@ class PlotTable:
 
 def table_of(part: Data) -> PlotTable:
     """Return the numbers of one plot, empty for one that is a table or a text itself."""
-    write = _TABLES.get(str(part["kind"]))
+    write = TABLES.get(str(part["kind"]))
     return write(part) if write else PlotTable((), ())
 
 
@@ -54,7 +54,7 @@ def _spread(x: FloatArray, name: str) -> PlotTable:
     rows += [[f"{q} % lie below", float(np.percentile(x, q))] for q in _QUANTILES[1:-1]]
     rows += [["smallest", float(x.min())], ["largest", float(x.max())]]
     rows += [["share above 0", float((x > 0).mean())]]
-    return PlotTable(("", name), rows)
+    return PlotTable(("measure", name), rows)
 
 
 def _scatter(part: Data) -> PlotTable:
@@ -136,7 +136,7 @@ def _wins(part: Data) -> PlotTable:
     (x,) = finite(part["differences"])
     counted: list[list[Cell]] = [[name, part[name]] for name in ("wins", "ties", "losses")]
     spread = _spread(x, str(part["label"]))
-    return PlotTable(("", str(part["label"])), [*counted, *spread.rows])
+    return PlotTable(("measure", str(part["label"])), [*counted, *spread.rows])
 
 
 def _specifications(part: Data) -> PlotTable:
@@ -161,7 +161,7 @@ def _trace(part: Data) -> PlotTable:
     return PlotTable(("place", "token", str(part["y_label"])), rows)
 
 
-_TABLES: Mapping[str, Callable[[Data], PlotTable]] = {
+TABLES: Mapping[str, Callable[[Data], PlotTable]] = {
     "paired": _paired,
     "scatter": _scatter,
     "quartiles": _quartiles,
