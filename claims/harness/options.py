@@ -195,7 +195,7 @@ OPTIONS = (
 
 def add(parser: pytest.Parser) -> None:
     """Register the options as one group."""
-    group = parser.getgroup("kvclaims", "claims about KV caches")
+    group = parser.getgroup("kvclaims", "kvclaims: claims about KV caches")
     for option in OPTIONS:
         variable = f"KVCORE_{option.setting.upper()}"
         preset = os.environ.get(variable, option.default)

@@ -11,7 +11,7 @@ import pytest
 
 from claims.harness import ledger
 from invariants.support import invented
-from invariants.support.claim_runs import ClaimRun, copy_project, run
+from invariants.support.claim_runs import ClaimRun, copy_project, newest, run
 from kvcore import io
 from kvcore.errors import KvError
 from kvcore.verdict import Cell, Claim, Judgement, Verdict, at_least, helps, hurts
@@ -145,7 +145,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     stored = ("--kv-no-measure", "--kv-store", "reports/reference")
     models = ("--kv-models", "smollm2-135m,gemma3-270m")
     done = run("claims", "-m", "", *stored, *models, cwd=folder)
-    judgements: list[dict[str, Any]] = ClaimRun(0, folder / "reports" / "out").results["judgements"]
+    judgements: list[dict[str, Any]] = ClaimRun(0, newest(folder)).results["judgements"]
     few = [j for j in judgements if is_refuted(j) and not is_enough(j)]
     failed = [j for j in judgements if j["outcome"] == "failed"]
     assert failed == few, "only what too few samples refute fails: no ledger takes it"

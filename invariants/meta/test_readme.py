@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from invariants.support.children import child
-from invariants.support.claim_runs import ROOT, ClaimRun, copy_project, run
+from invariants.support.claim_runs import ROOT, ClaimRun, copy_project, newest, run
 
 
 def example(heading: str, number: int = 0) -> str:
@@ -34,7 +34,7 @@ def test_the_readmes_claim_is_judged(checkout: Path) -> None:
     stored = ("--kv-no-measure", "--kv-store", "reports/reference")
     done = run("claims/test_mine.py", *stored, "--kv-models", "smollm2-135m", cwd=checkout)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    judgements = ClaimRun(0, checkout / "reports" / "out").results["judgements"]
+    judgements = ClaimRun(0, newest(checkout)).results["judgements"]
     assert [j["claim"]["id"] for j in judgements] == ["static-question-helps"] * 2
     assert all(j["estimate"]["n"] >= 100 for j in judgements)
     # The same pair of conditions is judged among the project's own claims.

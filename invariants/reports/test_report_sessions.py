@@ -225,10 +225,10 @@ def test_session_page_is_whole(session: Any, pytester: pytest.Pytester) -> None:
     assert any("col-verdict" in cell and "refuted" in cell for cell in _row_cells(document))
     run.stdout.fnmatch_lines(
         [
-            "*claim*cell*estimate*n*verdict*n needed*",
-            "random-prefix-helps*✓ supported*",
             "2 supported, 2 refuted, 1 inconclusive",
-            "reports: out",
+            "*: 1 hold, *",
+            "  ✓ A random prefix*",
+            "report: out/report.html",
         ]
     )
 

@@ -42,6 +42,8 @@ UNKNOWN: Mapping[str, Any] = {
     "clean_boundary": -1,
 }
 """The numbers of a row that was not scored."""
+COLUMNS = tuple(dict.fromkeys(("condition", "nll", "nll_tail", *TEXT_COLUMNS, *UNKNOWN)))
+"""In the order of the table that is returned: what one looks for comes first."""
 MAX_CONDITIONS_IN_MEMORY = 16  # conditions whose caches are held at the same time
 Route = Literal["auto", "cache"]
 Request = tuple[Sample, str, Sequence[Condition]]
@@ -92,10 +94,10 @@ def score(
     Returns
     -------
     pandas.DataFrame
-        One row per sample, target and condition, in the order given: `sample_id`, `condition`,
-        `target`, `status` (``"ok"`` or why the sample could not be measured), `nll` and
-        `nll_tail` in nats per answer token (the tail leaves out the first answer token and is
-        NaN for one-token answers), `token_nlls`, `n_answer_tokens`, `doc_len`, `prefix_len`
+        One row per sample, target and condition, in the order given: `condition`, `nll`
+        and `nll_tail` in nats per answer token (the tail leaves out the first answer token and is
+        NaN for one-token answers), `sample_id`, `target`, `status` (``"ok"`` or why the sample
+        could not be measured), `token_nlls`, `n_answer_tokens`, `doc_len`, `prefix_len`
         (tokens read beside BOS and document), `cache_len` (slots that the query sees) and
         `clean_boundary` (1 where the passage alone has the ids it has behind the prefix).
 
@@ -157,7 +159,7 @@ def score_pairs(
 
     # 5. Arrange the rows in the order of the requests.
     ordered = [rows[n, c.name] for n, (*_, some) in enumerate(requests) for c in some]
-    return frame_of(ordered, (*TEXT_COLUMNS, *UNKNOWN), TEXT_COLUMNS)
+    return frame_of(ordered, COLUMNS, TEXT_COLUMNS)
 
 
 def _prepare_jobs(

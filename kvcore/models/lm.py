@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ def text_decoder(model: Any) -> Any:
     return decoder if isinstance(decoder, PreTrainedModel) else model
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LM:
     """A loaded causal language model and everything the instrument needs to know of it."""
 
@@ -28,7 +28,12 @@ class LM:
     bos_source: str  # "tokenizer", "config" or "end of text"
     files: ModelFiles
     device: torch.device
-    config: Any = field(repr=False)
+    config: Any
+
+    def __repr__(self) -> str:
+        """Name the model and where it lies; its layers and settings fill thousands of lines."""
+        quantized = f" in {self.files.quantization}" if self.files.quantization else ""
+        return f"<LM {self.name}: {self.dtype}{quantized} on {self.device}>"
 
     @property
     def dtype(self) -> str:

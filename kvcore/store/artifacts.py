@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kvcore import progress
 from kvcore.errors import StoreWarning
 from kvcore.io import digest, disk_errors, exclusive_lock, write_atomically
 
@@ -111,9 +112,13 @@ def obtain(
                    if not set(other) <= set(own) and key not in own}  # fmt: skip
         write_and_save(sorted(missing))
         texts = usable_texts(folder, kind, keys, code, warn=True)
-        for start in range(0, len(keys), per_file):
-            block = range(start, min(start + per_file, len(keys)))
-            write_and_save([i for i in block if keys[i] not in texts])
+        absent = sum(key not in texts for key in keys)
+        with progress.task(f"writing {kind.stem}", absent, kind.stem) as task:
+            for start in range(0, len(keys), per_file):
+                block = range(start, min(start + per_file, len(keys)))
+                lacking = [i for i in block if keys[i] not in texts]
+                with task.part(len(lacking)):
+                    write_and_save(lacking)
     texts = usable_texts(folder, kind, keys, code)
     return [texts[key] for key in keys]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
+from kvcore import progress as told
 from kvcore.errors import KvError
 from kvcore.io import disk_errors, json_digest
 from kvcore.store.keys import row_keys
@@ -78,7 +77,7 @@ def measure_missing(
     shard_samples : int
         Samples per shard, from 1.
     progress : str or None
-        Label of the progress bar on stderr (samples per second, time left); None for no bar.
+        What is said to be done while rows are measured (`kvcore.progress`); None says nothing.
 
     Notes
     -----
@@ -90,25 +89,25 @@ def measure_missing(
     """
     present = PresentRows(code).updated(store)
     shards = plan(wanted, shard_samples)
-    counts = [len(set(shard.missing(present.keys)["sample_id"].tolist())) for shard in shards]
-    pending = [(s, samples) for s, samples in zip(shards, counts, strict=True) if samples]
+    counts = [len(shard.missing(present.keys)) for shard in shards]
+    pending = [(s, rows) for s, rows in zip(shards, counts, strict=True) if rows]
     if not pending:
         return
     store.sweep()
-    with _bar(progress, sum(samples for _, samples in pending)) as bar:
+    with told.task(progress, sum(rows for _, rows in pending)) as task:
         while pending:
             held = []
-            for shard, samples in pending:
+            for shard, count in pending:
                 with claim(store, shard) as claimed:
                     if not claimed:
-                        held.append((shard, samples))
+                        held.append((shard, count))
                         continue
                     present = present.updated(store)
                     missing = shard.missing(present.keys)
-                    if len(missing):  # another process may have stored it between two looks
-                        rows = with_keys(measure(missing), missing, store.schema, code)
-                        store.write(rows, meta() if callable(meta) else meta)
-                bar.update(samples)
+                    with task.part(count, missing["sample_id"].nunique()):
+                        if len(missing):  # another process may have stored it between two looks
+                            rows = with_keys(measure(missing), missing, store.schema, code)
+                            store.write(rows, meta() if callable(meta) else meta)
             if len(held) == len(pending):
                 time.sleep(_POLL_SECONDS)
             pending = held
@@ -191,18 +190,6 @@ def claim(store: Store, shard: Shard) -> Iterator[bool]:
         yield lock.is_locked
     finally:
         lock.release()
-
-
-def _bar(label: str | None, samples: int) -> tqdm[None]:
-    return tqdm(
-        total=samples,
-        desc=label,
-        unit="sample",
-        file=sys.stderr,
-        disable=label is None,
-        smoothing=0,  # shards differ in length: the mean over all so far predicts the rest best
-        dynamic_ncols=True,
-    )
 
 
 def _row_names(rows: pd.DataFrame) -> list[tuple[str, ...]]:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from kvcore.analysis import Estimate, over_models
 from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
+from reports.folders import LATEST
 from reports.grouping import by_claim, grouped
 
 FOLDER = Path(__file__).parents[1]
@@ -186,8 +187,8 @@ def _render(template: str, **values: Any) -> str:
 
 
 def main(folder: Path = FOLDER) -> int:
-    """Write both pages to a folder from its out/results.json; return the exit status."""
-    source = folder / "out" / "results.json"
+    """Write both pages to a folder from its latest results.json; return the exit status."""
+    source = folder / "out" / LATEST / "results.json"
     if not source.exists():
         print(
             f"reports.markdown: no {source.name} yet; run `make reference` first.", file=sys.stderr
