@@ -14,6 +14,7 @@ import pytest
 from invariants.support import invented, invented_plots
 from invariants.support.comparing import must_see
 from invariants.support.invented_texts import HOSTILE, Seen, assert_nothing_active
+from reports import text
 from reports.grouping import plot_parts
 from reports.html import samples, templates
 from reports.html.samples import Sample, SampleCell
@@ -56,10 +57,15 @@ def test_hostile_texts_are_inert() -> None:
 
 def test_hostile_texts_twin() -> None:
     """Data that is not escaped, or not made inert, is seen."""
-    for name, fault in (("escape", templates.Markup), ("inert_data", lambda value: value)):
-        must_see(
-            lambda patch, n=name, f=fault: patch.setattr(templates, n, f), assert_inert, HOSTILE
-        )
+
+    def active(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(samples, "inert_text", str)
+        patch.setattr(templates, "inert_data", text.encodable)
+
+    must_see(
+        lambda patch: patch.setattr(templates, "escape", templates.Markup), assert_inert, "'\"<b>"
+    )
+    must_see(active, assert_inert, "\u202e")
 
 
 def test_numbers_are_hundredths_of_nats() -> None:
