@@ -73,13 +73,16 @@ def _samples(rows: pd.DataFrame, conditions: Sequence[str], folder: Path) -> tup
         keys = map(token_key, own["tokenizer"], own["sample_hash"])
         split = next((ends[key]["ends"] for key in keys if key in ends), ())
         nlls = dict(zip(own["need"], own["token_nlls"], strict=True))
+        measured = (nlls.get(condition, ()) for condition in conditions)
         samples.append(
             Sample(
-                str(name),
-                str(own["cluster"].iloc[0]),
-                *(str(text[part]) for part in ("query", "passage", "answer")),
+                id=str(name),
+                cluster=str(own["cluster"].iloc[0]),
+                query=str(text["query"]),
+                passage=str(text["passage"]),
+                answer=str(text["answer"]),
                 token_ends=tuple(split),
-                nlls=tuple(tuple(map(float, nlls[c])) if c in nlls else () for c in conditions),
+                nlls=tuple(tuple(map(float, values)) for values in measured),
             )
         )
     return tuple(samples)

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
+from markupsafe import Markup
 
 from invariants.support import invented, invented_plots
 from invariants.support.comparing import must_see
@@ -62,9 +63,7 @@ def test_hostile_texts_twin() -> None:
         patch.setattr(samples, "inert_text", str)
         patch.setattr(templates, "inert_data", text.encodable)
 
-    must_see(
-        lambda patch: patch.setattr(templates, "escape", templates.Markup), assert_inert, "'\"<b>"
-    )
+    must_see(lambda patch: patch.setattr(templates, "escape", Markup), assert_inert, "'\"<b>")
     must_see(active, assert_inert, "\u202e")
 
 
@@ -109,7 +108,7 @@ def test_every_plot_has_its_numbers() -> None:
 def test_every_plot_has_its_numbers_twin() -> None:
     """A kind of plot without a table is seen."""
     must_see(
-        lambda patch: patch.delitem(alternatives.TABLES, "layers"),  # type: ignore[arg-type]
+        lambda patch: patch.delitem(alternatives.TABLES, "layers"),
         assert_plots_have_numbers,
     )
 
