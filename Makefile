@@ -20,7 +20,7 @@ $(shell rm -f $(VENV)/.ready)
 endif
 endif
 
-.PHONY: look claims test check help style types imports lint invariants invariants-oldest quick-invariants \
+.PHONY: docs look claims test check help style types imports lint invariants invariants-oldest quick-invariants \
         thorough end-to-end reference wheel try-wheel gemma qwen benchmarks test-transformers clean
 
 look: $(VENV)/.ready  ## judge the shipped rows, without a model, and open the report
@@ -29,7 +29,7 @@ look: $(VENV)/.ready  ## judge the shipped rows, without a model, and open the r
 claims: $(VENV)/.ready $(VENV)/.model  ## measure and judge every default claim: reports/out/latest/
 	$(BIN)/python -m pytest claims
 
-test: lint invariants end-to-end  ## lint, invariants (they judge the shipped rows again), real models end to end
+test: lint docs invariants end-to-end  ## lint, invariants (they judge the shipped rows again), real models end to end
 
 check: $(VENV)/.ready  ## the quick loop: style, imports, types and some invariants
 	$(MAKE) --no-print-directory -j2 --output-sync=target style imports types quick-invariants
@@ -42,6 +42,9 @@ style: $(VENV)/.ready
 
 imports: $(VENV)/.ready
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.ready  ## the documentation as a site, without warnings: reports/out/site
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 types: $(VENV)/.ready
 	$(BIN)/mypy

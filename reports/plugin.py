@@ -19,17 +19,21 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from markupsafe import escape
 
 from kvcore.errors import KvError
 from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
-from reports import folders, junit, results, terminal
+from reports import folders, junit, multiple, results, terminal
 from reports.grouping import by_claim
 from reports.html import tests_table
 from reports.text import encodable, inert_text
+
+if TYPE_CHECKING:
+    from reports.html.samples import SampleCell
 
 JUDGEMENT_KEY = pytest.StashKey[Judgement]()
 CONTEXT_KEY = pytest.StashKey[Mapping[str, Any]]()
@@ -67,6 +71,7 @@ def enable(
     *,
     notes: Callable[[Sequence[Judgement], Sequence[Mapping[str, Any]], bool], list[str]] = no_notes,
     latest: bool = False,
+    samples: Callable[[Sequence[Judgement]], Sequence[SampleCell]] | None = None,
 ) -> None:
     """Make this session write its reports to a folder.
 
@@ -76,7 +81,8 @@ def enable(
     needed, gets ``junit.xml``, ``report.html`` and ``results.json``; the configuration is shown
     and stored as it is. ``notes`` takes the judgements, the contexts they came with and whether the
     run was broken off, and returns lines for its end. With ``latest``, a run that judged claims and
-    came to its end is linked as the latest one beside its folder (`reports.folders`).
+    came to its end is linked as the latest one beside its folder (`reports.folders`). With
+    ``samples``, which returns those behind some judgements, there is ``samples.html`` too.
     """
     if hasattr(config, "workerinput") or any(config.getoption(name, False) for name in _LISTINGS):
         return
@@ -85,7 +91,7 @@ def enable(
     if not config.getoption("htmlpath", True):
         config.option.htmlpath = str(out / "report.html")
         config.option.self_contained_html = True
-    reporter = Reporter(config, out, dict(configuration or {}), notes, latest)
+    reporter = Reporter(config, out, dict(configuration or {}), notes, latest, samples)
     config.pluginmanager.register(reporter, _NAME)
 
 
@@ -152,7 +158,9 @@ class Reporter:
     configuration: Mapping[str, Any]
     notes: Callable[[Sequence[Judgement], Sequence[Mapping[str, Any]], bool], list[str]] = no_notes
     latest: bool = False
+    samples: Callable[[Sequence[Judgement]], Sequence[SampleCell]] | None = None
     records: dict[str, Record] = field(default_factory=dict)
+    sample_links: dict[multiple.Key, str] = field(default_factory=dict)
 
     @property
     def judgements(self) -> list[Judgement]:
@@ -204,10 +212,25 @@ class Reporter:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         facts = {"provenance": self.provenance, "environment": self.environment}
         results.write(self.out / "results.json", results.document(self.judgements, **facts))
+        self._write_samples()
         if self.latest and self.records and session.exitstatus in ENDED:
             folders.publish(self.out)
         yield
         self._finish_page()
+
+    def _write_samples(self) -> None:
+        """Write the page of samples, and note where each judgement's are."""
+        from reports.html import samples
+
+        judgements = self.judgements
+        cells = self.samples(judgements) if self.samples and judgements else ()
+        if not cells:
+            return
+        write_atomically(self.out / samples.NAME, samples.page(cells))
+        for j in judgements:
+            condition = j.conditions[-1] if j.conditions else ""
+            if found := samples.link(cells, j.cell.model, j.cell.dataset, condition):
+                self.sample_links[multiple.key_of(j)] = found
 
     def _finish_page(self) -> None:
         from reports.html import page
@@ -267,9 +290,11 @@ class Reporter:
         """Put the report proper before pytest-html's table of tests."""
         from reports.html import page
 
-        prefix.append(
-            page.page(self.judgements, self.explanations, self.provenance, self.environment)
-        )
+        judgements = self.judgements
+        tests = {multiple.key_of(j): tests_table.anchor(j) for j in judgements}
+        links = page.Links(tests, self.sample_links)
+        facts = self.explanations, self.provenance, self.environment
+        prefix.append(page.page(judgements, *facts, links))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_header(self, cells: list[str]) -> None:
@@ -281,10 +306,20 @@ class Reporter:
         """Fill our columns; the test's own name is escaped, which pytest-html leaves to us."""
         record = self.records.get(report.nodeid)
         judgement = record.judgement if record else None
-        name = tests_table.cell("testId", report.nodeid)
+        anchor = tests_table.anchor(judgement) if judgement else ""
+        name = tests_table.cell("testId", report.nodeid, anchor)
         cells[:] = [cells[0], *tests_table.cells(judgement), name, cells[2]]
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_html_results_table_html(self, data: list[str]) -> None:
-        """Make what tests printed inert; pytest-html has escaped it, and no more."""
+    def pytest_html_results_table_html(self, report: pytest.TestReport, data: list[str]) -> None:
+        """Make what tests printed inert; pytest-html has escaped it, and no more.
+
+        Of a failed claim there is its sentence, without the traceback by which pytest is told of
+        it; of the other verdicts nothing beside the columns.
+        """
+        record = self.records.get(report.nodeid)
+        if record:
+            data[:] = [escape(record.judgement.sentence())] if report.failed else []
+        elif report.skipped and isinstance(report.longrepr, tuple):
+            data[:] = [escape(report.longrepr[2])]
         data[:] = [inert_text(part, max(len(part), 1)) for part in data]

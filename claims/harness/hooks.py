@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import inspect
 import json
@@ -31,6 +32,7 @@ from claims.harness import (
     ledger,
     options,
     resources,
+    samples,
     workers,
 )
 from claims.harness.claims import CellClaim, Declaration
@@ -141,7 +143,8 @@ def _write_reports(config: pytest.Config, settings: Settings) -> None:
         )
 
     folder = folders.new_folder(out)
-    plugin.enable(config, folder, settings.shown(), notes=notes, latest=True)
+    behind = functools.partial(samples.sample_cells, settings=settings)
+    plugin.enable(config, folder, settings.shown(), notes=notes, latest=True, samples=behind)
 
 
 def _worker(config: pytest.Config) -> int | None:

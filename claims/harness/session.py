@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from claims.harness import ledger, looking, registry
+from claims.harness import beside, ledger, looking, registry
 from claims.harness.cells import check_gpu, limit_of
 from claims.harness.claims import CellClaim, CellKey
 from claims.harness.datasets import path_of
@@ -179,9 +179,12 @@ class Session:
         """Return a cell's explanations, stored so that judging again loads no model."""
         kind, settings = kind_of(key.kind), self.settings
         explain = kind.explain
-        if explain is None or settings.no_measure:
+        if explain is None:
             return []
         measured = self._measured[key].everything
+        folder = measured.collected.folder
+        if settings.no_measure:
+            return beside.explanations(folder, key, settings.seed, self.needs[key])
         stored = set(measured.rows["need"])
         needs = tuple(
             need for need in self.needs[key] if is_sweep(need) or str(Need.read(need)) in stored
@@ -198,7 +201,10 @@ class Session:
         def compute() -> Mapping[str, Any]:
             return {"all": list(explain(self._request(key, needs)))}
 
-        return list(analysis.cached_json(cache_folder() / "explanations", file, compute)["all"])
+        explained = analysis.cached_json(cache_folder() / "explanations", file, compute)["all"]
+        beside.keep_explanations(folder, key, settings.seed, explained)
+        beside.keep_token_ends(folder, measured.rows, lambda: self._model.load(key.model).tokenizer)
+        return list(explained)
 
     def explain_all(self) -> str:
         """Explain every condition of the run's claims, on one sample per cell."""

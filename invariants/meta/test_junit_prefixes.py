@@ -3,7 +3,7 @@
 Two routes to each beginning:
 
 1. a run of pytest on claims about invented rows, and the messages of its JUnit file;
-2. the table of beginnings in the README.
+2. the table of beginnings in docs/reading.md.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def beginnings(run: ClaimRun) -> dict[str, tuple[str, str] | None]:
 
 def documented() -> set[str]:
     """Return the beginnings that the README names."""
-    return set(re.findall(r"^\| `([a-z ]+: )` \|", (ROOT / "README.md").read_text("utf-8"), re.M))
+    return set(
+        re.findall(r"^\| `([a-z ]+: )` \|", (ROOT / "docs" / "reading.md").read_text("utf-8"), re.M)
+    )
 
 
 def test_messages_begin_with_what_they_mean(judge: Any) -> None:

@@ -1,4 +1,4 @@
-"""The README's examples do what it says: a new claim needs a file and nothing else."""
+"""The tutorial's examples do what it says: a new claim needs a file and nothing else."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from invariants.support.claim_runs import ROOT, ClaimRun, copy_project, newest, 
 
 
 def example(heading: str, number: int = 0) -> str:
-    """Return a code block below a heading of the README."""
-    section = (ROOT / "README.md").read_text("utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    """Return a code block below a heading of the tutorial."""
+    section = (
+        (ROOT / "docs" / "tutorial.md")
+        .read_text("utf-8")
+        .split(f"## {heading}\n")[1]
+        .split("\n## ")[0]
+    )
     blocks: list[str] = re.findall(r"(?s)```python[^\n]*\n(.*?)```", section)
     return blocks[number]
 
