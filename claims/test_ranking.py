@@ -72,6 +72,12 @@ def against_bare(condition):
     return auc_change(pmi(BARE), pmi(condition))
 
 
+def asks_by_name(cell):
+    """Leave out data whose queries name nothing that a passage could be matched by."""
+    own = cell.dataset == "docstrings"
+    return "" if own else f"the queries of {cell.dataset} ask for nothing by name"
+
+
 topic = claims_about("ranking", source=SOURCE, slow=True, min_n=300)
 
 
@@ -263,6 +269,7 @@ def test_ranking_comes_from_the_words_shared_with_the_answer(judge):
 @topic.claim(
     "nll-ranks-with-names-masked",
     source="own control: a list must not be ranked by matching names",
+    applies=asks_by_name,
     predicts=at_least(0.8, effect=0.828, unit="AUC"),
 )
 def test_nll_ranks_with_names_masked(judge):
@@ -273,6 +280,7 @@ def test_nll_ranks_with_names_masked(judge):
 @topic.claim(
     "priming-does-not-improve-auc-with-names-masked",
     source="own control: a list must not be ranked by matching names",
+    applies=asks_by_name,
     predicts=NO_BETTER,
 )
 def test_priming_does_not_improve_ranking_with_names_masked(judge):
