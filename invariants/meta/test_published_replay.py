@@ -55,6 +55,7 @@ NOT_REPLAYED = {
 # Published of samples that others share their place with: their rows have a store of their own.
 APART = {
     "keywords-of-the-query-beat-the-query",
+    "keywords-beat-random",
     "static-prefix-helps-at-the-original-length",
     "benefit-itself-ranks-worse",
     "benefit-itself-does-not-rank",

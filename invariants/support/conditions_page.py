@@ -48,6 +48,8 @@ PREFIXES: Mapping[str, str] = {
     "static(procedure)": "the fixed question about a procedure",
     "static(quantity)": "the fixed question about a quantity",
     "static(problem)": "the fixed question about a problem",
+    "static(meaning)": "the same about a meaning, as the lab notes word a definition",
+    "static(cost)": "the same about cost and duration, as the lab notes word a quantity",
     "llm_surrogate(keyword)": "keywords that the model writes for the passage",
     "shuffled_surrogate(keyword)": "the same, its words shuffled",
     "surrogate_of_another(keyword)": "what the model writes for another passage",

@@ -225,18 +225,21 @@ def write_record(
 def write_apart(root: Path, values: Mapping[str, Entry]) -> None:
     """Write what was published of samples that share their place with other ones.
 
-    Experiment 06 (n = 1,834) measured the query anew, experiment 20 (n = 278) the static prefix on
-    documents before they were padded, experiments 14 and 15 lists of another model than the
-    ranking study's: one store has one row of a sample under a condition.
+    Experiment 06 (n = 1,834) measured the query and random tokens anew, experiment 20 (n = 278)
+    the static prefix on documents before they were padded, experiments 14 and 15 lists of another
+    model than the ranking study: one store has one row of a sample under a condition.
     """
     place = values["exp06-mistral-oracle"].place
     length = "exp20-mistral-static-fact"
-    keywords = "exp06-mistral-oracle-as-keywords"
+    keywords, written = "exp06-mistral-oracle-as-keywords", "llm_surrogate(keyword)"
     comparisons = {
         (place, "samples"): [
             Comparison(values["exp06-mistral-oracle"], "bare", "oracle"),
             Comparison(values[keywords], "bare", "keywords(query)"),
             Comparison(values[f"{keywords}-against-oracle"], "oracle", "keywords(query)"),
+            Comparison(values["exp06-mistral-random"], "bare", "random"),
+            Comparison(values["exp06-mistral-keyword"], "bare", written),
+            Comparison(values["exp06-mistral-keyword-against-random"], "random", written),
             Comparison(values[f"{length}-original-length"], "bare", "static_fact"),
         ],
         (place, "256"): [Comparison(values[f"{length}-256-tokens"], "bare", "static_fact")],
