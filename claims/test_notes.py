@@ -4,6 +4,8 @@ Each was published once, beside the comparisons that other topics are about. `st
 `static(meaning)` are the notes' own wording of the questions about a quantity and a definition.
 """
 
+import math
+
 from claims.harness.claims import claims_about
 from claims.harness.estimands.paired import paired_benefit
 from kvcore.verdict import does_not_help, helps, hurts
@@ -17,7 +19,7 @@ DELTA = 0.09
 def beyond(effect):
     """Predict the published direction, by the usual margin or half of a smaller effect."""
     direction = helps if effect > 0 else hurts
-    return direction(delta=min(DELTA, round(abs(effect) / 2, 3)), effect=effect)
+    return direction(delta=min(DELTA, math.floor(500 * abs(effect)) / 1000), effect=effect)
 
 
 def no_benefit(effect):
