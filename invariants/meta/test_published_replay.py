@@ -51,6 +51,7 @@ NOT_REPLAYED = {
     "nll-of-primed-values-sets-relevant-passages-apart": "the shape, as above",
     "pmi-sets-relevant-passages-apart": "the shape, as above",
     "pmi-of-primed-values-sets-relevant-passages-apart": "the shape, as above",
+    "keywords-do-as-well-as-a-question": "of each benefit the spread was not published",
 }
 # Published of samples that others share their place with: their rows have a store of their own.
 APART = {
@@ -246,7 +247,8 @@ def test_what_is_not_replayed_cannot_be() -> None:
     """A published cell that is left out of the replay although its rows could be written."""
     specs = {spec.claim.id: spec for spec in registry.all_specs()}
     assert specs.keys() >= NOT_REPLAYED.keys() | APART
-    unknown = {name for name, why in NOT_REPLAYED.items() if "texts" in why or "shape" in why}
+    words = ("texts", "shape", "spread")
+    unknown = {name for name, why in NOT_REPLAYED.items() if any(word in why for word in words)}
     for name in NOT_REPLAYED.keys() - unknown:
         spec = specs[name]
         assert spec.shown_only == set(spec.published), name

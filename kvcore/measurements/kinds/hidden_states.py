@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvcore.data.texts import TEXTS, Text, load_texts
+from kvcore.data.texts import TEXTS, Text, TextCorpus, load_texts
 from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
@@ -50,7 +50,8 @@ def plan(request: MeasureRequest) -> MeasurePlan:
     from kvcore.measurements.continuations import LEAST_TOKENS, NEW_TOKENS
 
     corpus = load_texts(request.dataset)
-    texts = corpus.texts[: request.limit]
+    fitting = texts_for(request, corpus)
+    texts = fitting[: request.limit]
     rule = hashlib.sha256(f"{NEW_TOKENS} {LEAST_TOKENS}".encode()).hexdigest()[:12]
     rows = [
         RowSpec(
@@ -66,8 +67,18 @@ def plan(request: MeasureRequest) -> MeasurePlan:
     return MeasurePlan(
         KIND.keys(request.files, corpus.name, request.seed, rows),
         functools.partial(_measure, request, texts),
-        {"texts available": len(corpus.texts), **base.corpus_facts(corpus)},
+        {"texts available": len(fitting), **base.corpus_facts(corpus)},
     )
+
+
+def texts_for(request: MeasureRequest, corpus: TextCorpus) -> tuple[Text, ...]:
+    """Return the texts that are of the right length for the model that reads them.
+
+    The model is loaded only where the corpus asks for a number of tokens.
+    """
+    from kvcore import tokenization
+
+    return corpus.fitting(lambda text: len(tokenization.encode(request.load().tokenizer, text)))
 
 
 def _measure(request: MeasureRequest, texts: Sequence[Text], todo: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +135,8 @@ def explain(request: MeasureRequest) -> tuple[Mapping[str, Any], ...]:
     from kvcore.measurements.explain import CANDIDATES, records
     from kvcore.measurements.explain_kinds import source_explanations
 
-    lm, texts = request.load(), load_texts(request.dataset).texts[:CANDIDATES]
+    lm = request.load()
+    texts = texts_for(request, load_texts(request.dataset))[:CANDIDATES]
     return records(lm, source_explanations(lm, texts, request.needs, request.seed))
 
 
