@@ -267,7 +267,7 @@ def test_wikitext(tmp_path: Path) -> None:
         patched(texts, "TOKENS", (79, 120)),
         patched(texts, "TOKENS", (80, 121)),
         patched(texts, "LEAST_PROMPT", 13),
-        patched(texts, "drop_reason", lambda line, seen: "empty" if "@-@" in line else None),
+        patched(texts, "drop_reason", lambda line, _: "empty" if "@-@" in line else None),
     ],
     ids=["headings", "shortest", "longest", "prompt", "spelling"],
 )
