@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from kvcore.models.registry import entry_of
 
 PARTS = (("test_divergence", 36), ("test_adaptation", 18), ("", 6))
 """Modules with the samples that the least of their claims takes; the rest, with fewer, last."""
+MOST_SECONDS = 600  # of processor time, whatever else the machine does
 NO_RESOURCE = "no resource: "
 
 
@@ -39,6 +41,7 @@ def test_the_published_cells_run_on_stand_ins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A published cell that cannot be measured, judged or reported for want of nothing but size."""
+    started = time.process_time()
     put_in_place(tmp_path, monkeypatch)
     places = {entry.place for entry in published_values().values() if entry_of(entry.model).gpu}
     modules = {path.stem for path in registry.FOLDER.glob("test_*.py")}
@@ -51,3 +54,4 @@ def test_the_published_cells_run_on_stand_ins(
         run = run_here(tmp_path, monkeypatch, text, "-q", "-m", "gpu", *more, measures=True)
         judged |= check_dry_run(run, places)
     assert places <= judged, places - judged
+    assert time.process_time() - started < MOST_SECONDS
