@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from claims.harness.estimands import ranking_table as estimands
-from claims.harness.estimands.ranking import auc, score_table
+from claims.harness.estimands.base import Derived
+from claims.harness.estimands.ranking import auc, score_table, scored
 from claims.harness.rows import Rows
 from invariants.support.comparing import must_see
 from invariants.support.estimand_rows import computed, random_list_rows
@@ -26,7 +27,7 @@ def areas() -> list[float]:
     return [ranking.auc(score_table(rows, WITHOUT)) for rows in LINES]
 
 
-def scores(*rows: Rows) -> list[estimands.Scores]:
+def scores(*rows: Rows) -> list[Derived]:
     """Return lines of a table as a claim spells them."""
     return [estimands.both_scores(each, WITHOUT) for each in rows]
 
@@ -71,11 +72,9 @@ def test_every_line_of_the_table_is_what_its_own_claim_says() -> None:
     check_cells()
 
     def exchanged(patch: pytest.MonkeyPatch) -> None:
-        right = estimands.score_table
         patch.setattr(
-            estimands,
-            "score_table",
-            lambda rows, without=None: right(rows, None if without else WITHOUT),
+            "claims.harness.estimands.ranking_table.score_table",
+            lambda rows, without=None: score_table(rows, None if without else WITHOUT),
         )
 
     must_see(exchanged, check_cells)
@@ -87,7 +86,7 @@ def test_relevant_passages_lie_apart_in_sds_of_the_score() -> None:
     relevant, other = (table["score"][table["relevant"] == own].to_numpy() for own in (1, 0))
     squares = sum(float(((x - x.mean()) ** 2).sum()) for x in (relevant, other))
     expected = (relevant.mean() - other.mean()) / np.sqrt(squares / (len(table) - 2))
-    outcome = computed(estimands.d_of_scores, estimands.derived(score_table)(LINES[0]))
+    outcome = computed(estimands.d_of_scores, scored(LINES[0]))
     assert outcome.estimate.value == pytest.approx(expected, abs=1e-12)
     assert outcome.estimate.unit == "d of groups"
 
