@@ -35,7 +35,10 @@ INTENTS = {
     "procedure": "How do I do this step by step?",
     "quantity": "How much or how many?",
     "problem": "What problem does this solve?",
+    "meaning": "What is this and what does it mean?",
+    "cost": "How much does this cost or how long does it take?",
 }
+"""Fixed questions; the last two are the lab notes' wording of a definition and a quantity."""
 UNRELATED = "The weather in the mountains was cold and clear that morning."
 """The same sentence for all passages, about none of them."""
 KEYWORDS = {

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from kvcore import io
@@ -135,7 +136,8 @@ class LookPlan:
             self._look_of.get(need, nothing).get(sample, self.looks + 1)
             for need, sample in zip(rows["need"], rows["sample"], strict=True)
         ]
-        return rows[[number <= look for number in looks]].reset_index(drop=True)
+        taken = np.array([number <= look for number in looks], dtype=bool)  # of no rows too
+        return rows[taken].reset_index(drop=True)
 
     def missing(self, there: Container[tuple[str, str]], needs: Iterable[str], look: int) -> int:
         """Return how many rows of some declared needs are not there up to a look.
