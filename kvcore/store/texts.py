@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io as bytes_io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvcore.io import digest, disk_errors, write_atomically
+from kvcore.io import digest, disk_errors
+from kvcore.store import folder as store_folder
+from kvcore.store.remote import shown
 
-PATTERN = "_texts-*.parquet"
+PATTERN = re.compile(r"_texts-.*\.parquet")
 _COLUMNS = ("sample_hash", "text")
 
 
@@ -30,15 +33,14 @@ def save(folder: Path, texts: Mapping[str, Mapping[str, Any]]) -> None:
     table = pa.table(dict(zip(_COLUMNS, (list(new), lines), strict=True)))
     data = bytes_io.BytesIO()
     pq.write_table(table, data, compression="zstd", compression_level=15)
-    with disk_errors(folder, "keep its texts"):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"_texts-{digest(*new)[:16]}.parquet", data.getvalue())
+    with disk_errors(shown(folder), "keep its texts"):
+        store_folder.put(folder / f"_texts-{digest(*new)[:16]}.parquet", data.getvalue())
 
 
 def known(folder: Path) -> set[str]:
     """Return the sample hashes whose texts are stored."""
     hashes: set[str] = set()
-    for path in folder.glob(PATTERN):
+    for path in _files(folder):
         hashes.update(_read(path, _COLUMNS[:1]).column(0).to_pylist())
     return hashes
 
@@ -47,12 +49,17 @@ def load(folder: Path, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return the stored texts of some sample hashes; those without any are left out."""
     asked = set(hashes)
     stored: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob(PATTERN)):
+    for path in _files(folder):
         table = _read(path, _COLUMNS)
         for name, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
             if name in asked:
                 stored[name] = json.loads(text)
     return stored
+
+
+def _files(folder: Path) -> list[Path]:
+    with disk_errors(shown(folder), "list its texts"):
+        return store_folder.paths(folder, PATTERN)
 
 
 def _read(path: Path, columns: Iterable[str]) -> pa.Table:
