@@ -25,8 +25,8 @@ from invariants.support.comparing import must_see
 from invariants.support.own_files import jsonl
 from invariants.support.patching import patched
 from kvcore import loading
+from kvcore.measurements import answer_nll
 from kvcore.measurements.collect import Collection
-from kvcore.measurements.kinds import answer_nll
 
 CLAIMS = '''
 """Two claims on the same rows."""
@@ -164,7 +164,7 @@ def check_later_run_judges(place: Place) -> None:
         raise AssertionError("a row was measured again")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer_nll, "_measure", no_scores)
+        patch.setattr(answer_nll, "score_pairs", no_scores)
         run, _ = place.run("--kv-looks", "1", models=MODELS[:1])
     assert run.status in (0, 1)
     assert not [case for case in run.junit.values() if case.find("error") is not None]

@@ -116,7 +116,7 @@ def test_twin_a_request_given_up_at_once_is_seen(
 ) -> None:
     """Would catch a server that refuses less than the library repeats by itself."""
     monkeypatch.setattr(remote, "TRIES", 1)
-    server.refused_share = 0.8
+    server.refused_share = 1.0
     with pytest.raises(KvError, match="cannot"):
         check_bucket(server, tmp_path, undisturbed)
 
@@ -151,7 +151,7 @@ def test_twin_without_tombstones_damage_is_found_anew(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: pd.DataFrame
 ) -> None:
     """Would catch a tombstone that nobody reads."""
-    monkeypatch.setattr(folder, "_without_damaged", list)
+    monkeypatch.setattr(folder, "without_damaged", list)
     with pytest.raises(StoreWarning):
         test_a_damaged_shard_gets_a_tombstone_and_is_measured_again(server, tmp_path, undisturbed)
 
@@ -246,7 +246,8 @@ def check_kills(url: str, where: Path, how: str, kills: int, rows_a_shard: int) 
 
     Returns how many rows were measured twice altogether.
     """
-    chance, logs = random.Random(3), []
+    chance = random.Random(3)
+    logs: list[Path] = []
     alive: list[subprocess.Popen[str]] = []
 
     def begin() -> None:
@@ -312,10 +313,12 @@ def check_dead_are_passed_over(place: Path) -> None:
         there.end()
         with here.taken("x") as third:
             assert not third
-        here._seen = {name: (beat, since - 1000) for name, (beat, since) in here._seen.items()}
+        monkeypatched = pytest.MonkeyPatch()
+        monkeypatched.setattr(claiming, "LEASE_SECONDS", -1.0)
         with here.taken("x") as fourth:
             assert fourth
             assert not there.is_mine("x")
+        monkeypatched.undo()
     here.end()
     for file in place.iterdir():
         file.unlink()
@@ -338,7 +341,7 @@ def test_locks_that_do_nothing_are_named_in_one_line(
 ) -> None:
     """Catches a file system without locks that crashes a run, or is taken for one with them."""
     assert claiming.why_no_locks(tmp_path) is None
-    monkeypatch.setattr(claiming.fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(claiming, "lock_at_once", lambda *_: None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with claiming.claim(tmp_path / "s", "x") as claimed:

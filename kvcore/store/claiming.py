@@ -121,9 +121,9 @@ def why_no_locks(folder: Path) -> str | None:
     path = folder / f"probe-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     first, second = (os.open(path, os.O_RDWR | os.O_CREAT, 0o666) for _ in range(2))
     try:
-        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_at_once(first)
         try:
-            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_at_once(second)
         except BlockingIOError:
             return None
         return "two hold one lock"
@@ -146,6 +146,11 @@ def machine() -> str:
             file = Path(path)
             parts.append(os.readlink(file) if file.is_symlink() else file.read_text())
     return io.digest(*parts)[:12]
+
+
+def lock_at_once(descriptor: int) -> None:
+    """Lock an open file; BlockingIOError where another one holds it, OSError where that fails."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Medium(Protocol):

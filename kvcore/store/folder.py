@@ -21,14 +21,15 @@ def names(folder: Path) -> list[str]:
     """
     there = remote.remote_of(folder)
     if there is not None:
-        return _without_damaged(there.names())
+        return without_damaged(there.names())
     try:
-        return _without_damaged(sorted(os.listdir(folder)))
+        return without_damaged(sorted(os.listdir(folder)))
     except FileNotFoundError:
         return []
 
 
-def _without_damaged(found: Iterable[str]) -> list[str]:
+def without_damaged(found: Iterable[str]) -> list[str]:
+    """Leave out the names of files that have a tombstone."""
     listed = list(found)
     aside = {match[1] for name in listed if (match := DAMAGED.fullmatch(name))}
     return [name for name in listed if name not in aside]
