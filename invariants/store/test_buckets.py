@@ -41,6 +41,8 @@ SAMPLES = 24
 def server() -> Iterator[S3Server]:
     with s3_server() as running:
         yield running
+        running.refused_share = 0.0
+        claiming.end_all()  # before the server is gone
 
 
 def store_in(server: S3Server, mirrors: Path, name: str = "a/b") -> Store:

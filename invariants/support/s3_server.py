@@ -62,9 +62,9 @@ def s3_server(seed: str = "") -> Iterator[S3Server]:
             refused = chance.random() < server.refused_share
             carried_out = chance.random() < 0.5
             server.refused += refused
-            if not refused or carried_out:
-                answers: list[Any] = []
-                body = list(moto(environ, lambda *answer: answers.append(answer)))
+        answers: list[Any] = []
+        if not refused or carried_out:
+            body = list(moto(environ, lambda *answer: answers.append(answer)))
         if refused:
             start("503 Service Unavailable", [("Content-Type", "application/xml")])
             return [_REFUSAL]

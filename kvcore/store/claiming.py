@@ -94,11 +94,15 @@ def leases_of(root: Path) -> Leases | None:
     return _leases_of(root)
 
 
+_KNOWN: list[Leases] = []
+
+
 @functools.cache
 def _leases_of(root: Path) -> Leases | None:
     remote = remote_of(root)
     if remote is not None:
-        return Leases(remote.inside(FOLDER))
+        _KNOWN.append(Leases(remote.inside(FOLDER)))
+        return _KNOWN[-1]
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     reason = why_no_locks(folder)
@@ -110,7 +114,15 @@ def _leases_of(root: Path) -> Leases | None:
         StoreWarning,
         stacklevel=5,
     )
-    return Leases(Folder(folder))
+    _KNOWN.append(Leases(Folder(folder)))
+    return _KNOWN[-1]
+
+
+def end_all() -> None:
+    """Let no claim by files of this process beat any more, and forget which folders have locks."""
+    while _KNOWN:
+        _KNOWN.pop().end()
+    _leases_of.cache_clear()
 
 
 def why_no_locks(folder: Path) -> str | None:

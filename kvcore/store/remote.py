@@ -98,16 +98,17 @@ class Remote:
 
 def _again(do: Callable[[], Result]) -> Result:
     """Do something that may be repeated, up to `TRIES` times where the server refuses it."""
-    for attempt in range(TRIES):
+    attempt = 1
+    while True:
         try:
             return do()
         except FileNotFoundError:
             raise
         except OSError as error:
-            if attempt == TRIES - 1 or _is_final(error):
+            if attempt >= TRIES or _is_final(error):
                 raise
-        time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable")
+        time.sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+        attempt += 1
 
 
 def _is_final(error: OSError) -> bool:
