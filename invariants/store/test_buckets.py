@@ -159,7 +159,8 @@ def test_twin_without_tombstones_damage_is_found_anew(
 
 
 def check_mirror_heals(server: S3Server, mirrors: Path, expected: pd.DataFrame) -> None:
-    target = store_in(server, mirrors / str(time.monotonic_ns()))
+    name = f"healed-{time.monotonic_ns()}"
+    target = store_in(server, mirrors / name, name)
     fill(target, store_worker.wanted(SAMPLES))
     target.shards()[0].write_bytes(b"damaged")
     pd.testing.assert_frame_equal(target.read(), expected)

@@ -56,6 +56,12 @@ class Remote:
         path = str(PurePosixPath(self.path) / folder)
         return Remote(f"{self.url.split('?')[0].rstrip('/')}/{folder}", self.files, path)
 
+    def check_bucket(self) -> None:
+        """Raise FileNotFoundError where there is no such bucket, OSError where none can be told."""
+        bucket = self.path.split("/")[0]
+        if _again(lambda: self.files.get_file_info(bucket)).type == fs.FileType.NotFound:
+            raise FileNotFoundError(f"there is no bucket {bucket!r}")
+
     def names(self) -> list[str]:
         """List the files, those in folders left out, by name; OSError where that fails."""
         selector = fs.FileSelector(self.path, allow_not_found=True)
@@ -163,6 +169,7 @@ def open_store(text: str, base: Path) -> Path:
     io.write_atomically(mirror / MARKER, json.dumps({"url": text}))
     remote = _remote(text)
     try:
+        remote.check_bucket()
         remote.names()
     except OSError as error:
         reason = " ".join(str(error).split())[:300]
