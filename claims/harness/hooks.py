@@ -31,6 +31,7 @@ from claims.harness import (
     judging,
     ledger,
     options,
+    phases,
     resources,
     samples,
     workers,
@@ -47,11 +48,6 @@ from reports import folders, plugin
 
 SETTINGS = pytest.StashKey[Settings]()
 SESSION = pytest.StashKey[Session]()
-NOTHING_IS_AN_ERROR = "default"
-"""The filter of warnings in a run of the claims: shown once, at its end, and never raised.
-
-A library's deprecation must not end a run of hours, nor the note that a pass was halved.
-"""
 MARKERS = (
     "claim(spec): a published finding, judged once per cell",
     "gpu: needs a CUDA GPU",
@@ -76,13 +72,14 @@ def configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     of_claims = ["claims" in Path(str(arg).split("::")[0]).parts for arg in config.args]
     if all(of_claims):  # while tests are collected and reported; each test has a filter of its own
-        config.addinivalue_line("filterwarnings", NOTHING_IS_AN_ERROR)
+        config.addinivalue_line("filterwarnings", phases.NOTHING_IS_AN_ERROR)
         _leave_the_summary_to_us(config)
     if any(of_claims) and (number := _worker(config)) is not None:
         workers.take_own_gpu(number, settings)
+    phases.refuse_workers(config, settings)
     if any(of_claims):
         _show_progress(config)
-    if any(of_claims) and not settings.explain:
+    if any(of_claims) and not (settings.explain or settings.measure_only):
         _write_reports(config, settings)
 
 
@@ -245,7 +242,7 @@ def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
         by_model.setdefault(cell.model, []).extend(group)
     ordered = [item for group in by_model.values() for item in group]
     for item in ordered:
-        item.add_marker(pytest.mark.filterwarnings(NOTHING_IS_AN_ERROR))
+        item.add_marker(pytest.mark.filterwarnings(phases.NOTHING_IS_AN_ERROR))
     if getattr(config.option, "loadgroup", False):
         _name_groups(config, ordered)
     items[:] = [*others, *ordered]
@@ -367,14 +364,10 @@ def tell(item: Any) -> bool | None:
 # --- beside judging ----------------------------------------------------------------------------
 
 
-def explain_only(session: pytest.Session) -> bool | None:
-    """With ``--kv-explain``, print the explanations in place of running any test."""
-    if not session.config.stash[SETTINGS].explain or session.testscollected == 0:
-        return None
-    capture: Any = session.config.pluginmanager.get_plugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print("\n" + session.config.stash[SESSION].explain_all())
-    return True
+def before_tests(session: pytest.Session) -> bool | None:
+    """Explain or measure alone where that is asked for; else measure, and let the tests run."""
+    settings, own = session.config.stash[SETTINGS], session.config.stash[SESSION]
+    return phases.before_tests(session, settings, own)
 
 
 def summarize(terminal: Any, config: pytest.Config) -> None:

@@ -24,6 +24,7 @@ from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder
 from kvcore.measurements.needs import CONTROLS
 from kvcore.store.code_hash import code_hash
+from kvcore.store.remote import short_name
 from kvcore.verdict import Judgement, Look
 
 TestOutcome = Literal["passed", "failed", "xfailed", "skipped"]
@@ -98,7 +99,7 @@ class CellJudge:
             consistent=verdict.consistent(estimate, published) if own else None,
             conditions=needs,
             seed=settings.seed,
-            store=settings.store.name,
+            store=short_name(settings.store),
             rows_hash=rows_hash,
             model_revision=self.measured.collected.revision,
             ledger="",

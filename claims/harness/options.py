@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from claims.harness.datasets import check_dataset, check_file
 from kvcore.analysis.interval import METHODS, Method
 from kvcore.errors import KvError
 from kvcore.models.registry import DTYPES, QUANTIZATIONS, Quantization, precision
+from kvcore.store.remote import open_store, short_name
 from kvcore.verdict import MOST_LOOKS
 
 
@@ -37,6 +38,7 @@ class Settings:
     familywise: bool
     explain: bool
     looks: int = 1
+    measure_only: bool = False
     quantization: Quantization | None = None  # None as in `dtype`, or of weights stored so
 
     def shown(self) -> dict[str, str]:
@@ -48,7 +50,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(value) or "each claim's own"
     if isinstance(value, Path):
-        return value.name
+        return short_name(value)
     return "default" if value is None else str(value)
 
 
@@ -182,8 +184,16 @@ OPTIONS = (
     Option(
         "batch-tokens", "", "most tokens in one forward pass (default: by device)", _batch_tokens
     ),
-    Option("store", ".kvstore", "folder of the measured rows"),
+    Option(
+        "store", ".kvstore", "where measured rows lie: a folder, file://, s3:// or gs://bucket/…"
+    ),
     Option("no-measure", "", "judge stored rows alone, load no model", flag=True),
+    Option(
+        "measure-only",
+        "",
+        "plan and measure what is asked for, up to the limit, and judge nothing",
+        flag=True,
+    ),
     Option("record", "", "write refuted cells to claims/known.toml", flag=True),
     Option("strict", "", "inconclusive verdicts fail instead of skip", flag=True),
     Option("confidence", "0.95", "level of the intervals, in (0, 1)", _share),
@@ -191,6 +201,14 @@ OPTIONS = (
     Option("familywise", "", "judge each family at Bonferroni-widened intervals", flag=True),
     Option("explain", "", "print every condition on one sample and measure nothing", flag=True),
 )
+
+
+def _check_modes(values: Mapping[str, Any]) -> None:
+    """Raise KvError for options of which one forbids what another one asks for."""
+    others = [n for n in ("no_measure", "explain", "record") if values[n]]
+    if values["measure_only"] and others:
+        other = f"--kv-{others[0].replace('_', '-')}"
+        raise KvError(f"--kv-measure-only and {other}: pass one of the two.")
 
 
 def add(parser: pytest.Parser) -> None:
@@ -219,12 +237,14 @@ def read(config: pytest.Config) -> Settings:
             option.setting: option.parse(option.spelling, config.getoption(f"kv_{option.setting}"))
             for option in OPTIONS
         }
+        _check_modes(values)
         for name in values["models"]:
             precision(name, values["dtype"], values["quantization"])
         for name in values["datasets"]:
             check_dataset(name)
             if not values["no_measure"]:  # stored rows are judged without their file
                 check_file(name)
+        values["store"] = open_store(values["store"], config.rootpath)
     except KvError as error:
         raise pytest.UsageError(str(error)) from error
-    return Settings(**values | {"store": config.rootpath / values["store"]})
+    return Settings(**values)

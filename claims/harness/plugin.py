@@ -54,7 +54,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    return hooks.explain_only(session)
+    return hooks.before_tests(session)
 
 
 @pytest.fixture(name="judge")

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from kvcore import progress as told
 from kvcore.errors import KvError
 from kvcore.io import disk_errors, json_digest
+from kvcore.store import claiming
 from kvcore.store.keys import row_keys
+from kvcore.store.remote import shown
 from kvcore.store.schema import CODE, KEY, Key, RowSchema, clean
 from kvcore.store.shards import Store
 
@@ -107,6 +108,9 @@ def measure_missing(
                     with task.part(count, missing["sample_id"].nunique()):
                         if len(missing):  # another process may have stored it between two looks
                             rows = with_keys(measure(missing), missing, store.schema, code)
+                            if not claiming.is_held(store.root, shard.name):
+                                held.append((shard, count))  # taken for dead: measured elsewhere
+                                continue
                             store.write(rows, meta() if callable(meta) else meta)
             if len(held) == len(pending):
                 time.sleep(_POLL_SECONDS)
@@ -177,19 +181,11 @@ class PresentRows:
 
 @contextlib.contextmanager
 def claim(store: Store, shard: Shard) -> Iterator[bool]:
-    """Hold a shard's lock, if no other process does, and say whether we do."""
-    folder = store.root / ".claims"
-    lock = FileLock(folder / f"{shard.name}.lock")
-    with disk_errors(store.root, "claim a shard"):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:  # an OSError, hence inside
-            pass
-    try:
-        yield lock.is_locked
-    finally:
-        lock.release()
+    """Claim a shard, if no other process has it, and say whether we have."""
+    with contextlib.ExitStack() as stack:
+        with disk_errors(shown(store.root), "claim a shard"):
+            claimed = stack.enter_context(claiming.claim(store.root, shard.name))
+        yield claimed
 
 
 def _row_names(rows: pd.DataFrame) -> list[tuple[str, ...]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io as bytes_io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvcore.io import digest, disk_errors, write_atomically
+from kvcore.io import digest, disk_errors
+from kvcore.store import folder as store_folder
+from kvcore.store.remote import shown
 
 TEXTS, TOKENS, EXPLANATIONS = "texts", "tokens", "explanations"
 _COLUMNS = ("sample_hash", "text")
@@ -34,15 +37,15 @@ def save(folder: Path, texts: Mapping[str, Mapping[str, Any]], kind: str = TEXTS
     table = pa.table(dict(zip(_COLUMNS, (list(new), lines), strict=True)))
     data = bytes_io.BytesIO()
     pq.write_table(table, data, compression="zstd", compression_level=15)
-    with disk_errors(folder, "keep its texts"):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"_{kind}-{digest(*new)[:16]}.parquet", data.getvalue())
+    with disk_errors(shown(folder), "keep its texts"):
+        name = f"_{kind}-{digest(*new)[:16]}.parquet"
+        store_folder.put(folder / name, data.getvalue())
 
 
 def known(folder: Path, kind: str = TEXTS) -> set[str]:
     """Return the sample hashes whose texts are stored."""
     hashes: set[str] = set()
-    for path in folder.glob(f"_{kind}-*.parquet"):
+    for path in _files(folder, kind):
         hashes.update(_read(path, _COLUMNS[:1]).column(0).to_pylist())
     return hashes
 
@@ -51,12 +54,17 @@ def load(folder: Path, hashes: Iterable[str], kind: str = TEXTS) -> dict[str, di
     """Return the stored texts of some sample hashes; those without any are left out."""
     asked = set(hashes)
     stored: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob(f"_{kind}-*.parquet")):
+    for path in _files(folder, kind):
         table = _read(path, _COLUMNS)
         for name, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
             if name in asked:
                 stored[name] = json.loads(text)
     return stored
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    with disk_errors(shown(folder), "list its texts"):
+        return store_folder.paths(folder, re.compile(rf"_{kind}-.*\.parquet"))
 
 
 def _read(path: Path, columns: Iterable[str]) -> pa.Table:
