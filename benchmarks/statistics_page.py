@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import verdicts
 from kvcore.io import write_atomically
-from kvcore.verdict import MIN_UNITS, looks
+from kvcore.verdict import MIN_UNITS, looks, planning
 from reports.markdown import templates
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -39,6 +39,7 @@ def page(figures: Mapping[str, Any]) -> str:
         "model": verdicts.MODEL,
         "dataset": verdicts.DATASET,
         "min_units": MIN_UNITS,
+        "limit": f"{100 * planning.LIMIT:.0f}",
         "bounds": ", ".join(f"{bound:.2f}" for bound in bounds),
         "sizes": verdicts.SIZES,
         "coverage": _coverage(figures["coverage"]),

@@ -24,6 +24,8 @@ from claims.harness.options import Settings
 from claims.harness.session import Session
 from kvcore import analysis, verdict
 from kvcore.analysis import Estimate, FloatArray, IntervalSettings, ranking
+from kvcore.analysis.ranking.metrics import pair_counts
+from kvcore.analysis.ranking.tables import ranked_lists
 from kvcore.measurements.collect import CollectedRows, stored_rows
 from kvcore.measurements.registry import kind_of
 from kvcore.verdict import Prediction, helps, looks
@@ -34,12 +36,19 @@ SIZES = (60, 100, 300, 1000)
 LIMITS = (300, 1000)
 PAIRS = (("bare", "random"), ("bare", "oracle"), ("random", "oracle"))
 HARDNESS = "bos_only"
-RANKED = ("bare@lists", "values_early_layers(static_fact,0.47)@lists")
+PLAIN_LISTS = "bare@lists"
+RANKED = {
+    "AUC change, no query decides": ("full_context(oracle)", "interp(oracle,0.25)", "qvi(0.25)"),
+    "AUC change, one query decides": (
+        "values_early_layers(oracle,0.47)",
+        "values_early_layers(static_fact,0.47)",
+    ),
+}
 MARGIN, EFFECT, PILOT, ICC = 0.09, 0.2, 120, 0.3
 FEW_RESAMPLES = 999
 GRID = 4000  # estimates on which a published cell is judged
 LOOKS = 5
-BCA_PART, AUC_PART = 8, 4  # of the replications: slower ones make do with a part
+BCA_PART, AUC_PART = 8, 2  # of the replications: slower ones make do with a part
 WRONG = {0.0: "supported", MARGIN: "refuted"}  # by the true d
 
 
@@ -143,29 +152,50 @@ def covered(
 
 
 def _ranking_coverage(rows: CollectedRows, count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Coverage of the change of an AUC, queries drawn."""
-    first, second = (_list_scores(rows, name) for name in RANKED)
-    truth = ranking.difference(second, first).value
-    by_query = [
-        [frame for _, frame in table.groupby("query_id", sort=True)] for table in (first, second)
-    ]
-    for n in (60, 100, 300):
+    """Coverage of the change of an AUC, queries drawn; conditions by whether one query decides."""
+    plain = _list_scores(rows, PLAIN_LISTS)
+    for name, conditions in RANKED.items():
+        changes = [AucChange.of(_list_scores(rows, f"{c}@lists"), plain) for c in conditions]
+        for n in SIZES[:3]:
+            rates = [change.covered(n, count, seed) for change in changes]
+            yield {"method": "jackknife", "statistic": name, "n": n, "covered": rates}
+
+
+@dataclass(frozen=True)
+class AucChange:
+    """The change of a pooled AUC by queries: what each pair of queries wins, and how many pairs."""
+
+    wins: FloatArray  # (queries, queries)
+    pairs: FloatArray
+
+    @classmethod
+    def of(cls, second: pd.DataFrame, first: pd.DataFrame) -> AucChange:
+        """Return the change from the first score of the same lists to the second."""
+        lists = ranked_lists(second, first)
+        (after, pairs), (before, _) = (
+            pair_counts(lists, column, None, math.inf) for column in lists.columns
+        )
+        return cls(after - before, pairs)
+
+    def estimate(self, drawn: np.ndarray) -> Estimate:
+        """Estimate it on queries drawn, each drawing a query of its own."""
+        wins, pairs = (m[np.ix_(drawn, drawn)] for m in (self.wins, self.pairs))
+
+        def change(counts: FloatArray) -> FloatArray:
+            won, every = (((counts @ m) * counts).sum(axis=-1) for m in (wins, pairs))
+            return np.asarray(won / every)
+
+        labels = np.arange(drawn.size)
+        return analysis.resampled(change, labels, unit="AUC difference", bounds=(-1.0, 1.0))
+
+    def covered(self, n: int, count: int, seed: int) -> float:
+        """Return how often, in percent, the interval of n queries holds the change of all."""
+        truth = float(self.wins.sum() / self.pairs.sum())
         rng, hits = np.random.default_rng([seed, n]), 0
         for _ in range(count):
-            drawn = rng.integers(len(by_query[0]), size=n)
-            tables = [_renamed(frames, drawn) for frames in by_query]
-            e = ranking.difference(tables[1], tables[0])
+            e = self.estimate(rng.integers(len(self.wins), size=n))
             hits += e.ci_low <= truth <= e.ci_high
-        rate = 100 * hits / count
-        yield {"method": "jackknife", "statistic": "AUC change", "n": n, "covered": [rate]}
-
-
-def _renamed(frames: Sequence[pd.DataFrame], drawn: np.ndarray) -> pd.DataFrame:
-    """Return the lists drawn, each as a query of its own."""
-    return pd.concat(
-        [frames[i].assign(query_id=f"{number:05}") for number, i in enumerate(drawn)],
-        ignore_index=True,
-    )
+        return 100 * hits / max(count, 1)
 
 
 # --- false verdicts ------------------------------------------------------------------------------

@@ -74,14 +74,15 @@ class Measured:
         own = self._by_need.get(str(need))
         if own is None:
             raise self.missing(spelled, self.collected.lacking.get(str(need)))
-        clusters = self._clusters[need.sample_set]
-        order = sorted(clusters)
-        frame = own.set_index("sample").reindex(order)
+        order, clusters = self._order[need.sample_set]
+        frame = self._frames.get(str(need))
+        if frame is None:
+            frame = self._frames[str(need)] = own.set_index("sample").reindex(order)
         return Rows(
             spelled,
             metric if metric in self.rows.columns else self.schema.score,
             frame,
-            tuple(str(clusters[i]) for i in order),
+            clusters,
             lambda: samples_behind(self.dataset, need, frame, self.collected.folder),
         )
 
@@ -107,7 +108,8 @@ class Measured:
         """The digests of every need's rows: many claims rest on the same rows."""
         digests = np.array(row_digests(self.rows, self.schema), dtype=object)
         places = self.rows.reset_index(drop=True).groupby("need", sort=False).indices
-        return {str(need): list(digests[own]) for need, own in places.items()}
+        # Sorted, for what is joined of several needs is sorted again.
+        return {str(need): sorted(digests[own]) for need, own in places.items()}
 
     @functools.cached_property
     def _by_need(self) -> Mapping[str, pd.DataFrame]:
@@ -116,11 +118,20 @@ class Measured:
         return {str(need): own for need, own in usable.groupby("need", sort=False)}
 
     @functools.cached_property
-    def _clusters(self) -> Mapping[str, Mapping[str, str]]:
-        """The cluster of every sample, measurable or not, by sample set."""
-        return {
+    def _frames(self) -> dict[str, pd.DataFrame]:
+        """The rows of every need asked for so far, in the order of the samples."""
+        return {}
+
+    @functools.cached_property
+    def _order(self) -> Mapping[str, tuple[list[str], tuple[str, ...]]]:
+        """Every sample, measurable or not, in order, and its cluster, by sample set."""
+        clusters = {
             str(name): dict(zip(own["sample"], own["cluster"], strict=True))
             for name, own in self.rows.groupby("sample_set", sort=False)
+        }
+        return {
+            name: (sorted(own), tuple(str(own[sample]) for sample in sorted(own)))
+            for name, own in clusters.items()
         }
 
 

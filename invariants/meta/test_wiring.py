@@ -78,7 +78,7 @@ def check_results(run: ClaimRun, confidence: float) -> None:
             "dtype": invented_cell.DTYPE,
         }
         assert (estimate["n"], estimate["clusters"]) == (invented_cell.N, invented_cell.CLUSTERS)
-        for name in ("value", "ci_low", "ci_high", "confidence", "sd", "se", "effective"):
+        for name in ("value", "ci_low", "ci_high", "confidence", "sd", "se", "effective", "df"):
             assert estimate[name] == pytest.approx(own[name], abs=TOLERANCE), (expected, name)
         assert (estimate["scale"], estimate["informative"]) == ("identity", invented_cell.CLUSTERS)
         beside = estimate["beside"]

@@ -274,10 +274,15 @@ class Spread:
     value: float
     se: float
     effective: float
+    excess: float  # kurtosis of the influences, 0 at least
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return value -+ t standard errors."""
-        return tuple(sps.t.interval(confidence, CLUSTERS - 1, self.value, self.se))
+        return tuple(sps.t.interval(confidence, self.df(CLUSTERS), self.value, self.se))
+
+    def df(self, clusters: float) -> float:
+        """Return the degrees of freedom of a variance over so many clusters (Satterthwaite)."""
+        return 1 / (self.excess / clusters / 2 + 1 / max(clusters - 1, 1))
 
 
 def jackknifed(x: np.ndarray[Any, Any], statistic: Any) -> Spread:
@@ -286,7 +291,8 @@ def jackknifed(x: np.ndarray[Any, Any], statistic: Any) -> Spread:
     rest = [float(statistic(np.delete(x, i, axis=0).ravel())) for i in range(CLUSTERS)]
     squares = [(each - value) ** 2 for each in rest]
     se = math.sqrt(sum(squares) * (CLUSTERS - 1) / CLUSTERS)
-    return Spread(value, se, sum(squares) ** 2 / sum(square**2 for square in squares))
+    effective = sum(squares) ** 2 / sum(square**2 for square in squares)
+    return Spread(value, se, effective, max(0.0, float(pd.Series(rest).kurt())))
 
 
 def effect(x: Any) -> Any:
@@ -339,6 +345,7 @@ def judged(expected: Expected, confidence: float = CONFIDENCE) -> dict[str, Any]
         "sd": sd,
         "se": spread.se,
         "effective": spread.effective,
+        "df": spread.df(CLUSTERS),
         "beside": drawn,
         "floor": floor,
         "floor_nats": nats,
@@ -400,7 +407,7 @@ def p_value(expected: Expected, spread: Spread, verdict: str) -> float:
     """Return twice the chance of an estimate so far on that side, were the truth on the edge."""
     sign = -1 if expected.predicts == "hurts" else 1
     above_0, above_margin = (
-        float(sps.t.sf((sign * spread.value - edge) / spread.se, CLUSTERS - 1))
+        float(sps.t.sf((sign * spread.value - edge) / spread.se, spread.df(CLUSTERS)))
         for edge in (0.0, DELTA)
     )
     support, refute = above_0, 1 - above_margin
@@ -426,8 +433,13 @@ def planned(
     if not low <= expected.effect <= high:
         return None, f"the data contradict {what}, so no n is planned for it"
 
+    # The variance that three in four pilots of these degrees of freedom stay below.
+    pilot = spread.df(CLUSTERS)
+    limit = spread.se * math.sqrt(pilot / float(sps.gamma.isf(0.75, pilot / 2, scale=2)))
+
     def enough(n: int) -> bool:
-        return power(expected, spread.se * math.sqrt(N / n), n / EACH, confidence, floor) >= POWER
+        se, df = limit * math.sqrt(N / n), spread.df(n / EACH)
+        return power(expected, se, df, confidence, floor) >= POWER
 
     n = 20 * EACH + bisect.bisect_left(range(20 * EACH, 1_000_000), True, key=enough)
     if n <= N:
@@ -435,13 +447,13 @@ def planned(
     return n, f"about {n:,} samples would settle it if {what}, at 80% power"
 
 
-def power(expected: Expected, se: float, clusters: float, confidence: float, floor: float) -> float:
+def power(expected: Expected, se: float, df: float, confidence: float, floor: float) -> float:
     """Return how often the verdict is right, for estimates that are normal around the effect.
 
     The estimates between which the verdict changes are searched for.
     """
     right = read(expected, expected.effect, expected.effect, 0.0)[1]
-    half = float(sps.t.ppf((1 + confidence) / 2, max(clusters - 1, 1))) * se
+    half = float(sps.t.ppf((1 + confidence) / 2, df)) * se
 
     def verdict(z: float) -> str:
         at = expected.effect + z * se

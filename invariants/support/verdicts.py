@@ -42,7 +42,7 @@ def measured(value: float, se: float, n: int = 100, clusters: int = 0) -> Estima
     k = clusters or n
     half = float(sps.t(k - 1).isf(0.025)) * se
     ends = interval(value - half, value + half, n, method="jackknife-t", value=value)
-    return replace(ends, clusters=k, se=se, informative=k, effective=float(k))
+    return replace(ends, clusters=k, se=se, informative=k, effective=float(k), df=k - 1)
 
 
 @cache

@@ -76,7 +76,8 @@ def advised(prediction: Prediction, noise: Noise, n: int = 40) -> int:
     assert large.se is not None
     clusters = round(n * large.clusters / large.n)
     small = measured(large.value, large.se * math.sqrt(PILOT / n), n, clusters)
-    planned = verdict.plan(small, prediction).n
+    # Known as precisely as the large one: no limit is to be added to it.
+    planned = verdict.plan(replace(small, df=1e9), prediction).n
     assert planned is not None
     return planned
 
@@ -131,7 +132,8 @@ def needed(per_sample: float, room: float, z_power: float, least: int = 20) -> i
 
 def check_formula() -> None:
     estimate = measured(0.05, 0.15, n=50)
-    per_sample = 0.15 * math.sqrt(50)
+    # Three in four pilots of 49 degrees of freedom have a larger variance than this share of it.
+    per_sample = 0.15 * math.sqrt(50) * math.sqrt(49 / sps.gamma.isf(0.75, 24.5, scale=2))
     for power in (0.5, 0.8, 0.95):
         z = float(sps.norm.ppf(power))
         for prediction, room in (
@@ -176,6 +178,10 @@ def check_n_counts() -> None:
     beyond = verdict.plan(wide, at_least(0.0, effect=0.09), floor=0.045).n
     assert n is not None
     assert beyond == pytest.approx(4 * n, rel=0.02)
+    # As precise, but by clusters of which few decide: its variance is less sure.
+    unsure = verdict.plan(replace(wide, df=9.0), at_least(0.0, effect=0.09)).n
+    assert unsure is not None
+    assert 1.2 * n < unsure < 1.6 * n
     # 30 samples in 10 clusters are 3 a cluster, and 20 clusters are the fewest.
     few = measured(0.1, 0.001, n=30, clusters=10)
     assert verdict.plan(few, at_least(0.0, effect=0.1)).n == 3 * verdict.MIN_UNITS
@@ -185,6 +191,13 @@ def check_n_counts() -> None:
 def test_the_n_advised_counts_floor_clusters_and_the_fewest_units() -> None:
     """An n that forgets the floor, the samples per cluster or the fewest clusters."""
     check_n_counts()
+
+
+def test_twin_n_sees_the_limit_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of n that planning with the pilot's own variance passes."""
+    monkeypatch.setattr(planning, "noisier", lambda _df: 1.0)
+    with pytest.raises(AssertionError):
+        check_n_counts()
 
 
 def test_twin_n_sees_the_fewest_units_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +215,38 @@ def test_the_error_of_a_correlation_is_that_of_r() -> None:
     assert planning.standard_error(e) == pytest.approx(e.half_width / 1.97, rel=0.02)
     exact = interval(0.4, 0.6)
     assert planning.standard_error(exact) == pytest.approx(0.1 / sps.norm.ppf(0.975))
+
+
+PILOTS = {"plain": (plain_noise, 40), "clustered": (grouped_noise, 160)}
+
+
+def power_after_pilots(name: str, pilots: int = 60, draws: int = 25) -> float:
+    """How often the n that real pilots advise settles "helps" by the effect it is planned for."""
+    noise, size = PILOTS[name]
+    rng = np.random.default_rng(8)
+    prediction, said = helps(0.3), []
+    while len(said) < pilots * draws:
+        x, labels = noise(rng, size)
+        n = verdict.plan(effect_size(x + 0.3, labels), prediction).n
+        if n is None:
+            continue
+        for _ in range(draws):
+            x, labels = noise(rng, n)
+            said.append(verdict.judge(effect_size(x + 0.3, labels), prediction).verdict)
+    return said.count("supported") / len(said)
+
+
+@pytest.mark.parametrize("name", PILOTS)
+def test_a_pilot_that_varies_little_does_not_leave_the_power_short(name: str) -> None:
+    """An n from the pilot's own variance, which is too small as often as it is too large."""
+    assert 0.75 <= power_after_pilots(name) <= 0.9
+
+
+def test_twin_pilots_see_a_limit_on_the_other_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of pilots that the lower limit of their variance passes."""
+    right = planning.noisier
+    monkeypatch.setattr(planning, "noisier", lambda df: right(df, 0.1))
+    assert power_after_pilots("plain") < 0.75
 
 
 # --- words ---------------------------------------------------------------------------------------

@@ -23,6 +23,10 @@ def to_plain(value: Any) -> Any:
     NaN and the infinities become the reserved strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``;
     `from_plain` turns them back.
     """
+    if type(value) is float and math.isfinite(value):
+        return value  # by far the commonest: points of plots
+    if type(value) in (str, int, bool):
+        return value
     if is_dataclass(value):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -105,6 +109,7 @@ class Estimate(Record):
     scale: Scale = "identity"
     informative: int | None = None  # clusters that do not merely repeat the commonest influence
     effective: float | None = None  # (sum v)^2 / sum v^2 of the squared influences v
+    df: float | None = None  # degrees of freedom of its t, clusters - 1 at most
     beside: Beside | None = None  # the other method's interval, at the same level
 
     def __post_init__(self) -> None:

@@ -58,6 +58,7 @@ def smallest(ways: Mapping[str, Way], interval: IntervalSettings) -> Smallest:
         "end corrected for as many (Bonferroni)",
         se=None,
         effective=None,
+        df=None,
         informative=min(telling, default=None),
         beside=beside,
     )

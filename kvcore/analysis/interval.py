@@ -95,6 +95,7 @@ def as_estimate(
         scale=spread.scale,
         informative=spread.informative,
         effective=spread.effective,
+        df=spread.df,
         beside=interval.beside,
     )
 

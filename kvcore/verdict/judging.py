@@ -110,7 +110,7 @@ def tails(estimate: Estimate, bound: float) -> tuple[float, float]:
         return 1.0, 1.0
     if estimate.se and math.isfinite(estimate.se) and "jackknife" in estimate.method:
         centre, edge = (to_scale(x, estimate.scale) for x in (estimate.value, bound))
-        t, df = (centre - edge) / estimate.se, estimate.clusters - 1
+        t, df = (centre - edge) / estimate.se, estimate.df or estimate.clusters - 1
         return float(sps.t.sf(t, df)), float(sps.t.cdf(t, df))
     end = estimate.ci_low if bound < estimate.value else estimate.ci_high
     width = abs(estimate.value - end)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from scipy import stats as sps
 
 from kvcore.analysis import Estimate
+from kvcore.analysis.jackknife import degrees_of_freedom, excess_of, t_quantile
 from kvcore.errors import KvError
 from kvcore.verdict.judging import MIN_UNITS, check_units
 from kvcore.verdict.prediction import Prediction
@@ -16,6 +17,9 @@ from kvcore.verdict.reading import Verdict, read, verdict_of
 
 LARGEST = 10_000_000
 """Samples beyond which nobody plans: the effect is as good as on the margin."""
+
+LIMIT = 0.75
+"""Level of the upper confidence limit of the pilot's variance that is planned with."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,10 @@ def plan(
     """Return how many samples would settle a claim with some power, in (0, 1).
 
     The standard error over clusters, taken to fall as 1 / sqrt(n) at the samples per cluster
-    observed, says how noisy a sample is. Where the interval excludes the pre-registered effect,
-    planning for it makes no sense and the words say so. ``confidence`` is that of the interval
-    which is to settle it, by default the estimate's.
+    observed, says how noisy a sample is: its upper confidence limit, for a pilot that happens to
+    vary little would advise too few (Browne 1995, Statistics in Medicine 14). Where the interval
+    excludes the pre-registered effect, planning for it makes no sense and the words say so.
+    ``confidence`` is that of the interval which is to settle it, by default the estimate's.
     """
     check_units(estimate, prediction)
     if not 0 < power < 1:
@@ -60,15 +65,16 @@ def plan(
     what = f"{prediction.unit} = {effect:g}"
     if not estimate.ci_low <= effect <= estimate.ci_high:
         return SampleSizePlan(None, f"the data contradict {what}, so no n is planned for it")
-    se = standard_error(estimate)
-    per_sample = se * math.sqrt(estimate.n)
+    pilot = estimate.df or max(estimate.clusters - 1, 1)
+    per_sample = standard_error(estimate) * math.sqrt(estimate.n) * noisier(pilot)
+    excess = excess_of(max(estimate.clusters, 2), pilot)
     units = estimate.n / estimate.clusters
     level = estimate.confidence if confidence is None else confidence
     least = math.ceil(MIN_UNITS * units)
 
     def reached(n: int) -> bool:
-        df = max(n / units - 1, 1)
-        critical = float(sps.t.ppf((1 + level) / 2, df))
+        df = degrees_of_freedom(max(n / units, 2), excess)
+        critical = t_quantile((1 + level) / 2, df)
         return settling(effect, per_sample / math.sqrt(n), critical, prediction, floor) >= power
 
     n = _smallest(reached, least)
@@ -79,6 +85,11 @@ def plan(
             None, f"if {what}, the samples at hand would have settled it with {power:.0%}"
         )
     return SampleSizePlan(n, f"about {{n}} samples would settle it if {what}, at {power:.0%} power")
+
+
+def noisier(df: float, level: float = LIMIT) -> float:
+    """Return the upper confidence limit of a standard error with df degrees, as a factor of it."""
+    return math.sqrt(df / float(sps.chi2.ppf(1 - level, df)))
 
 
 def standard_error(estimate: Estimate) -> float:
