@@ -29,6 +29,7 @@ class LM:
     files: ModelFiles
     device: torch.device
     config: Any = field(repr=False)
+    has_bos: bool = True  # whether caches begin with BOS
 
     @property
     def dtype(self) -> str:
