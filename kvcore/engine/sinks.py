@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from kvcore.cache import hf_cache
 from kvcore.engine import forward, hooks
@@ -24,7 +22,7 @@ def middle_layer(lm: LM) -> int:
     return max(0, int(lm.config.num_hidden_layers) // 2 - 1)
 
 
-def hidden_norms(lm: LM, sequences: Sequence[Sequence[int]]) -> Float[Tensor, "batch slot"]:
+def hidden_norms(lm: LM, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
     """Return the norm of every token's hidden state behind the middle layer, by a half pass.
 
     Parameters
@@ -34,11 +32,11 @@ def hidden_norms(lm: LM, sequences: Sequence[Sequence[int]]) -> Float[Tensor, "b
 
     Returns
     -------
-    float32
+    (batch, slot) float32
         Euclidean norms of the residual stream; 0 behind a sequence's end.
     """
     step = forward.pad_ids(lm, sequences, [0] * len(sequences))
-    layer, seen = middle_layer(lm), list[Tensor]()
+    layer, seen = middle_layer(lm), list[torch.Tensor]()
     cache = hf_cache.stop_after_layer(layer + 1)  # what lies above need not be run
     with (
         hooks.watching(
