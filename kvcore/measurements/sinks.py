@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from kvcore.cache.kv_cache import KVCache
-from kvcore.conditions.recipes import Condition, Prefill, Recipe
+from kvcore.conditions.recipes import Condition, Prefill
 from kvcore.data.sample import Sample
 from kvcore.engine import build, forward, limits, prepared, sinks
 from kvcore.engine.attention_shares import record_shares
@@ -130,7 +130,7 @@ def _measure(lm: LM, jobs: Sequence[ScoreJob]) -> list[Row]:
         # 2. Build the cache; prefills are shared with the conditions of the same samples.
         cache = build.build(lm, condition.recipe, caches.setdefault(who, {}), samples)
         # 3. Read question and answer on it, attention recorded.
-        nlls, shares = _read(lm, condition.recipe, cache, samples)
+        nlls, shares = _read(lm, cache, samples)
         # 4. Find the sink of the first prefill.
         prefill = condition.prefills()[0]
         if (who, prefill) not in norms:
@@ -144,7 +144,7 @@ def _measure(lm: LM, jobs: Sequence[ScoreJob]) -> list[Row]:
 
 
 def _read(
-    lm: LM, recipe: Recipe, cache: KVCache, samples: Sequence[PreparedSample]
+    lm: LM, cache: KVCache, samples: Sequence[PreparedSample]
 ) -> tuple[list[list[float]], list[torch.Tensor]]:
     """Return each sample's NLLs, and its answer's attention on every slot that is cached.
 
