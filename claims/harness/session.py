@@ -138,7 +138,7 @@ class Session:
         """Return model, dtype, dataset and seed as a cell's rows have them."""
         settings, model = self.settings, key.model
         dtype = precision(model, settings.dtype, settings.quantization).dtype
-        name = row_name(model, settings.quantization)
+        name = row_name(model, settings.quantization, settings.bos)
         return name, dtype, path_of(key.dataset), settings.seed
 
     def _request(self, key: CellKey, needs: tuple[str, ...]) -> MeasureRequest:
@@ -149,7 +149,7 @@ class Session:
         self._model.free_others(model)
         check_gpu(model, settings)
         return MeasureRequest(
-            files=locate(model, settings.dtype, settings.quantization),
+            files=locate(model, settings.dtype, settings.quantization, bos=settings.bos),
             load=functools.partial(self._model.load, model),
             dataset=path_of(key.dataset),
             needs=needs,

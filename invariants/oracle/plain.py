@@ -199,7 +199,7 @@ def _with_values(
 @torch.inference_mode()
 def kept_nlls(
     model: PreTrainedModel,
-    bos: int,
+    bos: int | None,
     prefix: Ids,
     doc: Ids,
     query: Ids,
@@ -212,13 +212,15 @@ def kept_nlls(
 
     `first` to `stop` are the tokens kept, counted in the prefix. Nothing is rotated: the whole is
     read once at positions that put the kept tokens behind BOS, once more at positions that put the
-    document behind those, and each part is taken from its own reading.
+    document behind those, and each part is taken from its own reading. Without a `bos`, what is
+    kept of the prefix, or the document, comes first.
     """
-    ids, count = [bos, *prefix, *doc], stop - first
-    pieces = [
-        (_prefill(model, [bos], first_position=0), 0, 1),
-        (_prefill(model, ids, first_position=-first), 1 + first, 1 + stop),
-        (_prefill(model, ids, first_position=count - len(prefix)), 1 + len(prefix), len(ids)),
+    head: list[int] = [] if bos is None else [bos]
+    ids, count, start = [*head, *prefix, *doc], stop - first, len(head)
+    pieces = [(_prefill(model, head, first_position=0), 0, 1)] if head else []
+    pieces += [
+        (_prefill(model, ids, first_position=-first), start + first, start + stop),
+        (_prefill(model, ids, first_position=count - len(prefix)), start + len(prefix), len(ids)),
     ]
     layers = [
         (
@@ -231,18 +233,21 @@ def kept_nlls(
 
 
 @torch.inference_mode()
-def sink_of(model: PreTrainedModel, bos: int, prefix: Ids, doc: Ids) -> int:
+def sink_of(model: PreTrainedModel, bos: int | None, prefix: Ids, doc: Ids) -> int:
     """Return which of BOS (0) and the prefix's tokens (1, 2, ...) has the largest hidden state.
+
+    Without a `bos` the prefix's tokens are 0, 1, ....
 
     That of the stream halfway up the layers, from the model's own list of hidden states, by its
     Euclidean norm.
     """
-    ids = [bos, *prefix, *doc]
+    before = [*([] if bos is None else [bos]), *prefix]
+    ids = [*before, *doc]
     states = model(
         input_ids=_row(model, ids), output_hidden_states=True, use_cache=False
     ).hidden_states
     middle = states[max(1, (len(states) - 1) // 2)][0].float()
-    norms = [float(vector.pow(2).sum().sqrt()) for vector in middle[: 1 + len(prefix)]]
+    norms = [float(vector.pow(2).sum().sqrt()) for vector in middle[: len(before)]]
     return norms.index(max(norms))
 
 

@@ -255,8 +255,8 @@ def prepare_sample(
     ready = PreparedSample(tokens, prefixes, target, lm.has_bos)
     limit = limits.exact_positions(lm)
     for condition in conditions:
-        if not ready.bos and (reason := _needs_bos(condition)):
-            yield condition, reason
+        if not ready.bos and (needs_bos := _needs_bos(condition)):
+            yield condition, needs_bos
             continue
         try:
             for p in condition.prefixes():

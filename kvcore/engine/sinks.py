@@ -45,4 +45,5 @@ def hidden_norms(lm: LM, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
         suppress(hf_cache.PrefillComplete),
     ):
         forward.run_model(lm, step, forward.NO_TOKENS, past_key_values=cache, use_cache=True)
-    return torch.linalg.vector_norm(seen[0].float(), dim=-1) * step.real
+    norms: torch.Tensor = torch.linalg.vector_norm(seen[0].float(), dim=-1)
+    return norms * step.real

@@ -167,6 +167,7 @@ class MeasurementKind:
     - `published`: where it was published or is planned.
     - `prefix`: before the path of a file of such data: ``texts:my.jsonl``.
     - `counted`: what has one row per condition: samples, texts, pairs.
+    - `without_bos`: whether it can be measured on caches that begin without BOS.
     - `seeds`: how many seeds from the run's own on its rows may have.
     - `arrange`: takes stored rows, the dataset's key and the run's seed, and adds ``need`` (as
       claims spell it), ``sample`` (the id that rows share which stand side by side) and
@@ -192,6 +193,7 @@ class MeasurementKind:
     published: tuple[Place, ...] = ()
     prefix: str = ""
     counted: str = "samples"
+    without_bos: bool = False
     seeds: int = 1
     arrange: Callable[[pd.DataFrame, str, int], pd.DataFrame] = by_condition
     recipe_of: Callable[[str], str] = no_recipe

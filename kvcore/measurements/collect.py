@@ -98,6 +98,11 @@ class Collection:
 
         Parameters, errors and warnings are those of `collect_rows`.
         """
+        if request.files.bos == "none" and not kind.without_bos:
+            raise MissingResource(
+                f"{kind.name} begins what it reads with BOS: leave --kv-bos=none out, which allows "
+                "answer_nll, attention_sinks and divergence."
+            )
         plan = kind.plan(request)
         if plan.keys.empty:
             raise _nothing_to_measure(request, plan)
@@ -247,6 +252,7 @@ def provenance(lm: LM) -> dict[str, str]:
         **describe_device(lm.device),
         "machine": platform.machine(),
         "attention": str(lm.config._attn_implementation),
+        "bos": f"{lm.bos_id} ({lm.bos_source})" if lm.has_bos else "none",
         "python": platform.python_version(),
     }
 

@@ -215,6 +215,7 @@ KIND = register(
             "measurements/kinds/answer_nll.py",
         ),
         plan=plan,
+        without_bos=True,
         dataset="docstrings",
         datasets=lambda: tuple(DATASETS),
         load_data=load_corpus,

@@ -118,6 +118,7 @@ KIND = register(
             "measurements/kinds/attention_sinks.py",
         ),
         plan=plan,
+        without_bos=True,
         dataset="docstrings",
         datasets=lambda: tuple(DATASETS),
         load_data=load_corpus,
