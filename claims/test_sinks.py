@@ -10,10 +10,9 @@ from claims.harness.estimands.paired import mean_benefit, paired_benefit, share_
 from claims.harness.estimands.sinks import SHARE, change_of_share, mean_share
 from claims.harness.rows import Measured
 from kvcore.errors import MissingResource
+from kvcore.measurements.kinds.attention_sinks import HOLDS
 from kvcore.verdict import at_least, does_not_help, helps, hurts, negligible
 
-HOLDS = 0.1
-"""Share of an answer's attention, in a bare pass, from which on BOS holds the sink."""
 PREFIXES = ("random", "static_fact", "oracle")
 NATS = "nats/token"
 SMALL = 0.05

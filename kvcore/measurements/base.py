@@ -142,6 +142,12 @@ def no_recipe(condition: str) -> str:
     return ""
 
 
+def nothing(rows: pd.DataFrame) -> Mapping[str, str]:
+    """Say nothing: the default of `MeasurementKind.described`."""
+    del rows
+    return {}
+
+
 def accept(name: str) -> None:
     """Accept every name: the default of `MeasurementKind.check_need` and ``load_data``."""
     del name
@@ -178,6 +184,7 @@ class MeasurementKind:
       nothing can be measured by it.
     - `explain`: takes a request and explains each of its needs on one sample of the data, as the
       report's page shows them.
+    - `described`: takes a cell's rows and returns what the report says of them, beside the data.
     - `units`: units of its own and what they mean, for the report.
     """
 
@@ -199,6 +206,7 @@ class MeasurementKind:
     recipe_of: Callable[[str], str] = no_recipe
     check_need: Callable[[str], object] = accept
     explain: Callable[[MeasureRequest], tuple[Mapping[str, Any], ...]] | None = None
+    described: Callable[[pd.DataFrame], Mapping[str, str]] = nothing
     units: Mapping[str, str] = field(default_factory=dict)
 
     def method(self, condition: str = "") -> str:

@@ -336,6 +336,7 @@ def _counts(
         "revision": revision,
         "dtype": str(rows["dtype"].iloc[0]),
         kind.counted: counted(rows),
+        **kind.described(rows),
         "not measurable": dropped or "none",
     }
 

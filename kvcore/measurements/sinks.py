@@ -240,35 +240,3 @@ def _unmeasured(row: Mapping[str, Any]) -> Row:
 
 def _given_up(job: ScoreJob, status: str) -> Row:
     return _unmeasured(answer_nll.unscored_row(job, status))
-
-
-# --- in words ----------------------------------------------------------------------------------
-
-
-HOLDS = 0.1
-"""Share of an answer's attention from which on BOS is said to hold the sink."""
-
-
-def in_words(rows: pd.DataFrame) -> str:
-    """Say in a line where the sink is, from rows under ``bare`` and primed conditions.
-
-    `rows`: those of `measure_sinks`, of which some are under ``bare``.
-    """
-    usable = rows[rows["status"] == "ok"]
-    bare = usable[usable["condition"] == "bare"]
-    if bare.empty:
-        return "no sample told where the sink is"
-    share = float(bare["bos_share"].mean())
-    if share >= HOLDS:
-        return f"BOS is the sink: {share:.2f} of an answer's attention in a bare pass"
-    primed = usable[usable["condition"].str.startswith("full_context")]
-    where = primed["sink_part"].mode()
-    held = float(primed["sink_share"].mean()) if len(primed) else math.nan
-    removed = len(where) and where.iloc[0] == "prefix"
-    tail = (
-        f"the sink of a primed pass is in the prefix ({held:.2f}): truncation removes it"
-        if removed
-        else "no slot of the prefix holds it either"
-    )
-    bos = "there is no BOS" if math.isnan(share) else f"the sink is not BOS ({share:.3f})"
-    return f"{bos}; {tail}"

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from kvcore.conditions.parse import condition
-from kvcore.conditions.registry import recipe_of_defined
+from kvcore.conditions.registry import PREFIXES, recipe_of_defined
 from kvcore.data.datasets import DATASETS, load_corpus
 from kvcore.data.sample import Sample
 from kvcore.errors import KvError
@@ -24,6 +24,8 @@ from kvcore.measurements.registry import register
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
 
 SHARE = "attention share"
+HOLDS = 0.1
+"""Share of an answer's attention, in a bare pass, from which on BOS holds the sink."""
 SCHEMA = RowSchema(
     {
         **dict.fromkeys(("nll", "nll_tail", "bos_share", "sink_share", "prefix_share"), NUMBER),
@@ -103,6 +105,37 @@ def _measure(
     )
 
 
+def in_words(rows: pd.DataFrame) -> str:
+    """Say in a line where the sink is, from stored rows under ``bare`` and primed conditions."""
+    usable = rows[rows["status"] == "ok"]
+    bare = usable[usable["condition"] == "bare"]
+    primed = usable[[name.split("(")[0] in PREFIXES for name in usable["condition"]]]
+    if bare.empty:
+        return "no bare row tells where the sink is"
+    share = float(bare["bos_share"].mean())
+    if share >= HOLDS:
+        return f"BOS is the sink: {share:.2f} of an answer's attention in a bare pass"
+    removed = bool(primed["sink_part"].eq("prefix").mean() > 0.5)
+    if share != share:
+        return f"there is no BOS: truncation {'removes' if removed else 'keeps'} the sink"
+    return f"the sink is not BOS ({share:.3f})" + (
+        ": truncation removes it" if removed else ", nor in the prefix"
+    )
+
+
+def described(rows: pd.DataFrame) -> Mapping[str, str]:
+    """Return what the report says of a cell's sinks: in words, and its figures."""
+    usable = rows[rows["status"] == "ok"]
+    figures = {
+        f"sink under {name}": f"in {part['sink_part'].mode().iloc[0]} on "
+        f"{part['sink_part'].eq(part['sink_part'].mode().iloc[0]).sum()} of {len(part)} samples, "
+        f"share {part['sink_share'].mean():.3f}, BOS {part['bos_share'].mean():.3f}"
+        for name, part in usable.groupby("condition")
+        if name == "bare" or name.split("(")[0] in PREFIXES
+    }
+    return {"attention sink": in_words(rows), **figures}
+
+
 KIND = register(
     MeasurementKind(
         name="attention_sinks",
@@ -126,6 +159,7 @@ KIND = register(
         recipe_of=recipe_of_defined,
         check_need=check_need,
         explain=answer_nll.explain,
+        described=described,
         units={SHARE: "share of an answer's attention, the mean over layers and heads"},
     )
 )
