@@ -15,7 +15,7 @@ from invariants.support.plain_routes import EXPECTED, Case
 from invariants.support.samples import LONG, SHORT
 from kvcore import loading
 from kvcore.conditions.parse import condition
-from kvcore.engine import limits
+from kvcore.engine import attention_shares, limits
 from kvcore.engine import sinks as norms
 from kvcore.errors import KvError
 from kvcore.measurements import sinks
@@ -136,9 +136,9 @@ def no_prefix(patch: pytest.MonkeyPatch) -> None:
 
 def other_tokens(patch: pytest.MonkeyPatch) -> None:
     """Record where the tokens before those that predict the answer look."""
-    right = sinks.record_shares
+    right = attention_shares.record_shares
     patch.setattr(
-        sinks,
+        attention_shares,
         "record_shares",
         lambda lm, columns, *more: right(lm, [[c - 1 for c in own] for own in columns], *more),
     )

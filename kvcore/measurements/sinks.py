@@ -22,8 +22,7 @@ import torch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.recipes import Condition, Prefill
 from kvcore.data.sample import Sample
-from kvcore.engine import build, forward, limits, prepared, sinks
-from kvcore.engine.attention_shares import record_shares
+from kvcore.engine import attention_shares, build, forward, limits, prepared, sinks
 from kvcore.engine.prepared import BOS, DOCUMENT, PreparedSample
 from kvcore.measurements import answer_nll
 from kvcore.measurements.answer_nll import Row, ScoreJob
@@ -163,7 +162,7 @@ def _read(
     )
     slots = cache.slots
     groups = [[*range(slots), *[slots] * step.ids.shape[1]] for _ in samples]
-    with record_shares(lm, columns, groups, slots + 1) as (recording, record):
+    with attention_shares.record_shares(lm, columns, groups, slots + 1) as (recording, record):
         logits = forward.logits(recording, step, at)
     mean = torch.stack([record.by_layer[layer] for layer in sorted(record.by_layer)]).mean(dim=0)
     shares = [mean[row, : len(own)].mean(dim=0).cpu() for row, own in enumerate(columns)]
