@@ -46,6 +46,7 @@ class HeldModel:
                 device=settings.device,
                 dtype=settings.dtype,
                 quantization=settings.quantization,
+                bos=settings.bos,
             )
         except Exception as error:
             self._failures[name] = lasting(error, f"{name} could not be loaded")

@@ -13,7 +13,14 @@ import pytest
 from claims.harness.datasets import check_dataset, check_file
 from kvcore.analysis.interval import METHODS, Method
 from kvcore.errors import KvError
-from kvcore.models.registry import DTYPES, QUANTIZATIONS, Quantization, precision
+from kvcore.models.registry import (
+    BOS_POLICIES,
+    DTYPES,
+    QUANTIZATIONS,
+    BosPolicy,
+    Quantization,
+    precision,
+)
 from kvcore.store.remote import open_store, short_name
 from kvcore.verdict import MOST_LOOKS
 
@@ -40,6 +47,7 @@ class Settings:
     looks: int = 1
     measure_only: bool = False
     quantization: Quantization | None = None  # None as in `dtype`, or of weights stored so
+    bos: BosPolicy = "own"  # what a cache begins with
 
     def shown(self) -> dict[str, str]:
         """Return the effective values as text, for the header and the report."""
@@ -106,6 +114,13 @@ def _quantization(option: str, text: str) -> Quantization | None:
     chosen = next((known for known in QUANTIZATIONS if known == text), None)
     if text and chosen is None:
         raise KvError(f"{option} {text!r}: pass one of {', '.join(QUANTIZATIONS)}.")
+    return chosen
+
+
+def _bos(option: str, text: str) -> BosPolicy:
+    chosen = next((known for known in BOS_POLICIES if known == text), None)
+    if chosen is None:
+        raise KvError(f"{option}={text!r} must be one of {', '.join(BOS_POLICIES)}; pass one.")
     return chosen
 
 
@@ -180,6 +195,13 @@ OPTIONS = (
         "",
         "nf4 (default: the model's registry entry, or its files' own)",
         _quantization,
+    ),
+    Option(
+        "bos",
+        "own",
+        "what a cache begins with: the model's own BOS, or none, so that truncation drops the "
+        "first token too",
+        _bos,
     ),
     Option(
         "batch-tokens", "", "most tokens in one forward pass (default: by device)", _batch_tokens

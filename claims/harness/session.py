@@ -168,14 +168,15 @@ class Session:
         """Return model, dtype, dataset and seed as a cell's rows have them."""
         settings, model = self.settings, key.model
         dtype = precision(model, settings.dtype, settings.quantization).dtype
-        name = row_name(model, settings.quantization)
+        name = row_name(model, settings.quantization, settings.bos)
         return name, dtype, path_of(key.dataset), settings.seed
 
     def files(self, model: str) -> ModelFiles:
         """Return where a model lies; errors as `kvcore.models.files.locate`."""
         from kvcore.models.files import locate
 
-        return locate(model, self.settings.dtype, self.settings.quantization)
+        settings = self.settings
+        return locate(model, settings.dtype, settings.quantization, bos=settings.bos)
 
     def free(self, model: str) -> None:
         """Let go of a model, if it is the one that is held."""

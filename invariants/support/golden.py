@@ -91,6 +91,11 @@ REQUESTS: Mapping[str, GoldenRequest] = {
             "full_context(random)~no_reposition(random)",
         ),
     ),
+    "attention_sinks": GoldenRequest(
+        str(FOLDER / "samples.jsonl"),
+        3,
+        ("bare", "random", "full_context(random)", "keep_first(random,2)", "keep_sink(random)"),
+    ),
     "hidden_states": GoldenRequest(
         str(FOLDER / "texts.jsonl"), 2, ("human", "greedy", "temperature(0.7)", "shuffled")
     ),

@@ -135,7 +135,7 @@ def score_pairs(
     prepared.check_conditions(lm, dict.fromkeys(c for *_, some in requests for c in some))
 
     # 2. Tokenize: a job for each score, or at once the row that says why there is none.
-    jobs, rows = _prepare_jobs(lm, requests, seed)
+    jobs, rows = prepare_jobs(lm, requests, seed, batch_tokens)
 
     # 3. Divide the jobs into batches, the A/A control's apart from all others.
     budget, cost = limits.pass_limits(lm, batch_tokens)
@@ -162,8 +162,8 @@ def score_pairs(
     return frame_of(ordered, COLUMNS, TEXT_COLUMNS)
 
 
-def _prepare_jobs(
-    lm: LM, requests: Sequence[Request], seed: int
+def prepare_jobs(
+    lm: LM, requests: Sequence[Request], seed: int, batch_tokens: int | None
 ) -> tuple[list[ScoreJob], dict[Place, Row]]:
     """Return the scores that can be measured, and the rows of those that cannot."""
     jobs: list[ScoreJob] = []
@@ -175,7 +175,10 @@ def _prepare_jobs(
                 rows[place] = _unscored(sample.id, each.name, target, ready)
             else:
                 jobs.append(ScoreJob(place, ready, each))
-    return jobs, rows
+    prepared.locate_sinks(lm, [(job.sample, job.condition) for job in jobs], batch_tokens)
+    lost = [job for job in jobs if not job.sample.knows_sinks(job.condition)]
+    rows |= {job.place: unscored_row(job, "out of memory") for job in lost}
+    return [job for job in jobs if job.place not in rows], rows
 
 
 # --- batches -----------------------------------------------------------------------------------

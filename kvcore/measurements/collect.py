@@ -110,6 +110,11 @@ class Collection:
 
         Parameters and errors are those of `collect_rows`.
         """
+        if request.files.bos == "none" and not kind.without_bos:
+            raise MissingResource(
+                f"{kind.name} begins what it reads with BOS: leave --kv-bos=none out, which allows "
+                "answer_nll, attention_sinks and divergence."
+            )
         planned = kind.plan(request)
         if planned.keys.empty:
             raise _nothing_to_measure(request, planned)
@@ -271,6 +276,7 @@ def provenance(lm: LM) -> dict[str, str]:
         **describe_device(lm.device),
         "machine": platform.machine(),
         "attention": str(lm.config._attn_implementation),
+        "bos": f"{lm.bos_id} ({lm.bos_source})" if lm.has_bos else "none",
         "python": platform.python_version(),
     }
 
@@ -354,6 +360,7 @@ def _counts(
         "revision": revision,
         "dtype": str(rows["dtype"].iloc[0]),
         kind.counted: counted(rows),
+        **kind.described(rows),
         "not measurable": dropped or "none",
     }
 

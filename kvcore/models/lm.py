@@ -29,6 +29,7 @@ class LM:
     files: ModelFiles
     device: torch.device
     config: Any
+    has_bos: bool = True  # whether caches begin with BOS
 
     def __repr__(self) -> str:
         """Name the model and where it lies; its layers and settings fill thousands of lines."""
