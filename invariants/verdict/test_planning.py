@@ -224,7 +224,8 @@ def power_after_pilots(name: str, pilots: int = 60, draws: int = 25) -> float:
     """How often the n that real pilots advise settles "helps" by the effect it is planned for."""
     noise, size = PILOTS[name]
     rng = np.random.default_rng(8)
-    prediction, said = helps(0.3), []
+    prediction = helps(0.3)
+    said: list[bool] = []
     while len(said) < pilots * draws:
         x, labels = noise(rng, size)
         n = verdict.plan(effect_size(x + 0.3, labels), prediction).n
