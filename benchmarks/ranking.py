@@ -15,12 +15,12 @@ from typing import Any
 from benchmarks import memory, sharing, timing
 from benchmarks.contenders import Sums
 from benchmarks.sharing import Asked, Expected
-from kvcore.conditions.registry import INTENTS
 from kvcore.data.datasets import load_corpus
 from kvcore.data.ranking_lists import ranking_lists
 from kvcore.data.sample import Corpus, Sample
 from kvcore.models.lm import LM
 
+INTENTS = ("fact", "definition", "procedure", "quantity", "problem")
 CONDITIONS = (
     "bare",
     *(f"values_early_layers(static({intent}),0.47)" for intent in INTENTS),

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from benchmarks import verdicts
 from kvcore.io import write_atomically
 from kvcore.verdict import MIN_UNITS, looks, planning
+from reports.markdown import templates
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, FIGURES = DOCS / "statistics.md", DOCS / "statistics.json"
@@ -31,14 +30,7 @@ def write(replications: int, seed: int) -> None:
 
 def page(figures: Mapping[str, Any]) -> str:
     """Return the page that figures make."""
-    environment = Environment(  # Markdown, not HTML
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates.environment(Path(__file__).with_name("templates"))
     environment.filters["thousands"] = lambda n: f"{n:,}"
     bounds = looks.bounds(0.05, [k / 5 for k in range(1, 6)])
     values = {

@@ -66,6 +66,44 @@ def test_own_text_is_smoother(judge, cell):
     judge(smoother("human", "greedy", metric=cell.metric))
 
 
+# The instruct model reads what its base model writes; what it writes itself is another cell.
+BASE_OF = {"gemma2-2b-it": "gemma2-2b"}
+READERS = tuple((name, "wikitext2") for name in BASE_OF)
+
+
+def has_base(cell):
+    """Leave out models of which no base model is known."""
+    return "" if cell.model in BASE_OF else f"no base model of {cell.model} is known"
+
+
+def by_base(cell):
+    """Return what a cell's base model writes; its own text where none is known."""
+    return f"greedy({BASE_OF[cell.model]})" if cell.model in BASE_OF else "greedy"
+
+
+@topic.claim(
+    "base-models-text-is-less-surprising",
+    metrics=("ce",),
+    applies=has_base,
+    also_at=READERS,
+    predicts=helps(delta=0.1, effect=1.54, unit="nats/token"),
+)
+def test_the_base_models_text_is_less_surprising(judge, cell):
+    """To an instruct model, its base model's continuation is less surprising than the author's."""
+    judge(mean_benefit("human", by_base(cell)))
+
+
+@topic.claim(
+    "base-models-text-is-smoother",
+    applies=has_base,
+    also_at=READERS,
+    predicts=helps(delta=0.2, effect=1.49),
+)
+def test_the_base_models_text_is_smoother(judge, cell):
+    """An instruct model takes smaller steps along what its base model writes."""
+    judge(smoother("human", by_base(cell), metric=cell.metric))
+
+
 @topic.claim(
     "surprise-and-steps-correlate",
     predicts=helps(delta=0.1, effect=0.65, unit="r"),

@@ -20,6 +20,12 @@ from claims.harness.estimands.ranking import (
     routed,
     scored,
 )
+from claims.harness.estimands.ranking_table import (
+    answer_against_other_targets,
+    both_scores,
+    d_of_scores,
+    others_against_first,
+)
 from kvcore.verdict import at_least, at_most, does_not_help, helps, hurts, negligible
 
 SOURCE = "priming project summary, ranking"
@@ -38,6 +44,24 @@ NO_BETTER = does_not_help(delta=0.01, unit=CHANGE)
 POORLY = 0.65
 
 
+TARGETS = ("answer", "qdoc", "relevance")
+THIRTEEN = (
+    BARE,
+    *EACH_INTENT,
+    ORACLE,
+    LOW,
+    FULL,
+    "interp(oracle,0.25)@lists",
+    *(f"qvi({share})@lists" for share in SHARES),
+)
+"""The conditions of the published table, bare first."""
+
+
+def by_target(condition, target):
+    """Spell a condition on lists with another target than the answer."""
+    return condition if target == "answer" else f"{condition}.{target}"
+
+
 def pmi(condition):
     """Score passages by PMI under a condition."""
     return scored(condition, BOS)
@@ -46,6 +70,12 @@ def pmi(condition):
 def against_bare(condition):
     """AUC of PMI under a condition less that of bare."""
     return auc_change(pmi(BARE), pmi(condition))
+
+
+def asks_by_name(cell):
+    """Leave out data whose queries name nothing that a passage could be matched by."""
+    own = cell.dataset == "docstrings"
+    return "" if own else f"the queries of {cell.dataset} ask for nothing by name"
 
 
 topic = claims_about("ranking", source=SOURCE, slow=True, min_n=300)
@@ -239,6 +269,7 @@ def test_ranking_comes_from_the_words_shared_with_the_answer(judge):
 @topic.claim(
     "nll-ranks-with-names-masked",
     source="own control: a list must not be ranked by matching names",
+    applies=asks_by_name,
     predicts=at_least(0.8, effect=0.828, unit="AUC"),
 )
 def test_nll_ranks_with_names_masked(judge):
@@ -249,12 +280,98 @@ def test_nll_ranks_with_names_masked(judge):
 @topic.claim(
     "priming-does-not-improve-auc-with-names-masked",
     source="own control: a list must not be ranked by matching names",
+    applies=asks_by_name,
     predicts=NO_BETTER,
 )
 def test_priming_does_not_improve_ranking_with_names_masked(judge):
     """With every name replaced by a neutral word, primed values rank no better either."""
     masked = (name.replace("@lists", "@masked") for name in (BARE, PRIMED))
     judge(auc_change(*(scored(name, "bos_only@masked") for name in masked)))
+
+
+# --- the table of thirteen conditions ------------------------------------------------------------
+
+PUBLISHED_AUC = tuple(
+    f"exp23-gemma-{name}-auc"
+    for name in (
+        *("bare", "interp-oracle-25", "full-context-oracle", "qvi-10", "qvi-25", "qvi-50"),
+        *("early-layers-oracle-8", "early-layers-oracle-16", "early-layers-static-fact-16"),
+        *(
+            f"early-layers-static-{intent}-16"
+            for intent in ("definition", "procedure", "quantity", "problem")
+        ),
+    )
+)
+BY_OTHER_TARGETS = tuple(
+    f"exp23-gemma-{name}-auc"
+    for name in ("qdoc-bare", "qdoc-interp-oracle-25", "relevance-bare", "relevance-qvi-50")
+)
+
+
+@topic.claim(
+    "twelve-conditions-rank-no-better-than-bare",
+    predicts=does_not_help(delta=0.01, effect=-0.014, unit=CHANGE),
+    also_at=(GEMMA_4B,),
+    beside=PUBLISHED_AUC,
+)
+def test_twelve_conditions_rank_no_better_than_bare(judge):
+    """On average over the twelve other conditions of the table, PMI ranks no better than bare's."""
+    judge(others_against_first(*(both_scores(name, BOS) for name in THIRTEEN)))
+
+
+@topic.claim(
+    "the-answer-ranks-better-than-other-targets",
+    predicts=helps(delta=0.1, effect=0.3, unit=CHANGE),
+    also_at=(GEMMA_4B,),
+    beside=BY_OTHER_TARGETS,
+)
+def test_the_answer_ranks_better_than_other_targets(judge):
+    """In thirteen conditions the answer ranks better than the query or a sentence on relevance."""
+    judge(
+        answer_against_other_targets(
+            *(
+                both_scores(by_target(name, target), by_target(BOS, target))
+                for target in TARGETS
+                for name in THIRTEEN
+            )
+        )
+    )
+
+
+SEPARATED = {
+    ("NLL", "bare"): {
+        "claim_id": "nll-sets-relevant-passages-apart",
+        "published": "exp22-gemma-nll-bare-d",
+        "predicts": at_least(0.8, effect=1.201, unit="d of groups"),
+        "statement": "By NLL relevant passages lie far from others, in SDs of the score.",
+    },
+    ("NLL", "primed"): {
+        "claim_id": "nll-of-primed-values-sets-relevant-passages-apart",
+        "published": "exp22-gemma-nll-early-layers-d",
+        "predicts": at_least(0.8, effect=1.228, unit="d of groups"),
+        "statement": "By the NLL of primed values relevant passages lie far from others.",
+    },
+    ("PMI", "bare"): {
+        "claim_id": "pmi-sets-relevant-passages-apart",
+        "published": "exp22-gemma-pmi-bare-d",
+        "predicts": at_least(0.8, effect=1.647, unit="d of groups"),
+        "statement": "By PMI relevant passages lie far from others, in SDs of the score.",
+    },
+    ("PMI", "primed"): {
+        "claim_id": "pmi-of-primed-values-sets-relevant-passages-apart",
+        "published": "exp22-gemma-pmi-early-layers-d",
+        "predicts": at_least(0.8, effect=1.588, unit="d of groups"),
+        "statement": "By the PMI of primed values relevant passages lie far from others.",
+    },
+}
+
+
+@topic.claim_for_each("score", SEPARATED)
+def test_relevant_passages_lie_apart(judge, score):
+    """By {score} relevant passages lie far from others."""
+    name, which = score
+    condition = BARE if which == "bare" else PRIMED
+    judge(d_of_scores(scored(condition) if name == "NLL" else pmi(condition)))
 
 
 NOTES = "lab notes, experiments 14 and 15: other scores of a passage"

@@ -196,7 +196,8 @@ def _sample(lm: LM, name: str, length: int, conditions: Sequence[Condition]) -> 
     )
     tokens = TokenizedSample(name, prefix, document, prompt, answer, clean_boundary=True)
     prefixes = {p for each in conditions for p in each.prefixes()}
-    return PreparedSample(tokens, {p: () if p.kind == "none" else prefix for p in prefixes})
+    ids_of = {p: () if p.kind == "none" else prefix for p in prefixes}
+    return PreparedSample(tokens, ids_of, bos=lm.has_bos)
 
 
 def _ids(lm: LM, count: int) -> tuple[int, ...]:

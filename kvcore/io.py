@@ -140,7 +140,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def disk_errors(root: Path, doing: str) -> Iterator[None]:
+def disk_errors(root: Path | str, doing: str) -> Iterator[None]:
     """Turn any error of the file system into one line that says what to do."""
     try:
         yield

@@ -19,7 +19,7 @@ def load(name: str, **options: Any) -> LM:
         Registry name, ``tiny-*`` name, hub id or local folder.
     **options
         As `kvcore.models.load.load_model`: ``device``, ``dtype``, ``quantization``, ``revision``,
-        ``trust_remote_code``.
+        ``bos``, ``trust_remote_code``.
 
     Raises
     ------

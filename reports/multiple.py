@@ -31,6 +31,14 @@ class Standing:
     standing: int  # settled, with q at most the level
 
     @property
+    def short(self) -> str:
+        """The three numbers on one line."""
+        return (
+            f"primary verdicts: {self.settled:,} of {self.primary:,} settled, {self.standing:,} of "
+            f"them stand at q ≤ {Q_LEVEL:g}"
+        )
+
+    @property
     def sentence(self) -> str:
         """The three numbers in plain words."""
         if not self.primary:

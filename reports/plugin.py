@@ -13,27 +13,35 @@ import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Generator, Mapping
+import shutil
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from markupsafe import escape
 
 from kvcore.errors import KvError
 from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
-from reports import junit, results, terminal
+from reports import folders, junit, multiple, results, terminal
 from reports.grouping import by_claim
 from reports.html import tests_table
 from reports.text import encodable, inert_text
+
+if TYPE_CHECKING:
+    from reports.html.samples import SampleCell
 
 JUDGEMENT_KEY = pytest.StashKey[Judgement]()
 CONTEXT_KEY = pytest.StashKey[Mapping[str, Any]]()
 
 _NAME = "kv-reports"
 # these list things and run no test, so there is nothing to report
+ENDED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+"""How a run ends that was not broken off."""
 _LISTINGS = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
 
 
@@ -51,8 +59,19 @@ def attach(item: pytest.Item, judgement: Judgement, context: Mapping[str, Any]) 
     item.user_properties.extend(junit.properties(judgement))
 
 
+def no_notes(*_: Any) -> list[str]:
+    """Say nothing more at the end of a run."""
+    return []
+
+
 def enable(
-    config: pytest.Config, out_dir: Path | str, configuration: Mapping[str, Any] | None = None
+    config: pytest.Config,
+    out_dir: Path | str,
+    configuration: Mapping[str, Any] | None = None,
+    *,
+    notes: Callable[[Sequence[Judgement], Sequence[Mapping[str, Any]], bool], list[str]] = no_notes,
+    latest: bool = False,
+    samples: Callable[[Sequence[Judgement]], Sequence[SampleCell]] | None = None,
 ) -> None:
     """Make this session write its reports to a folder.
 
@@ -60,7 +79,10 @@ def enable(
     read their paths in theirs. ``--html`` and ``--junitxml`` given by the user are left alone. In
     an xdist worker, and where pytest only lists tests, nothing happens. The folder, made when
     needed, gets ``junit.xml``, ``report.html`` and ``results.json``; the configuration is shown
-    and stored as it is.
+    and stored as it is. ``notes`` takes the judgements, the contexts they came with and whether the
+    run was broken off, and returns lines for its end. With ``latest``, a run that judged claims and
+    came to its end is linked as the latest one beside its folder (`reports.folders`). With
+    ``samples``, which returns those behind some judgements, there is ``samples.html`` too.
     """
     if hasattr(config, "workerinput") or any(config.getoption(name, False) for name in _LISTINGS):
         return
@@ -69,7 +91,8 @@ def enable(
     if not config.getoption("htmlpath", True):
         config.option.htmlpath = str(out / "report.html")
         config.option.self_contained_html = True
-    config.pluginmanager.register(Reporter(config, out, dict(configuration or {})), _NAME)
+    reporter = Reporter(config, out, dict(configuration or {}), notes, latest, samples)
+    config.pluginmanager.register(reporter, _NAME)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -105,6 +128,18 @@ def pytest_report_to_serializable() -> Generator[
     return data
 
 
+def _not_judged(terminalreporter: pytest.TerminalReporter) -> dict[str, int]:
+    """Count the tests that told of no verdict by the reason they gave, errors among them."""
+    found: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        if not hasattr(report, "kv_judgement") and isinstance(report.longrepr, tuple):
+            found[str(report.longrepr[2]).removeprefix("Skipped: ")] += 1
+    errors = len(terminalreporter.stats.get("error", []))
+    if errors:
+        found["they broke; the errors are told above"] = errors
+    return dict(found)
+
+
 @dataclass(frozen=True)
 class Record:
     """A judgement with the test that made it, ready to be ordered."""
@@ -121,7 +156,11 @@ class Reporter:
     config: pytest.Config
     out: Path
     configuration: Mapping[str, Any]
+    notes: Callable[[Sequence[Judgement], Sequence[Mapping[str, Any]], bool], list[str]] = no_notes
+    latest: bool = False
+    samples: Callable[[Sequence[Judgement]], Sequence[SampleCell]] | None = None
     records: dict[str, Record] = field(default_factory=dict)
+    sample_links: dict[multiple.Key, str] = field(default_factory=dict)
 
     @property
     def judgements(self) -> list[Judgement]:
@@ -166,12 +205,32 @@ class Reporter:
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
         """Write results.json; let pytest-html write its page; give that its head."""
+        if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
+            yield
+            return
         if not self.records and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         facts = {"provenance": self.provenance, "environment": self.environment}
         results.write(self.out / "results.json", results.document(self.judgements, **facts))
+        self._write_samples()
+        if self.latest and self.records and session.exitstatus in ENDED:
+            folders.publish(self.out)
         yield
         self._finish_page()
+
+    def _write_samples(self) -> None:
+        """Write the page of samples, and note where each judgement's are."""
+        from reports.html import samples
+
+        judgements = self.judgements
+        cells = self.samples(judgements) if self.samples and judgements else ()
+        if not cells:
+            return
+        write_atomically(self.out / samples.NAME, samples.page(cells))
+        for j in judgements:
+            condition = j.conditions[-1] if j.conditions else ""
+            if found := samples.link(cells, j.cell.model, j.cell.dataset, condition):
+                self.sample_links[multiple.key_of(j)] = found
 
     def _finish_page(self) -> None:
         from reports.html import page
@@ -181,15 +240,45 @@ class Reporter:
         if path is not None and path.is_file():
             write_atomically(path, page.document(path.read_text(encoding="utf-8")))
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Write the table of verdicts, or that there is none."""
-        terminalreporter.section("claims")
-        if not self.records:
-            terminalreporter.write_line("no claim was judged: the run fails", red=True)
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int
+    ) -> None:
+        """Write what came out on one screen; with ``-v`` the table of verdicts before it."""
+        if exitstatus == pytest.ExitCode.USAGE_ERROR:  # a line has said what was wrong
             return
-        for line in terminal.table(self.judgements):
-            terminalreporter.write_line(line)
-        terminalreporter.write_line(f"reports: {os.path.relpath(self.out)}")
+        terminalreporter.section("claims")
+        judgements = self.judgements
+        if self.records and self.config.get_verbosity() > 0:
+            for line in terminal.table(judgements):
+                terminalreporter.write_line(line)
+        contexts = [record.context for record in self._ordered()]
+        broken_off = exitstatus not in ENDED
+        size = shutil.get_terminal_size(terminal.SCREEN)
+        for told in terminal.closing(
+            judgements,
+            not_judged=_not_judged(terminalreporter),
+            notes=self.notes(judgements, contexts, broken_off),
+            report=self._where(broken_off),
+            broken_off=broken_off,
+            columns=size.columns,
+            rows=size.lines,
+        ):
+            markup = {told.colour: True} if told.colour else {}
+            terminalreporter.write_line(told.text, **markup)
+
+    def _where(self, broken_off: bool) -> str:
+        """Say where the report lies: under the link, if this is the latest good one."""
+        given = self.config.getoption("htmlpath", None)
+        ours = self.out / "report.html"
+        if given and Path(given) != ours:
+            return str(given)
+        file = ours.name if given else "results.json"
+        own, link = self.out / file, self.out.parent / folders.LATEST / file
+        if not self.latest or not link.parent.exists():
+            return os.path.relpath(own)
+        if self.records and not broken_off:
+            return os.path.relpath(link)
+        return f"{os.path.relpath(own)}; the last whole one: {os.path.relpath(link)}"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:
@@ -201,9 +290,11 @@ class Reporter:
         """Put the report proper before pytest-html's table of tests."""
         from reports.html import page
 
-        prefix.append(
-            page.page(self.judgements, self.explanations, self.provenance, self.environment)
-        )
+        judgements = self.judgements
+        tests = {multiple.key_of(j): tests_table.anchor(j) for j in judgements}
+        links = page.Links(tests, self.sample_links)
+        facts = self.explanations, self.provenance, self.environment
+        prefix.append(page.page(judgements, *facts, links))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_header(self, cells: list[str]) -> None:
@@ -215,10 +306,20 @@ class Reporter:
         """Fill our columns; the test's own name is escaped, which pytest-html leaves to us."""
         record = self.records.get(report.nodeid)
         judgement = record.judgement if record else None
-        name = tests_table.cell("testId", report.nodeid)
+        anchor = tests_table.anchor(judgement) if judgement else ""
+        name = tests_table.cell("testId", report.nodeid, anchor)
         cells[:] = [cells[0], *tests_table.cells(judgement), name, cells[2]]
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_html_results_table_html(self, data: list[str]) -> None:
-        """Make what tests printed inert; pytest-html has escaped it, and no more."""
+    def pytest_html_results_table_html(self, report: pytest.TestReport, data: list[str]) -> None:
+        """Make what tests printed inert; pytest-html has escaped it, and no more.
+
+        Of a failed claim there is its sentence, without the traceback by which pytest is told of
+        it; of the other verdicts nothing beside the columns.
+        """
+        record = self.records.get(report.nodeid)
+        if record:
+            data[:] = [escape(record.judgement.sentence())] if report.failed else []
+        elif report.skipped and isinstance(report.longrepr, tuple):
+            data[:] = [escape(report.longrepr[2])]
         data[:] = [inert_text(part, max(len(part), 1)) for part in data]

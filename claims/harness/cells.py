@@ -10,13 +10,13 @@ from claims.harness.options import Settings
 from claims.harness.published import limit_for
 from kvcore.errors import MissingResource
 from kvcore.measurements.base import Place
-from kvcore.models.registry import adds_quantization, entry_of, installed, precision
+from kvcore.models.registry import NO_BOS, adds_quantization, entry_of, installed, precision
 from kvcore.verdict import Cell, slugify
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_LIMIT = 300
-OPT_IN_MODELS = ("gemma3-270m",)
-"""Among the defaults where their package is installed, or where stored rows alone are judged."""
+OPT_IN_MODELS = ("gemma3-270m", "qwen2.5-coder-0.5b")
+"""Among the defaults where their packages are installed, or where stored rows alone are judged."""
 
 
 def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
@@ -44,10 +44,14 @@ def cells_of(spec: ClaimSpec, settings: Settings) -> list[Cell]:
 
 
 def precision_name(model: str, settings: Settings) -> str:
-    """Return a model's dtype, with a quantization that the registry does not have it in."""
+    """Return a model's dtype, with a quantization that the registry does not have it in.
+
+    A cell whose caches begin without BOS is another one, and says so here.
+    """
     chosen = precision(model, settings.dtype, settings.quantization)
     added = adds_quantization(model, chosen.quantization)
-    return f"{chosen.dtype}+{chosen.quantization}" if added else chosen.dtype
+    own = f"{chosen.dtype}+{chosen.quantization}" if added else chosen.dtype
+    return own + NO_BOS * (settings.bos == "none")
 
 
 def cell_id(cell: Cell) -> str:

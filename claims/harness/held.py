@@ -46,6 +46,7 @@ class HeldModel:
                 device=settings.device,
                 dtype=settings.dtype,
                 quantization=settings.quantization,
+                bos=settings.bos,
             )
         except Exception as error:
             self._failures[name] = lasting(error, f"{name} could not be loaded")
@@ -57,7 +58,12 @@ class HeldModel:
 
     def free_others(self, name: str) -> None:
         """Let go of the model that is held, unless it is the named one."""
-        if self._held is None or self._held[0] == name:
+        if self._held is not None and self._held[0] != name:
+            self.free(self._held[0])
+
+    def free(self, name: str) -> None:
+        """Let go of a model, if it is the one that is held."""
+        if self._held is None or self._held[0] != name:
             return
         self._held = None
         from kvcore.engine.limits import free_memory
@@ -107,6 +113,18 @@ def drop_locals(error: BaseException) -> None:
         traceback.clear_frames(each.__traceback__)
         chain += [each.__cause__, each.__context__]
     gc.collect()
+
+
+def as_text(error: Exception) -> Exception:
+    """Return an error with its traceback as a note in place of the frames.
+
+    Even without their local variables, frames hold functions, and some of those the model.
+    """
+    kept = isinstance(error, KvError | MissingResource)  # each says all in its line
+    if not kept:
+        error.add_note("".join(traceback.format_exception(error)))
+    error.__cause__, error.__context__ = None, None
+    return error.with_traceback(None)
 
 
 def is_out_of_memory(error: Exception) -> bool:

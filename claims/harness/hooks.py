@@ -7,7 +7,9 @@ test. The test itself only tells the verdict.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import inspect
 import json
@@ -20,7 +22,20 @@ from typing import Any
 
 import pytest
 
-from claims.harness import cells, claims, judging, ledger, looking, options, resources, workers
+from claims.harness import (
+    cells,
+    checks,
+    claims,
+    closing,
+    display,
+    judging,
+    ledger,
+    options,
+    phases,
+    resources,
+    samples,
+    workers,
+)
 from claims.harness.claims import CellClaim, Declaration
 from claims.harness.judging import CellJudge, Conclusion
 from claims.harness.options import Settings
@@ -29,16 +44,18 @@ from claims.harness.sources import LookedAt
 from kvcore.errors import KvError, MissingResource
 from kvcore.io import digest
 from kvcore.verdict import Cell, Judgement
-from reports import plugin
+from reports import folders, plugin
 
 SETTINGS = pytest.StashKey[Settings]()
 SESSION = pytest.StashKey[Session]()
-NOTHING_IS_AN_ERROR = "default"
-"""The filter of warnings in a run of the claims: shown once, at its end, and never raised.
-
-A library's deprecation must not end a run of hours, nor the note that a pass was halved.
-"""
+MARKERS = (
+    "claim(spec): a published finding, judged once per cell",
+    "gpu: needs a CUDA GPU",
+    'slow: a claim outside the default selection; -m "" runs all',
+)
 PROBLEMS = pytest.StashKey[dict[tuple[str, str], None]]()
+MEASURED = pytest.StashKey[closing.MeasuredRows]()
+TOLD_TO_WORKERS = pytest.StashKey[Mapping[str, str]]()
 DECLARED = pytest.StashKey[list[CellClaim]]()
 """Every claim in its cells, also those that ``-k`` and ``-m`` leave out."""
 
@@ -46,16 +63,85 @@ DECLARED = pytest.StashKey[list[CellClaim]]()
 def configure(config: pytest.Config) -> None:
     """Read the options; make a run of the claims write its reports, if it is to judge any."""
     settings = options.read(config)
+    if not settings.explain:
+        _check_settings(settings)
     config.stash[SETTINGS] = settings
     config.stash[PROBLEMS] = {}
     config.stash[DECLARED] = []
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
     of_claims = ["claims" in Path(str(arg).split("::")[0]).parts for arg in config.args]
     if all(of_claims):  # while tests are collected and reported; each test has a filter of its own
-        config.addinivalue_line("filterwarnings", NOTHING_IS_AN_ERROR)
+        config.addinivalue_line("filterwarnings", phases.NOTHING_IS_AN_ERROR)
+        _leave_the_summary_to_us(config)
     if any(of_claims) and (number := _worker(config)) is not None:
         workers.take_own_gpu(number, settings)
-    if any(of_claims) and not settings.explain:
-        plugin.enable(config, config.rootpath / "reports" / "out", settings.shown())
+    phases.refuse_workers(config, settings)
+    if any(of_claims):
+        _show_progress(config)
+    if any(of_claims) and not (settings.explain or settings.measure_only):
+        _write_reports(config, settings)
+
+
+def _check_settings(settings: Settings) -> None:
+    try:
+        checks.check(settings)
+    except KvError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _leave_the_summary_to_us(config: pytest.Config) -> None:
+    """Leave out pytest's list of what was skipped and failed: the end of the run says it."""
+    if not any(str(arg).startswith("-r") for arg in config.invocation_params.args):
+        config.option.reportchars = "N"
+
+
+def _show_progress(config: pytest.Config) -> None:
+    """Show how far the measuring is from here to the end of the session, and count it."""
+    stack = contextlib.ExitStack()
+    config.stash[MEASURED] = closing.MeasuredRows()
+    config.stash[TOLD_TO_WORKERS] = stack.enter_context(
+        display.shown(config, config.stash[MEASURED].telling)
+    )
+    config.add_cleanup(stack.close)
+
+
+def tell_worker(node: Any) -> None:
+    """Tell a worker of pytest-xdist, before it starts, where it writes its progress."""
+    node.workerinput.update(node.config.stash.get(TOLD_TO_WORKERS, {}))
+
+
+def worker_finished(node: Any) -> None:
+    """Count what a worker measured."""
+    counted = node.config.stash.get(MEASURED, None)
+    output = getattr(node, "workeroutput", {})
+    if counted is not None and closing.MEASURED in output:
+        counted.add(*output[closing.MEASURED])
+
+
+def session_finished(config: pytest.Config) -> None:
+    """Report what this process measured to the one that started it, if it is a worker."""
+    output = vars(config).get("workeroutput")
+    if output is not None and MEASURED in config.stash:
+        measured = config.stash[MEASURED]
+        output[closing.MEASURED] = [measured.rows, measured.seconds]
+
+
+def _write_reports(config: pytest.Config, settings: Settings) -> None:
+    out = config.rootpath / "reports" / "out"
+    before = closing.previous_verdicts(out)
+
+    def notes(
+        judgements: Sequence[Judgement], contexts: Sequence[Mapping[str, Any]], broken_off: bool
+    ) -> list[str]:
+        measured = config.stash[MEASURED]
+        return closing.lines(
+            judgements, contexts, measured, before, settings.store, broken_off=broken_off
+        )
+
+    folder = folders.new_folder(out)
+    behind = functools.partial(samples.sample_cells, settings=settings)
+    plugin.enable(config, folder, settings.shown(), notes=notes, latest=True, samples=behind)
 
 
 def _worker(config: pytest.Config) -> int | None:
@@ -156,7 +242,7 @@ def collected(config: pytest.Config, items: list[pytest.Item]) -> None:
         by_model.setdefault(cell.model, []).extend(group)
     ordered = [item for group in by_model.values() for item in group]
     for item in ordered:
-        item.add_marker(pytest.mark.filterwarnings(NOTHING_IS_AN_ERROR))
+        item.add_marker(pytest.mark.filterwarnings(phases.NOTHING_IS_AN_ERROR))
     if getattr(config.option, "loadgroup", False):
         _name_groups(config, ordered)
     items[:] = [*others, *ordered]
@@ -216,7 +302,7 @@ def _report_problems(config: pytest.Config, problems: dict[tuple[str, str], None
 def resources_lines(config: pytest.Config) -> list[str]:
     """Say before the first test what the run lacks, and the commands that fetch it."""
     settings = config.stash[SETTINGS]
-    if settings.no_measure or config.option.collectonly:
+    if settings.no_measure or config.option.collectonly or SESSION not in config.stash:
         return []
     cells_of_run = [(model, dataset) for _, model, dataset in config.stash[SESSION].needs]
     return resources.report(resources.lacking(cells_of_run, settings))
@@ -278,49 +364,24 @@ def tell(item: Any) -> bool | None:
 # --- beside judging ----------------------------------------------------------------------------
 
 
-def explain_only(session: pytest.Session) -> bool | None:
-    """With ``--kv-explain``, print the explanations in place of running any test."""
-    if not session.config.stash[SETTINGS].explain or session.testscollected == 0:
-        return None
-    capture: Any = session.config.pluginmanager.get_plugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print("\n" + session.config.stash[SESSION].explain_all())
-    return True
+def before_tests(session: pytest.Session) -> bool | None:
+    """Explain or measure alone where that is asked for; else measure, and let the tests run."""
+    settings, own = session.config.stash[SETTINGS], session.config.stash[SESSION]
+    return phases.before_tests(session, settings, own)
 
 
 def summarize(terminal: Any, config: pytest.Config) -> None:
-    """Say what was skipped for want of a resource; write the ledger where that was asked for."""
-    skipped = [
-        str(report.longrepr[2])
-        for report in terminal.stats.get("skipped", [])
-        if isinstance(report.longrepr, tuple)
-    ]
-    for reason in dict.fromkeys(r for r in skipped if "no resource:" in r):
-        terminal.write_line(f"not judged ({skipped.count(reason)} tests): {reason}")
-    judged_reports = [
-        report
+    """Write the ledger where that was asked for, and say what changed in it."""
+    if not config.stash[SETTINGS].record or hasattr(config, "workerinput"):
+        return
+    judgements = [
+        Judgement.from_dict(json.loads(report.kv_judgement))
         for reports in terminal.stats.values()
         for report in reports
         if hasattr(report, "kv_judgement")
     ]
-    judgements = [Judgement.from_dict(json.loads(r.kv_judgement)) for r in judged_reports]
-    for line in _looks_lines(judgements, [json.loads(r.kv_context) for r in judged_reports]):
+    for line in ledger.record(judgements, _versions()):
         terminal.write_line(line)
-    if config.stash[SETTINGS].record and not hasattr(config, "workerinput"):
-        for line in ledger.record(judgements, _versions()):
-            terminal.write_line(line)
-
-
-def _looks_lines(
-    judgements: Sequence[Judgement], contexts: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    """Say what stopped where; each cell's rows count once, however many claims it has."""
-    cells = {json.dumps(context["provenance"]): context["provenance"] for context in contexts}
-    measured, planned = (
-        sum(int(facts.get(name, 0)) for facts in cells.values())
-        for name in ("rows measured", "rows at the limit")
-    )
-    return looking.lines([j.look for j in judgements if j.look], measured, planned)
 
 
 def _versions() -> str:

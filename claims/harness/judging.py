@@ -24,6 +24,7 @@ from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder
 from kvcore.measurements.needs import CONTROLS
 from kvcore.store.code_hash import code_hash
+from kvcore.store.remote import short_name
 from kvcore.verdict import Judgement, Look
 
 TestOutcome = Literal["passed", "failed", "xfailed", "skipped"]
@@ -92,13 +93,13 @@ class CellJudge:
             verdict_beside=beside.verdict if beside else None,
             floor=floor,
             floor_nats=floor_nats,
-            required_n=plan.n,
-            planning=plan.words,
+            required_n=plan.n if reading.verdict == "inconclusive" else None,
+            planning=plan.words if reading.verdict == "inconclusive" else "",
             published=published,
             consistent=verdict.consistent(estimate, published) if own else None,
             conditions=needs,
             seed=settings.seed,
-            store=settings.store.name,
+            store=short_name(settings.store),
             rows_hash=rows_hash,
             model_revision=self.measured.collected.revision,
             ledger="",

@@ -18,6 +18,8 @@ PATH = Path(__file__).parent.parent / "known.toml"
 Key = tuple[str, int, str, str, str, str, str]
 """Claim and its version, metric, model, dtype and dataset, and the hash of what it predicts."""
 _HASH_DIGITS = 12
+SOURCES = ("published", "recorded")
+"""How a refutation is known: from a study, by hand, or from a run that recorded it."""
 
 _HEADER = """# Cells whose claim is known to be refuted: a refutation here is expected (xfail), and
 # a cell that turns out to be supported fails until its entry is removed. `pytest claims
@@ -37,7 +39,7 @@ class Entry:
     model: str
     dtype: str
     dataset: str
-    source: str  # "published" or "recorded"
+    source: str  # one of `SOURCES`
     estimate: float
     ci_low: float
     ci_high: float
@@ -77,6 +79,12 @@ def read(path: Path | None = None) -> dict[Key, Entry]:
                 f"ledger {path.name}, entry {number}: {error}; give each entry exactly "
                 f"the fields {', '.join(Entry.__dataclass_fields__)}."
             ) from error
+        source = entries[-1].source
+        if source not in SOURCES:
+            raise KvError(
+                f"ledger {path.name}, entry {number}: `source={source!r}` must be "
+                f"{' or '.join(SOURCES)}; say how the refutation is known."
+            )
     return {entry.key: entry for entry in entries}
 
 

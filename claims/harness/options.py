@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,15 @@ import pytest
 from claims.harness.datasets import check_dataset, check_file
 from kvcore.analysis.interval import METHODS, Method
 from kvcore.errors import KvError
-from kvcore.models.registry import DTYPES, QUANTIZATIONS, Quantization, precision
+from kvcore.models.registry import (
+    BOS_POLICIES,
+    DTYPES,
+    QUANTIZATIONS,
+    BosPolicy,
+    Quantization,
+    precision,
+)
+from kvcore.store.remote import open_store, short_name
 from kvcore.verdict import MOST_LOOKS
 
 
@@ -37,7 +45,9 @@ class Settings:
     familywise: bool
     explain: bool
     looks: int = 1
+    measure_only: bool = False
     quantization: Quantization | None = None  # None as in `dtype`, or of weights stored so
+    bos: BosPolicy = "own"  # what a cache begins with
 
     def shown(self) -> dict[str, str]:
         """Return the effective values as text, for the header and the report."""
@@ -48,7 +58,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(value) or "each claim's own"
     if isinstance(value, Path):
-        return value.name
+        return short_name(value)
     return "default" if value is None else str(value)
 
 
@@ -104,6 +114,13 @@ def _quantization(option: str, text: str) -> Quantization | None:
     chosen = next((known for known in QUANTIZATIONS if known == text), None)
     if text and chosen is None:
         raise KvError(f"{option} {text!r}: pass one of {', '.join(QUANTIZATIONS)}.")
+    return chosen
+
+
+def _bos(option: str, text: str) -> BosPolicy:
+    chosen = next((known for known in BOS_POLICIES if known == text), None)
+    if chosen is None:
+        raise KvError(f"{option}={text!r} must be one of {', '.join(BOS_POLICIES)}; pass one.")
     return chosen
 
 
@@ -180,10 +197,25 @@ OPTIONS = (
         _quantization,
     ),
     Option(
+        "bos",
+        "own",
+        "what a cache begins with: the model's own BOS, or none, so that truncation drops the "
+        "first token too",
+        _bos,
+    ),
+    Option(
         "batch-tokens", "", "most tokens in one forward pass (default: by device)", _batch_tokens
     ),
-    Option("store", ".kvstore", "folder of the measured rows"),
+    Option(
+        "store", ".kvstore", "where measured rows lie: a folder, file://, s3:// or gs://bucket/…"
+    ),
     Option("no-measure", "", "judge stored rows alone, load no model", flag=True),
+    Option(
+        "measure-only",
+        "",
+        "plan and measure what is asked for, up to the limit, and judge nothing",
+        flag=True,
+    ),
     Option("record", "", "write refuted cells to claims/known.toml", flag=True),
     Option("strict", "", "inconclusive verdicts fail instead of skip", flag=True),
     Option("confidence", "0.95", "level of the intervals, in (0, 1)", _share),
@@ -193,9 +225,17 @@ OPTIONS = (
 )
 
 
+def _check_modes(values: Mapping[str, Any]) -> None:
+    """Raise KvError for options of which one forbids what another one asks for."""
+    others = [n for n in ("no_measure", "explain", "record") if values[n]]
+    if values["measure_only"] and others:
+        other = f"--kv-{others[0].replace('_', '-')}"
+        raise KvError(f"--kv-measure-only and {other}: pass one of the two.")
+
+
 def add(parser: pytest.Parser) -> None:
     """Register the options as one group."""
-    group = parser.getgroup("kvclaims", "claims about KV caches")
+    group = parser.getgroup("kvclaims", "kvclaims: claims about KV caches")
     for option in OPTIONS:
         variable = f"KVCORE_{option.setting.upper()}"
         preset = os.environ.get(variable, option.default)
@@ -219,12 +259,14 @@ def read(config: pytest.Config) -> Settings:
             option.setting: option.parse(option.spelling, config.getoption(f"kv_{option.setting}"))
             for option in OPTIONS
         }
+        _check_modes(values)
         for name in values["models"]:
             precision(name, values["dtype"], values["quantization"])
         for name in values["datasets"]:
             check_dataset(name)
             if not values["no_measure"]:  # stored rows are judged without their file
                 check_file(name)
+        values["store"] = open_store(values["store"], config.rootpath)
     except KvError as error:
         raise pytest.UsageError(str(error)) from error
-    return Settings(**values | {"store": config.rootpath / values["store"]})
+    return Settings(**values)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from claims.harness import ledger, looking, registry
+from claims.harness import beside, ledger, looking, registry
 from claims.harness.cells import check_gpu, limit_of
 from claims.harness.claims import CellClaim, CellKey
 from claims.harness.datasets import path_of
 from claims.harness.held import (
     HeldModel,
+    as_text,
     drop_locals,
     is_out_of_memory,
     is_said_in_a_line,
@@ -33,6 +34,9 @@ from kvcore.measurements.needs import Need, is_sweep
 from kvcore.measurements.registry import kind_of
 from kvcore.models.registry import precision, row_name
 
+if TYPE_CHECKING:
+    from kvcore.models.files import ModelFiles
+
 
 @dataclass(eq=False)
 class Session:
@@ -48,6 +52,7 @@ class Session:
         self._model = HeldModel(self.settings)
         self._measured: dict[CellKey, LookedAt] = {}
         self._failures: dict[CellKey, Exception] = {}
+        self._untold: dict[CellKey, Exception] = {}  # of the measuring before the first test
         self._explained: set[CellKey] = set()
 
     @classmethod
@@ -93,17 +98,39 @@ class Session:
         Exception
             Whatever else breaks, for the first claim; the others get its line.
         """
+        if key in self._untold:
+            raise self._untold.pop(key)
         if key in self._failures:
             raise self._failures[key]
         if key not in self._measured:
             try:
                 self._measured[key] = self._look(key, judge)
             except Exception as error:
-                self._failures[key] = lasting(error, f"{key} was not measured")
-                if is_said_in_a_line(error, self._failures[key]):
+                if is_said_in_a_line(error, self.remember(key, error)):
                     raise self._failures[key] from None
                 raise
         return self._measured[key]
+
+    def remember(self, key: CellKey, error: Exception) -> Exception:
+        """Remember why a cell was not measured, and return it as an error of one line."""
+        self._failures[key] = lasting(error, f"{key} was not measured")
+        return self._failures[key]
+
+    def measure_first(self, judge: Judge) -> None:
+        """Measure all cells look by look, those of one model side by side, and explain them.
+
+        What breaks is told by the first claim that needs the cell.
+        """
+        for key in sorted(self.tests, key=self._place_of_model):
+            try:
+                self.measured(key, judge)
+                self.explained_once(key)  # kept in the cache: the model need not be loaded again
+                self._explained.discard(key)
+            except Exception as error:
+                self._untold[key] = as_text(error)
+
+    def _place_of_model(self, key: CellKey) -> int:
+        return list(dict.fromkeys(each.model for each in self.tests)).index(key.model)
 
     def _look(self, key: CellKey, judge: Judge) -> LookedAt:
         source, tests = self._source(key), self.tests.get(key, ())
@@ -114,13 +141,16 @@ class Session:
         return LookedAt(dict(zip(names, stopped, strict=True)), everything, facts)
 
     def _source(self, key: CellKey) -> StoredCell | MeasuredCell:
-        settings, kind = self.settings, kind_of(key.kind)
+        settings = self.settings
         if settings.no_measure:
-            where = self._where(key)
-            return StoredCell(key, self.stored(key), record_of(kind, settings.store, *where).read())
-        request = self._request(key, self.needs[key])
-        collection = Collection.begin(kind, request, settings.store, progress=str(key))
-        return MeasuredCell.declared(key, collection, settings.looks)
+            record = record_of(kind_of(key.kind), settings.store, *self._where(key))
+            return StoredCell(key, self.stored(key), record.read())
+        return MeasuredCell.declared(key, self.collection(key), settings.looks)
+
+    def collection(self, key: CellKey) -> Collection:
+        """Plan a cell, with what was adopted of it; errors as `measured`."""
+        request = self.request(key)
+        return Collection.begin(kind_of(key.kind), request, self.settings.store, progress=str(key))
 
     def stored(self, key: CellKey) -> CollectedRows:
         """Return all stored rows of a cell; MissingResource if there are none."""
@@ -138,21 +168,33 @@ class Session:
         """Return model, dtype, dataset and seed as a cell's rows have them."""
         settings, model = self.settings, key.model
         dtype = precision(model, settings.dtype, settings.quantization).dtype
-        name = row_name(model, settings.quantization)
+        name = row_name(model, settings.quantization, settings.bos)
         return name, dtype, path_of(key.dataset), settings.seed
 
-    def _request(self, key: CellKey, needs: tuple[str, ...]) -> MeasureRequest:
-        """Return what a cell is asked to measure; the model is loaded when it is needed."""
+    def files(self, model: str) -> ModelFiles:
+        """Return where a model lies; errors as `kvcore.models.files.locate`."""
         from kvcore.models.files import locate
 
+        settings = self.settings
+        return locate(model, settings.dtype, settings.quantization, bos=settings.bos)
+
+    def free(self, model: str) -> None:
+        """Let go of a model, if it is the one that is held."""
+        self._model.free(model)
+
+    def request(self, key: CellKey, needs: tuple[str, ...] | None = None) -> MeasureRequest:
+        """Return what a cell is asked to measure; the model is loaded when it is needed.
+
+        `needs`: all of its claims by default.
+        """
         settings, model = self.settings, key.model
         self._model.free_others(model)
         check_gpu(model, settings)
         return MeasureRequest(
-            files=locate(model, settings.dtype, settings.quantization),
+            files=self.files(model),
             load=functools.partial(self._model.load, model),
             dataset=path_of(key.dataset),
-            needs=needs,
+            needs=self.needs[key] if needs is None else needs,
             limit=limit_of((key.model, path_of(key.dataset)), settings),
             seed=settings.seed,
             batch_tokens=settings.batch_tokens,
@@ -179,9 +221,12 @@ class Session:
         """Return a cell's explanations, stored so that judging again loads no model."""
         kind, settings = kind_of(key.kind), self.settings
         explain = kind.explain
-        if explain is None or settings.no_measure:
+        if explain is None:
             return []
         measured = self._measured[key].everything
+        folder = measured.collected.folder
+        if settings.no_measure:
+            return beside.explanations(folder, key, settings.seed, self.needs[key])
         stored = set(measured.rows["need"])
         needs = tuple(
             need for need in self.needs[key] if is_sweep(need) or str(Need.read(need)) in stored
@@ -196,9 +241,12 @@ class Session:
         file = analysis.estimate_key(kind.code, "explanations", parameters)
 
         def compute() -> Mapping[str, Any]:
-            return {"all": list(explain(self._request(key, needs)))}
+            return {"all": list(explain(self.request(key, needs)))}
 
-        return list(analysis.cached_json(cache_folder() / "explanations", file, compute)["all"])
+        explained = analysis.cached_json(cache_folder() / "explanations", file, compute)["all"]
+        beside.keep_explanations(folder, key, settings.seed, explained)
+        beside.keep_token_ends(folder, measured.rows, lambda: self._model.load(key.model).tokenizer)
+        return list(explained)
 
     def explain_all(self) -> str:
         """Explain every condition of the run's claims, on one sample per cell."""
@@ -208,7 +256,7 @@ class Session:
             if explain is None:
                 continue
             try:
-                explanations = explain(self._request(key, needs))
+                explanations = explain(self.request(key, needs))
             except MissingResource as missing:
                 parts.append(f"{key}: {missing}")
                 continue

@@ -38,6 +38,7 @@ def estimates(draw: st.DrawFn) -> Estimate:
         draw(st.sampled_from(get_args(Scale))),
         draw(st.none() | st.integers(0, 10**6)),
         draw(st.none() | any_float),
+        draw(st.none() | any_float),
         draw(st.none() | st.builds(Beside, any_float, any_float, st.text())),
     )
 

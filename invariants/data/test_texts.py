@@ -210,6 +210,7 @@ def test_twin_topic(fault: Fault) -> None:
 
 FIRST = "The river 's upper course is well @-@ known , and long ."
 LONG = " ".join([FIRST, *["Its 2 @.@ 5 mile bed turns north ."] * 9])
+SHORT = "Too short . It is ."
 LINES = (
     "",
     " = River = \n",
@@ -217,7 +218,7 @@ LINES = (
     "",
     " = = Upper course = = \n",
     f" {LONG} \n",
-    " Too short . It is . \n",
+    f" {SHORT} \n",
     f" {LONG} {LONG} \n",
     " ".join(["word"] * 70) + " .\n",
     f" {LONG[:-2]} \n",
@@ -236,19 +237,20 @@ def wiki_file(folder: Path) -> Path:
 
 
 def check_wikitext(folder: Path) -> None:
-    """Headings, empty lines and paragraphs of another length are counted; spelling stays."""
+    """Headings and empty lines are counted; spelling stays; length is in tokens, prompts cut."""
     corpus = texts.from_hub(WIKITEXT, [wiki_file(folder)])
     paragraphs = [text.prompt + text.continuation for text in corpus.texts]
-    assert paragraphs == [LONG, f"= {LONG}"]
-    assert corpus.texts[0].prompt == FIRST
+    assert paragraphs == [LONG, SHORT, f"{LONG} {LONG}", f"= {LONG}"]
+    assert [text.prompt for text in corpus.texts[:2]] == [FIRST, "Too short ."]
     assert corpus.dropped == {
         "empty": 2,
         "heading": 3,
         "repeated": 1,
-        "not 60 to 90 words": 2,
         "no second sentence": 1,
         "does not end with a sentence": 1,
     }
+    counted = dict(zip(paragraphs, (80, 79, 121, 120), strict=True))
+    assert corpus.fitting(counted.__getitem__) == (corpus.texts[0], corpus.texts[3])
     assert (corpus.name, corpus.revision) == ("wikitext2", WIKITEXT.revision)
 
 
@@ -262,13 +264,15 @@ def test_wikitext(tmp_path: Path) -> None:
     "fault",
     [
         patched(texts, "HEADING", re.compile("(?!)")),
-        patched(texts, "WORDS", (60, 200)),
-        patched(texts, "of_length", lambda line: line.replace(" @-@ ", "-")),
+        patched(texts, "TOKENS", (79, 120)),
+        patched(texts, "TOKENS", (80, 121)),
+        patched(texts, "LEAST_PROMPT", 13),
+        patched(texts, "drop_reason", lambda line, _: "empty" if "@-@" in line else None),
     ],
-    ids=["headings", "length", "spelling"],
+    ids=["headings", "shortest", "longest", "prompt", "spelling"],
 )
 def test_twin_wikitext(fault: Fault, tmp_path: Path) -> None:
-    """Twin: catches headings let through, another length, another spelling."""
+    """Twin: catches headings let through, another length or prompt, paragraphs left out."""
     must_see(fault, check_wikitext, tmp_path)
 
 

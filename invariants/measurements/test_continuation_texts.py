@@ -115,6 +115,39 @@ def test_order(lm: LM) -> None:
     check_order(lm)
 
 
+# --- a writer and a reader ---------------------------------------------------------------------
+
+WRITER = "tiny-qwen3"
+
+
+def check_writer(reader: LM) -> None:
+    """Demand of another model's text that it is (1) read as a source (2) what the writer writes."""
+    source = f"greedy({WRITER})"
+    read = continuations.load_continuations(reader, SOME, [source]).texts
+    written = continuations.load_continuations(kvcore.load(WRITER, device="cpu"), SOME, ["greedy"])
+    own = continuations.load_continuations(reader, SOME, ["greedy"]).texts
+    assert [text.ids for text in read] == [text.ids for text in written.texts]
+    assert all(a.ids != b.ids for a, b in zip(read, own, strict=True))
+    assert {text.source for text in read} == {source}
+
+
+def test_another_model_writes_what_this_one_reads(llama: LM) -> None:
+    """Catches a reader that reads its own text where its base model's was asked for."""
+    check_writer(llama)
+
+    def by_the_reader(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(continuations, "writer_of", lambda _source: None)
+        patch.setattr(continuations, "own_name", lambda _source: "greedy")
+
+    must_see(by_the_reader, check_writer, llama)
+
+
+def test_a_writer_with_another_tokenizer_is_refused(llama: LM) -> None:
+    """Catches ids of one vocabulary that are read as those of another."""
+    with pytest.raises(KvError, match="must name a model with the vocabulary of tiny-llama"):
+        continuations.load_continuations(llama, SOME, ["greedy(tiny-mistral)"])
+
+
 def specials_too(patch: pytest.MonkeyPatch) -> None:
     """Let the model write anything, and want nothing but its end-of-text token."""
     generate = generation.generate

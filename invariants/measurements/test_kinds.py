@@ -27,7 +27,7 @@ from kvcore.measurements.needs import Need
 from kvcore.store.code_hash import code_hash
 from kvcore.store.schema import KEY
 
-NAMES = ("answer_nll", "context_switch", "divergence", "hidden_states")
+NAMES = ("answer_nll", "attention_sinks", "context_switch", "divergence", "hidden_states")
 DECIDING = ("models", "cache", "conditions", "engine", "measurements", "tokenization.py")
 # What turns requests into rows and texts into files, whatever the numbers are.
 PLUMBING = (

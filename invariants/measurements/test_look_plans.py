@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invariants.support import toy_kind
+from invariants.support.comparing import must_see
 from invariants.support.own_files import jsonl
 from kvcore.data.datasets import load_corpus
 from kvcore.errors import KvError
@@ -50,6 +51,26 @@ def test_looks_are_whole_clusters_that_grow_to_all(sizes: list[int], looks: int,
         before = samples
     assert before == set(keys["sample"])
     assert plan.rows == len(keys)
+
+
+def check_nothing_within() -> None:
+    """Demand that the rows of a look, where there are none, keep their columns."""
+    keys = keys_of([3, 2])
+    within = planned(keys, 300, 2, 0).within(keys.iloc[:0], 1)
+    assert list(within) == list(keys)
+    assert within.empty
+
+
+def test_a_look_at_no_rows_keeps_their_columns() -> None:
+    """Catches a cell that breaks because the data serves no need of one of its claims."""
+    check_nothing_within()
+
+    def by_an_empty_list(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(
+            LookPlan, "within", lambda _, rows, look: rows[[look == 0 for _ in rows.index]]
+        )
+
+    must_see(by_an_empty_list, check_nothing_within)
 
 
 @given(st.permutations(range(8)), st.integers(0, 5))

@@ -192,6 +192,7 @@ def test_every_claim_runs(whole_run: tuple[ClaimRun, Any]) -> None:
     [
         ("answer_nll", "priming"),
         ("hidden_states", "dynamics"),
+        ("attention_sinks", "sinks"),
         ("divergence", "divergence"),
         ("context_switch", "adaptation"),
     ],

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from invariants.support import invented_cell
-from invariants.support.claim_runs import ClaimRun, run_here
+from invariants.support.invented_run import Judge, judge_invented_cell
 
 GOOD = '''
 """Claims of which one may be declared wrongly."""
@@ -93,15 +92,9 @@ CASES = {
 
 
 @pytest.fixture
-def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     """Return the function that judges claims on the invented cell's rows."""
-    invented_cell.write_store(tmp_path / "store")
-
-    def judge(claims: str, *options: str) -> ClaimRun:
-        cell = ("--kv-store", "store", "--kv-models", invented_cell.MODEL)
-        return run_here(tmp_path, monkeypatch, claims, *cell, *options)
-
-    return judge
+    return judge_invented_cell(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -3,11 +3,12 @@
 Two routes to each beginning:
 
 1. a run of pytest on claims about invented rows, and the messages of its JUnit file;
-2. the table of beginnings in the README.
+2. the table of beginnings in docs/reading.md.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 
 from claims.harness import judging, ledger
 from invariants.support import invented_cell
-from invariants.support.claim_runs import NO_PAGE, ROOT, ClaimRun, run_here
+from invariants.support.claim_runs import NO_PAGE, ROOT, ClaimRun
+from invariants.support.invented_run import Judge, judge_invented_cell
 from kvcore.verdict import Claim, helps
 
 CLAIMS = '''
@@ -75,18 +77,9 @@ ENDS = {
 
 
 @pytest.fixture
-def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     """Return the function that judges the invented cell, with options."""
-    invented_cell.write_store(tmp_path / "store")
-    known = tmp_path / "known.toml"
-    known.write_text(invented_cell.KNOWN, encoding="utf-8")
-    monkeypatch.setattr(ledger, "PATH", known)
-
-    def run(*options: str) -> ClaimRun:
-        options = (*NO_PAGE, "--kv-store", "store", "--kv-models", invented_cell.MODEL, *options)
-        return run_here(tmp_path, monkeypatch, CLAIMS, *options)
-
-    return run
+    return functools.partial(judge_invented_cell(tmp_path, monkeypatch), CLAIMS, *NO_PAGE)
 
 
 def beginnings(run: ClaimRun) -> dict[str, tuple[str, str] | None]:
@@ -102,7 +95,9 @@ def beginnings(run: ClaimRun) -> dict[str, tuple[str, str] | None]:
 
 def documented() -> set[str]:
     """Return the beginnings that the README names."""
-    return set(re.findall(r"^\| `([a-z ]+: )` \|", (ROOT / "README.md").read_text("utf-8"), re.M))
+    return set(
+        re.findall(r"^\| `([a-z ]+: )` \|", (ROOT / "docs" / "reading.md").read_text("utf-8"), re.M)
+    )
 
 
 def test_messages_begin_with_what_they_mean(judge: Any) -> None:

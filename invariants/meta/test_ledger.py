@@ -11,7 +11,8 @@ import pytest
 
 from claims.harness import ledger
 from invariants.support import invented
-from invariants.support.claim_runs import ClaimRun, copy_project, run
+from invariants.support.claim_runs import ClaimRun, copy_project, newest, run
+from invariants.support.comparing import must_see
 from kvcore import io
 from kvcore.errors import KvError
 from kvcore.verdict import Cell, Claim, Judgement, Verdict, at_least, helps, hurts
@@ -101,6 +102,29 @@ def test_twin_a_key_without_the_prediction_is_seen(
         check_stale_entry(tmp_path / "known.toml")
 
 
+def check_sources(path: Path) -> None:
+    """Demand a published entry as such, in the words of its tests, and no other source."""
+    path.unlink(missing_ok=True)
+    ledger.record([judged("refuted")], "torch 0", path)
+    recorded = path.read_text("utf-8")
+    path.write_text(recorded.replace('source = "recorded"', 'source = "published"'), "utf-8")
+    (entry,) = ledger.read(path).values()
+    assert entry.described().startswith("known refuted (published ")
+    path.write_text(recorded.replace('source = "recorded"', 'source = "guessed"'), "utf-8")
+    with pytest.raises(KvError, match="`source='guessed'` must be published or recorded"):
+        ledger.read(path)
+
+
+def test_a_published_refutation_is_told_from_a_recorded_one(tmp_path: Path) -> None:
+    """A cell whose refutation was published and is told as if a run here had found it."""
+    check_sources(tmp_path / "known.toml")
+
+    def without_its_source(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(ledger.Entry, "described", lambda entry: f"known refuted ({entry.date})")
+
+    must_see(without_its_source, check_sources, tmp_path / "known.toml")
+
+
 def test_the_ledger_round_trips_and_refuses_small_n(tmp_path: Path) -> None:
     """A refuted cell that does not enter, a supported one that stays, too few samples written."""
     path = tmp_path / "known.toml"
@@ -145,7 +169,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     stored = ("--kv-no-measure", "--kv-store", "reports/reference")
     models = ("--kv-models", "smollm2-135m,gemma3-270m")
     done = run("claims", "-m", "", *stored, *models, cwd=folder)
-    judgements: list[dict[str, Any]] = ClaimRun(0, folder / "reports" / "out").results["judgements"]
+    judgements: list[dict[str, Any]] = ClaimRun(0, newest(folder)).results["judgements"]
     few = [j for j in judgements if is_refuted(j) and not is_enough(j)]
     failed = [j for j in judgements if j["outcome"] == "failed"]
     assert failed == few, "only what too few samples refute fails: no ledger takes it"

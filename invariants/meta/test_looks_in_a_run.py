@@ -107,7 +107,7 @@ def rng_of(*parts: str) -> np.random.Generator:
 
 def no_model(*_: Any, **__: Any) -> Any:
     config = SimpleNamespace(_attn_implementation="none")
-    return SimpleNamespace(device=torch.device("cpu"), config=config, model=None)
+    return SimpleNamespace(device=torch.device("cpu"), config=config, has_bos=False, model=None)
 
 
 @dataclass(frozen=True)

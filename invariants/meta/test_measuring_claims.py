@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from claims.harness import cells, held, hooks, options
+from claims.harness import cells, hooks, options, phases, session
 from claims.harness.claims import CellKey
 from claims.harness.held import HeldModel
 from claims.harness.looking import Judge
@@ -282,7 +282,7 @@ def test_one_model_is_in_memory_at_a_time(measured: Any, spoil: Spoil) -> None:
     ("module", "name", "spoil"),
     [
         (HeldModel, "free_others", lambda _: None),
-        (held, "drop_locals", broken_kernel),
+        (session, "as_text", broken_kernel),
     ],
     ids=["never freed", "tracebacks whole"],
 )
@@ -292,8 +292,9 @@ def test_twin_a_model_that_stays_is_seen(
     """Would catch a check of dead references to what never lived."""
     kept: list[Any] = []
 
-    def broken(*arguments: Any) -> None:
-        kept.append(arguments if name == "drop_locals" else vars(arguments[0])["_held"])
+    def broken(*arguments: Any) -> Any:
+        kept.append(arguments if name == "as_text" else vars(arguments[0])["_held"])
+        return arguments[0]
 
     monkeypatch.setattr(module, name, broken)
     loads = Loads(spoil)
@@ -363,7 +364,7 @@ def test_twin_warnings_that_are_errors_are_seen(
     invented: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch a run in which nothing warns."""
-    monkeypatch.setattr(hooks, "NOTHING_IS_AN_ERROR", "error")
+    monkeypatch.setattr(phases, "NOTHING_IS_AN_ERROR", "error")
     run = invented(NOISY, "--kv-models", invented_cell.MODEL)
     with pytest.raises(AssertionError):
         check_warnings(run, capsys.readouterr().out)

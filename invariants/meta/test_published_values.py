@@ -193,7 +193,7 @@ def test_every_published_value_has_a_claim_or_a_reason(specs: list[ClaimSpec]) -
 
 
 def check_values_beside(specs: Iterable[ClaimSpec]) -> None:
-    """Demand each level and quarter of experiment 01 beside a claim about its condition."""
+    """Demand each level and quarter of experiment 01, and each AUC of the table, beside a claim."""
     shown = {name for spec in specs for name in spec.declared.beside}
     levels = {
         name
@@ -201,7 +201,13 @@ def check_values_beside(specs: Iterable[ClaimSpec]) -> None:
         if entry.experiment == "01" and ("nll-" in name or "quarter" in name)
     }
     assert len(levels) == 9 + 12
-    assert shown == levels
+    table = {
+        name
+        for name, entry in published_values().items()
+        if (entry.experiment, entry.unit) == ("23", "AUC") and "-per-" not in name
+    }
+    assert len(table) == 13 + len(("qdoc", "qdoc, interp", "relevance", "relevance, qvi"))
+    assert shown == levels | table
     details = published.published_details(sorted(levels))
     assert details["published for mistral-7b on ms_marco: mean NLL, bare (nats/token)"] == 1.1455
     assert len(details) >= len(levels)

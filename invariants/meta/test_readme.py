@@ -1,4 +1,4 @@
-"""The README's examples do what it says: a new claim needs a file and nothing else."""
+"""The tutorial's examples do what it says: a new claim needs a file and nothing else."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 
 from invariants.support.children import child
-from invariants.support.claim_runs import ROOT, ClaimRun, copy_project, run
+from invariants.support.claim_runs import ROOT, ClaimRun, copy_project, newest, run
 
 
 def example(heading: str, number: int = 0) -> str:
-    """Return a code block below a heading of the README."""
-    section = (ROOT / "README.md").read_text("utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    """Return a code block below a heading of the tutorial."""
+    section = (
+        (ROOT / "docs" / "tutorial.md")
+        .read_text("utf-8")
+        .split(f"## {heading}\n")[1]
+        .split("\n## ")[0]
+    )
     blocks: list[str] = re.findall(r"(?s)```python[^\n]*\n(.*?)```", section)
     return blocks[number]
 
@@ -34,7 +39,7 @@ def test_the_readmes_claim_is_judged(checkout: Path) -> None:
     stored = ("--kv-no-measure", "--kv-store", "reports/reference")
     done = run("claims/test_mine.py", *stored, "--kv-models", "smollm2-135m", cwd=checkout)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    judgements = ClaimRun(0, checkout / "reports" / "out").results["judgements"]
+    judgements = ClaimRun(0, newest(checkout)).results["judgements"]
     assert [j["claim"]["id"] for j in judgements] == ["static-question-helps"] * 2
     assert all(j["estimate"]["n"] >= 100 for j in judgements)
     # The same pair of conditions is judged among the project's own claims.

@@ -197,6 +197,61 @@ def _with_values(
 
 
 @torch.inference_mode()
+def kept_nlls(
+    model: PreTrainedModel,
+    bos: int | None,
+    prefix: Ids,
+    doc: Ids,
+    query: Ids,
+    answer: Ids,
+    *,
+    first: int,
+    stop: int,
+) -> list[float]:
+    """Score as :func:`shifted_nlls` does, some tokens of the prefix kept behind BOS.
+
+    `first` to `stop` are the tokens kept, counted in the prefix. Nothing is rotated: the whole is
+    read once at positions that put the kept tokens behind BOS, once more at positions that put the
+    document behind those, and each part is taken from its own reading. Without a `bos`, what is
+    kept of the prefix, or the document, comes first.
+    """
+    head: list[int] = [] if bos is None else [bos]
+    ids, count, start = [*head, *prefix, *doc], stop - first, len(head)
+    pieces = [(_prefill(model, head, first_position=0), 0, 1)] if head else []
+    pieces += [
+        (_prefill(model, ids, first_position=-first), start + first, start + stop),
+        (_prefill(model, ids, first_position=count - len(prefix)), start + len(prefix), len(ids)),
+    ]
+    layers = [
+        (
+            torch.cat([read[i][0][:, :, a:b] for read, a, b in pieces], dim=2),
+            torch.cat([read[i][1][:, :, a:b] for read, a, b in pieces], dim=2),
+        )
+        for i in range(len(pieces[0][0]))
+    ]
+    return _answer_nlls(model, layers, query, answer)
+
+
+@torch.inference_mode()
+def sink_of(model: PreTrainedModel, bos: int | None, prefix: Ids, doc: Ids) -> int:
+    """Return which of BOS (0) and the prefix's tokens (1, 2, ...) has the largest hidden state.
+
+    Without a `bos` the prefix's tokens are 0, 1, ....
+
+    That of the stream halfway up the layers, from the model's own list of hidden states, by its
+    Euclidean norm.
+    """
+    before = [*([] if bos is None else [bos]), *prefix]
+    ids = [*before, *doc]
+    states = model(
+        input_ids=_row(model, ids), output_hidden_states=True, use_cache=False
+    ).hidden_states
+    middle = states[max(1, (len(states) - 1) // 2)][0].float()
+    norms = [float(vector.pow(2).sum().sqrt()) for vector in middle[: len(before)]]
+    return norms.index(max(norms))
+
+
+@torch.inference_mode()
 def beacon_layers(
     model: PreTrainedModel, bos: int, beacon: Ids, every: int, doc: Ids
 ) -> LayerKeysValues:

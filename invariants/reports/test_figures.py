@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -38,8 +39,10 @@ from reports import specifications as specs
 from reports import text
 from reports.grouping import by_claim
 from reports.html import matrix, page, pictures, templates
+from reports.html.facets import Facets
 from reports.html.pictures import picture
 from reports.plots import curves, kinds, plot_helpers, samples, specification_curve, svg, tokens
+from reports.topics import topics
 from reports.words import VERDICT_STYLES
 
 NEW = sorted(plots())
@@ -526,8 +529,9 @@ def wide_run() -> list[Judgement]:
 def matrix_cells(judgements: list[Judgement]) -> dict[tuple[str, str], str]:
     """Read the matrix as a reader does: (claim, name of the column) to what stands there."""
     found = {}
-    shown = matrix.section(judgements, by_claim(judgements)).replace("&nbsp;", " ")
-    for row in re.findall(r"<tr><td.*?</tr>", shown, flags=re.DOTALL):
+    facets = Facets.of(topics(judgements))
+    shown = matrix.section(judgements, by_claim(judgements), facets).replace("&nbsp;", " ")
+    for row in re.findall(r"<tr data-place.*?</tr>", shown, flags=re.DOTALL):
         cells = re.findall(r'<td data-label="(.*?)".*?>(.*?)</td>', row, flags=re.DOTALL)
         claim = re.findall(r"<bdi>(.*?)</bdi>", cells[0][1])[0]
         for label, cell in cells[1:]:
@@ -540,7 +544,7 @@ def assert_matrix_states_every() -> None:
     cells = matrix_cells(judgements)
     for j in judgements:
         metric = j.cell.metric if j.cell.metric in ("nll", "nll_tail") else "other"
-        said = cells[j.claim.id, f"{j.cell.model} × {j.cell.dataset} · {metric}"]
+        said = cells[escape(j.claim.statement), f"{j.cell.model} × {j.cell.dataset} · {metric}"]
         sign = "" if j.estimate.unit == "proportion" else "+"
         for number in (j.estimate.value, j.estimate.ci_low, j.estimate.ci_high):
             assert f"{number:{sign}.2f}".replace("-", "−") in said
@@ -625,13 +629,13 @@ def test_tables_twin() -> None:
 def test_a_row_has_a_cell_for_every_column() -> None:
     """Catches a head that spans more or fewer columns than stand under it."""
     judgements = wide_run()
-    shown = matrix.section(judgements, by_claim(judgements))
+    shown = matrix.section(judgements, by_claim(judgements), Facets.of(topics(judgements)))
     tables = re.findall(r"<table.*?</table>", shown, flags=re.DOTALL)
     assert len(tables) == len(matrix.blocks(matrix.columns(judgements)))
     for table in tables:
         width = sum(map(int, re.findall(r'colspan="(\d+)"', table)))
         assert table.count('<th scope="col">') == width
-        rows = re.findall(r"<tr><td.*?</tr>", table, flags=re.DOTALL)
+        rows = re.findall(r"<tr data-place.*?</tr>", table, flags=re.DOTALL)
         assert {row.count("<td") for row in rows} == {width + 1}
 
 
@@ -777,7 +781,8 @@ def assert_choices_inert(raw: str) -> None:
         judgement = first(plot={"kind": "specifications", "unit": "d", "rows": rows})
         judgement = dataclasses.replace(judgement, cell=Cell(f"x{each}", "y", "nll", "float32"))
         groups = [[judgement]]
-        return page.choices(groups) + matrix.section(groups[0], groups)
+        facets = Facets.of(topics(groups[0]))
+        return page.choices(groups) + matrix.section(groups[0], groups, facets)
 
     hostile = shown(raw)
     assert Seen(outside_drawings(hostile)).names == Seen(outside_drawings(shown("y"))).names
@@ -816,7 +821,7 @@ def assert_keeps_to_its_room() -> None:
     drawn = shown.count('class="kv-figure"')
     assert len(groups) <= drawn < len(judgements)
     assert f"The pictures of {len(judgements) - drawn} cells are left out" in shown
-    blocks = shown.split('<section class="kv-claim"')[1:]
+    blocks = shown.split('<details class="kv-claim"')[1:]
     assert all('class="kv-figure"' in block for block in blocks)
 
 

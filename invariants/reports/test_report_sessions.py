@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from invariants.support import check_page, invented
+from invariants.support import check_axe, check_page, invented
 from invariants.support.invented_texts import HOSTILE, assert_nothing_active
 from kvcore.errors import KvError
 from kvcore.verdict import Judgement
@@ -200,7 +201,7 @@ def test_session_writes_three_reports(
 
 
 def _rows(document: str) -> list[dict[str, Any]]:
-    (blob,) = re.findall(r'data-jsonblob="([^"]*)"', document)
+    (blob,) = re.findall(r"data-jsonblob='([^']*)'", document)
     tests = json.loads(html.unescape(blob))["tests"]
     return [row for rows in tests.values() for row in rows]
 
@@ -224,12 +225,43 @@ def test_session_page_is_whole(session: Any, pytester: pytest.Pytester) -> None:
     assert any("col-verdict" in cell and "refuted" in cell for cell in _row_cells(document))
     run.stdout.fnmatch_lines(
         [
-            "*claim*cell*estimate*n*verdict*n needed*",
-            "random-prefix-helps*✓ supported*",
             "2 supported, 2 refuted, 1 inconclusive",
-            "reports: out",
+            "*: 1 hold, *",
+            "  ✓ A random prefix*",
+            "report: out/report.html",
         ]
     )
+
+
+def browser() -> str:
+    """Return Chromium's path; skips, and says how to get it, where there is none."""
+    found = next(filter(None, map(shutil.which, check_page.BROWSERS)), None)
+    if found is None:
+        pytest.skip("no Chromium on the PATH, so no page was looked at: apt-get install chromium")
+    pytest.importorskip("axe_core_python", reason="no axe-core: pip install axe-core-python")
+    return found
+
+
+@pytest.mark.parametrize(("width", "flags"), [(1280, ()), (400, ()), (1280, check_axe.DARK)])
+def test_the_page_is_accessible(
+    session: Any, pytester: pytest.Pytester, width: int, flags: tuple[str, ...]
+) -> None:
+    """Catches what axe-core calls serious: no contrast, no name, no way by keyboard."""
+    chromium = browser()
+    session(CLAIMS)
+    assert check_axe.serious(pytester.path / "out" / "report.html", chromium, width, *flags) == []
+
+
+def test_the_page_is_accessible_twin(session: Any, pytester: pytest.Pytester) -> None:
+    """Text without contrast and a picture without a name are seen."""
+    chromium = browser()
+    session(CLAIMS)
+    path = pytester.path / "out" / "report.html"
+    faulty = path.read_text(encoding="utf-8").replace("--muted: #5d6470", "--muted: #d0d0d0")
+    path.write_text(faulty.replace('role="img" aria-label=', 'role="img" data-label='), "utf-8")
+    found = " ".join(check_axe.serious(path, chromium, 1280))
+    assert "color-contrast" in found
+    assert "svg-img-alt" in found
 
 
 def assert_hostile_session_inert(
@@ -240,7 +272,8 @@ def assert_hostile_session_inert(
     out = pytester.path / "out"
     assert _properties(out / "junit.xml")[0]["store"] == text.inert_text(HOSTILE)
     document = (out / "report.html").read_text(encoding="utf-8")
-    assert document.count("<script") == 1  # pytest-html's own
+    assert "<script>alert" not in document
+    assert "<script" not in re.sub(r"<script>.*?</script>", "", document, flags=re.DOTALL)
     assert not any("<script" in cell for cell in _row_cells(document))
     for row in _rows(document):
         assert "alert(1)" in row["log"]

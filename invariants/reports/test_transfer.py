@@ -86,8 +86,8 @@ def test_written_from_the_last_run(tmp_path: Path, capsys: pytest.CaptureFixture
     """Catches a missing run that is no clear error, and files that are not those of the run."""
     assert transfer.main(tmp_path) == 1
     assert "run `make reference` first" in capsys.readouterr().err
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "results.json").write_text(
+    (tmp_path / "out" / "latest").mkdir(parents=True)
+    (tmp_path / "out" / "latest" / "results.json").write_text(
         json.dumps({"judgements": [j.to_dict() for j in judged()]})
     )
     assert transfer.main(tmp_path) == 0

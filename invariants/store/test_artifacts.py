@@ -12,7 +12,7 @@ import pytest
 
 from invariants.support.comparing import must_see
 from kvcore.errors import StoreWarning
-from kvcore.store import artifacts
+from kvcore.store import artifact_names, artifacts
 from kvcore.store.artifacts import ArtifactKind, Key
 
 pytestmark = pytest.mark.filterwarnings("error::kvcore.errors.StoreWarning")
@@ -109,7 +109,7 @@ def test_texts_of_before_the_method_had_a_column_are_read(tmp_path: Path) -> Non
                          "text": f"text of {key[-1]}", **record}) for key in KEYS]  # fmt: skip
     assert old.stem == KIND.stem
     data = "".join(f"{line}\n" for line in lines).encode()
-    path = tmp_path / f"texts-1-{artifacts.fingerprint(data)}.jsonl"
+    path = tmp_path / f"texts-1-{artifact_names.fingerprint(data)}.jsonl"
     path.write_bytes(data)
     writer = Writer()
     assert obtain(tmp_path, writer, "a") == texts("text")

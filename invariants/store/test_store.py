@@ -36,6 +36,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invariants.support import store_worker
+from kvcore import progress as told_progress
 from kvcore.errors import KvError, StoreWarning
 from kvcore.store import agreement, keys, schema, shard_file
 from kvcore.store import fill as store_fill
@@ -944,20 +945,21 @@ def test_one_id_for_two_texts_is_refused() -> None:
         store_fill.plan(wanted, 0)
 
 
-def test_progress_goes_to_stderr_or_nowhere(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The bar counts samples; without a label, or with nothing to do, nothing is shown."""
+def test_progress_is_told_to_who_listens(tmp_path: Path) -> None:
+    """Rows are told by shard; without a label, or with nothing to do, nothing is."""
     wanted = store_worker.wanted(4)
-    fill(store_at(tmp_path / "a"), wanted, progress=None)
-    assert capsys.readouterr() == ("", "")
-    fill(store_at(tmp_path / "b"), wanted, progress="tiny-llama")
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "tiny-llama: 100%" in shown.err
-    assert "4/4" in shown.err
-    fill(store_at(tmp_path / "b"), wanted, progress="measuring")
-    assert capsys.readouterr() == ("", "")
+    told: list[told_progress.Progress] = []
+    with told_progress.listening(told.append):
+        fill(store_at(tmp_path / "a"), wanted, progress=None)
+        assert told == []
+        fill(store_at(tmp_path / "b"), wanted, progress="tiny-llama")
+        assert {(each.label, each.total, each.unit) for each in told} == {
+            ("tiny-llama", len(wanted), "rows")
+        }
+        assert (told[0].done, told[-1].done, told[-1].ended) == (0, len(wanted), True)
+        told.clear()
+        fill(store_at(tmp_path / "b"), wanted, progress="measuring")
+        assert told == []
 
 
 # --- hashes ----------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_a_text_is_written_once_and_a_damaged_file_is_written_again(tmp_path: Pa
     kept = {sample.content_hash: dataclasses.asdict(sample) for sample in [Sample("q", "p", "a")]}
     texts.save(tmp_path, kept)
     texts.save(tmp_path, kept)
-    (file,) = tmp_path.glob(texts.PATTERN)
+    (file,) = tmp_path.glob("_texts-*.parquet")
     file.write_bytes(b"damaged")
     assert texts.load(tmp_path, kept) == {}
     texts.save(tmp_path, kept)

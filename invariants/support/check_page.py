@@ -21,8 +21,8 @@ LARGEST = 3_000_000
 PHONE = 390
 """Width of a phone in CSS pixels."""
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-_FLAGS = (
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -38,7 +38,7 @@ EXTERNAL = re.compile(
     r"<\s*(?:link|script|img|iframe|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//"
 )
 """An element that loads something from elsewhere."""
-_TEMPLATES = Environment(
+TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("check_page_templates")),
     autoescape=True,
     undefined=StrictUndefined,
@@ -65,11 +65,11 @@ def problems(page: Path, browser: str) -> Iterator[str]:
         # A headless window cannot be as narrow as a phone, a frame in it can: the page in the frame
         # reports what sticks out, and the page around it writes that down for --dump-dom.
         Path(folder, "page.html").write_text(
-            text + _TEMPLATES.get_template("probe.html").render(), encoding="utf-8"
+            text + TEMPLATES.get_template("probe.html").render(), encoding="utf-8"
         )
         around = Path(folder, "around.html")
         around.write_text(
-            _TEMPLATES.get_template("phone.html").render(width=PHONE), encoding="utf-8"
+            TEMPLATES.get_template("phone.html").render(width=PHONE), encoding="utf-8"
         )
         for name, place in (("page", page.resolve()), ("page on a phone", around)):
             done = _open(browser, place, Path(folder, "profile"))
@@ -87,7 +87,7 @@ def problems(page: Path, browser: str) -> Iterator[str]:
 def _open(browser: str, place: Path, profile: Path) -> subprocess.CompletedProcess[str]:
     """Open a page: standard output is the document after its scripts ran, error the console."""
     return subprocess.run(
-        [browser, *_FLAGS, f"--user-data-dir={profile}", "--dump-dom", place.as_uri()],
+        [browser, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", place.as_uri()],
         capture_output=True,
         text=True,
         check=False,
@@ -97,9 +97,9 @@ def _open(browser: str, place: Path, profile: Path) -> subprocess.CompletedProce
 
 def main(arguments: list[str]) -> int:
     """Check the pages named on the command line; return how many are wrong, or 2 without one."""
-    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None or not arguments:
-        print(f"usage: check_page PAGE... (and one of {', '.join(_BROWSERS)} on the PATH)")
+        print(f"usage: check_page PAGE... (and one of {', '.join(BROWSERS)} on the PATH)")
         return 2
     wrong = [f"{page}: {line}" for page in arguments for line in problems(Path(page), browser)]
     print("\n".join(wrong) or f"{len(arguments)} page(s), nothing wrong")

@@ -62,6 +62,16 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
+def newest(project: Path) -> Path:
+    """Return the folder of the run that began last, also of one that is linked nowhere."""
+    out = project / "reports" / "out"
+    return max(
+        (folder for folder in out.glob("2*T*") if folder.is_dir()),
+        key=lambda folder: folder.stat().st_ctime_ns,
+        default=out,
+    )
+
+
 @dataclass(frozen=True)
 class ClaimRun:
     """What a run left behind."""
@@ -111,4 +121,4 @@ def run_here(
     arguments = ["-p", "conftest", *NO_CACHE, "claims", *rows, "-m", "", *options]
     status = pytest.main(arguments)
     sys.modules.pop(module.stem, None)
-    return ClaimRun(int(status), folder / "reports" / "out")
+    return ClaimRun(int(status), newest(folder))

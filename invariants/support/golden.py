@@ -66,6 +66,19 @@ REQUESTS: Mapping[str, GoldenRequest] = {
             "bare@lists",
             "random@seed1",
             "bare@samples.qdoc",
+            "values_of_another(random)",
+            "keys_only(random)",
+            "values_layers(random,0.25,0.75)",
+            "values_positions(random,0.25,0.75)",
+            "amplified(random,2)",
+            "with_separator(random)",
+            "unrelated",
+            "first_sentence",
+            "keywords(query)",
+            "keywords(passage)",
+            "keywords(another)",
+            "shuffled_surrogate(keyword)",
+            "surrogate_of_another(keyword)",
         ),
     ),
     "divergence": GoldenRequest(
@@ -77,6 +90,11 @@ REQUESTS: Mapping[str, GoldenRequest] = {
             "bare~values_only(random)",
             "full_context(random)~no_reposition(random)",
         ),
+    ),
+    "attention_sinks": GoldenRequest(
+        str(FOLDER / "samples.jsonl"),
+        3,
+        ("bare", "random", "full_context(random)", "keep_first(random,2)", "keep_sink(random)"),
     ),
     "hidden_states": GoldenRequest(
         str(FOLDER / "texts.jsonl"), 2, ("human", "greedy", "temperature(0.7)", "shuffled")
@@ -94,6 +112,8 @@ REQUESTS: Mapping[str, GoldenRequest] = {
             "partial(8)",
             "free:injection",
             "free:oracle",
+            "injection@own",
+            "noise@own",
         ),
     ),
 }

@@ -111,6 +111,29 @@ def dropped(prefix: Callable[[Case], list[int]]) -> Callable[[Case], list[float]
     return lambda c: c.run(plain.shifted_nlls, prefix(c))
 
 
+def kept(prefix: Callable[[Case], list[int]], count: int) -> Callable[[Case], list[float]]:
+    """Keep the prefix's first tokens behind BOS."""
+
+    def route(c: Case) -> list[float]:
+        read = prefix(c)
+        return c.run(plain.kept_nlls, read, first=0, stop=min(count, len(read)))
+
+    return route
+
+
+def sink_kept(prefix: Callable[[Case], list[int]]) -> Callable[[Case], list[float]]:
+    """Keep the one slot of BOS and the prefix whose hidden state is the longest."""
+
+    def route(c: Case) -> list[float]:
+        read = prefix(c)
+        sink = plain.sink_of(c.lm.model, c.lm.bos_id, read, c.document)
+        if sink == 0:
+            return c.run(plain.shifted_nlls, read)
+        return c.run(plain.kept_nlls, read, first=sink - 1, stop=sink)
+
+    return route
+
+
 def mixed(
     layers: Sequence[int] = range(DEPTH), share: float = 1.0, weight: float = 1.0
 ) -> Callable[[Case], list[float]]:
@@ -219,6 +242,13 @@ EXPECTED: Mapping[str, Callable[[Case], list[float]]] = {
     "values_layer(oracle,1)": mixed([1]),
     "values_early_positions(oracle,0.25)": mixed(share=0.25),
     "interp(oracle,0.25)": mixed(weight=0.25),
+    "keep_first(oracle,1)": kept(question, 1),
+    "keep_first(oracle,4)": kept(question, 4),
+    "keep_first(random,1000)": full(lambda c: c.random),
+    "keep_sink(oracle)": sink_kept(question),
+    "keep_sink(random)": sink_kept(lambda c: c.random),
+    "swap_bos(oracle)": full(lambda _: []),
+    "bos_of_bare(oracle)": dropped(question),
     "qvi(0.1)": lambda c: c.run(plain.injected_nlls, c.question, layers=range(2), weight=0.1),
     'beacons("go",5)': lambda c: c.run(plain.beacon_nlls, c.ids("go\n"), 5),
 }

@@ -8,30 +8,26 @@ published comparisons do not fix it. Nothing of `kvcore.analysis` is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats as sps
 
 from claims.harness.published import Entry
+from invariants.support.replayed_lists import list_rows, noted_rows
+from invariants.support.replayed_rows import Row, key, scored
 from kvcore.measurements.base import MeasurementKind, Place
-from kvcore.measurements.kinds.answer_nll import template_of
-from kvcore.measurements.needs import Need, dataset_of
+from kvcore.measurements.needs import Need
 from kvcore.measurements.registry import kind_of
-from kvcore.models.registry import entry_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 UNPUBLISHED_N = 300  # of legacy values
 SPREAD, ALIKE = 0.3, 0.5  # SD of a benefit in nats, correlation of two: where none was published
 BARE = (1.1455, 1.5698)  # mean and SD of bare NLL, of experiment 01
 SHORT_ANSWERS = 2500 - 2303  # samples of experiment 01 with answers of one token, without a tail
-LISTS, PASSAGES, RELEVANT = 200, 1692, 221
-STEPS = 40  # of a bisection
-TOKENS = 4
 WITH_BARE = {
     "random": "exp01-mistral-random-r-with-bare-nll",
     "oracle": "exp01-mistral-oracle-r-with-bare-nll",
@@ -112,48 +108,7 @@ def groups_of(
     return groups
 
 
-# --- rows ----------------------------------------------------------------------------------------
-
-
-def key(kind: MeasurementKind, place: Place, need: Need, sample: str, seed: int = 0) -> Row:
-    """Return the key of one row, its status and cluster."""
-    model, dataset = place
-    base = {"answer_nll": dataset_of(dataset, need.sample_set)}.get(kind.name, dataset)
-    return {
-        "model": model,
-        "model_id": "0" * 64,
-        "dtype": entry_of(model).dtype,
-        "tokenizer": "sentencepiece:0",
-        "dataset": base,
-        "sample_id": sample,
-        "sample_hash": "0" * 32,
-        "condition": need.condition,
-        "seed": seed,
-        "template": template_of(need.target) if kind.name == "answer_nll" else "text:0",
-        "method": kind.method(need.condition),
-        "code": kind.code,
-        "status": "ok",
-        "cluster": sample,
-    }
-
-
-Row = dict[str, Any]
-
-
-def scored(place: Place, spelled: str, sample: str, nll: float, **changed: Any) -> Row:
-    """Return one row of a score that is the same for each answer token."""
-    kind, need = kind_of("answer_nll"), Need.read(spelled)
-    numbers = {
-        "nll": nll,
-        "nll_tail": nll,
-        "token_nlls": [nll] * TOKENS,
-        "n_answer_tokens": TOKENS,
-        "doc_len": 130,
-        "prefix_len": 12,
-        "cache_len": 131,
-        "clean_boundary": 0,
-    }
-    return key(kind, place, need, sample) | numbers | changed
+# --- rows of pairs ------------------------------------------------------------------------------
 
 
 def paired_rows(
@@ -185,197 +140,6 @@ def paired_rows(
             lone = {"nll_tail": math.nan, "token_nlls": [1.0], "n_answer_tokens": 1}
             rows.append(scored(place, name, f"t{i:04}", 1.0, **lone))
     return rows
-
-
-# --- lists to rank -------------------------------------------------------------------------------
-
-
-def auc(score: Array, relevant: Array) -> float:
-    """Return the share of (relevant, other) pairs that the score orders rightly."""
-    ranks, n = sps.rankdata(score), int(relevant.sum())
-    return float((ranks[relevant > 0].sum() - n * (n + 1) / 2) / (n * (len(score) - n)))
-
-
-def solved(of: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """Return where a function that rises or falls from low to high meets a target."""
-    rises = of(high) > of(low)
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if (of(middle) < target) == rises else (low, middle)
-    return (low + high) / 2
-
-
-def relevant_passages(query: np.ndarray[Any, np.dtype[np.int64]]) -> Array:
-    """Return 1.0 for the first passage of each list, and for the second of the first few lists."""
-    first = np.diff(query, prepend=-1) > 0
-    second = np.roll(first, 1) & (query < RELEVANT - LISTS)
-    return (first | second).astype(np.float64)
-
-
-@dataclass(frozen=True)
-class Lists:
-    """Lists with scores of bare passages that rank as published."""
-
-    query: np.ndarray[Any, np.dtype[np.int64]]
-    relevant: Array
-    bare: Array  # PMI
-    prior: Array  # NLL of the query's answer without a document, up to a constant
-    rng: np.random.Generator
-
-    @classmethod
-    def of(cls, pmi: float, raw: float) -> Lists:
-        """Draw lists whose AUC by PMI and by NLL are as given."""
-        rng = np.random.default_rng(22)
-        query = np.sort(np.arange(PASSAGES) % LISTS)
-        relevant = relevant_passages(query)
-        noise, prior = rng.standard_normal(PASSAGES), rng.standard_normal(LISTS)[query]
-        bare = noise + relevant * solved(lambda x: auc(noise + x * relevant, relevant), pmi, 0, 5)
-        spread = solved(lambda x: auc(bare - x * prior, relevant), raw, 0, 3)
-        return cls(query, relevant, bare, spread * prior, rng)
-
-    def by_query(self) -> Array:
-        """Draw a number for each query: it changes the pooled AUC and no rank within a list."""
-        return np.asarray(self.rng.standard_normal(LISTS)[self.query])
-
-    def at(self, target: float, score: Array | None = None) -> Array:
-        """Return a score with a given AUC that ranks each list as the given one does, or nearly."""
-        score = self.bare if score is None else score
-        up = auc(score, self.relevant) < target
-        noise = self.relevant if up else self.by_query()
-        width = solved(lambda x: auc(score + x * noise, self.relevant), target, 0, 20)
-        return score + width * noise
-
-    def unrelated(self, target: float) -> Array:
-        """Return a score with a given AUC that has nothing to do with the others."""
-        noise = self.rng.standard_normal(PASSAGES)
-        shift = solved(lambda x: auc(noise + x * self.relevant, self.relevant), target, -5, 5)
-        return noise + shift * self.relevant
-
-    def swapped(self, change: float, wins: int, losses: int) -> Array:
-        """Return the bare score with the relevant passage one rank up or down in some lists.
-
-        ``change``: of the MRR, met to a sixth of a list; ``wins`` and ``losses`` between the first
-        two ranks at least.
-        """
-        score = self.bare.copy()
-        sixths = round((change * LISTS - (wins - losses) / 2) * 6)
-        moves = [(2, 1)] * wins + [(1, 2)] * losses
-        moves += [(3, 2) if sixths > 0 else (2, 3)] * abs(sixths)
-        at = {rank: iter(self._lists_with(rank)) for rank in (1, 2, 3)}
-        for old, new in moves:
-            members = np.flatnonzero(self.query == next(at[old]))
-            order = members[np.argsort(-score[members])]
-            i, j = order[old - 1], order[new - 1]
-            score[i], score[j] = score[j], score[i]
-        return score
-
-    def _lists_with(self, rank: int) -> list[int]:
-        """Return the lists whose only relevant passage has a rank."""
-        lists = []
-        for query in range(RELEVANT - LISTS, LISTS):
-            own = self.query == query
-            mine = self.bare[own & (self.relevant > 0)][0]
-            if int((self.bare[own] > mine).sum()) + 1 == rank:
-                lists.append(query)
-        return lists
-
-
-def intents(lists: Lists, first: Array, best: float, routed: float) -> list[Array]:
-    """Return scores of four more intents: best of five per passage, and one a query, as given."""
-    by_query = [lists.by_query() for _ in range(4)]
-    # On passages that do not answer the query alone: the best of several lifts those.
-    by_passage = [lists.rng.standard_normal(PASSAGES) * (1 - lists.relevant) for _ in range(4)]
-
-    def scores(spread: float, own: float) -> list[Array]:
-        return [
-            lists.bare + spread * q + own * p for q, p in zip(by_query, by_passage, strict=True)
-        ]
-
-    def one_a_query(each: Sequence[Array]) -> Array:
-        stacked = np.stack([first, *each])
-        means = np.stack([np.bincount(lists.query, x) for x in stacked])
-        return np.asarray(stacked[means.argmax(axis=0)[lists.query], np.arange(PASSAGES)])
-
-    def spread_for(own: float) -> float:
-        return solved(lambda x: auc(one_a_query(scores(x, own)), lists.relevant), routed, 0.0, 3.0)
-
-    def best_with(own: float) -> float:
-        each = scores(spread_for(own), own)
-        return auc(np.stack([first, *each]).max(axis=0), lists.relevant)
-
-    own = solved(best_with, best, 0.0, 0.6)
-    return scores(spread_for(own), own)
-
-
-def ranked_scores(values: Mapping[str, Entry]) -> dict[str, Array]:
-    """Return the NLL of every passage under every condition of the ranking claims."""
-
-    def level(name: str) -> float:
-        return values[name].effect
-
-    lists = Lists.of(level("exp23-gemma-bare-auc"), level("exp22-gemma-nll-bare-auc"))
-    primed = _primed(lists, values)
-    early = "values_early_layers({},0.47)@lists"
-    again = lists.swapped(level("exp23-gemma-two-stages-3-against-bare-mrr"), 8, 6)
-    pmi = {
-        "bare@lists": lists.bare,
-        early.format("static_fact"): primed,
-        early.format("oracle"): lists.at(level("exp23-gemma-early-layers-oracle-16-auc"), again),
-    }
-    for condition, name in {
-        "values_early_layers(oracle,0.24)": "early-layers-oracle-8",
-        "interp(oracle,0.25)": "interp-oracle-25",
-        "full_context(oracle)": "full-context-oracle",
-        "qvi(0.1)": "qvi-10",
-        "qvi(0.25)": "qvi-25",
-        "qvi(0.5)": "qvi-50",
-    }.items():
-        pmi[f"{condition}@lists"] = lists.at(level(f"exp23-gemma-{name}-auc"))
-    others = ("definition", "procedure", "quantity", "problem")
-    more = intents(
-        lists,
-        primed,
-        level("exp23-gemma-best-of-five-intents-per-passage-auc"),
-        level("exp23-gemma-one-intent-per-query-auc"),
-    )
-    pmi |= {early.format(f"static({o})"): s for o, s in zip(others, more, strict=True)}
-    for target in ("qdoc", "relevance"):
-        pmi[f"bare@lists.{target}"] = lists.unrelated(level(f"exp23-gemma-{target}-bare-auc"))
-    nlls = {name: 3 + lists.prior - score for name, score in pmi.items()}
-    for behind in ("", ".qdoc", ".relevance"):
-        nlls[f"bos_only@lists{behind}"] = 3 + lists.prior
-    return nlls
-
-
-def _primed(lists: Lists, values: Mapping[str, Entry]) -> Array:
-    """Return PMI under primed values: its AUC, that of its NLL, and its MRR are as published."""
-    change = values["exp22-gemma-nll-priming-mrr"].effect
-    base, noise = lists.swapped(change, 6, 9), lists.by_query()
-    by_pmi = values["exp22-gemma-pmi-early-layers-auc"].effect
-    by_nll = values["exp22-gemma-nll-early-layers-auc"].effect
-
-    def score(share: float) -> Array:
-        own = base + share * lists.prior
-        width = solved(lambda x: auc(own + x * noise, lists.relevant), by_pmi, 0, 3)
-        return own + width * noise
-
-    share = solved(lambda x: auc(score(x) - lists.prior, lists.relevant), by_nll, 0.0, 0.6)
-    return score(share)
-
-
-def list_rows(place: Place, values: Mapping[str, Entry]) -> list[Row]:
-    """Return the rows of all lists."""
-    lists = np.sort(np.arange(PASSAGES) % LISTS)
-    first, relevant = np.diff(lists, prepend=-1) > 0, relevant_passages(lists) > 0
-    ids = []
-    for i, query in enumerate(f"q{number:03}" for number in lists):
-        other = f"{query}+p-{i}" if relevant[i] else f"p-{i:04}"
-        ids.append(f"{query}#{query if first[i] else other}")
-    return [
-        scored(place, need, id, float(nll), cluster=id.split("#")[0])
-        for need, nlls in ranked_scores(values).items()
-        for id, nll in zip(ids, nlls, strict=True)
-    ]
 
 
 # --- hidden states -------------------------------------------------------------------------------
@@ -434,21 +198,51 @@ def write_store(
     root: Path,
     comparisons: Mapping[tuple[Place, str], Sequence[Comparison]],
     values: Mapping[str, Entry],
-    *,
-    others: bool = True,
+    further: Sequence[Row] = (),
 ) -> None:
-    """Write the rows of published comparisons, by place and set of samples.
-
-    ``others``: write those of the ranking study and of the prefill dynamics too.
-    """
+    """Write the rows of published comparisons, by place and set of samples, and further ones."""
     rows: list[Row] = []
     for (place, sample_set), own in comparisons.items():
         clusters = next((c.entry.clusters for c in own if c.entry.clusters), None)
         groups = groups_of(own, values, place)
         short = SHORT_ANSWERS if any(group.with_bare for group in groups) else 0
         rows += paired_rows(place, sample_set, groups, clusters, short)
-    if others:
-        rows += list_rows(values["exp23-gemma-bare-auc"].place, values)
-        states = kind_of("hidden_states").store(root)
-        states.write(pd.DataFrame(dynamics_rows(values)), {"device": "cpu"})
-    kind_of("answer_nll").store(root).write(pd.DataFrame(rows), {"device": "cpu"})
+    kind_of("answer_nll").store(root).write(pd.DataFrame([*rows, *further]), {"device": "cpu"})
+
+
+def write_record(
+    root: Path,
+    comparisons: Mapping[tuple[Place, str], Sequence[Comparison]],
+    values: Mapping[str, Entry],
+) -> None:
+    """Write the rows of published comparisons, of the ranking study and the prefill dynamics."""
+    lists = list_rows(values["exp23-gemma-bare-auc"].place, values)
+    write_store(root, comparisons, values, lists)
+    states = kind_of("hidden_states").store(root)
+    states.write(pd.DataFrame(dynamics_rows(values)), {"device": "cpu"})
+
+
+def write_apart(root: Path, values: Mapping[str, Entry]) -> None:
+    """Write what was published of samples that share their place with other ones.
+
+    Experiment 06 (n = 1,834) measured the query and random tokens anew, experiment 20 (n = 278)
+    the static prefix on documents before they were padded, experiments 14 and 15 lists of another
+    model than the ranking study: one store has one row of a sample under a condition.
+    """
+    place = values["exp06-mistral-oracle"].place
+    length = "exp20-mistral-static-fact"
+    keywords, written = "exp06-mistral-oracle-as-keywords", "llm_surrogate(keyword)"
+    comparisons = {
+        (place, "samples"): [
+            Comparison(values["exp06-mistral-oracle"], "bare", "oracle"),
+            Comparison(values[keywords], "bare", "keywords(query)"),
+            Comparison(values[f"{keywords}-against-oracle"], "oracle", "keywords(query)"),
+            Comparison(values["exp06-mistral-random"], "bare", "random"),
+            Comparison(values["exp06-mistral-keyword"], "bare", written),
+            Comparison(values["exp06-mistral-keyword-against-random"], "random", written),
+            Comparison(values[f"{length}-original-length"], "bare", "static_fact"),
+        ],
+        (place, "256"): [Comparison(values[f"{length}-256-tokens"], "bare", "static_fact")],
+    }
+    lists = noted_rows(values["exp14-mistral-benefit-as-score-mrr"].place, values)
+    write_store(root, comparisons, values, lists)

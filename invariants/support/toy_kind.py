@@ -96,4 +96,4 @@ def request(folder: Path, needs: tuple[str, ...] = ("1", "2"), limit: int = 20) 
 def no_model() -> Any:
     """Return what provenance is read from, in place of a model."""
     config = SimpleNamespace(_attn_implementation="none")
-    return SimpleNamespace(device=torch.device("cpu"), config=config)
+    return SimpleNamespace(device=torch.device("cpu"), config=config, has_bos=False)

@@ -17,7 +17,7 @@ from kvcore.models.device import upload
 from kvcore.models.lm import LM
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KVCache:
     """Keys and values of a batch of sequences; every operation returns a new one.
 
@@ -35,6 +35,18 @@ class KVCache:
     values: tuple[Float[Tensor, "batch kv_head slot head_dim"], ...]
     positions: Int[Tensor, "batch slot"]
     real: Bool[Tensor, "batch slot"]
+
+    def __repr__(self) -> str:
+        """Say how large it is; its numbers fill screens."""
+        _, heads, _, width = self.keys[0].shape if self.keys else (0, 0, 0, 0)
+        return (
+            f"<KVCache of {self.batch} rows, {self.slots} slots: {len(self.keys)} layers, "
+            f"{heads} heads of {width}, {self.keys[0].dtype if self.keys else 'empty'}>"
+        )
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """Show the same to pretty printers, which else list the fields of a dataclass."""
+        printer.text(repr(self))
 
     @property
     def slots(self) -> int:

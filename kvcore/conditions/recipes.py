@@ -57,6 +57,42 @@ class Truncate:
 
 
 @dataclass(frozen=True)
+class TruncateBut:
+    """Drop the slots of a prefix but some, which stay right behind BOS, all at their old positions.
+
+    - `source`: of one prefix and the document behind it.
+    - `keep`: how many of the prefix's first tokens stay; or ``"sink"``: of BOS and the prefix the
+      one slot with the largest hidden norm halfway up the layers, so that nothing but BOS stays
+      where BOS is that slot.
+    """
+
+    source: Prefill
+    keep: int | Literal["sink"]
+
+    def __post_init__(self) -> None:
+        """Raise KvError for a prefill of other parts, or fewer than one token to keep."""
+        parts = self.source.parts
+        plain = len(parts) == 2 and isinstance(parts[0], Prefix) and parts[1] == Document()
+        if not plain or self.source.isolated:
+            raise KvError(
+                f"`source={self.source}` must be one prefix and the document behind it; pass "
+                "Prefill((prefix, Document()))."
+            )
+        if self.keep != "sink" and self.keep < 1:
+            raise KvError(
+                f"`keep={self.keep}` must be a count or 'sink'; pass 1 or more, or Truncate."
+            )
+
+
+@dataclass(frozen=True)
+class SwapBos:
+    """A cache with the keys and values that BOS has in another; all else stays as it is."""
+
+    source: Recipe
+    bos: Recipe
+
+
+@dataclass(frozen=True)
 class DropPrefix:
     """Drop the slots between BOS and the document; what is left stays at its old positions."""
 
@@ -198,7 +234,18 @@ class MaskFromQuery:
         return [copy for copy in copies if copy not in seen]
 
 
-Recipe = Prefill | Truncate | DropPrefix | Reposition | RotateForward | Mix | Mean | MaskFromQuery
+Recipe = (
+    Prefill
+    | Truncate
+    | TruncateBut
+    | DropPrefix
+    | Reposition
+    | RotateForward
+    | Mix
+    | SwapBos
+    | Mean
+    | MaskFromQuery
+)
 
 
 @dataclass(frozen=True)
@@ -233,6 +280,15 @@ class Condition:
         """Return the distinct prefills this condition is made from."""
         return tuple(dict.fromkeys(n for n in nodes(self.recipe) if isinstance(n, Prefill)))
 
+    def sink_prefills(self) -> tuple[Prefill, ...]:
+        """Return the distinct prefills whose slot of largest hidden norm must be known."""
+        keeping = (n for n in nodes(self.recipe) if isinstance(n, TruncateBut))
+        return tuple(dict.fromkeys(n.source for n in keeping if n.keep == "sink"))
+
+    def swaps_bos(self) -> bool:
+        """Whether BOS's entry is exchanged for another, which takes a BOS."""
+        return any(isinstance(node, SwapBos) for node in nodes(self.recipe))
+
     def prefixes(self) -> tuple[Prefix, ...]:
         """Return every prefix whose ids or length the recipe uses."""
         prefixes = []
@@ -261,6 +317,8 @@ def sources(recipe: Recipe) -> tuple[Recipe, ...]:
     """Return the recipes that a recipe is made from, at most two."""
     if isinstance(recipe, Prefill):
         return ()
+    if isinstance(recipe, SwapBos):
+        return recipe.source, recipe.bos
     return (recipe.keys, recipe.values) if isinstance(recipe, Mix) else (recipe.source,)
 
 

@@ -23,7 +23,9 @@ from kvcore.conditions.recipes import (
     Recipe,
     Reposition,
     RotateForward,
+    SwapBos,
     Truncate,
+    TruncateBut,
 )
 from kvcore.errors import KvError, unknown
 from kvcore.tokenization import Prefix
@@ -35,7 +37,10 @@ INTENTS = {
     "procedure": "How do I do this step by step?",
     "quantity": "How much or how many?",
     "problem": "What problem does this solve?",
+    "meaning": "What is this and what does it mean?",
+    "cost": "How much does this cost or how long does it take?",
 }
+"""Fixed questions; the last two are the lab notes' wording of a definition and a quantity."""
 UNRELATED = "The weather in the mountains was cold and clear that morning."
 """The same sentence for all passages, about none of them."""
 KEYWORDS = {
@@ -342,6 +347,31 @@ def _beacons(p: NamedPrefix, every: int) -> Composed:
     part = Document(p.prefix, _at_least("beacons", every, 1))
     recipe = Reposition(Truncate(Prefill((part,))))
     return recipe, f"whether the prefix, repeated every {every} tokens, helps"
+
+
+@_named("prefix", "whole number")
+def _keep_first(p: NamedPrefix, k: int) -> Composed:
+    kept = TruncateBut(primed(p.prefix), _at_least("keep_first", k, 1))
+    tokens = "token" if k == 1 else f"{k} tokens"
+    return Reposition(kept), f"whether the prefix's first {tokens} must stay behind BOS"
+
+
+@_named("prefix")
+def _keep_sink(p: NamedPrefix) -> Composed:
+    kept = TruncateBut(primed(p.prefix), "sink")
+    return Reposition(kept), "whether the one slot that is the attention sink must stay behind BOS"
+
+
+@_named("prefix")
+def _swap_bos(p: NamedPrefix) -> Composed:
+    recipe = SwapBos(BARE, primed(p.prefix))
+    return recipe, "what the primed pass's BOS entry does under the bare document"
+
+
+@_named("prefix")
+def _bos_of_bare(p: NamedPrefix) -> Composed:
+    recipe = SwapBos(truncation(p.prefix), BARE)
+    return recipe, "what the bare pass's BOS entry does before the primed document"
 
 
 def spellings(forms: Mapping[str, Form]) -> tuple[str, ...]:

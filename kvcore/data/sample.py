@@ -17,7 +17,7 @@ def name_or_none(value: object) -> str | None:
     return str(value) if str(value).strip() else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
     """One question, the passage that may answer it, and the answer that is scored."""
 
@@ -42,6 +42,13 @@ class Sample:
             object.__setattr__(self, "id", f"s-{self.content_hash[:16]}")
         if name_or_none(self.cluster) is None:
             object.__setattr__(self, "cluster", self.id)
+
+    def __repr__(self) -> str:
+        """Show the beginning of each text: passages fill screens."""
+        texts = (
+            f"{name}={_beginning(getattr(self, name))}" for name in ("query", "passage", "answer")
+        )
+        return f"Sample({', '.join(texts)}, id={self.id!r})"
 
     def with_texts_of(self, other: Sample) -> Sample:
         """Return the sample with the further texts of another beside its own, which come last."""
@@ -83,6 +90,10 @@ class Corpus:
         """Choose n samples, or as many whole clusters as n samples hold; see `choose_samples`."""
         choose = choose_clusters if self.whole_clusters else choose_samples
         return choose(self.samples, n, seed)
+
+
+def _beginning(text: str, longest: int = 40) -> str:
+    return repr(text if len(text) <= longest else f"{text[: longest - 1]}\u2026")
 
 
 def choose_samples(samples: Sequence[Sample], n: int | None, seed: int) -> tuple[Sample, ...]:

@@ -1,6 +1,8 @@
 """Paragraphs that people wrote, each cut behind its first sentence: a prompt and its continuation.
 
-One rule cuts them all: the first sentence ends with the first full stop, question mark or
+WikiText-2 follows the published study: paragraphs of 80 to 120 tokens of the model that reads them,
+cut behind the first full stop before a blank that ends beyond character 10. Of the others the first
+sentence ends with the first full stop, question mark or
 exclamation mark (and the quotation marks and brackets that follow at once) before white space
 and a capital letter or a digit, which quotation marks and brackets may open. An abbreviation or
 an initial ends none.
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +25,10 @@ from kvcore.io import digest
 
 WORDS = (60, 90)
 """Words of a paragraph of 80 to 120 tokens: a tokenizer makes about 4 tokens of 3 words."""
+TOKENS = (80, 120)
+"""Tokens of a published paragraph, prompt included and BOS not, of the model that reads it."""
+STOP, LEAST_PROMPT = ". ", 10
+"""What ends a published prompt, and how many characters it exceeds, the blank counted."""
 
 SENTENCE_END = re.compile(r"[.!?][\"')\]\u201d\u2019]*(?=\s+[\"'(\[`\u201c\u2018]*[A-Z0-9])")
 GRAMMAR = re.compile(r"::|>>>|->|\.\.\.|https?:")
@@ -32,6 +38,9 @@ _WORD = re.compile(r"\S*\w\S*")
 _TWO_BLANKS = re.compile(r"(?<=[.!?)\"\u201d\u2019])  (?=\S)")  # between sentences
 TEXT_COLUMNS = ("text", "id")  # of a file; the second one may be missing
 _CLOSED = re.compile(r"[.!?][\"')\]\u201d\u2019]*$")
+
+
+Split = Callable[[str], tuple[str, str] | None]
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,15 @@ class TextCorpus:
     dropped: Mapping[str, int]
     revision: str  # hash of all paragraphs read, hub revision, or SHA-256 of the file
     note: str
+    # Fewest and most tokens of a text, of the model that reads it; None where any number will do.
+    tokens: tuple[int, int] | None = None
+
+    def fitting(self, count: Callable[[str], int]) -> tuple[Text, ...]:
+        """Return the texts whose number of tokens, by a function that counts them, fits."""
+        if self.tokens is None:
+            return self.texts
+        low, high = self.tokens
+        return tuple(t for t in self.texts if low <= count(t.prompt + t.continuation) <= high)
 
 
 class Dropped(NamedTuple):
@@ -86,8 +104,8 @@ def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     """Load texts by name, or from a file.
 
     `name_or_path`: a key of ``TEXTS``, or a path to a JSON Lines, JSON, CSV or Parquet file. A file
-    has a column text, a paragraph a row, and optionally id. The named corpora keep paragraphs of 60
-    to 90 words; a file's are of any length.
+    has a column text, a paragraph a row, and optionally id. ``pydoc`` keeps paragraphs of 60 to 90
+    words, ``wikitext2`` those of `TOKENS` of the model that reads them; a file's are of any length.
 
     Deterministic, in the order of the source. A paragraph is left out where it has no second
     sentence or does not end with one, and where it was there before.
@@ -118,15 +136,35 @@ def split_first_sentence(paragraph: str) -> tuple[str, str] | None:
     return None
 
 
+def split_at_full_stop(paragraph: str) -> tuple[str, str] | None:
+    """Cut a paragraph as the published study did, or return None where there is no such stop.
+
+    The stop may be that of an abbreviation.
+
+    Examples
+    --------
+    >>> split_at_full_stop("Soaked: Mr. Brown got wet . He left .")
+    ('Soaked: Mr.', ' Brown got wet . He left .')
+    >>> split_at_full_stop("It got wet. And so on.")
+    ('It got wet.', ' And so on.')
+    """
+    at = paragraph.find(STOP, LEAST_PROMPT - len(STOP) + 1)
+    return None if at < 0 else (paragraph[: at + 1], paragraph[at + 1 :])
+
+
 def n_words(text: str) -> int:
     """Count what stands between white space and has a letter or a digit."""
     return len(_WORD.findall(text))
 
 
 def unique_texts(
-    source: str, paragraphs: Iterable[tuple[str | None, str | Dropped]]
+    source: str,
+    paragraphs: Iterable[tuple[str | None, str | Dropped]],
+    split: Split = split_first_sentence,
 ) -> tuple[tuple[Text, ...], dict[str, int]]:
     """Turn paragraphs, each with an id or None, into texts and counts of what was dropped.
+
+    `split` cuts a paragraph in two, or returns None where it cannot.
 
     Raises KvError where two paragraphs have one id, or no text is left.
     """
@@ -134,7 +172,7 @@ def unique_texts(
     seen: set[str] = set()
     dropped: Counter[str] = Counter()
     for id, paragraph in paragraphs:
-        text = _text_or_reason(id, paragraph, seen)
+        text = _text_or_reason(id, paragraph, seen, split)
         if isinstance(text, str):
             dropped[text] += 1
         elif text.id in texts:
@@ -148,11 +186,13 @@ def unique_texts(
     return tuple(texts.values()), counts
 
 
-def _text_or_reason(id: str | None, paragraph: str | Dropped, seen: set[str]) -> Text | str:
+def _text_or_reason(
+    id: str | None, paragraph: str | Dropped, seen: set[str], split: Split
+) -> Text | str:
     if isinstance(paragraph, Dropped):
         return paragraph.reason
     reason = drop_reason(paragraph, seen)
-    parts = None if reason else split_first_sentence(paragraph)
+    parts = None if reason else split(paragraph)
     if parts is None:
         return reason or "no second sentence"
     return Text(f"t-{digest(paragraph)[:16]}" if id is None else id, *parts)
@@ -217,14 +257,10 @@ def from_hub(data: HubDataset, paths: Iterable[Path]) -> TextCorpus:
     Raises KvError where a file is not what the dataset's card says, or no text is left.
     """
     lines = (row["text"].strip() for path in paths for row in rows_of(data, path))
-    texts, dropped = unique_texts(data.name, ((None, _wiki_paragraph(line)) for line in lines))
-    return TextCorpus(data.name, texts, dropped, data.revision, TEXTS.get(data.name, data.note))
-
-
-def _wiki_paragraph(line: str) -> str | Dropped:
-    if HEADING.fullmatch(line):
-        return Dropped("heading")
-    return of_length(line) if line else ""
+    paragraphs = ((None, Dropped("heading") if HEADING.fullmatch(x) else x) for x in lines)
+    texts, dropped = unique_texts(data.name, paragraphs, split_at_full_stop)
+    note = TEXTS.get(data.name, data.note)
+    return TextCorpus(data.name, texts, dropped, data.revision, note, TOKENS)
 
 
 def _from_file(path: Path) -> TextCorpus:

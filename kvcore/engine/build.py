@@ -20,7 +20,9 @@ from kvcore.conditions.recipes import (
     Recipe,
     Reposition,
     RotateForward,
+    SwapBos,
     Truncate,
+    TruncateBut,
 )
 from kvcore.engine import forward, one_pass, rope_probe
 from kvcore.engine.forward import ForwardInput, SequenceInput
@@ -63,24 +65,20 @@ def _prefill(recipe: Prefill, lm: LM, _caches: Caches, group: Group) -> KVCache:
     return prefill_group(lm, recipe, group)
 
 
-@carry_out.register
-def _truncate(recipe: Truncate, lm: LM, caches: Caches, group: Group) -> KVCache:
-    return build(lm, recipe.source, caches, group).keep(
-        [
-            [i for i, role in enumerate(sample.roles(recipe.source)) if role < COPIES]
-            for sample in group
-        ]
-    )
-
-
-@carry_out.register
-def _drop_prefix(recipe: DropPrefix, lm: LM, caches: Caches, group: Group) -> KVCache:
+@carry_out.register(Truncate)
+@carry_out.register(TruncateBut)
+@carry_out.register(DropPrefix)
+def _leave_slots(
+    recipe: Truncate | TruncateBut | DropPrefix, lm: LM, caches: Caches, group: Group
+) -> KVCache:
     source = build(lm, recipe.source, caches, group)
-    slots = []
-    for sample in group:
-        roles = sample.roles(recipe.source)
-        slots.append([0, *range(roles.index(DOCUMENT), len(roles))])
-    return source.keep(slots)
+    return source.keep([sample.slots_left(recipe) for sample in group])
+
+
+@carry_out.register
+def _swap_bos(recipe: SwapBos, lm: LM, caches: Caches, group: Group) -> KVCache:
+    source, bos = (build(lm, part, caches, group) for part in (recipe.source, recipe.bos))
+    return source.with_bos_of(bos)
 
 
 @carry_out.register
@@ -92,7 +90,7 @@ def _mask_from_query(recipe: MaskFromQuery, lm: LM, caches: Caches, group: Group
 @carry_out.register
 def _mean(recipe: Mean, lm: LM, caches: Caches, group: Group) -> KVCache:
     source = build(lm, recipe.source, caches, group)
-    return source.mean(source.real & (source.slot_indices() > 0))
+    return source.mean(source.real & (source.slot_indices() >= lm.has_bos))
 
 
 @carry_out.register
@@ -100,7 +98,9 @@ def _rotate_forward(recipe: RotateForward, lm: LM, caches: Caches, group: Group)
     source = build(lm, recipe.source, caches, group)
     lengths = [len(sample.prefixes[recipe.prefix]) for sample in group]
     deltas = upload(lengths, source.positions.device).unsqueeze(1)
-    return source.reposition(lm, rope_probe.rope_plan(lm), deltas * (source.slot_indices() > 0))
+    return source.reposition(
+        lm, rope_probe.rope_plan(lm), deltas * (source.slot_indices() >= lm.has_bos)
+    )
 
 
 @carry_out.register

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from kvcore import progress
 from kvcore.cache import rope
 from kvcore.models.lm import LM
 
@@ -125,6 +126,7 @@ def run_or_halve(
     """
     results = _run_if_memory_allows(items, run)
     if isinstance(results, list):
+        progress.batch_done(len(items), what)
         return results
     if lm.device.type == "cuda":
         free_memory()

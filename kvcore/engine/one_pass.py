@@ -28,6 +28,25 @@ question    BOS', document, question
 
 BOS' has the last prefix token's position. Attention is relative: what stands at the positions
 behind it is what the cache holds once the document has been moved to follow BOS.
+
+The same with some tokens of the prefix kept behind BOS:
+``[BOS][copies][BOS''][leading][kept][BOS'][document][question]``
+
+==========  =====================================================
+group       sees
+==========  =====================================================
+BOS         everything
+copy        everything
+leading     leading: BOS'' and the prefix up to what is kept
+kept        leading, kept
+BOS'        BOS'
+document    BOS, copies, document
+question    kept, BOS', document, question
+==========  =====================================================
+
+What is kept is read once more, behind all that it saw in the prefill, so that it has the values it
+has there; it ends where the prefix ends, and BOS' stands as many positions before that as tokens
+are kept. Where caches begin without BOS, so do the passes: there is none of the three.
 """
 
 from __future__ import annotations
@@ -42,12 +61,13 @@ from kvcore.conditions.recipes import (
     Recipe,
     Reposition,
     Truncate,
+    TruncateBut,
 )
 from kvcore.engine.forward import SequenceInput
 from kvcore.engine.prepared import BOS, COPIES, DOCUMENT, PreparedSample
 from kvcore.tokenization import Prefix
 
-SECOND_BOS, QUESTION = -2, -1  # further groups of the one-pass route
+LEADING, KEPT, SECOND_BOS, QUESTION = -4, -3, -2, -1  # further groups of the one-pass route
 Sees = Mapping[int, Collection[int]]
 """For each group the groups that its tokens see of what stands before them."""
 
@@ -63,6 +83,8 @@ def fits_one_pass(recipe: Recipe) -> bool:
             precision="float32",
         ):
             return document == Document()
+        case Reposition(source=TruncateBut(), rope_base="own", precision="float32"):
+            return True
     return False
 
 
@@ -73,13 +95,30 @@ def one_pass(sample: PreparedSample, condition: Condition, bos_id: int) -> Seque
     """
     recipe = condition.recipe
     (prefill,) = condition.prefills()
-    read = [(bos_id, BOS), *sample.prefill_spec(prefill)]
+    read = [*[(bos_id, BOS)] * sample.bos, *sample.prefill_spec(prefill)]
     question = [(i, QUESTION) for i in sample.query_ids()]
     copies = sorted({group for _, group in read if group >= COPIES})
     if isinstance(recipe, Reposition) and copies:
-        prefix_end = 1 + sum(group >= COPIES for _, group in read)
-        tokens = [*read[:prefix_end], (bos_id, SECOND_BOS), *read[prefix_end:], *question]
-        positions = (*range(prefix_end), *range(prefix_end - 1, len(tokens) - 1))
+        end = sample.bos + sum(group >= COPIES for _, group in read)
+        but = recipe.source
+        kept = sample.kept_slots(but) if isinstance(but, TruncateBut) else range(0)
+        again = [i for i, _ in read[: kept.stop]] if kept else []
+        leading, staying = again[: kept.start], again[kept.start :]
+        second = [(bos_id, SECOND_BOS)] * sample.bos
+        tail = [*read[end:], *question]
+        tokens = [
+            *read[:end],
+            *((i, LEADING) for i in leading),
+            *((i, KEPT) for i in staying),
+            *second,
+            *tail,
+        ]
+        positions = (
+            *range(end),
+            *range(end - len(again), end),
+            *[end - 1 - len(kept)] * sample.bos,
+            *range(end, end + len(tail)),
+        )
         return _sequence(tokens, positions, truncation_table(copies))
     table = dict(prefill_table(prefill, copies))
     hidden = recipe.hidden_copies(copies) if isinstance(recipe, MaskFromQuery) else []
@@ -97,11 +136,13 @@ def prefill_table(prefill: Prefill, copies: Sequence[int]) -> Sees:
 
 def truncation_table(copies: Sequence[int]) -> Sees:
     """Return who sees whom in the pass that stands for a truncated cache."""
-    everything = {BOS, SECOND_BOS, DOCUMENT, *copies}
+    everything = {BOS, SECOND_BOS, LEADING, KEPT, DOCUMENT, *copies}
     return dict.fromkeys((BOS, *copies), everything) | {
+        LEADING: {LEADING},
+        KEPT: {LEADING, KEPT},
         SECOND_BOS: {SECOND_BOS},
         DOCUMENT: {BOS, *copies, DOCUMENT},
-        QUESTION: {SECOND_BOS, DOCUMENT, QUESTION},
+        QUESTION: {KEPT, SECOND_BOS, DOCUMENT, QUESTION},
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from kvcore import tokenization
@@ -21,11 +22,12 @@ from kvcore.conditions.recipes import (
     Reposition,
     RotateForward,
     Truncate,
+    TruncateBut,
     nodes,
     sources,
 )
 from kvcore.data.sample import Sample
-from kvcore.engine import limits, rope_probe
+from kvcore.engine import batching, limits, rope_probe, sinks
 from kvcore.errors import KvError
 from kvcore.models.lm import LM
 from kvcore.tokenization import Prefix, TokenizedSample, Unusable
@@ -35,11 +37,22 @@ BOS, DOCUMENT, COPIES = 0, 1, 2  # what a slot holds; prefixes count on from COP
 
 @dataclass(frozen=True)
 class PreparedSample:
-    """A tokenized sample with the ids of every prefix that some condition uses."""
+    """A tokenized sample with the ids of every prefix that some condition uses.
+
+    Attributes
+    ----------
+    bos : bool
+        Whether its caches begin with BOS.
+    sinks : dict of Prefill to int
+        Of BOS and the prefix, the slot with the largest hidden norm in some prefills: those of
+        which `locate_sinks` was asked.
+    """
 
     tokens: TokenizedSample
     prefixes: Mapping[Prefix, tuple[int, ...]]
     target: str = "answer"
+    bos: bool = True
+    sinks: dict[Prefill, int] = field(default_factory=dict)
 
     def prefill_spec(self, prefill: Prefill) -> tuple[tuple[int, int], ...]:
         """Return what one prefill reads behind BOS, as (token id, `DOCUMENT` or its copy)."""
@@ -66,21 +79,60 @@ class PreparedSample:
         )
 
     def prefill_ids(self, prefill: Prefill, bos_id: int) -> tuple[int, ...]:
-        """Return the ids of one prefill, BOS first."""
-        return (bos_id, *(i for i, _ in self.prefill_spec(prefill)))
+        """Return the ids of one prefill, BOS first where there is one."""
+        return (*[bos_id] * self.bos, *(i for i, _ in self.prefill_spec(prefill)))
 
     def roles(self, recipe: Recipe) -> tuple[int, ...]:
         """Return what each slot of a recipe's cache holds: `BOS`, `DOCUMENT` or a copy."""
         if isinstance(recipe, Prefill):
-            return (BOS, *(role for _, role in self.prefill_spec(recipe)))
+            return (*[BOS] * self.bos, *(role for _, role in self.prefill_spec(recipe)))
         if isinstance(recipe, Mean):
             return (DOCUMENT,)
         before = self.roles(sources(recipe)[0])
-        if isinstance(recipe, Truncate):
-            return tuple(role for role in before if role < COPIES)
-        if isinstance(recipe, DropPrefix):
-            return (BOS, *before[before.index(DOCUMENT) :])
+        if isinstance(recipe, Truncate | TruncateBut | DropPrefix):
+            return tuple(before[i] for i in self.slots_left(recipe))
         return before
+
+    def slots_left(self, recipe: Truncate | TruncateBut | DropPrefix) -> list[int]:
+        """Return which slots of its source's cache a recipe leaves, in their order."""
+        roles = self.roles(recipe.source)
+        if isinstance(recipe, DropPrefix):
+            return [*range(self.bos), *range(roles.index(DOCUMENT), len(roles))]
+        kept = self.kept_slots(recipe) if isinstance(recipe, TruncateBut) else range(0)
+        return [i for i, role in enumerate(roles) if role < COPIES or i in kept]
+
+    def slot_in_cache(self, recipe: Recipe, slot: int) -> int | None:
+        """Return where a slot of a recipe's first prefill lies in its cache, None if nowhere."""
+        if isinstance(recipe, Prefill):
+            return slot
+        if isinstance(recipe, Mean):
+            return None
+        place = self.slot_in_cache(sources(recipe)[0], slot)
+        if isinstance(recipe, Truncate | TruncateBut | DropPrefix):
+            left = self.slots_left(recipe)
+            return left.index(place) if place in left else None
+        return None if place in self.hidden_slots(recipe) else place
+
+    def kept_slots(self, recipe: TruncateBut) -> range:
+        """Return the slots of a prefill that stay between BOS and the document.
+
+        Raises
+        ------
+        KvError
+            If the sink stays and was not located.
+        """
+        roles = self.roles(recipe.source)
+        first, stop = int(self.bos), roles.index(DOCUMENT)
+        if recipe.keep != "sink":
+            return range(first, min(first + recipe.keep, stop))
+        if recipe.source not in self.sinks:
+            raise KvError("kept_slots: the sink is not known; call locate_sinks first.")
+        sink = self.sinks[recipe.source]
+        return range(max(sink, first), sink + 1)
+
+    def knows_sinks(self, condition: Condition) -> bool:
+        """Whether every sink that a condition keeps has been located."""
+        return self.sinks.keys() >= set(condition.sink_prefills())
 
     def hidden_slots(self, recipe: Recipe) -> list[int]:
         """Return the slots of a recipe's cache that the query does not see."""
@@ -99,7 +151,7 @@ class PreparedSample:
 
     def length(self, condition: Condition) -> int:
         """Return the positions that the longest pass under a condition reaches, at most."""
-        longest = max(1 + len(self.prefill_spec(prefill)) for prefill in condition.prefills())
+        longest = max(len(self.roles(prefill)) for prefill in condition.prefills())
         rotated = max(
             (
                 len(self.prefixes[node.prefix])
@@ -151,7 +203,43 @@ def prepare_one(
     ((_, ready),) = prepare_sample(lm, sample, target, (condition,), seed)
     if isinstance(ready, str):
         raise Unusable(ready)
+    locate_sinks(lm, [(ready, condition)])
+    if not ready.knows_sinks(condition):
+        raise Unusable("out of memory")
     return ready
+
+
+def locate_sinks(
+    lm: LM, wanted: Iterable[tuple[PreparedSample, Condition]], batch_tokens: int | None = None
+) -> None:
+    """Find the sinks that conditions keep of samples, and fill in their `PreparedSample.sinks`.
+
+    Of BOS and the prefix it is the slot with the largest hidden norm, of equal ones the first; of
+    two that differ by rounding alone either may be found. A sample that does not fit in memory
+    gets none.
+    """
+    todo = {
+        (id(sample), prefill): (sample, prefill)
+        for sample, condition in wanted
+        for prefill in condition.sink_prefills()
+        if prefill not in sample.sinks
+    }
+    ordered = sorted(todo.values(), key=lambda pair: len(pair[0].roles(pair[1])))
+    budget, cost = limits.pass_limits(lm, batch_tokens)
+    widths = [len(sample.roles(prefill)) for sample, prefill in ordered]
+    for start, stop in batching.cut_into_passes(widths, budget, cost):
+        part = ordered[start:stop]
+        found = limits.run_or_halve(lm, part, partial(_sinks_of, lm), lambda _: None, what="passes")
+        for (sample, prefill), slot in zip(part, found, strict=True):
+            if slot is not None:
+                sample.sinks[prefill] = slot
+
+
+def _sinks_of(lm: LM, pairs: Sequence[tuple[PreparedSample, Prefill]]) -> list[int | None]:
+    ends = [sample.roles(prefill).index(DOCUMENT) for sample, prefill in pairs]
+    ids = [sample.prefill_ids(prefill, lm.bos_id) for sample, prefill in pairs]
+    norms = sinks.hidden_norms(lm, ids).tolist()
+    return [max(range(end), key=row.__getitem__) for end, row in zip(ends, norms, strict=True)]
 
 
 def prepare_sample(
@@ -164,9 +252,12 @@ def prepare_sample(
         yield from ((condition, str(reason)) for condition in conditions)
         return
     prefixes: dict[Prefix, tuple[int, ...]] = {}
-    ready = PreparedSample(tokens, prefixes, target)
+    ready = PreparedSample(tokens, prefixes, target, lm.has_bos)
     limit = limits.exact_positions(lm)
     for condition in conditions:
+        if not ready.bos and (needs_bos := _needs_bos(condition)):
+            yield condition, needs_bos
+            continue
         try:
             for p in condition.prefixes():
                 if p not in prefixes:
@@ -176,3 +267,11 @@ def prepare_sample(
             continue
         too_long = f"longer than the {limit} positions the model is exact for"
         yield condition, ready if ready.length(condition) <= limit else too_long
+
+
+def _needs_bos(condition: Condition) -> str:
+    """Return why a condition cannot be measured without BOS, "" if it can."""
+    if condition.swaps_bos():
+        return "there is no BOS whose entry could be swapped"
+    empty = any(not prefill.parts for prefill in condition.prefills())
+    return "without BOS nothing would be cached" if empty else ""

@@ -42,6 +42,8 @@ UNKNOWN: Mapping[str, Any] = {
     "clean_boundary": -1,
 }
 """The numbers of a row that was not scored."""
+COLUMNS = tuple(dict.fromkeys(("condition", "nll", "nll_tail", *TEXT_COLUMNS, *UNKNOWN)))
+"""In the order of the table that is returned: what one looks for comes first."""
 MAX_CONDITIONS_IN_MEMORY = 16  # conditions whose caches are held at the same time
 Route = Literal["auto", "cache"]
 Request = tuple[Sample, str, Sequence[Condition]]
@@ -92,10 +94,10 @@ def score(
     Returns
     -------
     pandas.DataFrame
-        One row per sample, target and condition, in the order given: `sample_id`, `condition`,
-        `target`, `status` (``"ok"`` or why the sample could not be measured), `nll` and
-        `nll_tail` in nats per answer token (the tail leaves out the first answer token and is
-        NaN for one-token answers), `token_nlls`, `n_answer_tokens`, `doc_len`, `prefix_len`
+        One row per sample, target and condition, in the order given: `condition`, `nll`
+        and `nll_tail` in nats per answer token (the tail leaves out the first answer token and is
+        NaN for one-token answers), `sample_id`, `target`, `status` (``"ok"`` or why the sample
+        could not be measured), `token_nlls`, `n_answer_tokens`, `doc_len`, `prefix_len`
         (tokens read beside BOS and document), `cache_len` (slots that the query sees) and
         `clean_boundary` (1 where the passage alone has the ids it has behind the prefix).
 
@@ -133,7 +135,7 @@ def score_pairs(
     prepared.check_conditions(lm, dict.fromkeys(c for *_, some in requests for c in some))
 
     # 2. Tokenize: a job for each score, or at once the row that says why there is none.
-    jobs, rows = _prepare_jobs(lm, requests, seed)
+    jobs, rows = prepare_jobs(lm, requests, seed, batch_tokens)
 
     # 3. Divide the jobs into batches, the A/A control's apart from all others.
     budget, cost = limits.pass_limits(lm, batch_tokens)
@@ -157,11 +159,11 @@ def score_pairs(
 
     # 5. Arrange the rows in the order of the requests.
     ordered = [rows[n, c.name] for n, (*_, some) in enumerate(requests) for c in some]
-    return frame_of(ordered, (*TEXT_COLUMNS, *UNKNOWN), TEXT_COLUMNS)
+    return frame_of(ordered, COLUMNS, TEXT_COLUMNS)
 
 
-def _prepare_jobs(
-    lm: LM, requests: Sequence[Request], seed: int
+def prepare_jobs(
+    lm: LM, requests: Sequence[Request], seed: int, batch_tokens: int | None
 ) -> tuple[list[ScoreJob], dict[Place, Row]]:
     """Return the scores that can be measured, and the rows of those that cannot."""
     jobs: list[ScoreJob] = []
@@ -173,7 +175,10 @@ def _prepare_jobs(
                 rows[place] = _unscored(sample.id, each.name, target, ready)
             else:
                 jobs.append(ScoreJob(place, ready, each))
-    return jobs, rows
+    prepared.locate_sinks(lm, [(job.sample, job.condition) for job in jobs], batch_tokens)
+    lost = [job for job in jobs if not job.sample.knows_sinks(job.condition)]
+    rows |= {job.place: unscored_row(job, "out of memory") for job in lost}
+    return [job for job in jobs if job.place not in rows], rows
 
 
 # --- batches -----------------------------------------------------------------------------------

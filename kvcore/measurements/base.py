@@ -142,6 +142,12 @@ def no_recipe(condition: str) -> str:
     return ""
 
 
+def nothing(rows: pd.DataFrame) -> Mapping[str, str]:
+    """Say nothing: the default of `MeasurementKind.described`."""
+    del rows
+    return {}
+
+
 def accept(name: str) -> None:
     """Accept every name: the default of `MeasurementKind.check_need` and ``load_data``."""
     del name
@@ -167,6 +173,7 @@ class MeasurementKind:
     - `published`: where it was published or is planned.
     - `prefix`: before the path of a file of such data: ``texts:my.jsonl``.
     - `counted`: what has one row per condition: samples, texts, pairs.
+    - `without_bos`: whether it can be measured on caches that begin without BOS.
     - `seeds`: how many seeds from the run's own on its rows may have.
     - `arrange`: takes stored rows, the dataset's key and the run's seed, and adds ``need`` (as
       claims spell it), ``sample`` (the id that rows share which stand side by side) and
@@ -177,6 +184,7 @@ class MeasurementKind:
       nothing can be measured by it.
     - `explain`: takes a request and explains each of its needs on one sample of the data, as the
       report's page shows them.
+    - `described`: takes a cell's rows and returns what the report says of them, beside the data.
     - `units`: units of its own and what they mean, for the report.
     """
 
@@ -192,11 +200,13 @@ class MeasurementKind:
     published: tuple[Place, ...] = ()
     prefix: str = ""
     counted: str = "samples"
+    without_bos: bool = False
     seeds: int = 1
     arrange: Callable[[pd.DataFrame, str, int], pd.DataFrame] = by_condition
     recipe_of: Callable[[str], str] = no_recipe
     check_need: Callable[[str], object] = accept
     explain: Callable[[MeasureRequest], tuple[Mapping[str, Any], ...]] | None = None
+    described: Callable[[pd.DataFrame], Mapping[str, str]] = nothing
     units: Mapping[str, str] = field(default_factory=dict)
 
     def method(self, condition: str = "") -> str:

@@ -20,8 +20,9 @@ from kvcore.measurements.needs import ONE_BASE, RANKED
 from kvcore.store import adoption, texts
 from kvcore.store.adoption import Adoption
 from kvcore.store.agreement import tolerance
-from kvcore.store.fill import measure_missing
+from kvcore.store.fill import Shard, measure_missing, plan
 from kvcore.store.keys import row_keys
+from kvcore.store.remote import short_name, shown
 from kvcore.store.schema import CODE, KEY, RowSchema
 from kvcore.store.shards import Store
 
@@ -98,13 +99,37 @@ class Collection:
 
         Parameters, errors and warnings are those of `collect_rows`.
         """
-        plan = kind.plan(request)
-        if plan.keys.empty:
-            raise _nothing_to_measure(request, plan)
-        keys = kind.arrange(plan.keys, Path(request.dataset).stem, request.seed)
-        keys = keys.assign(cluster=cluster_of_keys(plan.clusters, keys))
-        collection = cls(kind, request, kind.store(store), plan, keys, progress, ())
+        collection = cls.planned(kind, request, store, progress=progress)
         return replace(collection, adoptions=_adopt(collection))
+
+    @classmethod
+    def planned(
+        cls, kind: MeasurementKind, request: MeasureRequest, store: Path, *, progress: str | None
+    ) -> Collection:
+        """Plan a cell and measure nothing; stored rows of other code count where they are adopted.
+
+        Parameters and errors are those of `collect_rows`.
+        """
+        if request.files.bos == "none" and not kind.without_bos:
+            raise MissingResource(
+                f"{kind.name} begins what it reads with BOS: leave --kv-bos=none out, which allows "
+                "answer_nll, attention_sinks and divergence."
+            )
+        planned = kind.plan(request)
+        if planned.keys.empty:
+            raise _nothing_to_measure(request, planned)
+        keys = kind.arrange(planned.keys, Path(request.dataset).stem, request.seed)
+        keys = keys.assign(cluster=cluster_of_keys(planned.clusters, keys))
+        folder = kind.store(store)
+        return cls(kind, request, folder, planned, keys, progress, adoption.load(folder))
+
+    def missing(self) -> pd.DataFrame:
+        """Return the keys of the cell whose rows are neither stored nor adopted."""
+        return _without(self.keys, self._accepted(self.keys))
+
+    def shards(self, keys: pd.DataFrame) -> tuple[Shard, ...]:
+        """Divide some of the cell's keys into the shards that they are measured in."""
+        return plan(keys[list(self.plan.keys.columns)], self.plan.shard_samples)
 
     def measure(self, keys: pd.DataFrame) -> None:
         """Measure what the store lacks of some of the cell's keys."""
@@ -141,9 +166,13 @@ class Collection:
             **_adopted_facts(kind, rows, self.adoptions),
         }
         two_bases = rope_bases(request.files) > 1
-        texts.save(self.folder.root, self.plan.texts)
+        self.keep_texts()
         revision, lacking = request.files.revision, self.plan.lacking
         return CollectedRows(rows, revision, facts, lacking, two_bases, self.folder.root)
+
+    def keep_texts(self) -> None:
+        """Keep the texts of the cell's samples beside their rows."""
+        texts.save(self.folder.root, self.plan.texts)
 
     def _accepted(self, keys: pd.DataFrame) -> pd.DataFrame:
         stored = _stored(self.folder, keys)
@@ -188,8 +217,8 @@ def stored_rows(
     rows = kind.arrange(_by_its_method(kind, rows), Path(dataset).stem, seed)
     if rows.empty:
         raise MissingResource(
-            f"no stored rows for {model} ({dtype}) on {dataset} in {store.name}: measure them "
-            "(without --kv-no-measure)."
+            f"no stored rows for {model} ({dtype}) on {dataset} in {short_name(store)}: measure "
+            "them (without --kv-no-measure)."
         )
     rows = _largest_set(rows)
     by_code = rows[CODE].value_counts().to_dict()
@@ -247,6 +276,7 @@ def provenance(lm: LM) -> dict[str, str]:
         **describe_device(lm.device),
         "machine": platform.machine(),
         "attention": str(lm.config._attn_implementation),
+        "bos": f"{lm.bos_id} ({lm.bos_source})" if lm.has_bos else "none",
         "python": platform.python_version(),
     }
 
@@ -274,7 +304,7 @@ def _adopt(collection: Collection) -> tuple[Adoption, ...]:
     if comparison.rejected:
         groups = ", ".join(f"{n} of code {code}" for code, n in comparison.rejected.items())
         warnings.warn(
-            f"store {folder.root}: {kind.name} rows measured again differ from those stored "
+            f"store {shown(folder.root)}: {kind.name} rows measured again differ from those stored "
             f"(conditions: {groups}; first: {comparison.example}); these are measured anew.",
             StoreWarning,
             stacklevel=4,
@@ -330,6 +360,7 @@ def _counts(
         "revision": revision,
         "dtype": str(rows["dtype"].iloc[0]),
         kind.counted: counted(rows),
+        **kind.described(rows),
         "not measurable": dropped or "none",
     }
 

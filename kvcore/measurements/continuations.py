@@ -8,14 +8,14 @@ shorter. What a model writes is kept in ``<store>/_written/`` as files ``continu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from kvcore import tokenization
+from kvcore import loading, tokenization
 from kvcore.data.texts import Text
 from kvcore.engine import limits
 from kvcore.errors import KvError
@@ -24,7 +24,8 @@ from kvcore.measurements import generation
 from kvcore.measurements.base import ENGINE, sources_hash
 from kvcore.measurements.hidden_states import TokenText
 from kvcore.measurements.surrogate_store import FILE_SAMPLES
-from kvcore.measurements.text_sources import SOURCES, check_source, temperature_of
+from kvcore.measurements.text_sources import SOURCES, check_source, temperature_of, writer_of
+from kvcore.models.files import ModelFiles, locate
 from kvcore.models.lm import LM
 from kvcore.store import artifacts
 from kvcore.store.artifacts import Key
@@ -96,7 +97,8 @@ def load_continuations(
     sources : sequence of str
         ``human`` is the author's continuation, its first ``NEW_TOKENS`` tokens at most;
         ``greedy`` and ``temperature(x)`` are as many tokens by the model itself, no special one
-        among them and none that ends the text; ``shuffled`` are the human tokens in random order.
+        among them and none that ends the text; ``greedy(model)`` is what another model writes,
+        which must have the same tokenizer; ``shuffled`` are the human tokens in random order.
     seed : int
         Together with a text's id it decides what is sampled and how tokens are shuffled.
     root : Path, optional
@@ -124,7 +126,9 @@ def load_continuations(
         except Unusable as reason:
             unusable[text.id] = str(reason)
     by_model = {
-        source: _by_model(lm, list(human.values()), source, seed, root, batch_tokens)
+        source: _by_model(
+            writer_for(lm, source), list(human.values()), own_name(source), seed, root, batch_tokens
+        )
         for source in distinct
         if source not in ("human", "shuffled")
     }
@@ -174,8 +178,43 @@ def continuation_by(
     return replace(human, source=source, continuation=ids)
 
 
+@dataclass(frozen=True)
+class Writer:
+    """A model that writes: what identifies it, and how it is loaded once something is missing."""
+
+    files: ModelFiles
+    load: Callable[[], LM]
+
+
+def own_name(source: str) -> str:
+    """Return a source as its writer's own cell names it, so that both share what is written."""
+    return "greedy" if writer_of(source) else source
+
+
+def writer_for(lm: LM, source: str) -> Writer:
+    """Return who writes a source: the model that reads, or the one that the source names.
+
+    What is written is refused with KvError where the writer's vocabulary is another: its ids would
+    be another text. Raises MissingResource for a writer that is not on this machine.
+    """
+    name = writer_of(source)
+    if name is None:
+        return Writer(lm.files, lambda: lm)
+
+    def load() -> LM:
+        other = loading.load(name, device=str(lm.device))
+        if other.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
+            raise KvError(
+                f"source={source!r} must name a model with the vocabulary of {lm.name}; "
+                f"{name} has another one."
+            )
+        return other
+
+    return Writer(locate(name), load)
+
+
 def _by_model(
-    lm: LM,
+    writer: Writer,
     texts: Sequence[TokenText],
     source: str,
     seed: int,
@@ -185,6 +224,7 @@ def _by_model(
     """Return the model's continuation of each text, `NEW_TOKENS` long, by its id."""
 
     def write(indices: Sequence[int]) -> list[Ids]:
+        lm = writer.load()
         return generation.generate(
             lm,
             [texts[i].prompt for i in indices],
@@ -202,22 +242,22 @@ def _by_model(
         written = artifacts.obtain(
             root / artifacts.FOLDER,
             CONTINUATIONS,
-            [continuation_key(lm, text, source, seed) for text in texts],
+            [continuation_key(writer.files, text, source, seed) for text in texts],
             write,
             code=sources_hash(CODE_SOURCES),
-            setting=_shared_key(lm, source, seed),
+            setting=_shared_key(writer.files, source, seed),
             per_file=FILE_SAMPLES,
         )
     return {text.id: tuple(ids) for text, ids in zip(texts, written, strict=True)}
 
 
-def _shared_key(lm: LM, source: str, seed: int) -> Key:
+def _shared_key(files: ModelFiles, source: str, seed: int) -> Key:
     """Return the part of a key that all continuations by one source share."""
     drawn = "" if temperature_of(source) == 0 else str(seed)
     return (
-        lm.files.model_id,
-        lm.files.dtype,
-        lm.files.tokenizer_id,
+        files.model_id,
+        files.dtype,
+        files.tokenizer_id,
         source,
         drawn,
         str(NEW_TOKENS),
@@ -225,6 +265,6 @@ def _shared_key(lm: LM, source: str, seed: int) -> Key:
     )
 
 
-def continuation_key(lm: LM, text: TokenText, source: str, seed: int) -> Key:
+def continuation_key(files: ModelFiles, text: TokenText, source: str, seed: int) -> Key:
     """Return the key under which a continuation is stored, one entry for each of `KEY`."""
-    return (*_shared_key(lm, source, seed), clean(text.id), digest(*map(str, text.prompt))[:32])
+    return (*_shared_key(files, source, seed), clean(text.id), digest(*map(str, text.prompt))[:32])

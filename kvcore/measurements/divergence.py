@@ -256,6 +256,12 @@ def next_token_distributions(
             else:
                 samples_read[number] = ready
                 usable.setdefault(number, []).append(each)
+    pairs = [(number, each) for number, some in usable.items() for each in some]
+    prepared.locate_sinks(lm, [(samples_read[n], each) for n, each in pairs], batch_tokens)
+    for number, each in pairs:
+        if not samples_read[number].knows_sinks(each):
+            views |= _not_read(number, [each])
+            usable[number].remove(each)
 
     # 2. Read batch by batch; the A/A control in batches half as large, with other neighbours.
     budget, _ = limits.pass_limits(lm, batch_tokens)

@@ -22,7 +22,9 @@ from kvcore.conditions.recipes import (
     Recipe,
     Reposition,
     RotateForward,
+    SwapBos,
     Truncate,
+    TruncateBut,
     sources,
 )
 from kvcore.conditions.registry import STYLES
@@ -90,7 +92,7 @@ def exposition(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0
     panels = [
         panel
         for p, step in prefills.items()
-        for panel in mask_panels(lm, f"prefill of {_spell_prefill(p)}", step, labels[p])
+        for panel in mask_panels(lm, f"prefill of {_spell_prefill(p, ready.bos)}", step, labels[p])
     ]
     panels += mask_panels(lm, "query and answer, on top of the cache", query, all_labels)
     panels += _one_pass_panels(lm, parsed, ready)
@@ -98,7 +100,8 @@ def exposition(lm: LM, sample: Sample, condition: str | Condition, seed: int = 0
         f"{parsed.name}: {parsed.tests}",
     ]
     for p, step in prefills.items():
-        lines += ["", f"prefill {_spell_prefill(p)}", *token_lines(lm, step, labels[p])]
+        spelled = _spell_prefill(p, ready.bos)
+        lines += ["", f"prefill {spelled}", *token_lines(lm, step, labels[p])]
     if steps := [f"then: {step}" for step in _steps(parsed.recipe)]:
         lines += ["", *steps]
     lines += [
@@ -202,8 +205,11 @@ def _one_pass_panels(lm: LM, condition: Condition, sample: PreparedSample) -> li
     sequence = one_pass.one_pass(sample, condition, lm.bos_id)
     (prefill,) = condition.prefills()
     labels = [*_slot_labels(prefill, sample), *_query_labels(sample)]
+    end = labels.index("doc")
+    kept = sample.kept_slots(recipe.source) if isinstance(recipe.source, TruncateBut) else ()
+    again = labels[: kept.stop] if kept else []
     if len(labels) < len(sequence.ids):
-        labels.insert(1 + sum(label.startswith("prefix") for label in labels), "BOS")
+        labels[end:end] = [*again, *["BOS"] * sample.bos]
     title = "the same in one pass, where nothing else shares the prefill"
     return mask_panels(lm, title, forward.pad_sequences(lm, [sequence]), tuple(labels))
 
@@ -264,9 +270,9 @@ def _stretches(slots: Sequence[str]) -> list[tuple[str, int, int]]:
 # --- names ---------------------------------------------------------------------------------------
 
 
-def _spell_prefill(prefill: Prefill) -> str:
+def _spell_prefill(prefill: Prefill, bos: bool = True) -> str:
     """Write a prefill's parts down, such as ``[BOS][prefix][doc]``."""
-    words = ["[BOS]"]
+    words = ["[BOS]"] * bos
     for part in prefill.parts:
         if isinstance(part, Document):
             words.append(f"[beacon + {part.every} doc]..." if part.every else "[doc]")
@@ -312,12 +318,21 @@ def _steps(recipe: Recipe) -> list[str]:
         return []
     if isinstance(recipe, Mix):
         return [*_steps(recipe.keys), *_steps(recipe.values), _mixing(recipe)]
+    if isinstance(recipe, SwapBos):
+        swap = "give the first cache BOS's keys and values of the second"
+        return [*_steps(recipe.source), *_steps(recipe.bos), swap]
     return [*_steps(sources(recipe)[0]), _step(recipe)]
 
 
-def _step(recipe: Truncate | DropPrefix | Reposition | RotateForward | Mean | MaskFromQuery) -> str:
+def _step(
+    recipe: Truncate | TruncateBut | DropPrefix | Reposition | RotateForward | Mean | MaskFromQuery,
+) -> str:
     if isinstance(recipe, Truncate):
         return "drop every slot but BOS's and the document's"
+    if isinstance(recipe, TruncateBut):
+        sink = "whichever of BOS and the prefix has the largest hidden norm"
+        kept = sink if recipe.keep == "sink" else f"the prefix's first {recipe.keep}"
+        return f"drop every slot but BOS's, the document's and {kept}"
     if isinstance(recipe, DropPrefix):
         return "drop every slot between BOS and the document"
     if isinstance(recipe, Mean):

@@ -19,6 +19,7 @@ from kvcore.measurements.context_switch import cases, passes
 from kvcore.measurements.continuations import load_continuations
 from kvcore.measurements.explain import Explanation, Panel
 from kvcore.measurements.hidden_states import TokenText
+from kvcore.measurements.text_sources import writer_of
 from kvcore.models.lm import LM
 
 WROTE = {
@@ -173,7 +174,10 @@ def _source_explanation(lm: LM, text: TokenText) -> Explanation:
     step: ForwardInput = forward.pad_ids(lm, [(lm.bos_id, *text.ids)], [0])
     labels = ("bos", *["prompt"] * len(text.prompt), *["continuation"] * len(text.continuation))
     panels = explain.mask_panels(lm, "one pass over the whole text", step, labels)
-    wrote = WROTE.get(text.source, f"as many tokens sampled from the model, {text.source}")
+    writer = writer_of(text.source)
+    sampled = f"as many tokens sampled from the model, {text.source}"
+    by_another = f"as many tokens by {writer}, each time the likeliest"
+    wrote = by_another if writer else WROTE.get(text.source, sampled)
     lines = [
         f"{text.source}: {wrote}",
         "",

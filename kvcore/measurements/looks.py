@@ -19,10 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from kvcore import io
 from kvcore.errors import KvError
+from kvcore.store import claiming, folder
+from kvcore.store.remote import shown
 from kvcore.store.shards import Store
 
 LEAST_STEP = 0.001
@@ -135,7 +138,8 @@ class LookPlan:
             self._look_of.get(need, nothing).get(sample, self.looks + 1)
             for need, sample in zip(rows["need"], rows["sample"], strict=True)
         ]
-        return rows[[number <= look for number in looks]].reset_index(drop=True)
+        taken = np.array([number <= look for number in looks], dtype=bool)  # of no rows too
+        return rows[taken].reset_index(drop=True)
 
     def missing(self, there: Container[tuple[str, str]], needs: Iterable[str], look: int) -> int:
         """Return how many rows of some declared needs are not there up to a look.
@@ -230,12 +234,12 @@ class Record:
 
         Raises KvError for a file that cannot be read, or is no such record.
         """
-        with io.disk_errors(self.folder.root, "read its looks"):
-            if not self.path.is_file():
-                return None
-            text = self.path.read_text("utf-8")
+        with io.disk_errors(shown(self.folder.root), "read its looks"):
+            data = folder.read_newest(self.path)
+        if data is None:
+            return None
         try:
-            content = json.loads(text)
+            content = json.loads(data)
             return LookPlan(
                 int(content["limit"]),
                 int(content["looks"]),
@@ -271,13 +275,15 @@ class Record:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         root = self.folder.root
-        lock = root / ".claims" / f"{self.path.stem}.lock"
-        with io.disk_errors(root, "record its looks"), io.exclusive_lock(lock):
+        with (
+            io.disk_errors(shown(root), "record its looks"),
+            claiming.exclusive(root, self.path.stem),
+        ):
             yield
 
     def _write(self, plan: LookPlan) -> None:
         data = json.dumps({"cell": self.cell, **asdict(plan)}, ensure_ascii=True) + "\n"
-        io.write_atomically(self.path, data)
+        folder.put(self.path, data)
 
 
 def _read_pool(content: Mapping[str, Any]) -> Pool:

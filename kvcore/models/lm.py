@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ def text_decoder(model: Any) -> Any:
     return decoder if isinstance(decoder, PreTrainedModel) else model
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LM:
     """A loaded causal language model and everything the instrument needs to know of it."""
 
@@ -28,7 +28,17 @@ class LM:
     bos_source: str  # "tokenizer", "config" or "end of text"
     files: ModelFiles
     device: torch.device
-    config: Any = field(repr=False)
+    config: Any
+    has_bos: bool = True  # whether caches begin with BOS
+
+    def __repr__(self) -> str:
+        """Name the model and where it lies; its layers and settings fill thousands of lines."""
+        quantized = f" in {self.files.quantization}" if self.files.quantization else ""
+        return f"<LM {self.name}: {self.dtype}{quantized} on {self.device}>"
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """Show the same to pretty printers, which else list the fields of a dataclass."""
+        printer.text(repr(self))
 
     @property
     def dtype(self) -> str:

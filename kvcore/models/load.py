@@ -19,7 +19,7 @@ from kvcore.models import device as devices
 from kvcore.models import files as model_files
 from kvcore.models.files import ModelFiles
 from kvcore.models.lm import LM
-from kvcore.models.registry import Quantization
+from kvcore.models.registry import BosPolicy, Quantization
 
 
 def load_model(
@@ -29,6 +29,7 @@ def load_model(
     dtype: str | None = None,
     quantization: Quantization | None = None,
     revision: str | None = None,
+    bos: BosPolicy = "own",
     trust_remote_code: bool = False,
 ) -> LM:
     """Load a model for scoring: eval mode, pinned attention, no gradients.
@@ -39,6 +40,8 @@ def load_model(
         Registry name, ``tiny-*`` name, hub id (``org/name``), local folder or ``.gguf`` file.
     device : str
         ``"auto"`` (CUDA where there is one, else CPU), or a torch device.
+    bos : {"own", "none"}
+        Whether caches begin with the model's BOS, or with the first token that is read.
     trust_remote_code : bool
         Run code that ships with the model. Off unless asked for by name.
 
@@ -47,7 +50,7 @@ def load_model(
     KvError, MissingResource
         As `locate`; also for a device that does not exist or a model without BOS or end of text.
     """
-    files = model_files.locate(name, dtype, quantization, revision)
+    files = model_files.locate(name, dtype, quantization, revision, bos)
     where = devices.resolve_device(device)
     devices.pin_precision(where)
     if files.folder is None:
@@ -60,7 +63,7 @@ def load_model(
     attention.pin_attention(model, where)
     bos_id, bos_source = tokenizers.bos(tokenizer, config, name)
     model_checks.check_ids(name, model, tokenizer, bos_id)
-    return LM(name, model, tokenizer, bos_id, bos_source, files, where, config)
+    return LM(name, model, tokenizer, bos_id, bos_source, files, where, config, bos == "own")
 
 
 def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[Any, Any]:

@@ -21,6 +21,11 @@ from kvcore.models import tiny_configs
 DTYPES = ("float32", "bfloat16", "float16")
 Quantization = Literal["nf4"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("nf4",)
+BosPolicy = Literal["own", "none"]
+BOS_POLICIES: tuple[BosPolicy, ...] = ("own", "none")
+"""What a cache begins with: the model's own BOS, or the first token that is read."""
+NO_BOS = "+no-bos"
+"""Marks models, tokenizers and precisions of caches that begin without BOS, in keys and reports."""
 
 
 @dataclass(frozen=True)
@@ -215,9 +220,13 @@ def adds_quantization(name: str, quantization: str | None) -> bool:
     return quantization is not None and quantization != entry_of(name).quantization
 
 
-def row_name(name: str, quantization: str | None) -> str:
-    """Return what rows call a model: its name, and a quantization that its entry does not have."""
-    return f"{name}+{quantization}" if adds_quantization(name, quantization) else name
+def row_name(name: str, quantization: str | None, bos: BosPolicy = "own") -> str:
+    """Return what rows call a model: its name, and a quantization that its entry does not have.
+
+    Of caches that begin without BOS the name says so.
+    """
+    own = f"{name}+{quantization}" if adds_quantization(name, quantization) else name
+    return own + NO_BOS * (bos == "none")
 
 
 def _as_stored(entry: ModelEntry, config_file: Path | None) -> ModelEntry:

@@ -9,6 +9,7 @@ model, which groups of rows it holds for, how many rows were compared and how fa
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +19,8 @@ from typing import Any
 import pandas as pd
 
 from kvcore import io
-from kvcore.store import agreement, keys, schema
+from kvcore.store import agreement, folder, keys, schema
+from kvcore.store.remote import shown
 from kvcore.store.schema import CODE, KEY, RowSchema, clean
 from kvcore.store.shards import Store
 
@@ -28,6 +30,7 @@ COMPARED_SAMPLES = 3
 _RECORD_COLUMNS = ("model", "model_id", "dtype", "tokenizer", "method", "dataset", "seed",
                    "template")  # fmt: skip
 Group = tuple[str | int, ...]
+_NAME = re.compile(r"_adopted-.*\.json")
 
 
 @dataclass(frozen=True)
@@ -166,17 +169,16 @@ def save(store: Store, adoption: Adoption) -> Path:
     }
     data = json.dumps(content, ensure_ascii=True, indent=1) + "\n"
     path = store.root / f"_adopted-{io.digest(data)[:32]}.json"
-    with io.disk_errors(store.root, "record an adoption"):
-        store.root.mkdir(parents=True, exist_ok=True)
-        io.write_atomically(path, data)
+    with io.disk_errors(shown(store.root), "record an adoption"):
+        folder.put(path, data)
     return path
 
 
 def load(store: Store) -> tuple[Adoption, ...]:
     """Read every adoption that is recorded beside the rows; a damaged file does not count."""
-    with io.disk_errors(store.root, "read its adoptions"):
-        texts = [(path, path.read_text("utf-8"))
-                 for path in sorted(store.root.glob("_adopted-*.json"))]  # fmt: skip
+    with io.disk_errors(shown(store.root), "read its adoptions"):
+        files = folder.paths(store.root, _NAME)
+        texts = [(path, path.read_text("utf-8")) for path in files]
     return tuple(
         _adoption(json.loads(text))
         for path, text in texts

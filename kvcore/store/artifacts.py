@@ -8,7 +8,6 @@ one is set aside as ``_<name>.damaged``, and what it held is written again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -20,8 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kvcore import progress
 from kvcore.errors import StoreWarning
-from kvcore.io import digest, disk_errors, exclusive_lock, write_atomically
+from kvcore.io import digest, disk_errors
+from kvcore.store import claiming
+from kvcore.store import folder as store_folder
+from kvcore.store.artifact_names import fingerprint
+from kvcore.store.remote import shown
 
 FOLDER = "_written"  # in the store's; the underscore keeps readers of Parquet folders out of it
 COMPARED_TEXTS = 3
@@ -58,10 +62,8 @@ def save(folder: Path, kind: ArtifactKind, texts: Mapping[Key, Any], code: str =
         for key, text in texts.items()
     ]
     data = "".join(f"{line}\n" for line in lines).encode("ascii")
-    with disk_errors(folder, f"write {len(texts)} {kind.stem}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{kind.stem}-{os.getpid()}-{fingerprint(data)}.jsonl"
-        write_atomically(path, data)
+    with disk_errors(shown(folder), f"write {len(texts)} {kind.stem}"):
+        store_folder.put(folder / f"{kind.stem}-{os.getpid()}-{fingerprint(data)}.jsonl", data)
 
 
 def obtain(
@@ -111,9 +113,13 @@ def obtain(
                    if not set(other) <= set(own) and key not in own}  # fmt: skip
         write_and_save(sorted(missing))
         texts = usable_texts(folder, kind, keys, code, warn=True)
-        for start in range(0, len(keys), per_file):
-            block = range(start, min(start + per_file, len(keys)))
-            write_and_save([i for i in block if keys[i] not in texts])
+        absent = sum(key not in texts for key in keys)
+        with progress.task(f"writing {kind.stem}", absent, kind.stem) as task:
+            for start in range(0, len(keys), per_file):
+                block = range(start, min(start + per_file, len(keys)))
+                lacking = [i for i in block if keys[i] not in texts]
+                with task.part(len(lacking)):
+                    write_and_save(lacking)
     texts = usable_texts(folder, kind, keys, code)
     return [texts[key] for key in keys]
 
@@ -132,7 +138,7 @@ def usable_texts(
             usable = texts | usable
         elif warn and not set(texts) <= set(own):
             warnings.warn(
-                f"store {folder}: {kind.stem} written again differ from those that code "
+                f"store {shown(folder)}: {kind.stem} written again differ from those that code "
                 f"{other or 'unknown'} wrote; all {len(texts)} are written anew.",
                 StoreWarning,
                 stacklevel=4,
@@ -149,9 +155,9 @@ def _by_code(folder: Path, kind: ArtifactKind, keys: Sequence[Key]) -> dict[str,
 
     Of two for one key by one code, the earlier written one counts for everybody.
     """
-    with disk_errors(folder, "list its files"):
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    rows = [row for path in paths if _name(path, kind.stem) for row in read_file(path)]
+    with disk_errors(shown(folder), "list its files"):
+        paths = store_folder.paths(folder, _pattern(kind.stem))
+    rows = [row for path in paths for row in read_file(path)]
     wanted = set(keys)
     by_code: dict[str, dict[Key, Any]] = {}
     for row in sorted(rows, key=lambda row: (row["time"], row["id"])):
@@ -164,7 +170,7 @@ def _by_code(folder: Path, kind: ArtifactKind, keys: Sequence[Key]) -> dict[str,
 
 def read_file(path: Path) -> list[Row]:
     """Return a file's rows; none of a damaged one, which is set aside."""
-    with disk_errors(path.parent, f"read {path.name}"):
+    with disk_errors(shown(path.parent), f"read {path.name}"):
         try:
             data = path.read_bytes()
         except FileNotFoundError:  # another process has just set it aside
@@ -173,9 +179,10 @@ def read_file(path: Path) -> list[Row]:
     if name and name[1] == fingerprint(data):
         return [json.loads(line) for line in data.splitlines()]
     with contextlib.suppress(OSError):
-        os.replace(path, path.with_name(f"_{path.name}.damaged"))
+        if store_folder.set_aside(path) is None and path.exists():  # whole where it is mirrored
+            return read_file(path)
     warnings.warn(
-        f"store {path.parent}: {path.name} is damaged (its {len(data)} bytes are not "
+        f"store {shown(path.parent)}: {path.name} is damaged (its {len(data)} bytes are not "
         "those written); what it held counts as missing.",
         StoreWarning,
         stacklevel=6,
@@ -187,16 +194,14 @@ def read_file(path: Path) -> list[Row]:
 def exclusive(folder: Path, *setting: str) -> Iterator[None]:
     """Wait until no other process writes under this setting; its lock dies with it."""
     with contextlib.ExitStack() as stack:
-        with disk_errors(folder, "claim its files"):
-            lock = folder / ".claims" / f"{digest(*setting)[:32]}.lock"
-            stack.enter_context(exclusive_lock(lock))
+        with disk_errors(shown(folder), "claim its files"):
+            stack.enter_context(claiming.exclusive(folder, digest(*setting)[:32]))
         yield
 
 
 def _name(path: Path, stem: str) -> re.Match[str] | None:
-    return re.fullmatch(rf"{stem}-\d+-([0-9a-f]{{32}})\.jsonl", path.name)
+    return _pattern(stem).fullmatch(path.name)
 
 
-def fingerprint(data: bytes) -> str:
-    """Return the hash in the name of a file with these bytes."""
-    return hashlib.sha256(data).hexdigest()[:32]
+def _pattern(stem: str) -> re.Pattern[str]:
+    return re.compile(rf"{stem}-\d+-([0-9a-f]{{32}})\.jsonl")

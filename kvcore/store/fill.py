@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -11,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
-from tqdm import tqdm
 
+from kvcore import progress as told
 from kvcore.errors import KvError
 from kvcore.io import disk_errors, json_digest
+from kvcore.store import claiming
 from kvcore.store.keys import row_keys
+from kvcore.store.remote import shown
 from kvcore.store.schema import CODE, KEY, Key, RowSchema, clean
 from kvcore.store.shards import Store
 
@@ -78,7 +78,7 @@ def measure_missing(
     shard_samples : int
         Samples per shard, from 1.
     progress : str or None
-        Label of the progress bar on stderr (samples per second, time left); None for no bar.
+        What is said to be done while rows are measured (`kvcore.progress`); None says nothing.
 
     Notes
     -----
@@ -90,25 +90,28 @@ def measure_missing(
     """
     present = PresentRows(code).updated(store)
     shards = plan(wanted, shard_samples)
-    counts = [len(set(shard.missing(present.keys)["sample_id"].tolist())) for shard in shards]
-    pending = [(s, samples) for s, samples in zip(shards, counts, strict=True) if samples]
+    counts = [len(shard.missing(present.keys)) for shard in shards]
+    pending = [(s, rows) for s, rows in zip(shards, counts, strict=True) if rows]
     if not pending:
         return
     store.sweep()
-    with _bar(progress, sum(samples for _, samples in pending)) as bar:
+    with told.task(progress, sum(rows for _, rows in pending)) as task:
         while pending:
             held = []
-            for shard, samples in pending:
+            for shard, count in pending:
                 with claim(store, shard) as claimed:
                     if not claimed:
-                        held.append((shard, samples))
+                        held.append((shard, count))
                         continue
                     present = present.updated(store)
                     missing = shard.missing(present.keys)
-                    if len(missing):  # another process may have stored it between two looks
-                        rows = with_keys(measure(missing), missing, store.schema, code)
-                        store.write(rows, meta() if callable(meta) else meta)
-                bar.update(samples)
+                    with task.part(count, missing["sample_id"].nunique()):
+                        if len(missing):  # another process may have stored it between two looks
+                            rows = with_keys(measure(missing), missing, store.schema, code)
+                            if not claiming.is_held(store.root, shard.name):
+                                held.append((shard, count))  # taken for dead: measured elsewhere
+                                continue
+                            store.write(rows, meta() if callable(meta) else meta)
             if len(held) == len(pending):
                 time.sleep(_POLL_SECONDS)
             pending = held
@@ -178,31 +181,11 @@ class PresentRows:
 
 @contextlib.contextmanager
 def claim(store: Store, shard: Shard) -> Iterator[bool]:
-    """Hold a shard's lock, if no other process does, and say whether we do."""
-    folder = store.root / ".claims"
-    lock = FileLock(folder / f"{shard.name}.lock")
-    with disk_errors(store.root, "claim a shard"):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:  # an OSError, hence inside
-            pass
-    try:
-        yield lock.is_locked
-    finally:
-        lock.release()
-
-
-def _bar(label: str | None, samples: int) -> tqdm[None]:
-    return tqdm(
-        total=samples,
-        desc=label,
-        unit="sample",
-        file=sys.stderr,
-        disable=label is None,
-        smoothing=0,  # shards differ in length: the mean over all so far predicts the rest best
-        dynamic_ncols=True,
-    )
+    """Claim a shard, if no other process has it, and say whether we have."""
+    with contextlib.ExitStack() as stack:
+        with disk_errors(shown(store.root), "claim a shard"):
+            claimed = stack.enter_context(claiming.claim(store.root, shard.name))
+        yield claimed
 
 
 def _row_names(rows: pd.DataFrame) -> list[tuple[str, ...]]:

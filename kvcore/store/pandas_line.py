@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kvcore.store.remote import remote_of, shown
 from kvcore.store.schema import KEY
 
 CELL = ("model", "dtype", "tokenizer", "dataset", "seed", "template", "method")
@@ -28,6 +29,11 @@ def pandas_line(folder: Path, rows: pd.DataFrame) -> str:
 
 
 def spelled(folder: Path) -> str:
-    """Spell a folder as it is found from the working directory, in full where it lies elsewhere."""
+    """Spell a folder as it is found from the working directory, in full where it lies elsewhere.
+
+    What lies in an object store is spelled by its URL.
+    """
+    if remote_of(folder) is not None:
+        return shown(folder)
     here = Path.cwd()
     return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from kvcore import io
 from kvcore.errors import KvError
 from kvcore.store import keys, schema
-from kvcore.store.artifacts import fingerprint
+from kvcore.store.artifact_names import fingerprint
+from kvcore.store.remote import shown
 from kvcore.store.schema import CODE, RowSchema
 
 VERSION = 2
@@ -100,7 +101,7 @@ def read(path: Path, row_schema: RowSchema, first_method: str) -> ShardFile:
     Raises KvError for a store version that this code cannot read, another kind of measurement, a
     folder that cannot be read.
     """
-    with io.disk_errors(path.parent, f"read {path.name}"):
+    with io.disk_errors(shown(path.parent), f"read {path.name}"):
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -115,7 +116,7 @@ def read(path: Path, row_schema: RowSchema, first_method: str) -> ShardFile:
     stored = columns if version > 1 else [name for name in columns if name != "method"]
     if file.schema_arrow.names != stored:
         raise KvError(
-            f"store {path.parent}: {path.name} holds rows of another kind of measurement;"
+            f"store {shown(path.parent)}: {path.name} holds rows of another kind of measurement;"
             " choose another store folder. Nothing was changed."
         )
     with _damage():
@@ -136,9 +137,9 @@ def check_version(path: Path, version: int) -> None:
     """Raise KvError for a store version that this code cannot read."""
     if not 1 <= version <= VERSION:
         raise KvError(
-            f"store {path.parent}: {path.name} has store version {version}, this kvcore reads "
-            f"versions 1 to {VERSION}: choose another store folder, or use the kvcore that wrote "
-            "it. Nothing was changed."
+            f"store {shown(path.parent)}: {path.name} has store version {version}, this kvcore "
+            f"reads versions 1 to {VERSION}: choose another store folder, or use the kvcore that "
+            "wrote it. Nothing was changed."
         )
 
 

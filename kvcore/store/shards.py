@@ -15,7 +15,6 @@ Other names in the folder begin with ``.`` or ``_``, which readers of Parquet fo
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +29,8 @@ import pyarrow.compute as pc
 
 from kvcore import io
 from kvcore.errors import KvError, StoreWarning, unknown
-from kvcore.store import agreement, keys, schema, shard_file
+from kvcore.store import agreement, folder, keys, schema, shard_file
+from kvcore.store.remote import shown
 from kvcore.store.schema import CODE, KEY, Key, RowSchema
 from kvcore.store.shard_file import Damaged, ShardFile, Vanished
 
@@ -74,9 +74,8 @@ class Store:
         schema.check_scores(table, self.schema.score)
         data = shard_file.encode(table, meta)
         path = self.root / shard_file.name_of(data)
-        with io.disk_errors(self.root, f"write {len(rows)} rows"):
-            self.root.mkdir(parents=True, exist_ok=True)
-            io.write_atomically(path, data)
+        with io.disk_errors(shown(self.root), f"write {len(rows)} rows"):
+            folder.put(path, data)
         return path
 
     def read(self, **filters: Any) -> pd.DataFrame:
@@ -106,12 +105,8 @@ class Store:
 
         Files whose names are not a shard's are never read, renamed or removed.
         """
-        with io.disk_errors(self.root, "list the shards"):
-            try:
-                names = os.listdir(self.root)
-            except FileNotFoundError:
-                return ()
-        return tuple(self.root / name for name in sorted(names) if shard_file.NAME.fullmatch(name))
+        with io.disk_errors(shown(self.root), "list the shards"):
+            return tuple(folder.paths(self.root, shard_file.NAME))
 
     def keys(self, shards: Iterable[Path], code: str) -> frozenset[Key]:
         """Read the keys that a code measured in some shards (damaged ones are set aside)."""
@@ -132,34 +127,30 @@ class Store:
                     path.unlink()
 
     def _verified(self, paths: Iterable[Path], keep: Mapping[str, pa.Array]) -> list[ShardFile]:
-        shards = []
-        for path in paths:
+        read = (self._read(path) for path in paths)
+        return [replace(s, table=_select(s.table, keep)) for s in read if s is not None]
+
+    def _read(self, path: Path) -> ShardFile | None:
+        """Read a shard, None where it is damaged or was set aside by another process."""
+        for _ in range(2):  # of a mirror: the second time as it was fetched anew
             try:
-                shard = shard_file.read(path, self.schema, self.first_method)
+                return shard_file.read(path, self.schema, self.first_method)
             except Vanished:
-                continue
+                return None
             except Damaged as damage:
                 self._set_aside(path, damage)
-                continue
-            shards.append(replace(shard, table=_select(shard.table, keep)))
-        return shards
+        return None
 
     def _set_aside(self, path: Path, damage: Damaged) -> None:
         """Rename a damaged shard so that no reader sees it, and warn."""
-        aside = path.with_name(f"_{path.name}.damaged")
-        try:
-            os.replace(path, aside)
-        except FileNotFoundError:  # another process was first, and warns
+        done = folder.set_aside(path)
+        if done is None:
             return
-        except OSError as error:
-            done = f"could not be set aside ({error.strerror})"
-        else:
-            done = f"set aside as {aside.name}"
         warnings.warn(
-            f"store {self.root}: {path.name} is damaged ({damage}); {done}, its rows count as "
-            "missing.",
+            f"store {shown(self.root)}: {path.name} is damaged ({damage}); {done}, its rows "
+            "count as missing.",
             StoreWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
     def _merge(self, shards: Sequence[ShardFile]) -> pa.Table:
@@ -194,7 +185,7 @@ class Store:
             if column:
                 named = ", ".join(f"{name}={first[name]}" for name in (*KEY, CODE))
                 raise KvError(
-                    f"store {self.root}: two measurements of one key disagree: {column} is "
+                    f"store {shown(self.root)}: two measurements of one key disagree: {column} is "
                     f"{first[column]} in {first['_shard']} and {second[column]} in "
                     f"{second['_shard']} (allowed: {agreement.tolerance(first['dtype'])} x max(1, "
                     f"value)) for {named}; move one of the two shards out of the folder."

@@ -10,6 +10,7 @@ from typing import Any
 
 from kvcore.verdict import Cell, Judgement
 from reports.grouping import Groups
+from reports.html.facets import Facets
 from reports.html.templates import render
 
 WIDEST = 7
@@ -72,33 +73,32 @@ def blocks(ordered: Sequence[Column]) -> list[list[Column]]:
     return tables
 
 
-def section(judgements: Sequence[Judgement], groups: Groups) -> str:
+def section(judgements: Sequence[Judgement], groups: Groups, facets: Facets) -> str:
     """Return the matrix with its key, in as many tables as keep each one readable.
 
     The groups are the judgements once more, claim by claim: a row each.
     """
-    tables = [_table(block, groups) for block in blocks(columns(judgements))]
+    tables = [_table(block, groups, facets) for block in blocks(columns(judgements))]
     return render("matrix.html", blocks=tables)
 
 
-def _table(block: Sequence[Column], groups: Groups) -> dict[str, Any]:
+def _table(block: Sequence[Column], groups: Groups, facets: Facets) -> dict[str, Any]:
     spans = Counter(column.place for column in block)
     return {
         "columns": block,
         "places": list(spans.items()),
         "several_dtypes": len({column.dtype for column in block}) > 1,
         "rows": [
-            _row(index, group, block)
-            for index, group in enumerate(groups)
+            _row(group, block) | {"facets": facets.attributes(group)}
+            for group in groups
             if any(Column.of(j.cell) in block for j in group)
         ],
     }
 
 
-def _row(index: int, group: Sequence[Judgement], block: Sequence[Column]) -> dict[str, Any]:
+def _row(group: Sequence[Judgement], block: Sequence[Column]) -> dict[str, Any]:
     cells = [(column, [j for j in group if Column.of(j.cell) == column]) for column in block]
     return {
-        "index": index,
         "claim": group[0].claim,
         "unit": group[0].estimate.unit,
         "verdicts": [j.verdict for j in group],

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import unescape
 from operator import itemgetter
+from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
@@ -12,9 +16,11 @@ from markupsafe import Markup
 from kvcore.errors import KvError
 from kvcore.verdict import Judgement
 from reports import multiple, words
-from reports.grouping import Groups, by_claim, grouped
+from reports.grouping import Groups, grouped
 from reports.html import matrix, pictures
-from reports.html.templates import FOLDER, render
+from reports.html.facets import Facets
+from reports.html.templates import FOLDER, render, trusted
+from reports.plots.alternatives import PlotTable
 from reports.plots.forest import forest
 from reports.plots.masks import mask_svg
 from reports.plots.specification_curve import specification_curve
@@ -25,14 +31,28 @@ from reports.specifications import (
     hangs_on,
     specifications,
 )
+from reports.topics import Topic, in_short, topics
 
 Explanation = Mapping[str, Any]
 """``condition``, ``text``, ``masks`` (each with ``title``, ``mask``: queries × slots, 0 / 1, and
 ``slots``: a name a column) and optionally ``model``."""
 
-MAX_CHARACTERS = 2_300_000
-"""Of the report proper; with the table of tests a page has to stay below 3 MB."""
-_TEXT_CHARACTERS = 3_000  # about one judgement, without its pictures
+MAX_CHARACTERS = 2_150_000
+"""Of the report proper; with the table of tests and libraries a page has to stay below 3 MB."""
+SOURCES = "https://github.com/kvclaims/kvclaims/blob/main/docs/findings.md"
+"""Where the documentation says what the sources of claims are."""
+VENDOR = FOLDER.parent / "vendor"
+"""Libraries that pages carry inside, as published."""
+DRAWN_UP_TO = 120
+"""Estimates up to which the forest plot has them all, and is drawn once more for a phone."""
+MASK_CHARACTERS = 400_000
+"""Of the pictures of masks; a condition beyond that is explained by its text alone."""
+_SMALL_PICTURE = 6_000
+_MASK_COST = 4_000  # about one picture of a mask
+# what pytest-html writes, which this module only looks for
+_CHECK_BOX = re.compile(r'([<]input [^>]*data-test-result="([a-z]+)")')
+_TABLE = re.compile(r'([<]table id="results-table">.*?[<]/table>)', re.DOTALL)
+_END = re.compile("(?=[<]/body>)")
 _SECTION_TITLES = {
     "forest": "All estimates",
     "matrix": "Verdicts",
@@ -43,43 +63,60 @@ _SECTION_TITLES = {
 }
 
 
+@dataclass(frozen=True)
+class Links:
+    """Where a claim's links lead, by claim and cell: its test on the page, its samples' page."""
+
+    tests: Mapping[multiple.Key, str] = field(default_factory=dict)
+    samples: Mapping[multiple.Key, str] = field(default_factory=dict)
+
+
 def page(
     judgements: Sequence[Judgement],
     explanations: Sequence[Explanation],
     provenance: Mapping[str, Any],
     environment: Mapping[str, Any],
+    links: Links = Links(),
 ) -> str:
     """Return the whole report as one HTML fragment, pictures inside; `document` adds the style.
 
     Every text from outside is inert, escaped and isolated. The provenance may hold ``command``
     (str), ``configuration`` (mapping) and ``cells`` (a mapping for each model and dataset).
     """
-    groups = by_claim(judgements)
-    units = grouped(judgements, lambda judgement: judgement.estimate.unit)
-    explained = render("conditions.html", explanations=explanations, mask_svg=mask_svg)
+    by_topic = topics(judgements)
+    judgements = [judgement for topic in by_topic for judgement in topic.judgements]
+    groups = [group for topic in by_topic for group in topic.groups]
+    facets = Facets.of(by_topic)
+    few = len(judgements) <= DRAWN_UP_TO
+    drawn = judgements if few else [j for topic in by_topic for j in topic.primary]
+    units = grouped(drawn, lambda judgement: judgement.estimate.unit)
     facts = [*provenance.get("cells", ()), provenance.get("configuration", {}), environment]
     sections = {
-        "forest": render("forest.html", units=units, forest=forest),
-        "matrix": matrix.section(judgements, groups) if judgements else "",
+        "forest": render("forest.html", units=units, forest=forest, all_drawn=few, narrow=few),
+        "matrix": matrix.section(judgements, groups, facets) if judgements else "",
         "choices": choices(groups),
         "claims": "",
-        "conditions": explained if explanations else "",
+        "conditions": _explained(explanations),
         "provenance": render(
             "provenance.html",
-            judgements=judgements,
+            rows=[_rows_behind(judgement) for judgement in judgements],
             facts=facts,
             command=provenance.get("command"),
             floors=words.floor_words(judgements),
         ),
     }
-    left = MAX_CHARACTERS - _TEXT_CHARACTERS * len(judgements)
     qs = multiple.primary_q_values(judgements)
-    sections["claims"] = _claims(groups, qs, left - sum(map(len, sections.values())))
+    shown = _Shown(groups, facets, qs, links)
+    sections["claims"] = _claims(shown, MAX_CHARACTERS - sum(map(len, sections.values())))
     return render(
         "page.html",
         sections=sections,
         titles=_SECTION_TITLES,
         counts=words.counts(judgements),
+        in_short=in_short(judgements),
+        topics=[_topic(topic) for topic in by_topic],
+        filters=render("filters.html", verdicts=words.VERDICT_STYLES, **facets.choices),
+        samples=next(iter(links.samples.values()), "").split("#")[0],
         standing=multiple.standing(judgements).sentence,
         hanging=sum(judgement.hangs_on_method for judgement in judgements),
         claims=len(groups),
@@ -87,6 +124,29 @@ def page(
         models=len({j.cell.model for j in judgements}),
         datasets=len({j.cell.dataset for j in judgements}),
     )
+
+
+def _rows_behind(judgement: Judgement) -> list[str]:
+    store = PurePath(judgement.store).name  # no page names a folder of the machine
+    cell = words.cell_words(judgement)
+    return [judgement.claim.id, cell, judgement.model_revision, store, judgement.rows_hash]
+
+
+def _topic(topic: Topic) -> dict[str, Any]:
+    verdicts = [judgement.verdict for judgement in topic.judgements]
+    return {"title": topic.title, "sentence": topic.sentence, "verdicts": verdicts}
+
+
+def _explained(explanations: Sequence[Explanation]) -> str:
+    """Return the part on conditions: masks as long as there is room for them, every text."""
+    if not explanations:
+        return ""
+    left, shown = MASK_CHARACTERS, []
+    for each in explanations:
+        cost = _MASK_COST * len(each.get("masks", ()))
+        shown.append({**each, "masks": each.get("masks", ()) if cost <= left else ()})
+        left -= cost
+    return render("conditions.html", explanations=shown, mask_svg=mask_svg)
 
 
 def document(html: str) -> str:
@@ -101,28 +161,65 @@ def document(html: str) -> str:
             "pytest-html writes another page: install the version of constraints.txt."
         )
     _, head, rest = map(Markup, parts)
-    style = Markup((FOLDER / "report.css").read_text(encoding="utf-8"))
-    return render("document.html", head=head, rest=rest, style=style)
+    return render(
+        "document.html",
+        head=head,
+        rest=_with_scripts(_folded(rest)),
+        style=trusted(FOLDER / "report.css", VENDOR / "uPlot.min.css"),
+    )
+
+
+def _with_scripts(rest: Markup) -> Markup:
+    """Return a page's body with our scripts at its end, where they find all of it."""
+    *before, after = _END.split(str(rest))
+    ours = (VENDOR / "uPlot.iife.min.js", FOLDER / "report.js", VENDOR / "alpine.min.js")
+    scripts = render("scripts.html", scripts=map(trusted, ours))
+    return Markup("".join(before)) + scripts + Markup(after)
+
+
+def _folded(rest: Markup) -> Markup:
+    """Fold pytest-html's table of tests, and name its check boxes for those who cannot see them."""
+    parts = _TABLE.split(str(rest), maxsplit=1)
+    if len(parts) != 3:
+        return rest
+    opening, table, after = parts
+    opening = _CHECK_BOX.sub(r'\1 aria-label="show \2"', opening)
+    after = re.sub(r'data-jsonblob="([^"]*)"', _requoted, after)
+    return Markup(opening) + render("tests.html", table=Markup(table)) + Markup(after)
+
+
+def _requoted(attribute: re.Match[str]) -> str:
+    """Return pytest-html's data in single quotes: JSON is full of double ones.
+
+    Without the environment, which stands under provenance and is written as broken lists.
+    """
+    blob = json.loads(unescape(attribute.group(1))) | {"environment": {}}
+    data = json.dumps(blob)
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), ("'", "&#39;")):
+        data = data.replace(character, entity)
+    return f"data-jsonblob='{data}'"
 
 
 def choices(groups: Groups) -> str:
-    """Return the part of the page on choices, or "" where nothing was measured in two ways."""
-    ways = [by_value(specifications(group)) for group in groups]
-    cards = [_card(index, groups[index], each) for index, each in enumerate(ways) if len(each) > 1]
+    """Return the part of the page on choices, or "" where no cell was measured in two ways."""
+    varied = [group for group in groups if any(map(further_ways, group))]
+    ways = [(group, by_value(specifications(group))) for group in varied]
+    cards = [_card(group, each) for group, each in ways if len(each) > 1]
     return render("choices.html", cards=cards) if cards else ""
 
 
-def _card(index: int, group: Sequence[Judgement], ways: Sequence[Specification]) -> dict[str, Any]:
-    # Where only cells differ, the forest plot has drawn them.
-    varied = any(further_ways(judgement) for judgement in group)
+def _card(group: Sequence[Judgement], ways: Sequence[Specification]) -> dict[str, Any]:
+    unit = group[0].estimate.unit
+    rows = [[", ".join(w.choices.values()), w.value, w.low, w.high, w.verdict] for w in ways]
+    table = PlotTable(("way", unit, "low", "high", "verdict"), rows)
     return {
-        "index": index,
         "claim": group[0].claim,
-        "unit": group[0].estimate.unit,
+        "unit": unit,
         "verdicts": [way.verdict for way in ways],
         "low": ways[0].value,
         "high": ways[-1].value,
-        "curve": specification_curve(group) if varied else "",
+        "curve": specification_curve(group),
+        "numbers": pictures.numbers_table(table),
         "hangs_on": hangs_on(ways),
     }
 
@@ -130,14 +227,29 @@ def _card(index: int, group: Sequence[Judgement], ways: Sequence[Specification])
 # --- one block a claim -------------------------------------------------------------------------
 
 
-def _claims(groups: Groups, qs: Mapping[multiple.Key, float], characters: int) -> str:
-    drawings = _drawings(groups, characters)
+@dataclass(frozen=True)
+class _Shown:
+    """What the blocks of all claims are made from."""
+
+    groups: Groups
+    facets: Facets
+    qs: Mapping[multiple.Key, float]
+    links: Links
+
+
+def _claims(shown: _Shown, characters: int) -> str:
+    text = len(_blocks(shown, {}))
+    return _blocks(shown, _drawings(shown.groups, characters - text))
+
+
+def _blocks(shown: _Shown, drawings: Mapping[tuple[int, int], str]) -> str:
+    """Return a block for each claim, with these pictures: (claim, cell) to what is shown there."""
     claims = [
-        _claim([(j, drawings.get((index, at), "")) for at, j in enumerate(group)], qs)
-        for index, group in enumerate(groups)
+        _claim(shown, [(j, drawings.get((index, at), "")) for at, j in enumerate(group)])
+        for index, group in enumerate(shown.groups)
     ]
-    left_out = sum(map(len, groups)) - len(drawings)
-    return render("claims.html", claims=claims, pictures_left_out=left_out)
+    left_out = sum(map(len, shown.groups)) - len(drawings)
+    return render("claims.html", claims=claims, pictures_left_out=left_out, sources=SOURCES)
 
 
 def _drawings(groups: Groups, characters: int) -> dict[tuple[int, int], str]:
@@ -148,31 +260,46 @@ def _drawings(groups: Groups, characters: int) -> dict[tuple[int, int], str]:
     places = [(index, at) for index, group in enumerate(groups) for at in range(len(group))]
     drawings: dict[tuple[int, int], str] = {}
     for index, at in sorted(places, key=itemgetter(1)):
-        drawing = pictures.picture(groups[index][at])
-        characters -= len(drawing)
-        if characters < 0:
+        if characters < _SMALL_PICTURE:
             break
-        drawings[index, at] = drawing
+        drawing = pictures.with_numbers(groups[index][at])
+        if len(drawing) <= characters:
+            characters -= len(drawing)
+            drawings[index, at] = drawing
     return drawings
 
 
-def _claim(
-    cells: Sequence[tuple[Judgement, str]], qs: Mapping[multiple.Key, float]
-) -> dict[str, Any]:
+def _claim(shown: _Shown, cells: Sequence[tuple[Judgement, str]]) -> dict[str, Any]:
     group = [j for j, _ in cells]
+    keys = [multiple.key_of(j) for j in group]
     drawn = [(j, drawing) for j, drawing in cells if drawing]
     captions = dict.fromkeys(caption for j, _ in drawn for caption in pictures.captions(j))
+    samples, tests = shown.links.samples, shown.links.tests
     return {
         "claim": group[0].claim,
+        "topic": group[0].claim.family,
         "judgements": group,
+        "verdicts": [j.verdict for j in group],
+        "facets": shown.facets.attributes(group),
+        "tests": [tests[key] for key in keys if key in tests],
+        "samples": list({_place(key): samples[key] for key in keys if key in samples}.items()),
         "pictures": [
-            {"width": pictures.width(j), "cell": words.cell_words(j), "drawing": drawing}
+            {
+                "width": pictures.width(j),
+                "cell": words.cell_words(j),
+                "drawing": drawing,
+                "samples": samples.get(multiple.key_of(j)) if pictures.of_samples(j) else None,
+            }
             for j, drawing in drawn
         ],
         "captions": " ".join(captions),
-        "details_head": ["", *map(words.cell_words, group)],
-        "details": _details(group, qs),
+        "details_head": ["number", *map(words.cell_words, group)],
+        "details": _details(group, shown.qs),
     }
+
+
+def _place(key: multiple.Key) -> str:
+    return f"{key[1].model} × {key[1].dataset}"
 
 
 def _details(group: Sequence[Judgement], qs: Mapping[multiple.Key, float]) -> list[list[object]]:

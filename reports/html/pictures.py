@@ -11,11 +11,14 @@ from kvcore.errors import KvError, unknown
 from kvcore.verdict import Judgement
 from reports.grouping import plot_parts
 from reports.html.templates import render
+from reports.plots.alternatives import PlotTable, table_of
 from reports.plots.kinds import WIDTHS, draw, kind_of
 from reports.words import VERDICT_STYLES, cell_words
 
 Data = Mapping[str, Any]
 
+SAMPLE_KINDS = ("paired", "scatter", "wins")
+"""Plots of samples, from which a reader goes to the samples themselves."""
 TOKEN_STYLES = 6
 """Classes of tokens with a style of their own; more begin again."""
 
@@ -27,6 +30,25 @@ def picture(judgement: Judgement) -> str:
     """
     parts = enumerate(plot_parts(judgement.plot))
     return Markup().join(_part(judgement, index, part) for index, part in parts)
+
+
+def with_numbers(judgement: Judgement) -> str:
+    """Return what `picture` does, each plot over its numbers as a table to unfold."""
+    pieces = Markup()
+    for index, part in enumerate(plot_parts(judgement.plot)):
+        drawing = _part(judgement, index, part)
+        pieces += Markup(drawing) + (numbers_table(table_of(part)) if drawing else Markup())
+    return pieces
+
+
+def numbers_table(table: PlotTable) -> str:
+    """Return a table to unfold, "" for one without rows."""
+    return render("plot_table.html", plot=table) if table.rows else Markup()
+
+
+def of_samples(judgement: Judgement) -> bool:
+    """Whether a plot of the judgement shows its samples one by one."""
+    return any(part["kind"] in SAMPLE_KINDS for part in plot_parts(judgement.plot))
 
 
 def _part(judgement: Judgement, index: int, part: Data) -> str:

@@ -5,14 +5,15 @@ No template marks a text as trusted; what is `Markup` comes from another templat
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+import json
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from reports import words
-from reports.text import inert_text, number, token_text
+from reports.text import inert_data, inert_text, number, token_text
 
 FOLDER = Path(__file__).with_name("templates")
 
@@ -33,8 +34,6 @@ ENVIRONMENT = Environment(
 ENVIRONMENT.filters |= {
     "cell": words.cell_words,
     "end": words.end_words,
-    # no page names a folder of the machine
-    "file_name": lambda path: PurePath(path).name,
     "interval": words.interval_words,
     "level": words.level_words,
     "method": words.method_words,
@@ -51,6 +50,20 @@ ENVIRONMENT.filters |= {
 ENVIRONMENT.globals |= {"verdict_styles": words.VERDICT_STYLES}
 
 
+def json_attribute(value: Any) -> Markup:
+    """Return data as JSON for an attribute: its texts inert, and all of it escaped."""
+    data = json.dumps(inert_data(value), ensure_ascii=False, separators=(",", ":"))
+    return escape(data)
+
+
+def trusted(*files: Path) -> Markup:
+    """Return our own style or script, which is written into a page as it is."""
+    return Markup("\n").join(Markup(file.read_text(encoding="utf-8")) for file in files)
+
+
 def render(template: str, **values: Any) -> Markup:
     """Fill in a template; texts among the values come out inert, escaped and as text."""
     return Markup(ENVIRONMENT.get_template(template).render(values))
+
+
+ENVIRONMENT.filters["json"] = json_attribute

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvcore.verdict import Judgement
+from kvcore.verdict.records import slugify
 from reports.html.templates import render
 from reports.text import one_line
 from reports.words import cell_words, interval_words, verdict_words
@@ -10,7 +11,7 @@ from reports.words import cell_words, interval_words, verdict_words
 
 def heads() -> list[str]:
     """Return the heads of the columns that `cells` fills."""
-    columns = {"Claim": "claim", "Cell": "cell", "Estimate": "", "n": "", "Verdict": "verdict"}
+    columns = {"Claim": "claim", "Cell": "", "Estimate": "", "n": "", "Verdict": "verdict"}
     return [
         render("test_head.html", title=title, sorted_by=name) for title, name in columns.items()
     ]
@@ -30,6 +31,12 @@ def cells(judgement: Judgement | None) -> list[str]:
     ]
 
 
-def cell(name: str, text: str | None) -> str:
+def anchor(judgement: Judgement) -> str:
+    """Return the id of a judgement's row, to which its claim links."""
+    cell = judgement.cell
+    return "-".join(("test", judgement.claim.id, cell.slug, slugify(cell.dtype)))
+
+
+def cell(name: str, text: str | None, anchor: str = "") -> str:
     """Return a cell of the column of that name, empty for None."""
-    return render("test_cell.html", name=name, text=text)
+    return render("test_cell.html", name=name, text=text, anchor=anchor)

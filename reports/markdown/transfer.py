@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from kvcore.analysis import Estimate, over_models
 from kvcore.io import write_atomically
 from kvcore.verdict import Judgement
+from reports.folders import LATEST
 from reports.grouping import by_claim, grouped
+from reports.markdown import templates
 
 FOLDER = Path(__file__).parents[1]
 LETTERS = {"supported": "**S**", "refuted": "**R**", "inconclusive": "?"}
@@ -173,21 +173,14 @@ def _cell(text: str) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
-    environment = Environment(  # Markdown, not HTML: nothing to escape but bars
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates.environment(Path(__file__).with_name("templates"))
     environment.filters["cell"] = _cell
     return environment.get_template(template).render(values)
 
 
 def main(folder: Path = FOLDER) -> int:
-    """Write both pages to a folder from its out/results.json; return the exit status."""
-    source = folder / "out" / "results.json"
+    """Write both pages to a folder from its latest results.json; return the exit status."""
+    source = folder / "out" / LATEST / "results.json"
     if not source.exists():
         print(
             f"reports.markdown: no {source.name} yet; run `make reference` first.", file=sys.stderr

@@ -22,7 +22,7 @@ from reports.words import VERDICT_STYLES, interval_words
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of a forest plot: a claim's id in bold, a cell's name, or its interval."""
+    """One line of a forest plot: a claim's statement in bold, a cell's name, or its interval."""
 
     y: float
     content: str | Judgement
@@ -70,7 +70,7 @@ def _rows(judgements: Sequence[Judgement], layout: _Layout) -> tuple[list[_Row],
     rows: list[_Row] = []
     y = 0.6
     for cells in by_claim(judgements):
-        for line in textwrap.wrap(one_line(cells[0].claim.id), layout.wrap):
+        for line in textwrap.wrap(one_line(cells[0].claim.statement, 200), layout.wrap):
             rows.append(_Row(y, line, bold=True))
             y += 1
         for judgement in cells:

@@ -79,7 +79,7 @@ def to_svg(figure: Figure, label: str, css_class: str = "kv-figure") -> Markup:
     cannot see it.
     """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", dpi=130, transparent=True, metadata={"Date": None})
+    figure.savefig(buffer, format="svg", dpi=100, transparent=True, metadata={"Date": None})
     root = ET.fromstring(buffer.getvalue())
     references = " ".join(
         value for each in root.iter() for value in each.attrib.values() if "#" in value
@@ -138,5 +138,6 @@ def _keep_visible(parent: ET.Element) -> None:
 def _shorter(value: str) -> str:
     value = re.sub(r"font: ([\d.]+)px 'DejaVu Sans'(?:, [^;\"]*)?", r"font-size: \1px", value)
     value = re.sub(r" ?font-family: 'DejaVu Sans'(?:, [^;\"]*)?;?", "", value)
-    # hundredths of a point place a line
-    return re.sub(r"(\d\.\d{2})\d+", r"\1", value)
+    # tenths of a point place a line
+    value = re.sub(r"(\d\.\d)\d+", r"\1", value)
+    return re.sub(r" *([A-Z;:]) +", r"\1", value).strip()

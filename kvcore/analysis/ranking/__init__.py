@@ -9,7 +9,13 @@ The order of rows never changes a number: queries and passages are sorted by id.
 """
 
 from kvcore.analysis.ranking.combining import best_of, route, two_stage
-from kvcore.analysis.ranking.estimates import benefit_gap, difference, estimate, trend
+from kvcore.analysis.ranking.estimates import (
+    benefit_gap,
+    contrast,
+    difference,
+    estimate,
+    trend,
+)
 from kvcore.analysis.ranking.metrics import (
     METRICS,
     Comparison,

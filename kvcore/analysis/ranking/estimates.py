@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 from kvcore.analysis.estimate import Estimate
 from kvcore.analysis.interval import DEFAULT_INTERVAL, IntervalSettings, resampled
 from kvcore.analysis.least_squares import slope_weights
+from kvcore.analysis.moments import ROUNDING
 from kvcore.analysis.proportions import proportion
 from kvcore.analysis.ranking.metrics import (
     METRIC_KINDS,
@@ -108,15 +109,42 @@ def trend(
     """
     if len(tables) < 2:
         raise KvError(f"tables must be scores at two values or more; got {len(tables)}.")
-    kind, lists = metric_kind(metric, k), ranked_lists(*tables.values())
-    weights = slope_weights(list(tables))
-    points = [kind.of(lists, column, k) for column in lists.columns]
+    weights = slope_weights(list(tables)).tolist()
+    slope = contrast(list(tables.values()), weights, metric, interval, k=k)
+    return replace(slope, unit=f"{metric_kind(metric, k).unit} slope")
 
-    def slope(counts: FloatArray) -> FloatArray:
-        return np.asarray(sum(w * point(counts) for w, point in zip(weights, points, strict=True)))
 
-    unit = f"{kind.unit} slope"
-    return resampled(slope, lists.ids, interval, unit=unit)
+def contrast(
+    tables: Sequence[pd.DataFrame],
+    weights: Sequence[float],
+    metric: str = "auc",
+    interval: IntervalSettings = DEFAULT_INTERVAL,
+    *,
+    k: int = K,
+) -> Estimate:
+    """Weighted sum of a metric over several scores of the same candidates.
+
+    Queries count as wholes, all scores together, so that what the scores share cancels.
+
+    - `tables`: the same candidates in each.
+    - `weights`: one for each table; they add up to 0, so that the sum compares.
+    - `metric`, `interval`, `k`: as `difference` takes them.
+
+    Raises KvError as `difference` does, and for weights that are not as many as tables or do not
+    add up to 0.
+    """
+    if len(weights) != len(tables) or abs(sum(weights)) > ROUNDING:
+        raise KvError(
+            f"weights must be one a table and add up to 0; got {list(weights)} for "
+            f"{len(tables)} tables."
+        )
+    kind, lists = metric_kind(metric, k), ranked_lists(*tables)
+    metrics = [kind.of(lists, column, k) for column in lists.columns]
+
+    def weighted(counts: FloatArray) -> FloatArray:
+        return np.asarray(sum(w * one(counts) for w, one in zip(weights, metrics, strict=True)))
+
+    return resampled(weighted, lists.ids, interval, unit=f"{kind.unit} difference")
 
 
 def benefit_gap(

@@ -66,7 +66,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
             request.files, request.load, samples, styles, request.store
         ),
     )
-    keys, samples = _keys(request, Path(corpus.name).stem, needed)
+    keys, samples = keys_and_samples(KIND, request, Path(corpus.name).stem, needed)
     return MeasurePlan(
         keys,
         functools.partial(_measure, request, samples),
@@ -149,8 +149,8 @@ def arrange(rows: pd.DataFrame, dataset: str, seed: int) -> pd.DataFrame:
     return rows.assign(need=pd.Series(needs, dtype=object), sample=pd.Series(origins, dtype=object))
 
 
-def _keys(
-    request: MeasureRequest, dataset: str, needed: NeededSamples
+def keys_and_samples(
+    kind: MeasurementKind, request: MeasureRequest, dataset: str, needed: NeededSamples
 ) -> tuple[pd.DataFrame, dict[tuple[str, int], dict[str, Sample]]]:
     """Return the keys of all rows, and the samples by dataset and seed of the keys, and by id.
 
@@ -163,13 +163,13 @@ def _keys(
             need: chosen for need, chosen in needed.samples.items() if need.sample_set == sample_set
         }
         name, seed = dataset_of(dataset, sample_set), request.seed + Need("bare", sample_set).seed
-        tables.append(KIND.keys(request.files, name, seed, row_specs(own)))
+        tables.append(kind.keys(request.files, name, seed, row_specs(own)))
         by_id = samples.setdefault((name, seed), {})
         for sample in dict.fromkeys(sample for chosen in own.values() for sample in chosen):
             known = by_id.get(clean(sample.id), sample)
             by_id[clean(sample.id)] = sample.with_texts_of(known)
     if not tables:
-        return KIND.keys(request.files, dataset, request.seed, ()), samples
+        return kind.keys(request.files, dataset, request.seed, ()), samples
     return pd.concat(tables, ignore_index=True), samples
 
 
@@ -215,6 +215,7 @@ KIND = register(
             "measurements/kinds/answer_nll.py",
         ),
         plan=plan,
+        without_bos=True,
         dataset="docstrings",
         datasets=lambda: tuple(DATASETS),
         load_data=load_corpus,

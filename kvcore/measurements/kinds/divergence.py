@@ -126,6 +126,7 @@ KIND = register(
             "measurements/kinds/divergence.py",
         ),
         plan=plan,
+        without_bos=True,
         dataset="docstrings",
         datasets=lambda: tuple(DATASETS),
         load_data=load_corpus,

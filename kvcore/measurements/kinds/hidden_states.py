@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kvcore.data.texts import TEXTS, Text, load_texts
+from kvcore.data.texts import TEXTS, Text, TextCorpus, load_texts
+from kvcore.errors import MissingResource
 from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
-from kvcore.measurements.text_sources import check_source
+from kvcore.measurements.text_sources import check_source, writer_of
 from kvcore.store import schema
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
 
@@ -50,24 +51,54 @@ def plan(request: MeasureRequest) -> MeasurePlan:
     from kvcore.measurements.continuations import LEAST_TOKENS, NEW_TOKENS
 
     corpus = load_texts(request.dataset)
-    texts = corpus.texts[: request.limit]
+    fitting = texts_for(request, corpus)
+    texts = fitting[: request.limit]
     rule = hashlib.sha256(f"{NEW_TOKENS} {LEAST_TOKENS}".encode()).hexdigest()[:12]
+    templates, lacking = _templates(request.needs, f"continuation:{rule}")
     rows = [
         RowSpec(
             text.id,
             text.content_hash,
             source,
-            f"continuation:{rule}",
+            template,
             len(text.prompt + text.continuation),
         )
         for text in texts
-        for source in request.needs
+        for source, template in templates.items()
     ]
     return MeasurePlan(
         KIND.keys(request.files, corpus.name, request.seed, rows),
         functools.partial(_measure, request, texts),
-        {"texts available": len(corpus.texts), **base.corpus_facts(corpus)},
+        {"texts available": len(fitting), **base.corpus_facts(corpus)},
+        lacking,
     )
+
+
+def _templates(sources: Sequence[str], rule: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the template of each source, and why some cannot be had: their writer is not here.
+
+    What another model writes hangs on its weights, which the key of a row does not name.
+    """
+    from kvcore.models.files import locate
+
+    templates, lacking = {}, {}
+    for source in sources:
+        writer = writer_of(source)
+        try:
+            templates[source] = f"{rule} {locate(writer).model_id[:12]}" if writer else rule
+        except MissingResource as missing:
+            lacking[source] = str(missing)
+    return templates, lacking
+
+
+def texts_for(request: MeasureRequest, corpus: TextCorpus) -> tuple[Text, ...]:
+    """Return the texts that are of the right length for the model that reads them.
+
+    The model is loaded only where the corpus asks for a number of tokens.
+    """
+    from kvcore import tokenization
+
+    return corpus.fitting(lambda text: len(tokenization.encode(request.load().tokenizer, text)))
 
 
 def _measure(request: MeasureRequest, texts: Sequence[Text], todo: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +155,8 @@ def explain(request: MeasureRequest) -> tuple[Mapping[str, Any], ...]:
     from kvcore.measurements.explain import CANDIDATES, records
     from kvcore.measurements.explain_kinds import source_explanations
 
-    lm, texts = request.load(), load_texts(request.dataset).texts[:CANDIDATES]
+    lm = request.load()
+    texts = texts_for(request, load_texts(request.dataset))[:CANDIDATES]
     return records(lm, source_explanations(lm, texts, request.needs, request.seed))
 
 

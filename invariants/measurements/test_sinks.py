@@ -1,0 +1,204 @@
+"""Where answers look and where sinks are: held against eager attention and plain scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from invariants.oracle import plain
+from invariants.support.comparing import Fault, assert_scores, must_see, replaced
+from invariants.support.plain_routes import EXPECTED, Case
+from invariants.support.samples import LONG, SHORT
+from kvcore import loading
+from kvcore.conditions.parse import condition
+from kvcore.engine import attention_shares, limits
+from kvcore.engine import sinks as norms
+from kvcore.errors import KvError
+from kvcore.measurements import sinks
+from kvcore.measurements.kinds import attention_sinks
+from kvcore.models import tiny
+from kvcore.models.lm import LM
+
+NAMES = ("bare", "full_context(oracle)", "oracle", "keep_first(oracle,4)", "keep_sink(oracle)")
+WHOLE = NAMES[:2]
+"""Conditions whose whole prefill is seen: plain attention over one sequence tells the shares."""
+TOLERANCE = 1e-5
+
+
+def measured(lm: LM, names: Sequence[str]) -> pd.DataFrame:
+    """Measure two samples of unlike length in shared passes."""
+    requests = [(sample, [condition(name) for name in names]) for sample in (LONG, SHORT)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(limits.PASS_COST, "cpu", 10**6)  # so dear that unlike samples share a pass
+        return sinks.measure_sinks(lm, requests)
+
+
+def check_scores(lm: LM) -> None:
+    """Compare NLLs with each condition's plain route, and sinks with the model's own states."""
+    rows = measured(lm, NAMES).set_index(["sample_id", "condition"])
+    for sample in (LONG, SHORT):
+        case = Case(lm, sample)
+        for name in NAMES:
+            row = rows.loc[sample.id, name]
+            nlls = EXPECTED.get(name, EXPECTED["bare"])(case)
+            assert_scores([row.nll], [sum(nlls) / len(nlls)], name)
+            prefix = [] if name == "bare" else case.question
+            read = [*prefix, *case.document]
+            assert row.sink_slot == plain.sink_of(lm.model, lm.bos_id, read, []), name
+            assert abs(sum(row.profile) - 1) < TOLERANCE, f"{name}: shares sum to another number"
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma3", "tiny-qwen2"])
+def test_scores_and_sinks_equal_the_plain_routes(name: str) -> None:
+    """Would catch another cache or answer than a score's, or a sink of another slot or layer."""
+    check_scores(loading.load(name, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        replaced(norms, "middle_layer", lambda _real, _lm: 2),
+        replaced(norms, "hidden_norms", lambda real, lm, ids: real(lm, ids).flip(1)),
+        replaced(
+            sinks, "token_nlls", lambda real, *given: [[x + 1 for x in n] for n in real(*given)]
+        ),
+    ],
+    ids=["layer", "slots", "nlls"],
+)
+def test_twin_scores_and_sinks(llama: LM, fault: Fault) -> None:
+    """Would catch a check blind to another layer, another slot or another NLL."""
+    must_see(fault, check_scores, llama)
+
+
+def plain_shares(lm: LM, ids: Sequence[int], answer: int) -> torch.Tensor:
+    """Return the mean attention of the tokens that predict the answer, by eager attention."""
+    model, _ = tiny.build(lm.name)
+    model.set_attn_implementation("eager")
+    model.eval()
+    with torch.inference_mode():
+        out = model(torch.tensor([list(ids)]), use_cache=False, output_attentions=True)
+    rows = range(len(ids) - answer, len(ids))
+    layers = [layer[0].mean(dim=0)[list(rows)].mean(dim=0) for layer in out.attentions]
+    return torch.stack(layers).mean(dim=0)
+
+
+def check_shares(lm: LM) -> None:
+    """Compare shares with eager attention.
+
+    1. Production: recorded while the answer is read on a cache, samples in one batch.
+    2. Plain: the whole sequence at once, one sample, attention matrices of every layer.
+    """
+    rows = measured(lm, WHOLE).set_index(["sample_id", "condition"])
+    for sample in (LONG, SHORT):
+        case = Case(lm, sample)
+        prompt, answer = case.asked
+        for name in WHOLE:
+            row, prefix = rows.loc[sample.id, name], [] if name == "bare" else case.question
+            cached = [lm.bos_id, *prefix, *case.document]
+            shares = plain_shares(lm, [*cached, *prompt, *answer[:-1]], len(answer))
+            at = [0, 1 + len(prefix), len(cached)]
+            first, last = len(prefix), len(case.document)
+            parts = [
+                shares[0],
+                *(shares[1 + i] if i < first else 0.0 for i in range(sinks.SINGLE)),
+                shares[1 + min(first, sinks.SINGLE) : at[1]].sum(),
+                *(shares[at[1] + i] if i < last else 0.0 for i in range(sinks.SINGLE)),
+                shares[at[1] + min(last, sinks.SINGLE) : at[2]].sum(),
+                0.0,
+                shares[at[2] :].sum(),
+            ]
+            for part, found, wanted in zip(sinks.PARTS, row.profile, parts, strict=True):
+                assert abs(found - float(wanted)) < TOLERANCE, f"{name}: {part}"
+            assert abs(row.bos_share - float(shares[0])) < TOLERANCE
+            assert abs(row.sink_share - float(shares[row.sink_slot])) < TOLERANCE, name
+            assert abs(row.prefix_share - float(shares[1 : at[1]].sum())) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma3", "tiny-qwen2"])
+def test_shares_equal_eager_attention(name: str) -> None:
+    """Would catch shares of other tokens, slots, layers or rows, or parts mixed up."""
+    check_shares(loading.load(name, device="cpu"))
+
+
+def no_prefix(patch: pytest.MonkeyPatch) -> None:
+    """Take every slot but BOS's for the document's."""
+    right = sinks.held_by
+    patch.setattr(
+        sinks,
+        "held_by",
+        lambda roles: ["document" if name == "prefix" else name for name in right(roles)],
+    )
+
+
+def other_tokens(patch: pytest.MonkeyPatch) -> None:
+    """Record where the tokens before those that predict the answer look."""
+    right = attention_shares.record_shares
+    patch.setattr(
+        attention_shares,
+        "record_shares",
+        lambda lm, columns, *more: right(lm, [[c - 1 for c in own] for own in columns], *more),
+    )
+
+
+@pytest.mark.parametrize("fault", [no_prefix, other_tokens])
+def test_twin_shares(llama: LM, fault: Fault) -> None:
+    """Would catch a check blind to a prefix counted as the document, or to other tokens."""
+    must_see(fault, check_shares, llama)
+
+
+def test_a_sink_that_was_dropped_gets_no_attention() -> None:
+    """Would catch attention of another slot shown as the sink's after truncation."""
+    lm = loading.load("tiny-gemma3", device="cpu")
+    rows = measured(lm, ("oracle", "keep_sink(oracle)")).set_index(["sample_id", "condition"])
+    dropped, kept = (rows.loc[LONG.id, name] for name in ("oracle", "keep_sink(oracle)"))
+    assert dropped.sink_part == kept.sink_part == "prefix"
+    assert dropped.sink_share == 0.0
+    assert kept.sink_share > 0.0
+    assert kept.sink_share == pytest.approx(kept.prefix_share, abs=1e-6)
+
+
+def test_samples_that_cannot_be_measured_say_why(llama: LM) -> None:
+    """Would catch numbers where a sample has no text for a condition."""
+    bare = replace(LONG, texts=())
+    (row,) = sinks.measure_sinks(llama, [(bare, [condition("click_history(1)")])]).itertuples()
+    assert row.status == "the sample has no text 'past_query'"
+    assert pd.isna(row.nll)
+
+
+@pytest.mark.parametrize("need", ["bare@512", "bare@samples.qdoc"])
+def test_other_samples_are_refused(need: str) -> None:
+    """Would catch a need that is measured on other samples than it names."""
+    with pytest.raises(KvError, match="the cell's own samples"):
+        attention_sinks.check_need(need)
+
+
+# --- in words ------------------------------------------------------------------------------------
+
+
+def rows_of(bare: float, primed: str) -> pd.DataFrame:
+    """Return rows with a share on BOS, and where a primed pass has its sink."""
+    shared = {"status": "ok", "sink_share": 0.3}
+    return pd.DataFrame(
+        [
+            {"condition": "bare", "bos_share": bare, "sink_part": "document", **shared},
+            {"condition": "random", "bos_share": 0.01, "sink_part": primed, **shared},
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("bare", "primed", "said"),
+    [
+        (0.33, "BOS", "BOS is the sink"),
+        (0.002, "prefix", "the sink is not BOS (0.002): truncation removes it"),
+        (0.002, "document", "the sink is not BOS (0.002), nor in the prefix"),
+        (float("nan"), "prefix", "there is no BOS: truncation removes the sink"),
+    ],
+)
+def test_where_the_sink_is_in_words(bare: float, primed: str, said: str) -> None:
+    """Would catch a sentence that says the opposite of the rows."""
+    assert attention_sinks.in_words(rows_of(bare, primed)).startswith(said)

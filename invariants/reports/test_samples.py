@@ -1,0 +1,120 @@
+"""The page of samples: what it shows is what was measured, and does nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+from markupsafe import Markup
+
+from invariants.support import invented, invented_plots
+from invariants.support.comparing import must_see
+from invariants.support.invented_texts import HOSTILE, Seen, assert_nothing_active
+from reports import text
+from reports.grouping import plot_parts
+from reports.html import samples, templates
+from reports.html.samples import Sample, SampleCell
+from reports.plots import alternatives
+
+LIBRARIES = {
+    "alpine.min.js": "b4036e9e9ac22fa6f6ae1ba292e015e1f3e9c85d0d79e73e4c8eb9bb139b522e",
+    "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
+
+
+def cell(raw: str, count: int = 3) -> SampleCell:
+    """Return a cell all of whose texts are the same."""
+    one = Sample(raw, raw, raw, raw, raw, (2, 4), ((1.25, 0.5), (0.75, float("nan")), ()))
+    drawn = tuple(dataclasses.replace(one, id=f"{raw}{i}") for i in range(count))
+    return SampleCell(raw, raw, ("bare", "random", "oracle"), drawn)
+
+
+def data_of(page: str) -> list[dict[str, object]]:
+    """Return the data that a page carries."""
+    (spelled,) = re.findall(r'data-cells="([^"]*)"', page)
+    data: list[dict[str, object]] = json.loads(html.unescape(spelled))
+    return data
+
+
+def assert_inert(raw: str) -> None:
+    hostile, plain = samples.page([cell(raw)]), samples.page([cell("plain")])
+    without = [re.sub(r"<script>.*?</script>", "", p, flags=re.DOTALL) for p in (hostile, plain)]
+    assert Seen(without[0]).names == Seen(without[1]).names
+    assert_nothing_active(without[0])
+    assert_nothing_active(html.unescape(without[0]))
+    assert "x-html" not in hostile.split("<script>")[0]
+
+
+def test_hostile_texts_are_inert() -> None:
+    """Catches a text that leaves the page's data, or is shown as more than text."""
+    assert_inert(HOSTILE)
+
+
+def test_hostile_texts_twin() -> None:
+    """Data that is not escaped, or not made inert, is seen."""
+
+    def active(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(samples, "inert_text", str)
+        patch.setattr(templates, "inert_data", text.encodable)
+
+    must_see(lambda patch: patch.setattr(templates, "escape", Markup), assert_inert, "'\"<b>")
+    must_see(active, assert_inert, "\u202e")
+
+
+def test_numbers_are_hundredths_of_nats() -> None:
+    """Catches an NLL of another token or condition, or one that is not rounded."""
+    (shown,) = data_of(samples.page([cell("text")]))
+    first = shown["samples"][0]  # type: ignore[index]
+    assert first["n"] == ["125 50", "75 0", ""]
+    assert (first["q"], first["t"]) == ("text", "2 4")
+
+
+def test_conditions_beyond_the_room_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a page that grows beyond 1.5 MB per 1,000 samples, or that hides what it lacks."""
+    monkeypatch.setattr(samples, "MAX_CHARACTERS", 60)
+    (shown,) = data_of(samples.page([cell("text")]))
+    assert shown["conditions"] == ["bare", "random"]
+    assert shown["left_out"] == ["oracle"]
+
+
+def test_links_lead_to_the_condition() -> None:
+    """Catches a link to another cell or condition than the plot is of."""
+    cells = [cell("a"), cell("b")]
+    assert samples.link(cells, "b", "b", "oracle") == "samples.html#cell=1&condition=2"
+    assert samples.link(cells, "c", "b", "oracle") == ""
+
+
+def assert_plots_have_numbers() -> None:
+    plots = [*invented_plots.plots().values(), *(dict(j.plot) for j in invented.judgements())]
+    for plot in plots:
+        for part in plot_parts(plot):
+            if part["kind"] not in ("tokens", "table"):
+                table = alternatives.table_of(part)
+                assert table.rows, part["kind"]
+                assert {len(row) for row in table.rows} == {len(table.head)}, part["kind"]
+
+
+def test_every_plot_has_its_numbers() -> None:
+    """Catches a plot that those who cannot see it know nothing of."""
+    assert_plots_have_numbers()
+
+
+def test_every_plot_has_its_numbers_twin() -> None:
+    """A kind of plot without a table is seen."""
+    must_see(
+        lambda patch: patch.delitem(alternatives.TABLES, "layers"),
+        assert_plots_have_numbers,
+    )
+
+
+def test_libraries_are_as_published() -> None:
+    """Catches a library that differs from what its package holds on npm."""
+    vendor = Path(templates.FOLDER).parent / "vendor"
+    found = {n: hashlib.sha256((vendor / n).read_bytes()).hexdigest() for n in LIBRARIES}
+    assert found == LIBRARIES

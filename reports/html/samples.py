@@ -1,0 +1,110 @@
+"""One page of samples: their texts, and the NLL of every answer token under each condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports.html.templates import FOLDER, render, trusted
+from reports.text import inert_text
+
+MAX_CHARACTERS = 1_350
+"""Of the data of one sample, on average; the last conditions are left out where they take more."""
+NAME = "samples.html"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample as it was measured.
+
+    - `token_ends`: where each token of the answer ends, in characters; empty where that is unknown.
+    - `nlls`: NLL of each answer token in nats, a tuple a condition of the cell; empty where the
+      sample was not measured under it.
+    """
+
+    id: str
+    cluster: str
+    query: str
+    passage: str
+    answer: str
+    token_ends: tuple[int, ...]
+    nlls: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class SampleCell:
+    """The samples of one model and dataset; the first condition is the baseline."""
+
+    model: str
+    dataset: str
+    conditions: tuple[str, ...]
+    samples: tuple[Sample, ...]
+
+
+def page(cells: Sequence[SampleCell]) -> str:
+    """Return the page: everything inside, every text inert, shown by Alpine as text alone."""
+    vendor = FOLDER.parent / "vendor"
+    return render(
+        "samples.html",
+        data=[_data(cell) for cell in cells],
+        style=trusted(FOLDER / "report.css", FOLDER / "samples.css"),
+        scripts=[trusted(FOLDER / "samples.js"), trusted(vendor / "alpine.min.js")],
+    )
+
+
+def link(cells: Sequence[SampleCell], model: str, dataset: str, condition: str) -> str:
+    """Return where a cell's samples are shown, by the gain under a condition; "" if nowhere."""
+    places = [(cell.model, cell.dataset) for cell in cells]
+    if (model, dataset) not in places:
+        return ""
+    place = places.index((model, dataset))
+    shown = cells[place].conditions[: conditions_shown(cells[place])]
+    at = shown.index(condition) if condition in shown else min(1, len(shown) - 1)
+    return f"{NAME}#cell={place}&condition={at}"
+
+
+def conditions_shown(cell: SampleCell) -> int:
+    """Return how many of a cell's conditions there is room for: two at least."""
+    count = max(1, len(cell.samples))
+    room = MAX_CHARACTERS * count - sum(len(str(_texts(sample))) for sample in cell.samples)
+    for at in range(len(cell.conditions)):
+        room -= sum(len(_hundredths(sample.nlls[at])) + 3 for sample in cell.samples)
+        if room < 0:
+            return max(2, at)
+    return len(cell.conditions)
+
+
+def _data(cell: SampleCell) -> Mapping[str, Any]:
+    shown = conditions_shown(cell)
+    return {
+        "name": inert_text(f"{cell.model} × {cell.dataset}"),
+        "conditions": [inert_text(name) for name in cell.conditions[:shown]],
+        "left_out": [inert_text(name) for name in cell.conditions[shown:]],
+        "samples": [
+            {**_texts(sample), "n": [_hundredths(nlls) for nlls in sample.nlls[:shown]]}
+            for sample in cell.samples
+        ],
+    }
+
+
+def _texts(sample: Sample) -> dict[str, str]:
+    """Return a sample's texts, and its answer cut into tokens by where they end."""
+    return {
+        "i": inert_text(sample.id),
+        "q": inert_text(sample.query),
+        "p": inert_text(sample.passage),
+        "a": inert_text(sample.answer),
+        "t": " ".join(map(str, sample.token_ends)) if _is_plain(sample.answer) else "",
+    }
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text is shown as it is, so that places in it hold."""
+    return inert_text(text) == text
+
+
+def _hundredths(nlls: Sequence[float]) -> str:
+    """Spell NLLs in hundredths of a nat, "" where there is none."""
+    return " ".join(str(round(100 * x)) if math.isfinite(x) else "0" for x in nlls)
