@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,17 @@ class SampleCell:
     conditions: tuple[str, ...]
     samples: tuple[Sample, ...]
 
+    @functools.cached_property
+    def conditions_shown(self) -> int:
+        """How many of the conditions there is room for, two at least; spells every number once."""
+        count = max(1, len(self.samples))
+        room = MAX_CHARACTERS * count - sum(len(str(_texts(sample))) for sample in self.samples)
+        for at in range(len(self.conditions)):
+            room -= sum(len(_hundredths(sample.nlls[at])) + 3 for sample in self.samples)
+            if room < 0:
+                return max(2, at)
+        return len(self.conditions)
+
 
 def page(cells: Sequence[SampleCell]) -> str:
     """Return the page: everything inside, every text inert, shown by Alpine as text alone."""
@@ -60,24 +72,13 @@ def link(cells: Sequence[SampleCell], model: str, dataset: str, condition: str) 
     if (model, dataset) not in places:
         return ""
     place = places.index((model, dataset))
-    shown = cells[place].conditions[: conditions_shown(cells[place])]
+    shown = cells[place].conditions[: cells[place].conditions_shown]
     at = shown.index(condition) if condition in shown else min(1, len(shown) - 1)
     return f"{NAME}#cell={place}&condition={at}"
 
 
-def conditions_shown(cell: SampleCell) -> int:
-    """Return how many of a cell's conditions there is room for: two at least."""
-    count = max(1, len(cell.samples))
-    room = MAX_CHARACTERS * count - sum(len(str(_texts(sample))) for sample in cell.samples)
-    for at in range(len(cell.conditions)):
-        room -= sum(len(_hundredths(sample.nlls[at])) + 3 for sample in cell.samples)
-        if room < 0:
-            return max(2, at)
-    return len(cell.conditions)
-
-
 def _data(cell: SampleCell) -> Mapping[str, Any]:
-    shown = conditions_shown(cell)
+    shown = cell.conditions_shown
     return {
         "name": inert_text(f"{cell.model} × {cell.dataset}"),
         "conditions": [inert_text(name) for name in cell.conditions[:shown]],
