@@ -225,7 +225,7 @@ def power_after_pilots(name: str, pilots: int = 60, draws: int = 25) -> float:
     noise, size = PILOTS[name]
     rng = np.random.default_rng(8)
     prediction = helps(0.3)
-    said: list[bool] = []
+    said: list[str] = []
     while len(said) < pilots * draws:
         x, labels = noise(rng, size)
         n = verdict.plan(effect_size(x + 0.3, labels), prediction).n
