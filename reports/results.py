@@ -19,7 +19,7 @@ from reports import multiple
 from reports.text import inert_data
 from reports.words import counts
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 PACKAGES = (
     "kvclaims torch transformers accelerate bitsandbytes datasets gguf numpy scipy pandas pyarrow "
