@@ -67,7 +67,7 @@ end-to-end: $(VENV)/.ready $(VENV)/.model
 	$(BIN)/python -m pytest claims --kv-limit 8 --kv-store .kvstore-test
 
 reference: $(VENV)/.ready  ## judge the shipped rows again, loading no model
-	$(BIN)/python -m pytest claims --kv-no-measure --kv-store reports/reference --kv-models smollm2-135m,gemma3-270m -m ""
+	$(BIN)/python -m pytest claims --kv-no-measure --kv-store reports/reference --kv-models smollm2-135m,gemma3-270m,qwen2.5-coder-0.5b -m ""
 
 wheel:  ## build the wheel, with claims, reports and the shipped rows, into dist/
 	rm -rf build dist

@@ -167,7 +167,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What results.json says of each cell when the shipped rows are judged."""
     folder = copy_project(tmp_path_factory.mktemp("shipped"))
     stored = ("--kv-no-measure", "--kv-store", "reports/reference")
-    models = ("--kv-models", "smollm2-135m,gemma3-270m")
+    models = ("--kv-models", "smollm2-135m,gemma3-270m,qwen2.5-coder-0.5b")
     done = run("claims", "-m", "", *stored, *models, cwd=folder)
     judgements: list[dict[str, Any]] = ClaimRun(0, newest(folder)).results["judgements"]
     few = [j for j in judgements if is_refuted(j) and not is_enough(j)]
