@@ -74,6 +74,10 @@ ALIASES = {
         "values_early_positions(0.25)",
         "interp(0.25)",
         "beacons(16)",
+        "keep_first(4)",
+        "keep_sink",
+        "swap_bos",
+        "bos_of_bare",
     )
 }
 

@@ -98,11 +98,23 @@ def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[A
             **_placement(files, device, config),
         )
     model, info = loaded
+    _keep_weights_as_stored(model)
     model_checks.check_weights(files.name, folder, model, info)
     model_checks.check_forward(files.name, model)
     with _in_one_line(files, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     return model, tokenizer
+
+
+def _keep_weights_as_stored(model: torch.nn.Module) -> None:
+    """Have layers in 4 bits run the same kernels on every CPU.
+
+    Where a CPU has AVX512-BF16, bitsandbytes packs the weights anew in their first forward pass:
+    it refuses widths that its blocks do not divide, and its numbers are those of that CPU alone.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _placement(files: ModelFiles, device: torch.device, config: Any) -> dict[str, Any]:
