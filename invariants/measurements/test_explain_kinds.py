@@ -30,6 +30,7 @@ from kvcore.models.lm import LM
 
 NEEDS = {
     "answer_nll": ("bare", "random@lists"),
+    "attention_sinks": ("bare", "keep_sink(random)"),
     "divergence": ("bare~random", "bare~bare"),
     "hidden_states": ("human", "greedy", "temperature(0.7)", "shuffled"),
     "context_switch": (
@@ -45,6 +46,7 @@ NEEDS = {
 }
 DATASETS = {
     "answer_nll": "docstrings",
+    "attention_sinks": "docstrings",
     "divergence": "docstrings",
     "hidden_states": "pydoc",
     "context_switch": "word_problems",

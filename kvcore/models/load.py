@@ -114,7 +114,7 @@ def _keep_weights_as_stored(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _placement(files: ModelFiles, device: torch.device, config: Any) -> dict[str, Any]:
