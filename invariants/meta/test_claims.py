@@ -44,7 +44,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("run")
     store = str(folder / "store")
     options = ("--kv-models", "tiny-gemma3", "--kv-limit", "12", "--kv-store", store)
-    return folder, run("claims", *options, "--kv-seed", "3", *outputs(folder))
+    return folder, run("claims", "-v", *options, "--kv-seed", "3", *outputs(folder))
 
 
 def test_a_run_judges_and_reports(first_run: tuple[Path, Any]) -> None:
@@ -76,7 +76,7 @@ def test_a_second_run_loads_no_model(
     folder, before = first_run
     stored = ("--kv-no-measure", "--kv-store", str(folder / "store"))
     options = ("claims", "--kv-models", "tiny-gemma3", *stored, *junit_alone(folder))
-    again = run_inside(capfd, *options, "--kv-seed", "3")
+    again = run_inside(capfd, *options, "-v", "--kv-seed", "3")
     assert table(again) == table(before) != []
     other = run_inside(capfd, *options, "--kv-seed", "9")
     assert "no stored rows for tiny-gemma3" in other.stdout
@@ -92,7 +92,7 @@ def test_a_run_goes_on_where_it_was_at_any_seed(
     shards = sorted(store.glob("part-*.parquet"))
     shards[0].unlink()
     options = ("--kv-models", "tiny-gemma3", "--kv-limit", "12", "--kv-store", str(store))
-    again = run("claims", *options, "--kv-seed", "3", *junit_alone(tmp_path))
+    again = run("claims", "-v", *options, "--kv-seed", "3", *junit_alone(tmp_path))
     assert table(again) == table(before) != []
     assert len(sorted(store.glob("part-*.parquet"))) == len(shards)
 
