@@ -33,6 +33,7 @@ CONDITIONS = (
     *("values_layer(oracle,1)", "values_early_positions(oracle,0.25)"),
     *("values_positions(oracle,0.25,0.75)", "amplified(oracle,2)", "interp(oracle,0.25)"),
     "beacons(oracle,30)",
+    *("keep_first(oracle,2)", "keep_sink(oracle)", "swap_bos(oracle)", "bos_of_bare(oracle)"),
 )
 """One example of each condition, in the order in which they are declared."""
 PREFIXES: Mapping[str, str] = {
