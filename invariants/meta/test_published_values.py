@@ -390,11 +390,11 @@ def check_families() -> None:
     )
     sizes = registry.family_sizes(nothing)
     own = [spec for spec in registry.all_specs() if spec.claim.family == "deployment"]
-    # One claim, two metrics, two default models and Mistral.
+    # One claim, two metrics, three default models and Mistral.
     assert [spec.claim.id for spec in own] == ["gate-beats-priming-everything"]
-    assert sizes["deployment"] == 6
+    assert sizes["deployment"] == 8
     assert registry.family_sizes(settings(models=(), datasets=(), no_measure=True)) == sizes
-    assert registry.family_sizes(chosen)["deployment"] == 8
+    assert registry.family_sizes(chosen)["deployment"] == 10
 
 
 def test_families_are_counted_over_all_claims() -> None:
@@ -452,7 +452,7 @@ def test_a_run_asks_for_the_limit_of_its_cell(monkeypatch: pytest.MonkeyPatch) -
         raise MissingResource("nothing is measured here")
 
     monkeypatch.setattr(session, "check_gpu", lambda *_: None)
-    monkeypatch.setattr(files, "locate", lambda *_: None)
+    monkeypatch.setattr(files, "locate", lambda *_, **__: None)
     monkeypatch.setattr(Collection, "begin", begin)
     for limit in (None, 40):
         chosen = settings(
