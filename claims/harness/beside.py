@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from claims.harness.claims import CellKey
+from kvcore.measurements.needs import EVERY_LAYER, Need
 from kvcore.store import texts
 
 
@@ -27,10 +28,15 @@ def explanations(
     """Return the explanations that are kept of a cell, of the conditions that some needs name."""
     if folder is None:
         return []
-    start, named = _start(key, seed), " ".join(needs)
-    known = sorted(texts.known(folder, texts.EXPLANATIONS))
-    asked = [name for name in known if name.startswith(start) and name[len(start) :] in named]
-    return list(texts.load(folder, asked, texts.EXPLANATIONS).values())
+    start = _start(key, seed)
+    asked = {start + name for need in needs for name in (need, condition_of(need))}
+    kept = texts.load(folder, asked, texts.EXPLANATIONS)
+    return [kept[name] for name in sorted(kept)]
+
+
+def condition_of(need: str) -> str:
+    """Return the condition that is explained of a need; of a sweep over layers, its first one."""
+    return Need.read(need).condition.replace(EVERY_LAYER, "0")
 
 
 def _start(key: CellKey, seed: int) -> str:

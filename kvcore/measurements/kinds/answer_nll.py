@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
 
 SHARD_ROWS = 1000  # about what may be lost when a run is killed
 SEEDS = 3  # the run's own, and those of the needs ``@seed1`` and ``@seed2``
+SamplesByPlace = Mapping[tuple[str, int], Mapping[str, Sample]]
+"""Samples by dataset and seed of their rows, and by id."""
+MeasureSamples = Callable[[MeasureRequest, SamplesByPlace, pd.DataFrame], pd.DataFrame]
 SCHEMA = RowSchema(
     {
         "nll": NUMBER,
@@ -51,13 +54,41 @@ SCHEMA = RowSchema(
 
 def plan(request: MeasureRequest) -> MeasurePlan:
     """Plan every sample of every need; ``one_base`` only where the model has two rope bases."""
+    from kvcore.models.files import rope_bases
+
+    two_bases = rope_bases(request.files) > 1
+    needs = [need for need in request.needs if two_bases or not need.startswith(ONE_BASE)]
+    return plan_samples(KIND, request, needs, _measure, lambda n: max(10, min(50, SHARD_ROWS // n)))
+
+
+def plan_samples(
+    kind: MeasurementKind,
+    request: MeasureRequest,
+    needs: Sequence[str],
+    measure: MeasureSamples,
+    shard_samples: Callable[[int], int],
+) -> MeasurePlan:
+    """Plan the samples that some needs take of a corpus; texts that a model writes are written.
+
+    Parameters
+    ----------
+    kind : MeasurementKind
+        Whose rows are planned.
+    request : MeasureRequest
+        What is asked of a cell.
+    needs : sequence of str
+        Those of the request that its model can serve.
+    measure : callable
+        Measures keys of one dataset and seed.
+    shard_samples : callable
+        Returns the samples of a shard by the number of needs, which is at least 1.
+    """
     from kvcore.measurements.surrogate_store import with_surrogates
-    from kvcore.models.files import depth, rope_bases
+    from kvcore.models.files import depth
 
     corpus = load_corpus(request.dataset)
-    two_bases = rope_bases(request.files) > 1
     needed = choose_samples(
-        [need for need in request.needs if two_bases or not need.startswith(ONE_BASE)],
+        needs,
         corpus,
         limit=request.limit,
         seed=request.seed,
@@ -66,17 +97,17 @@ def plan(request: MeasureRequest) -> MeasurePlan:
             request.files, request.load, samples, styles, request.store
         ),
     )
-    keys, samples = keys_and_samples(KIND, request, Path(corpus.name).stem, needed)
+    keys, samples = keys_and_samples(kind, request, Path(corpus.name).stem, needed)
     return MeasurePlan(
         keys,
-        functools.partial(_measure, request, samples),
+        functools.partial(measure, request, samples),
         {
             "samples available": len(corpus.samples),
             "clusters are": corpus.cluster_unit,
             **base.corpus_facts(corpus),
         },
         needed.lacking,
-        max(10, min(50, SHARD_ROWS // max(1, len(needed.samples)))),
+        shard_samples(max(1, len(needed.samples))),
         {
             sample.hash_with(need.texts): dataclasses.asdict(sample)
             for need, chosen in needed.samples.items()
@@ -173,11 +204,7 @@ def keys_and_samples(
     return pd.concat(tables, ignore_index=True), samples
 
 
-def _measure(
-    request: MeasureRequest,
-    samples: Mapping[tuple[str, int], Mapping[str, Sample]],
-    todo: pd.DataFrame,
-) -> pd.DataFrame:
+def _measure(request: MeasureRequest, samples: SamplesByPlace, todo: pd.DataFrame) -> pd.DataFrame:
     """Score rows of one dataset and seed."""
     from kvcore.measurements.answer_nll import score_pairs
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Mapping
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -13,17 +10,16 @@ import pyarrow as pa
 from kvcore.conditions.parse import condition
 from kvcore.conditions.registry import PREFIXES, recipe_of_defined
 from kvcore.data.datasets import DATASETS, load_corpus
-from kvcore.data.sample import Sample
 from kvcore.errors import KvError
-from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest
 from kvcore.measurements.kinds import answer_nll
-from kvcore.measurements.kinds.answer_nll import template_of
-from kvcore.measurements.needs import Need, choose_samples
+from kvcore.measurements.kinds.answer_nll import SamplesByPlace, template_of
+from kvcore.measurements.needs import Need
 from kvcore.measurements.registry import register
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
 
 SHARE = "attention share"
+SHARD_SAMPLES = 20
 HOLDS = 0.1
 """Share of an answer's attention, in a bare pass, from which on BOS holds the sink."""
 SCHEMA = RowSchema(
@@ -41,39 +37,7 @@ SCHEMA = RowSchema(
 
 def plan(request: MeasureRequest) -> MeasurePlan:
     """Plan every sample under every condition, with the controls of ``bare``."""
-    from kvcore.measurements.surrogate_store import with_surrogates
-    from kvcore.models.files import depth
-
-    corpus = load_corpus(request.dataset)
-    needed = choose_samples(
-        request.needs,
-        corpus,
-        limit=request.limit,
-        seed=request.seed,
-        depth=depth(request.files),
-        write_surrogates=lambda samples, styles: with_surrogates(
-            request.files, request.load, samples, styles, request.store
-        ),
-    )
-    keys, samples = answer_nll.keys_and_samples(KIND, request, Path(corpus.name).stem, needed)
-    (by_id,) = samples.values() if samples else ({},)
-    return MeasurePlan(
-        keys,
-        functools.partial(_measure, request, by_id),
-        {
-            "samples available": len(corpus.samples),
-            "clusters are": corpus.cluster_unit,
-            **base.corpus_facts(corpus),
-        },
-        needed.lacking,
-        texts={
-            sample.hash_with(need.texts): dataclasses.asdict(sample)
-            for need, chosen in needed.samples.items()
-            for sample in chosen
-        },
-        clusters=base.clusters_of(corpus),
-        shard_samples=20,
-    )
+    return answer_nll.plan_samples(KIND, request, request.needs, _measure, lambda _: SHARD_SAMPLES)
 
 
 def check_need(spelled: str) -> None:
@@ -87,17 +51,16 @@ def check_need(spelled: str) -> None:
         )
 
 
-def _measure(
-    request: MeasureRequest, by_id: Mapping[str, Sample], todo: pd.DataFrame
-) -> pd.DataFrame:
+def _measure(request: MeasureRequest, samples: SamplesByPlace, todo: pd.DataFrame) -> pd.DataFrame:
     """Measure rows of one seed."""
     from kvcore.measurements.sinks import measure_sinks
 
+    seed = int(todo["seed"].iloc[0])
+    by_id = samples[todo["dataset"].iloc[0], seed]
     requests = [
         (by_id[name], [condition(c) for c in part["condition"]])
         for name, part in todo.groupby("sample_id", sort=True)
     ]
-    seed = int(todo["seed"].iloc[0])
     rows = measure_sinks(request.load(), requests, seed=seed, batch_tokens=request.batch_tokens)
     ids = [clean(i) for i in rows["sample_id"]]
     return rows.assign(
@@ -148,6 +111,7 @@ KIND = register(
             "measurements/frames.py",
             "measurements/sinks.py",
             "measurements/token_nlls.py",
+            "measurements/kinds/answer_nll.py",
             "measurements/kinds/attention_sinks.py",
         ),
         plan=plan,
