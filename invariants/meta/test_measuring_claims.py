@@ -148,7 +148,7 @@ def check_memory(whole: pd.DataFrame, run: ClaimRun, loads: Loads, failures: lis
     assert loads.names == ["tiny-llama"]
     assert not [name for name, case in run.junit.items() if case.find("error") is not None]
     assert len(run.results["judgements"]) == TESTS
-    rows = rows_of(run.folder.parents[1] / "store")
+    rows = rows_of(run.folder.parents[2] / "store")
     assert rows[["sample_id", "condition", "status"]].equals(
         whole[["sample_id", "condition", "status"]]
     )

@@ -6,11 +6,9 @@ machines. Rows are made up, as those of `test_store`.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from invariants.support import store_worker
 from invariants.support.comparing import must_see
 from invariants.support.patching import patched
 from invariants.support.s3_server import S3Server, s3_server
+from invariants.support.store_processes import go, start
 from kvcore import io
 from kvcore.errors import KvError, StoreWarning
 from kvcore.store import claiming, folder, remote, texts
@@ -189,35 +188,12 @@ def test_texts_and_looks_lie_in_the_bucket_too(server: S3Server, tmp_path: Path)
 # --- shared --------------------------------------------------------------------------------------
 
 
-def start(url: str, mirror: Path, log: Path, pause: float, how: str) -> subprocess.Popen[str]:
-    """Start a worker with a mirror of its own; it waits for a line before it fills."""
-    return subprocess.Popen(
-        [sys.executable, str(Path(store_worker.__file__)), url, str(log), str(pause), how],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "KVCORE_CACHE": str(mirror),
-        },
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def go(process: subprocess.Popen[str]) -> None:
-    """Wait until a worker is ready and let it fill."""
-    assert process.stdout is not None
-    assert process.stdin is not None
-    assert process.stdout.readline() == "ready\n"
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
 def check_shared(url: str, where: Path, count: int, how: str) -> None:
     """Several processes measure each row once, and each sees all of them."""
     logs = [where / f"log{i}" for i in range(count)]
-    processes = [start(url, where / f"m{i}", log, 0.05, how) for i, log in enumerate(logs)]
+    processes = [
+        start(url, log, 0.05, how, KVCORE_CACHE=str(where / f"m{i}")) for i, log in enumerate(logs)
+    ]
     for process in processes:
         go(process)
     ends = [process.communicate(timeout=240)[0].strip() for process in processes]
@@ -256,7 +232,7 @@ def check_kills(url: str, where: Path, how: str, kills: int, rows_a_shard: int) 
     def begin() -> None:
         log = where / f"log{len(logs)}"
         logs.append(log)
-        alive.append(start(url, where / f"m{len(logs)}", log, 0.1, how))
+        alive.append(start(url, log, 0.1, how, KVCORE_CACHE=str(where / f"m{len(logs)}")))
         go(alive[-1])
 
     for _ in range(4):

@@ -18,7 +18,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -36,6 +35,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invariants.support import store_worker
+from invariants.support.store_processes import go, start
 from kvcore import progress as told_progress
 from kvcore.errors import KvError, StoreWarning
 from kvcore.store import agreement, keys, schema, shard_file
@@ -117,27 +117,6 @@ def assert_rows(target: Store, expected: pd.DataFrame) -> None:
 
 
 # --- killed ----------------------------------------------------------------------------------
-
-
-def start(root: Path, log: Path, pause: float, breakage: str = "none") -> subprocess.Popen[str]:
-    """Start a worker; it waits for a line before it fills."""
-    arguments = [str(root), str(log), str(pause), breakage]
-    return subprocess.Popen(
-        [sys.executable, str(Path(store_worker.__file__)), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def go(process: subprocess.Popen[str]) -> None:
-    """Wait until a worker is ready and let it fill."""
-    assert process.stdout is not None
-    assert process.stdin is not None
-    assert process.stdout.readline() == "ready\n"
-    process.stdin.write("go\n")
-    process.stdin.flush()
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
