@@ -7,7 +7,7 @@ next model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -61,7 +61,7 @@ def measure_all(session: Session, tell: Tell) -> Outcome:
     for forecast in forecasts(session):
         for line in forecast.lines():
             tell(line)
-    for model, keys in by_model(session.tests).items():
+    for model, keys in session.by_model().items():
         for key in keys:
             outcome = _measured(session, key, outcome, tell)
         session.free(model)
@@ -69,18 +69,10 @@ def measure_all(session: Session, tell: Tell) -> Outcome:
     return outcome
 
 
-def by_model(keys: Iterable[CellKey]) -> dict[str, list[CellKey]]:
-    """Return cells by their model, each model's side by side."""
-    grouped: dict[str, list[CellKey]] = {}
-    for key in keys:
-        grouped.setdefault(key.model, []).append(key)
-    return grouped
-
-
 def forecasts(session: Session) -> list[ModelForecast]:
     """Plan every cell of a session without loading a model, and say what is missing."""
     told = []
-    for model, keys in by_model(session.tests).items():
+    for model, keys in session.by_model().items():
         cells = tuple(_forecast(session, key) for key in keys)
         settings = session.settings
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,7 @@ class Session:
 
         What breaks is told by the first claim that needs the cell.
         """
-        for key in sorted(self.tests, key=self._place_of_model):
+        for key in itertools.chain.from_iterable(self.by_model().values()):
             try:
                 self.measured(key, judge)
                 self.explained_once(key)  # kept in the cache: the model need not be loaded again
@@ -129,8 +130,12 @@ class Session:
             except Exception as error:
                 self._untold[key] = as_text(error)
 
-    def _place_of_model(self, key: CellKey) -> int:
-        return list(dict.fromkeys(each.model for each in self.tests)).index(key.model)
+    def by_model(self) -> dict[str, list[CellKey]]:
+        """Return the cells by their model, each model's side by side."""
+        grouped: dict[str, list[CellKey]] = {}
+        for key in self.tests:
+            grouped.setdefault(key.model, []).append(key)
+        return grouped
 
     def _look(self, key: CellKey, judge: Judge) -> LookedAt:
         source, tests = self._source(key), self.tests.get(key, ())

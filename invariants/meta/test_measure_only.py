@@ -130,8 +130,8 @@ def test_measuring_alone_measures_what_the_plan_says(place: Place) -> None:
 
 
 def _one_cell_only(patch: pytest.MonkeyPatch) -> None:
-    right = measuring.by_model
-    patch.setattr(measuring, "by_model", lambda keys: dict(list(right(keys).items())[:1]))
+    right = Session.by_model
+    patch.setattr(Session, "by_model", lambda own: dict(list(right(own).items())[:1]))
 
 
 def _plan_of_half(patch: pytest.MonkeyPatch) -> None:
