@@ -163,3 +163,29 @@ def test_names_that_do_not_exist_are_seen(
         *unknown_options(text, pytestconfig),
     ]
     assert problem in seen
+
+
+NUMBER = r"[+−]?\d(?:\.\d{3}|e−\d\d)"
+INTERVAL = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
+
+
+def check_what_holds(page: str, verdicts: str) -> None:
+    """Demand that each estimate of a page is that of its claim among all verdicts."""
+    rows = {line.split(" | ")[0].strip("|. "): line for line in verdicts.splitlines()}
+    lines = [line for line in page.splitlines() if INTERVAL.search(line)]
+    assert len(lines) > 10
+    for line in lines:
+        claim = line.split(" | ")[0].strip("|. ")
+        for estimate in INTERVAL.findall(line):
+            assert estimate.lstrip("+") in rows[claim], (claim, estimate)
+
+
+def test_what_holds_here_are_the_shipped_verdicts() -> None:
+    """Catches figures left behind by other rows, or by another way of making intervals."""
+    page = (ROOT / "docs" / "what_holds.md").read_text("utf-8")
+    verdicts = (ROOT / "reports" / "verdicts.md").read_text("utf-8")
+    check_what_holds(page, verdicts)
+    moved = page.replace("+0.447 [", "+0.448 [")
+    assert moved != page
+    with pytest.raises(AssertionError):
+        check_what_holds(moved, verdicts)
