@@ -165,3 +165,11 @@ def batch_done(items: int, what: str = "") -> None:
     """
     if _state.task is not None:
         _state.task.batch(items, 1.0 if what == "scores" else None)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a reader says it: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

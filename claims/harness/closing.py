@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from claims.harness import looking
-from claims.harness.display import duration
-from kvcore.progress import Listener, Progress
+from kvcore.progress import Listener, Progress, duration
 from kvcore.verdict import Judgement
 from reports import folders
 

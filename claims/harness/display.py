@@ -57,18 +57,10 @@ def in_words(told: Progress) -> str:
     share = told.done / told.total if told.total else 1.0
     line = f"{told.label}: {told.done:,} of {told.total:,} {told.unit} ({share:.0%})"
     if told.ended:
-        return f"{line}, took {duration(told.seconds)}"
+        return f"{line}, took {progress.duration(told.seconds)}"
     if told.seconds_left is None:
         return f"{line}, begun"
-    return f"{line}, {told.rate:.3g} a second, {duration(told.seconds_left)} left"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as a reader says it: ``45 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{line}, {told.rate:.3g} a second, {progress.duration(told.seconds_left)} left"
 
 
 @dataclass

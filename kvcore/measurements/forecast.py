@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kvcore.progress import duration
+
 if TYPE_CHECKING:
     from kvcore.measurements.collect import Collection
     from kvcore.models.files import ModelFiles
@@ -73,7 +75,9 @@ class ModelForecast:
         parts = [f"{shards:,} shards", f"{samples:,} samples", f"{rows:,} rows"]
         parts += [f"at most {self.passes:,} passes"] if rows else []
         if self.seconds is not None and rows:
-            parts.append(f"at most {_duration(self.seconds)}")
+            minutes = math.ceil(self.seconds / 60)
+            bound = 60 * minutes if self.seconds >= 90 else max(1, self.seconds)
+            parts.append(f"at most {duration(bound)}")
         if self.memory is not None:
             parts.append(f"about {self.memory / 2**30:.1f} GiB")
         return [f"{self.model}: {', '.join(parts)}", *(f"  {_cell(cell)}" for cell in self.cells)]
@@ -84,13 +88,6 @@ def _cell(cell: CellForecast) -> str:
         return f"{cell.name}: {cell.why_not}"
     counts = f"{cell.shards:,} shards, {cell.samples:,} samples, {cell.rows:,} rows"
     return f"{cell.name}: {counts} to measure, {cell.stored:,} rows stored"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def cell_forecast(name: str, collection: Collection) -> CellForecast:
