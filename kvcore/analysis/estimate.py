@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -52,13 +53,19 @@ def from_plain(value: Any) -> Any:
 def rebuilt(kind: Any, plain: Any) -> Any:
     """Rebuild a value of an annotated type from `to_plain`; texts stay texts, "NaN" included."""
     if isinstance(kind, type) and is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return kind(**{f.name: rebuilt(hints[f.name], plain[f.name]) for f in fields(kind)})
+        return kind(**{name: rebuilt(of, plain[name]) for name, of in _fields_of(kind).items()})
     if get_origin(kind) is tuple:
         return tuple(rebuilt(get_args(kind)[0], item) for item in plain)
     if get_origin(kind) is UnionType:
         return None if plain is None else rebuilt(get_args(kind)[0], plain)
     return plain if kind is str else from_plain(plain)
+
+
+@functools.cache
+def _fields_of(kind: type) -> Mapping[str, Any]:
+    """Return the types of a dataclass's fields by name, which take long to evaluate."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
 
 
 class Record:
