@@ -23,16 +23,14 @@ def imported_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", [*MODULES, *ESTIMANDS])
-def test_no_engine_is_loaded(module: str) -> None:
+def test_no_engine_is_loaded() -> None:
     """An import of torch, without which stored rows could be judged, too."""
-    assert not ENGINE & imported_by(f"import {module}")
+    assert not ENGINE & imported_by(f"import {', '.join([*MODULES, *ESTIMANDS])}")
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_test_runner_is_loaded(module: str) -> None:
+def test_no_test_runner_is_loaded() -> None:
     """An import of pytest or hypothesis, which a notebook may lack."""
-    assert not RUNNERS & imported_by(f"import {module}")
+    assert not RUNNERS & imported_by(f"import {', '.join(MODULES)}")
 
 
 @pytest.mark.parametrize("name", sorted(RUNNERS | {"torch"}))

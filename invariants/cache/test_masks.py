@@ -27,6 +27,8 @@ from kvcore.engine import forward
 from kvcore.models import tiny_configs
 from kvcore.models.lm import LM
 
+pytestmark = pytest.mark.every_model
+
 
 def check_mask(
     positions: list[list[int]], real: list[list[bool]], q: int, window: int | None

@@ -25,6 +25,8 @@ from kvcore.models import tiny, tiny_configs
 from kvcore.models.lm import LM
 from kvcore.models.load import load_model
 
+pytestmark = pytest.mark.every_model
+
 DTYPES = ("float32", "bfloat16", "float16")
 EditModel = Callable[[Any], None]
 NOT_ROTATED = LayerRope("none", None, 0)

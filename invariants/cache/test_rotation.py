@@ -34,6 +34,8 @@ from kvcore.cache import kv_cache, rope
 from kvcore.engine import rope_probe
 from kvcore.models.lm import LM
 
+pytestmark = pytest.mark.every_model
+
 
 def moved(lm: LM, cache: kv_cache.KVCache, delta: int) -> kv_cache.KVCache:
     """Re-position every slot by the same number."""

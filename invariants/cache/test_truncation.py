@@ -144,6 +144,7 @@ def check_empty_prefix_equals_bare(
     assert_rows_equal(empty.assign(condition="bare"), bare, "a prefix of length zero")
 
 
+@pytest.mark.every_model
 @both_routes
 @few
 @given(batch=strategies.batches(3), name=st.sampled_from(TRUNCATED))

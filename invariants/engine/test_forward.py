@@ -21,6 +21,8 @@ from kvcore.cache import hf_cache, kv_cache
 from kvcore.engine import forward
 from kvcore.models.lm import LM
 
+pytestmark = pytest.mark.every_model
+
 
 def check_a_prefill_is_a_whole_pass(lm: LM, ids: Sequence[int], n: int) -> None:
     """Demand that a pass that ends at the last layer's cache leaves what a whole one does."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,9 +81,13 @@ def follow(text: str, folder: Path) -> None:
             assert_printed(block, printed)
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if runs(p)], ids=lambda p: str(p.relative_to(ROOT))
-)
+def followed(page: Path) -> Any:
+    """Return a page as a parameter: how to add a claim always, the others nightly."""
+    marks = () if page.name == "adding_a_claim.md" else pytest.mark.nightly
+    return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
+
+
+@pytest.mark.parametrize("page", [followed(page) for page in PAGES if runs(page)])
 def test_a_reader_can_follow_the_page(page: Path, tmp_path: Path) -> None:
     """Fault: a template that does not run, or prints something else than the page says."""
     follow(page.read_text("utf-8"), project_copy(tmp_path))

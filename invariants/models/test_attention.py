@@ -12,6 +12,8 @@ from invariants.support.comparing import ROUNDOFF, Fault, must_see
 from kvcore.models import attention
 from kvcore.models.lm import LM
 
+pytestmark = pytest.mark.every_model
+
 
 def check_attention(heads: int, kv_heads: int, scaling: float | None) -> None:
     """Grouped SDPA is a softmax written out in float64, head by head."""

@@ -255,7 +255,10 @@ def check_kills(url: str, where: Path, how: str, kills: int, rows_a_shard: int) 
     return again
 
 
-@pytest.mark.parametrize("place", ["bucket", "folder", "no locks"])
+@pytest.mark.parametrize(
+    "place",
+    ["folder", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("bucket", "no locks"))],
+)
 def test_thirty_kills_cost_a_shard_each_at_most(
     place: str, server: S3Server, tmp_path: Path
 ) -> None:
