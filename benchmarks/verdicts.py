@@ -49,6 +49,7 @@ FEW_RESAMPLES = 999
 GRID = 4000  # estimates on which a published cell is judged
 LOOKS = 5
 BCA_PART, AUC_PART = 8, 2  # of the replications: slower ones make do with a part
+PILOTS_PART = 5  # as many runs at the n that a pilot advises
 WRONG = {0.0: "supported", MARGIN: "refuted"}  # by the true d
 
 
@@ -264,7 +265,7 @@ def _power(
     cases[f"modules alike (ICC {ICC})"] = with_d(
         _clustered(population[PAIRS[0]], np.random.default_rng(seed)), EFFECT
     )
-    pilots = max(count // 50, 1)
+    pilots = max(count // PILOTS_PART, 1)
     for name, own in cases.items():
         rng = np.random.default_rng(seed)
         advised: list[int] = []
