@@ -1,6 +1,6 @@
 """Mechanism: which half of a primed cache carries the effect, in which layers and positions."""
 
-from claims.harness.claims import GEMMA_PASSAGES, MISTRAL, Instead, claims_about
+from claims.harness.claims import GEMMA_PASSAGES, MANUALS, MISTRAL, Instead, claims_about
 from claims.harness.estimands.paired import (
     lower_against_upper_half,
     mean_benefit,
@@ -29,7 +29,7 @@ def only_below_float32(cell: Measured) -> str:
     return "the model itself computes in float32" if exact else ""
 
 
-topic = claims_about("mechanism", source=SOURCE, slow=True)
+topic = claims_about("mechanism", source=SOURCE, slow=True, also_stored_at=(MANUALS,))
 
 
 @topic.claim(
@@ -171,6 +171,7 @@ def test_turning_keys_forth_and_back_changes_nothing(judge):
 
 @topic.claim(
     "float32-rotation-changes-nothing",
+    also_stored_at=(),  # the model there computes in float32
     applies=only_below_float32,
     predicts=ROUNDING,
     also_at=(MISTRAL, GEMMA_PASSAGES),
@@ -180,6 +181,7 @@ def test_the_precision_of_the_rotation_changes_nothing(judge):
     judge(mean_benefit("reposition(static_fact,model)", "static_fact"))
 
 
+written = claims_about("mechanism", source=SOURCE, slow=True)  # on keywords that the model writes
 # The notes name the prefix of the first quarter of the layers; the other parts are of that table.
 KEYWORD = "llm_surrogate(keyword)"
 QUARTERS = {
@@ -210,7 +212,7 @@ QUARTERS = {
 }
 
 
-@topic.claim_for_each("quarter", QUARTERS, source="lab notes, experiment 09: ranges of layers")
+@written.claim_for_each("quarter", QUARTERS, source="lab notes, experiment 09: ranges of layers")
 def test_primed_values_of_a_quarter_of_the_layers(judge, quarter):
     """Primed values in the {quarter} quarter of the layers alone."""
     start = list(QUARTERS).index(quarter) / 4
@@ -239,13 +241,13 @@ PARTS = {
 }
 
 
-@topic.claim_for_each("part", PARTS, source="lab notes, experiment 09: ranges of positions")
+@written.claim_for_each("part", PARTS, source="lab notes, experiment 09: ranges of positions")
 def test_primed_values_on_a_part_of_the_document(judge, part):
     """Primed values on the document from {part} of its tokens alone."""
     judge(paired_benefit("bare", f"values_positions({KEYWORD},{part})"))
 
 
-@topic.claim(
+@written.claim(
     "primed-keys-alone-do-not-help",
     source="lab notes, experiment 08: keys and values apart",
     predicts=does_not_help(delta=0.09, effect=-0.009),

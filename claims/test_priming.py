@@ -1,6 +1,6 @@
 """Priming: what a prefix does that is read before the document and dropped again."""
 
-from claims.harness.claims import GEMMA_PASSAGES, LONG_PAGES, Instead, claims_about
+from claims.harness.claims import GEMMA_PASSAGES, LONG_PAGES, MANUALS, Instead, claims_about
 from claims.harness.estimands.paired import benefit_without_first_token, mean_of, paired_benefit
 from kvcore.verdict import does_not_help, helps, hurts, negligible
 
@@ -13,7 +13,7 @@ def levels(*conditions: str) -> tuple[str, ...]:
     return tuple(f"exp01-mistral-{name}-{c}" for c in conditions for name in names)
 
 
-topic = claims_about("priming", source=SOURCE)
+topic = claims_about("priming", source=SOURCE, also_stored_at=(MANUALS,))
 
 
 @topic.claim(
@@ -101,13 +101,11 @@ def test_priming_hurts_on_average(judge):
 
 
 SURROGATES = "lab notes, experiment 06: LLM-written surrogates"
+surrogates = claims_about("surrogates", source=SURROGATES, slow=True)
 
 
-@topic.claim(
+@surrogates.claim(
     "surrogate-keywords-help",
-    family="surrogates",
-    source=SURROGATES,
-    slow=True,
     version=2,
     predicts=helps(delta=0.09, effect=0.234),
     published=("exp06-mistral-keyword", "exp11-mistral-keyword-nq"),
@@ -124,11 +122,8 @@ def test_written_keywords_help(judge):
     judge(paired_benefit("bare", "llm_surrogate(keyword)"))
 
 
-@topic.claim(
+@surrogates.claim(
     "surrogate-question-helps",
-    family="surrogates",
-    source=SURROGATES,
-    slow=True,
     version=2,
     predicts=helps(delta=0.09, effect=0.200),
     published="exp06-mistral-question",
@@ -138,11 +133,8 @@ def test_a_written_question_helps(judge):
     judge(paired_benefit("bare", "llm_surrogate(question)"))
 
 
-@topic.claim(
+@surrogates.claim(
     "surrogate-need-helps",
-    family="surrogates",
-    source=SURROGATES,
-    slow=True,
     version=2,
     predicts=helps(delta=0.09, effect=0.252),
     published="exp06-mistral-need",
@@ -152,11 +144,9 @@ def test_a_written_need_helps(judge):
     judge(paired_benefit("bare", "llm_surrogate(need)"))
 
 
-@topic.claim(
+@surrogates.claim(
     "repeated-surrogate-keywords-help",
-    family="surrogates",
     source="lab notes, experiment 08",
-    slow=True,
     predicts=helps(delta=0.09, effect=0.208),
     published="exp08-mistral-repeat-keyword-5",
 )
@@ -165,11 +155,8 @@ def test_written_keywords_five_times_over_help(judge):
     judge(paired_benefit("bare", "repeat(llm_surrogate(keyword),5)"))
 
 
-@topic.claim(
+@surrogates.claim(
     "surrogate-beats-random",
-    family="surrogates",
-    source=SURROGATES,
-    slow=True,
     predicts=helps(delta=0.09),
 )
 def test_a_written_question_beats_a_random_prefix(judge):
@@ -177,10 +164,8 @@ def test_a_written_question_beats_a_random_prefix(judge):
     judge(paired_benefit("random", "llm_surrogate(question)"))
 
 
-@topic.claim(
+@surrogates.claim(
     "past-queries-help",
-    family="surrogates",
-    slow=True,
     source="lab notes: the passage's nearest past query, five times over",
     predicts=helps(delta=0.09),
     also_at=tuple(("mistral-7b", name) for name in ("squad_v2", "narrativeqa")),  # have some
@@ -257,7 +242,7 @@ PREFIXES = {
 }
 
 
-@topic.claim_for_each("pair", PREFIXES, family="surrogates", source=WORDS, slow=True)
+@surrogates.claim_for_each("pair", PREFIXES, source=WORDS)
 def test_words_as_a_prefix(judge, pair):
     """The second of {pair} helps over the first."""
     judge(paired_benefit(*pair))

@@ -22,16 +22,20 @@ OPT_IN_MODELS = ("gemma3-270m", "qwen2.5-coder-0.5b")
 def places(spec: ClaimSpec, settings: Settings) -> tuple[Place, ...]:
     """Return the (model, dataset) pairs to judge: those asked for, or the default and published.
 
-    Datasets that hold no data of the claim's kind are left out.
+    Datasets that hold no data of the claim's kind are left out. Where stored rows alone are judged,
+    the claim's stored places belong to the default datasets of a model.
     """
     kind = spec.kind
+    shipped = settings.no_measure and not settings.datasets
+    stored = spec.declared.also_stored_at if shipped else ()
     if settings.models or settings.datasets:
         models = settings.models or (DEFAULT_MODEL,)
         datasets = settings.datasets or (kind.dataset,)
-        return tuple((m, d) for m in models for d in datasets if is_for(kind, d))
+        asked = tuple((m, d) for m in models for d in datasets if is_for(kind, d))
+        return (*asked, *(place for place in stored if place[0] in models))
     opt_in = [name for name in OPT_IN_MODELS if settings.no_measure or installed(name)]
     own = ((model, kind.dataset) for model in (DEFAULT_MODEL, *opt_in))
-    return tuple(dict.fromkeys((*own, *spec.places)))
+    return tuple(dict.fromkeys((*own, *stored, *spec.places)))
 
 
 def cells_of(spec: ClaimSpec, settings: Settings) -> list[Cell]:

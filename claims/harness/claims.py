@@ -33,6 +33,7 @@ MISTRAL: Place = ("mistral-7b", "ms_marco")
 GEMMA_4B: Place = ("gemma3-4b", "ms_marco")
 GEMMA_PASSAGES: Place = ("gemma3-4b", "ms_marco_passages")  # all passages of 300 queries
 LONG_PAGES: Place = ("mistral-7b", "natural_questions")
+MANUALS: Place = ("smollm2-135m", "service_manuals")  # the default model on a second corpus
 Applies = Callable[[Any], str]
 
 
@@ -67,6 +68,8 @@ class Declaration:
     published: str | tuple[str, ...] | Published | Mapping[Place, Published] = ()
     beside: tuple[str, ...] = ()  # ids of further published values, among the claim's details
     also_at: tuple[Place, ...] = ()  # judged by default beside the places of published values
+    # Judged by default where stored rows alone are judged, and measured only where it is asked for.
+    also_stored_at: tuple[Place, ...] = ()
     instead: Mapping[Place, Instead] = field(default_factory=dict)  # where it predicts otherwise
     primary: str = ""  # the metric that counts; by default the published one, else the first
     # Takes what was measured in a cell; returns why the claim has no meaning there, or "".

@@ -36,7 +36,7 @@ from reports import junit, multiple, results, terminal, text
 from reports.html import tests_table
 from reports.html.page import page
 from reports.html.pictures import picture
-from reports.markdown import transfer
+from reports.markdown import verdicts
 from reports.plots import forest, kinds, masks
 from reports.words import interval_words, probability_words, required_words, verdict_words
 
@@ -512,7 +512,7 @@ def shown_words(judgements: list[Judgement]) -> dict[str, str]:
         "terminal": "\n".join(terminal.table(judgements)),
         "results": json.dumps(_document(judgements), ensure_ascii=False),
         "tests": " ".join(tests_table.cells(judgements[0])),
-        "markdown": transfer.verdicts(judgements),
+        "markdown": verdicts.verdicts(judgements),
     }
 
 

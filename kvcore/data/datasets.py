@@ -14,6 +14,7 @@ from kvcore.data.docstrings.load import load_docstrings
 from kvcore.data.files import ENDINGS, is_path, load_file
 from kvcore.data.hub import HubDataset, HubRow, corpus_from, local_files, sample_or_reason
 from kvcore.data.sample import Corpus, Sample
+from kvcore.data.service_manuals import load as service_manuals
 from kvcore.errors import unknown
 from kvcore.io import digest
 
@@ -259,8 +260,11 @@ HUB: Mapping[str, HubDataset] = {data.name: data for data in _HUB_DATASETS}
 
 PASSAGES = "ms_marco_passages"
 """As Gemma 3 4B was studied: all passages of 300 queries, relevant or not."""
+SERVICE_MANUALS = service_manuals.NAME
+"""What the manuals in botocore say of web services."""
 DATASETS: Mapping[str, str] = {
     "docstrings": "docstrings of installed packages: no network needed (default)",
+    SERVICE_MANUALS: "operations of web services, from the manuals in botocore: no network needed",
     **{name: f"{data.note}; from the hub, {data.repository}" for name, data in HUB.items()},
     PASSAGES: "MS MARCO v1.1 validation: every passage of a query, chosen and resampled by query",
 }
@@ -284,6 +288,8 @@ def load_corpus(name_or_path: str) -> Corpus:
     """
     if name_or_path == "docstrings":
         return load_docstrings()
+    if name_or_path == SERVICE_MANUALS:
+        return service_manuals.load_service_manuals()
     if name_or_path in HUB:
         return corpus_from(HUB[name_or_path], local_files(HUB[name_or_path]))
     if name_or_path == PASSAGES:

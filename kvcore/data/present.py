@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from kvcore.data.context_pairs.load import PUBLISHED
-from kvcore.data.datasets import HUB, PASSAGES
+from kvcore.data.datasets import HUB, PASSAGES, SERVICE_MANUALS
 from kvcore.data.docstrings.load import versions
 from kvcore.data.hub import HubDataset, cached_files
+from kvcore.data.service_manuals.load import version
 from kvcore.data.texts import WIKITEXT
 from kvcore.errors import MissingResource
 
@@ -26,6 +27,8 @@ def check_present(name: str) -> None:
     """
     if name == "docstrings":
         versions()
+    if name == SERVICE_MANUALS:
+        version()
     data = hub_dataset(name)
     if data is not None and len(cached_files(data)) < len(data.files):
         raise MissingResource(f"{name} is not on this machine: run `{data.fetch_command}` first.")

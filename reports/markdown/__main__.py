@@ -1,7 +1,7 @@
 """``python -m reports.markdown``: what transfers and what does not, from the last run's figures.
 
-Written from ``reports/out/latest/results.json``: ``transfer.md`` is one page, which claims hold on
-which model; ``verdicts.md`` has every estimate.
+Written from ``reports/out/latest/results.json``: ``transfer.md`` says in sentences what holds on
+all models, what flips, what is small and what is open; ``verdicts.md`` has every estimate.
 """
 
 from __future__ import annotations

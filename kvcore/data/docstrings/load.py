@@ -12,9 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from kvcore.data import kept
 from kvcore.data.sample import Corpus, Sample
 from kvcore.errors import MissingResource
-from kvcore.io import cache_folder, digest, exclusive_lock, write_atomically
+from kvcore.io import cache_folder, digest
 
 PACKAGES = ("numpy", "scipy", "pandas", "torch", "matplotlib")
 WALK = Path(__file__).with_name("walk.py")
@@ -92,20 +93,9 @@ def corpus_of(samples: tuple[Sample, ...], dropped: Mapping[str, int], revision:
     return Corpus("docstrings", samples, dropped, revision, "module", note)
 
 
-def write(path: Path, corpus: Corpus) -> None:
-    """Write a corpus so that a reader sees either nothing or all of it."""
-    rows = [[s.query, s.passage, s.answer, s.id, s.cluster] for s in corpus.samples]
-    write_atomically(path, json.dumps({"samples": rows, "dropped": dict(corpus.dropped)}))
-
-
 def read_cached(path: Path, revision: str) -> Corpus | None:
     """Read a corpus written earlier, or None where there is none or it is damaged."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        samples = tuple(Sample(*row) for row in stored["samples"])
-        return corpus_of(samples, stored["dropped"], revision)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return kept.read(path, lambda samples, dropped: corpus_of(samples, dropped, revision))
 
 
 def load_docstrings() -> Corpus:
@@ -115,13 +105,8 @@ def load_docstrings() -> Corpus:
     others wait for the first. A cached load imports none of the packages.
     """
     revision = revision_of(versions())
-    path = cache_file(revision)
-    cached = read_cached(path, revision)
-    if cached is not None:
-        return cached
-    with exclusive_lock(Path(f"{path}.lock")):
-        cached = read_cached(path, revision)
-        if cached is None:
-            cached = build(revision)
-            write(path, cached)
-        return cached
+    return kept.extracted_once(
+        cache_file(revision),
+        lambda path: read_cached(path, revision),
+        lambda: build(revision),
+    )

@@ -1,0 +1,180 @@
+"""Whether the attention sink explains what truncation does: with the sink dropped and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from kvcore.analysis import Estimate
+from kvcore.verdict import Judgement
+from reports.markdown.places import place_of
+from reports.markdown.spelling import interval_text, models_of
+
+PREFIXES = {"random": "a random prefix", "static_fact": "a fixed question", "oracle": "the query"}
+FAMILIES = ("sinks", "priming", "mechanism")
+"""Topics whose claims compare a prefix with the bare document on all samples."""
+METRIC, METRIC_OF_PLACES = "nll", "place"
+SHARE_OF_BOS, HOLDS = "bos-holds-the-sink", 0.1
+"""The claim about BOS's share of an answer's attention, and the share from which it is the sink."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a prefix does on a model, in d over the bare document."""
+
+    name: str
+    dropped: Estimate  # the prefix is dropped whole
+    kept: Estimate | None  # the sink (where BOS is it: the first four tokens) is kept
+    gain: Estimate | None = None  # of keeping the sink over dropping it
+    values: Estimate | None = None  # its values under the bare keys
+    in_prefix: float | None = None  # share of samples whose sink is a token of the prefix
+
+    @property
+    def harms(self) -> bool:
+        """Whether dropping the prefix makes answers harder."""
+        return self.dropped.ci_high < 0
+
+    @property
+    def explained(self) -> bool:
+        """Whether keeping the sink leaves none of the harm that is seen."""
+        gains = self.gain is not None and self.gain.ci_low > 0
+        return self.harms and gains and self.kept is not None and self.kept.ci_high >= 0
+
+    @property
+    def words(self) -> str:
+        """Say what keeping the sink tells about the harm of dropping the prefix."""
+        if not self.harms:
+            return "Truncation does no harm that is seen"
+        if self.kept is None or self.gain is None:
+            return "With the sink kept it was not measured"
+        if self.gain.ci_low <= 0:
+            found = self.in_prefix is None or self.in_prefix > 0
+            why = (
+                ""
+                if found
+                else "no sink is found in it halfway up the layers, so that none is kept, and "
+            )
+            return f"{why}the sink does not explain the harm".capitalize()
+        if self.explained:
+            helps = self.kept.ci_low > 0
+            left = "the prefix helps once it is kept" if helps else "none that is seen is left"
+            return f"The sink explains the harm: {left}"
+        return "The sink explains a part of the harm: the prefix hurts less with it kept"
+
+
+@dataclass(frozen=True)
+class OnModel:
+    """Where a model keeps its sink, and what each prefix does there."""
+
+    model: str
+    bos_share: Estimate
+    prefixes: tuple[Prefix, ...]
+
+    @property
+    def bos_holds(self) -> bool:
+        """Whether BOS is the sink."""
+        return self.bos_share.value >= HOLDS
+
+
+def by_model(judgements: Sequence[Judgement]) -> list[OnModel]:
+    """Return what the topic of sinks tells of each model that has rows of it."""
+    told = []
+    for model in models_of(judgements):
+        own = [j for j in judgements if j.cell.model == model]
+        share = next((j for j in own if j.claim.id == SHARE_OF_BOS), None)
+        if share is not None:
+            told.append(_on_model(model, share, own))
+    return told
+
+
+def _on_model(model: str, share: Judgement, judgements: Iterable[Judgement]) -> OnModel:
+    """Gather the prefixes of a model, on the dataset on which its sink was looked for."""
+    place = place_of(share)
+    own = [
+        j
+        for j in judgements
+        if place_of(j) == place and j.cell.metric in (METRIC, METRIC_OF_PLACES)
+    ]
+    bos_holds = share.estimate.value >= HOLDS
+    prefixes = (_prefix(name, own, bos_holds=bos_holds) for name in PREFIXES)
+    return OnModel(model, share.estimate, tuple(p for p in prefixes if p is not None))
+
+
+def _prefix(name: str, own: Sequence[Judgement], *, bos_holds: bool) -> Prefix | None:
+    """Return what a prefix does, or None where it was not measured."""
+    dropped = _benefit(own, "bare", name)
+    if dropped is None:
+        return None
+    if bos_holds:
+        return Prefix(name, dropped, _benefit(own, "bare", f"keep_first({name},4)"))
+    kept = f"keep_sink({name})"
+    less, values = (_benefit(own, c, "bare") for c in (kept, f"values_only({name})"))
+    inside = f"sink-in-the-prefix-{name.replace('_', '-')}"
+    return Prefix(
+        name,
+        dropped,
+        turned(less) if less else None,
+        _benefit(own, name, kept),
+        turned(values) if values else None,
+        next((j.estimate.value for j in own if j.claim.id == inside), None),
+    )
+
+
+def turned(estimate: Estimate) -> Estimate:
+    """Return what a baseline gains over a condition as what the condition gains over it."""
+    return replace(
+        estimate, value=-estimate.value, ci_low=-estimate.ci_high, ci_high=-estimate.ci_low
+    )
+
+
+def _benefit(judgements: Sequence[Judgement], baseline: str, condition: str) -> Estimate | None:
+    """Return the effect d of a condition over another: of the sinks' own rows where there are any.
+
+    `bare` may stand behind the two, as what is shown beside them.
+    """
+    pair = (baseline, condition)
+    about = [
+        j
+        for j in judgements
+        if j.conditions in (pair, (*pair, "bare"))
+        and j.estimate.unit == "d"
+        and j.claim.family in FAMILIES
+    ]
+    about.sort(key=lambda j: FAMILIES.index(j.claim.family))
+    return about[0].estimate if about else None
+
+
+def conclusion(models: Sequence[OnModel], flipped: Sequence[frozenset[str]]) -> list[str]:
+    """Return what the sink explains, in sentences.
+
+    `flipped`: the models of each claim that flips.
+    """
+    harms = [(m, p) for m in models if not m.bos_holds for p in m.prefixes if p.harms]
+    on_bos = {m.model for m in models if m.bos_holds}
+    between = sum(own <= on_bos for own in flipped)
+    sentences = []
+    if harms:
+        done = [f"{PREFIXES[p.name]} on {m.model}" for m, p in harms if p.explained]
+        rest = [f"{PREFIXES[p.name]} on {m.model}" for m, p in harms if not p.explained]
+        sentences.append(
+            f"Of {len(harms)} harms of truncation where BOS is not the sink, losing the sink "
+            f"explains {len(done)}"
+            + (f" ({', '.join(done)})" if done else "")
+            + (f", not {', '.join(rest)}" if rest else "")
+            + "."
+        )
+    costly = [p for _, p in harms if p.values is not None and p.values.ci_high < 0]
+    if costly:
+        figures = ", ".join(
+            f"{PREFIXES[p.name]} {interval_text(p.values)}" for p in costly if p.values
+        )
+        sentences.append(
+            "That is not all: primed values alone, under the bare keys, where no slot is lost, "
+            f"hurt as well ({figures})."
+        )
+    if flipped:
+        sentences.append(
+            f"Of {len(flipped)} claims that flip, {between} do so between models on which BOS is "
+            "the sink: what flips them is not a lost sink."
+        )
+    return sentences
