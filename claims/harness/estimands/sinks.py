@@ -14,8 +14,11 @@ SHARE = "attention share"
 
 
 @estimand(SHARE)
-def mean_share(interval: IntervalSettings, rows: Rows) -> Outcome:
-    """Mean over samples of an answer's attention on some slots, 0 to 1."""
+def mean_share(interval: IntervalSettings, rows: Rows, *beside: Rows) -> Outcome:
+    """Mean over samples of an answer's attention on some slots, 0 to 1.
+
+    ``beside``: other conditions on the same samples, whose share is shown and not judged.
+    """
     estimate = mean_difference(rows.values, rows.clusters, interval)
     where = rows.frame["sink_part"].dropna()
     details = {
@@ -30,6 +33,12 @@ def mean_share(interval: IntervalSettings, rows: Rows) -> Outcome:
             "mean norm of the sink by the median norm": float(
                 np.nanmean(rows.numbers("sink_norm") / rows.numbers("median_norm"))
             ),
+            **{
+                f"mean share on the sink, {other.condition}": float(
+                    np.nanmean(other.numbers("sink_share"))
+                )
+                for other in beside
+            },
         },
         differences_plot(rows.values),
     )
