@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+import kvcore
 from invariants.oracle import plain
 from invariants.support.comparing import Fault, assert_scores, must_see, replaced
 from invariants.support.plain_routes import EXPECTED, Case
@@ -264,3 +265,91 @@ def rows_of(bare: float, primed: str) -> pd.DataFrame:
 def test_where_the_sink_is_in_words(bare: float, primed: str, said: str) -> None:
     """Would catch a sentence that says the opposite of the rows."""
     assert sink_diagnosis.in_words(rows_of(bare, primed)).startswith(said)
+
+
+# --- the diagnosis -------------------------------------------------------------------------------
+
+
+def with_known_sinks() -> tuple[LM, int, int]:
+    """Return a model that has a sink where two tokens stand, and their slots bare and primed.
+
+    A token of the passage has a long embedding, one of the query a longer one.
+    """
+    lm = loading.load("tiny-llama", device="cpu")
+    case = Case(lm, LONG)
+    document, question = case.document, case.question
+    inside = next(i for i in document if document.count(i) == 1 and i not in question)
+    before = next(i for i in question if question.count(i) == 1 and i not in document)
+    weight = lm.model.get_input_embeddings().weight
+    with torch.no_grad():
+        weight[inside] *= 100 / weight[inside].norm()
+        weight[before] *= 1000 / weight[before].norm()
+    return lm, 1 + document.index(inside), 1 + question.index(before)
+
+
+def check_diagnosis() -> None:
+    """Demand that a sink is found where it was put, with its token."""
+    lm, bare, primed = with_known_sinks()
+    found = kvcore.diagnose_sinks(lm, [LONG], prefix="oracle")
+    assert (found.bare.part, found.bare.slot) == ("document", bare)
+    assert (found.primed.part, found.primed.slot) == ("prefix", primed)
+    case = Case(lm, LONG)
+    read = [lm.bos_id, *case.question]
+    assert found.primed.token == lm.tokenizer.decode([read[primed]])
+    assert found.in_words.endswith("truncation removes it")
+    assert min(found.bare.norm, found.primed.norm) > 10
+
+
+def test_a_sink_on_a_known_slot_is_found() -> None:
+    """Would catch a sink looked for in another layer or pass, or a slot counted without BOS."""
+    check_diagnosis()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        replaced(norms, "hidden_norms", lambda real, lm, ids: real(lm, ids).flip(1)),
+        replaced(sink_diagnosis, "place_of", lambda real, rows: real(rows.assign(sink_slot=0))),
+    ],
+    ids=["norms", "slot"],
+)
+def test_twin_a_sink_on_a_known_slot(fault: Fault) -> None:
+    """Would catch a check blind to another slot."""
+    must_see(fault, check_diagnosis)
+
+
+def check_places(lm: LM) -> None:
+    """Compare a diagnosis of two samples with eager attention and the model's own states."""
+    found = kvcore.diagnose_sinks(lm, [LONG, SHORT], prefix="oracle")
+    for place, primed in ((found.bare, False), (found.primed, True)):
+        shares = []
+        for sample in (LONG, SHORT):
+            case = Case(lm, sample)
+            prompt, answer = case.asked
+            read = [*(case.question if primed else ()), *case.document]
+            attention = plain_shares(lm, [lm.bos_id, *read, *prompt, *answer[:-1]], len(answer))
+            sink = plain.sink_of(lm.model, lm.bos_id, read, [])
+            shares.append((float(attention[sink]), float(attention[0])))
+        assert place.samples == 2
+        assert abs(place.sink_share - sum(s for s, _ in shares) / 2) < TOLERANCE
+        assert abs(place.bos_share - sum(b for _, b in shares) / 2) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma3"])
+def test_a_diagnosis_equals_eager_attention(name: str) -> None:
+    """Would catch shares of truncated passes, of one sample, or of the other kind of pass."""
+    check_places(loading.load(name, device="cpu"))
+
+
+def test_twin_a_diagnosis_of_truncated_passes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a check that takes a prefix dropped again for one in place."""
+    monkeypatch.setattr(sink_diagnosis, "SEEN", "keep_sink")
+    with pytest.raises(AssertionError):
+        check_places(loading.load("tiny-gemma3", device="cpu"))
+
+
+def test_a_diagnosis_without_a_sample_that_can_be_measured_says_why(llama: LM) -> None:
+    """Would catch figures of nothing, or a traceback in place of a line."""
+    long = replace(SHORT, passage="sum " * 5000)
+    with pytest.raises(KvError, match="none of 1 samples can be measured"):
+        kvcore.diagnose_sinks(llama, [long])
