@@ -20,6 +20,7 @@ from benchmarks import (
     following,
     hybrids,
     ranking,
+    sinks_page,
     speed,
     statistics_page,
 )
@@ -35,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.part == STATISTICS:
         statistics_page.write(options.replications, options.seed)
         print(f"written to {statistics_page.PAGE.relative_to(Path.cwd())}")
+        return 0
+    if options.part == SINKS:
+        sinks_page.write()
+        print(f"written to {sinks_page.PAGE.relative_to(Path.cwd())} and {sinks_page.PICTURE.name}")
         return 0
     lm = loading.load(options.model, device="cpu", dtype="float32")
     if options.peak_of:
@@ -90,6 +95,8 @@ PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
 
 STATISTICS = "statistics"
 """The part that simulates verdicts on the shipped rows, loads no model and writes a page."""
+SINKS = "sinks"
+"""The part that writes the figures of the attention sinks from the shipped rows."""
 ON_REQUEST = ("dtypes",)
 """Parts that "all" leaves out: a minute or more per sample."""
 
@@ -107,7 +114,7 @@ def _environment() -> dict[str, str]:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--part", choices=(*PARTS, STATISTICS, "all"), default="all", help="what is measured"
+        "--part", choices=(*PARTS, STATISTICS, SINKS, "all"), default="all", help="what is measured"
     )
     parser.add_argument("--model", default="smollm2-135m", help="registry name, hub id or folder")
     parser.add_argument("--dataset", default="docstrings", help="dataset name or file")

@@ -10,7 +10,7 @@ from claims.harness.estimands.paired import mean_benefit, paired_benefit, share_
 from claims.harness.estimands.sinks import SHARE, change_of_share, mean_share
 from claims.harness.rows import Measured
 from kvcore.errors import MissingResource
-from kvcore.measurements.kinds.attention_sinks import HOLDS
+from kvcore.measurements.sink_diagnosis import HOLDS
 from kvcore.verdict import at_least, does_not_help, helps, hurts, negligible
 
 PREFIXES = ("random", "static_fact", "oracle")
@@ -93,6 +93,19 @@ def test_the_sink_of_a_primed_pass_is_in_the_prefix(judge, prefix):
 def sink_in_prefix(primed, _bare):
     """Whether the sink of a sample's primed pass is a token of the prefix."""
     return primed["sink_part"] == "prefix"
+
+
+@topic.claim(
+    "sink-in-sight-gets-a-tenth",
+    metrics=("sink_share",),
+    predicts=at_least(HOLDS, effect=0.25, unit=SHARE),
+)
+def test_a_sink_in_sight_gets_a_tenth(judge):
+    """With a random prefix left in place, the sink gets a tenth of an answer's attention at least.
+
+    Beside it, what it gets bare, with the prefix dropped, and with the sink alone kept of it.
+    """
+    judge(mean_share("full_context(random)", "bare", "random", "keep_sink(random)"))
 
 
 # --- where BOS is not the sink -------------------------------------------------------------------

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kvcore.measurements.answer_nll import score as score
     from kvcore.measurements.explain import explain as explain
     from kvcore.measurements.own_cache import score_cache as score_cache
+    from kvcore.measurements.sink_diagnosis import diagnose_sinks as diagnose_sinks
 
     __version__: str
 
@@ -34,6 +35,7 @@ _HOMES = {
     "Condition": "kvcore.conditions.recipes",
     "Sample": "kvcore.data.sample",
     "condition": "kvcore.conditions.parse",
+    "diagnose_sinks": "kvcore.measurements.sink_diagnosis",
     "explain": "kvcore.measurements.explain",
     "load": "kvcore.loading",
     "load_corpus": "kvcore.data.datasets",

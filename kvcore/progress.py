@@ -44,6 +44,8 @@ class Progress:
 
 Listener = Callable[[Progress], None]
 """What is told of every step."""
+Say = Callable[[str], None]
+"""What shows a line between steps."""
 
 
 @dataclass
@@ -105,6 +107,7 @@ class Task:
 @dataclass
 class _State:
     listener: Listener | None = None
+    say: Say | None = None
     task: Task | None = None
 
 
@@ -112,13 +115,35 @@ _state = _State()
 
 
 @contextlib.contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Tell this listener of every task inside."""
-    before, _state.listener = _state.listener, listener
+def listening(listener: Listener, say: Say | None = None) -> Iterator[None]:
+    """Tell this listener of every task inside; ``say`` shows lines that are no progress."""
+    before = _state.listener, _state.say
+    _state.listener, _state.say = listener, say
     try:
         yield
     finally:
-        _state.listener = before
+        _state.listener, _state.say = before
+
+
+def is_heard() -> bool:
+    """Whether anybody would show a line that is said."""
+    return _state.say is not None
+
+
+def say(line: str) -> None:
+    """Show a line, if anybody shows any."""
+    if _state.say is not None:
+        _state.say(line)
+
+
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """Count nothing inside as done of the task that is at work."""
+    before, _state.task = _state.task, None
+    try:
+        yield
+    finally:
+        _state.task = before
 
 
 @contextlib.contextmanager

@@ -84,6 +84,15 @@ class Display:
         """Show progress, if it is time to."""
         (self._draw if self.terminal else self._log)(told)
 
+    def say(self, line: str) -> None:
+        """Show a line that stays; progress goes on below it."""
+        if self._open and self.terminal:
+            self._write(_CLEAR)
+        elif not self._open:
+            self.on_new_line()
+        self._write(f"{line}\n")
+        self._open = self._open and not self.terminal
+
     def _draw(self, told: Progress) -> None:
         now = self.clock()
         if told.ended:
@@ -273,7 +282,7 @@ def shown(
     display = display_of(config)
     config.add_cleanup(display.close)
     if not getattr(config.option, "numprocesses", None):
-        with progress.listening(telling(display)):
+        with progress.listening(telling(display), display.say):
             yield {}
         return
     with tempfile.TemporaryDirectory(prefix="kvclaims-") as folder:

@@ -25,6 +25,7 @@ from claims.harness.held import (
 from claims.harness.ledger import Entry, Key
 from claims.harness.looking import Judge
 from claims.harness.options import Settings
+from claims.harness.sink_lines import SinkLines
 from claims.harness.sources import LookedAt, MeasuredCell, StoredCell, facts_of, name_of
 from kvcore import analysis, verdict
 from kvcore.errors import KvError, MissingResource
@@ -37,6 +38,7 @@ from kvcore.models.registry import precision, row_name
 
 if TYPE_CHECKING:
     from kvcore.models.files import ModelFiles
+    from kvcore.models.lm import LM
 
 
 @dataclass(eq=False)
@@ -51,6 +53,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self._model = HeldModel(self.settings)
+        self._sink_lines = SinkLines()
         self._measured: dict[CellKey, LookedAt] = {}
         self._failures: dict[CellKey, Exception] = {}
         self._untold: dict[CellKey, Exception] = {}  # of the measuring before the first test
@@ -197,7 +200,7 @@ class Session:
         check_gpu(model, settings)
         return MeasureRequest(
             files=self.files(model),
-            load=functools.partial(self._model.load, model),
+            load=functools.partial(self._load, key),
             dataset=path_of(key.dataset),
             needs=self.needs[key] if needs is None else needs,
             limit=limit_of((key.model, path_of(key.dataset)), settings),
@@ -205,6 +208,12 @@ class Session:
             batch_tokens=settings.batch_tokens,
             store=settings.store,
         )
+
+    def _load(self, key: CellKey) -> LM:
+        """Return a cell's model; the first time, say where it keeps its attention sink."""
+        lm = self._model.load(key.model)
+        self._sink_lines.tell(lm, kind_of(key.kind), path_of(key.dataset), self.settings.seed)
+        return lm
 
     def explained_once(self, key: CellKey) -> list[Mapping[str, Any]]:
         """Return a cell's explanations the first time, then none: they are megabytes.

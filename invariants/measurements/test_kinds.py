@@ -36,7 +36,7 @@ PLUMBING = (
         for name in ("base", "collect", "needs", "registry", "surrogate_store", "surrogate_queries")
     }
     | {"measurements/__init__.py", "measurements/kinds/__init__.py", "measurements/explain.py"}
-    | {"measurements/explain_kinds.py"}
+    | {"measurements/explain_kinds.py", "measurements/sink_diagnosis.py"}
 )
 
 

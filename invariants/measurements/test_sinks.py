@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+import kvcore
 from invariants.oracle import plain
 from invariants.support.comparing import Fault, assert_scores, must_see, replaced
 from invariants.support.plain_routes import EXPECTED, Case
@@ -18,14 +19,14 @@ from kvcore.conditions.parse import condition
 from kvcore.engine import attention_shares, limits
 from kvcore.engine import sinks as norms
 from kvcore.errors import KvError
-from kvcore.measurements import sinks
+from kvcore.measurements import sink_diagnosis, sink_parts, sinks
 from kvcore.measurements.kinds import attention_sinks
 from kvcore.models import tiny
 from kvcore.models.lm import LM
 
-NAMES = ("bare", "full_context(oracle)", "oracle", "keep_first(oracle,4)", "keep_sink(oracle)")
-WHOLE = NAMES[:2]
+WHOLE = ("bare", "full_context(oracle)", "full_context(random)")
 """Conditions whose whole prefill is seen: plain attention over one sequence tells the shares."""
+NAMES = (*WHOLE, "oracle", "keep_first(oracle,4)", "keep_sink(oracle)")
 TOLERANCE = 1e-5
 
 
@@ -37,6 +38,13 @@ def measured(lm: LM, names: Sequence[str]) -> pd.DataFrame:
         return sinks.measure_sinks(lm, requests)
 
 
+def prefix_of(case: Case, name: str) -> list[int]:
+    """Return the ids that a condition reads before the document."""
+    if name == "bare":
+        return []
+    return case.random if "random" in name else case.question
+
+
 def check_scores(lm: LM) -> None:
     """Compare NLLs with each condition's plain route, and sinks with the model's own states."""
     rows = measured(lm, NAMES).set_index(["sample_id", "condition"])
@@ -46,8 +54,7 @@ def check_scores(lm: LM) -> None:
             row = rows.loc[sample.id, name]
             nlls = EXPECTED.get(name, EXPECTED["bare"])(case)
             assert_scores([row.nll], [sum(nlls) / len(nlls)], name)
-            prefix = [] if name == "bare" else case.question
-            read = [*prefix, *case.document]
+            read = [*prefix_of(case, name), *case.document]
             assert row.sink_slot == plain.sink_of(lm.model, lm.bos_id, read, []), name
             assert abs(sum(row.profile) - 1) < TOLERANCE, f"{name}: shares sum to another number"
 
@@ -97,21 +104,21 @@ def check_shares(lm: LM) -> None:
         case = Case(lm, sample)
         prompt, answer = case.asked
         for name in WHOLE:
-            row, prefix = rows.loc[sample.id, name], [] if name == "bare" else case.question
+            row, prefix = rows.loc[sample.id, name], prefix_of(case, name)
             cached = [lm.bos_id, *prefix, *case.document]
             shares = plain_shares(lm, [*cached, *prompt, *answer[:-1]], len(answer))
             at = [0, 1 + len(prefix), len(cached)]
             first, last = len(prefix), len(case.document)
             parts = [
                 shares[0],
-                *(shares[1 + i] if i < first else 0.0 for i in range(sinks.SINGLE)),
-                shares[1 + min(first, sinks.SINGLE) : at[1]].sum(),
-                *(shares[at[1] + i] if i < last else 0.0 for i in range(sinks.SINGLE)),
-                shares[at[1] + min(last, sinks.SINGLE) : at[2]].sum(),
+                *(shares[1 + i] if i < first else 0.0 for i in range(sink_parts.SINGLE)),
+                shares[1 + min(first, sink_parts.SINGLE) : at[1]].sum(),
+                *(shares[at[1] + i] if i < last else 0.0 for i in range(sink_parts.SINGLE)),
+                shares[at[1] + min(last, sink_parts.SINGLE) : at[2]].sum(),
                 0.0,
                 shares[at[2] :].sum(),
             ]
-            for part, found, wanted in zip(sinks.PARTS, row.profile, parts, strict=True):
+            for part, found, wanted in zip(sink_parts.PARTS, row.profile, parts, strict=True):
                 assert abs(found - float(wanted)) < TOLERANCE, f"{name}: {part}"
             assert abs(row.bos_share - float(shares[0])) < TOLERANCE
             assert abs(row.sink_share - float(shares[row.sink_slot])) < TOLERANCE, name
@@ -122,6 +129,62 @@ def check_shares(lm: LM) -> None:
 def test_shares_equal_eager_attention(name: str) -> None:
     """Would catch shares of other tokens, slots, layers or rows, or parts mixed up."""
     check_shares(loading.load(name, device="cpu"))
+
+
+def check_parts(lm: LM) -> None:
+    """Compare what the picture shows, attention by part of the cache, with eager attention.
+
+    1. Production: from rows, whose shares are recorded while answers are read on caches.
+    2. Plain: slots summed up here, the sink found by the model's own hidden states.
+    """
+    rows = measured(lm, WHOLE).set_index(["sample_id", "condition"])
+    parts = sink_diagnosis.shares_by_part(rows)
+    for sample in (LONG, SHORT):
+        case = Case(lm, sample)
+        prompt, answer = case.asked
+        for name in WHOLE:
+            prefix = prefix_of(case, name)
+            read = [*prefix, *case.document]
+            ids = [lm.bos_id, *read, *prompt, *answer[:-1]]
+            shares = plain_shares(lm, ids, len(answer)).tolist()
+            sink = plain.sink_of(lm.model, lm.bos_id, read, [])
+            wanted = dict.fromkeys(sink_diagnosis.SHARES, 0.0)
+            for slot, share in enumerate(shares):
+                wanted[part_of(slot, sink, len(prefix), len(read))] += share
+            for part, share in wanted.items():
+                found = parts.loc[(sample.id, name), part]
+                assert abs(found - share) < TOLERANCE, f"{name}: {part}"
+
+
+def part_of(slot: int, sink: int, prefix: int, cached: int) -> str:
+    """Return the part of the cache that a slot belongs to, BOS being slot 0."""
+    if slot == 0 or slot > cached:
+        return "question and answer" if slot else "BOS"
+    place = "prefix" if slot <= prefix else "document"
+    return f"the sink, in the {place}" if slot == sink else f"the rest of the {place}"
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma3", "tiny-qwen2"])
+def test_attention_by_part_equals_eager_attention(name: str) -> None:
+    """Would catch a sink counted twice, or as another part than the one that holds it."""
+    check_parts(loading.load(name, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        replaced(
+            sink_diagnosis,
+            "shares_by_part",
+            lambda real, rows: real(rows.assign(sink_part="document")),
+        ),
+        replaced(norms, "hidden_norms", lambda real, lm, ids: real(lm, ids).flip(1)),
+    ],
+    ids=["parts", "sink"],
+)
+def test_twin_attention_by_part(fault: Fault) -> None:
+    """Would catch a check blind to parts mixed up, or to a sink of another slot."""
+    must_see(fault, check_parts, loading.load("tiny-gemma3", device="cpu"))
 
 
 def no_prefix(patch: pytest.MonkeyPatch) -> None:
@@ -201,4 +264,92 @@ def rows_of(bare: float, primed: str) -> pd.DataFrame:
 )
 def test_where_the_sink_is_in_words(bare: float, primed: str, said: str) -> None:
     """Would catch a sentence that says the opposite of the rows."""
-    assert attention_sinks.in_words(rows_of(bare, primed)).startswith(said)
+    assert sink_diagnosis.in_words(rows_of(bare, primed)).startswith(said)
+
+
+# --- the diagnosis -------------------------------------------------------------------------------
+
+
+def with_known_sinks() -> tuple[LM, int, int]:
+    """Return a model that has a sink where two tokens stand, and their slots bare and primed.
+
+    A token of the passage has a long embedding, one of the query a longer one.
+    """
+    lm = loading.load("tiny-llama", device="cpu")
+    case = Case(lm, LONG)
+    document, question = case.document, case.question
+    inside = next(i for i in document if document.count(i) == 1 and i not in question)
+    before = next(i for i in question if question.count(i) == 1 and i not in document)
+    weight = lm.model.get_input_embeddings().weight
+    with torch.no_grad():
+        weight[inside] *= 100 / weight[inside].norm()
+        weight[before] *= 1000 / weight[before].norm()
+    return lm, 1 + document.index(inside), 1 + question.index(before)
+
+
+def check_diagnosis() -> None:
+    """Demand that a sink is found where it was put, with its token."""
+    lm, bare, primed = with_known_sinks()
+    found = kvcore.diagnose_sinks(lm, [LONG], prefix="oracle")
+    assert (found.bare.part, found.bare.slot) == ("document", bare)
+    assert (found.primed.part, found.primed.slot) == ("prefix", primed)
+    case = Case(lm, LONG)
+    read = [lm.bos_id, *case.question]
+    assert found.primed.token == lm.tokenizer.decode([read[primed]])
+    assert found.in_words.endswith("truncation removes it")
+    assert min(found.bare.norm, found.primed.norm) > 10
+
+
+def test_a_sink_on_a_known_slot_is_found() -> None:
+    """Would catch a sink looked for in another layer or pass, or a slot counted without BOS."""
+    check_diagnosis()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        replaced(norms, "hidden_norms", lambda real, lm, ids: real(lm, ids).flip(1)),
+        replaced(sink_diagnosis, "place_of", lambda real, rows: real(rows.assign(sink_slot=0))),
+    ],
+    ids=["norms", "slot"],
+)
+def test_twin_a_sink_on_a_known_slot(fault: Fault) -> None:
+    """Would catch a check blind to another slot."""
+    must_see(fault, check_diagnosis)
+
+
+def check_places(lm: LM) -> None:
+    """Compare a diagnosis of two samples with eager attention and the model's own states."""
+    found = kvcore.diagnose_sinks(lm, [LONG, SHORT], prefix="oracle")
+    for place, primed in ((found.bare, False), (found.primed, True)):
+        shares = []
+        for sample in (LONG, SHORT):
+            case = Case(lm, sample)
+            prompt, answer = case.asked
+            read = [*(case.question if primed else ()), *case.document]
+            attention = plain_shares(lm, [lm.bos_id, *read, *prompt, *answer[:-1]], len(answer))
+            sink = plain.sink_of(lm.model, lm.bos_id, read, [])
+            shares.append((float(attention[sink]), float(attention[0])))
+        assert place.samples == 2
+        assert abs(place.sink_share - sum(s for s, _ in shares) / 2) < TOLERANCE
+        assert abs(place.bos_share - sum(b for _, b in shares) / 2) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma3"])
+def test_a_diagnosis_equals_eager_attention(name: str) -> None:
+    """Would catch shares of truncated passes, of one sample, or of the other kind of pass."""
+    check_places(loading.load(name, device="cpu"))
+
+
+def test_twin_a_diagnosis_of_truncated_passes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a check that takes a prefix dropped again for one in place."""
+    monkeypatch.setattr(sink_diagnosis, "SEEN", "keep_sink")
+    with pytest.raises(AssertionError):
+        check_places(loading.load("tiny-gemma3", device="cpu"))
+
+
+def test_a_diagnosis_without_a_sample_that_can_be_measured_says_why(llama: LM) -> None:
+    """Would catch figures of nothing, or a traceback in place of a line."""
+    long = replace(SHORT, passage="sum " * 5000)
+    with pytest.raises(KvError, match="none of 1 samples can be measured"):
+        kvcore.diagnose_sinks(llama, [long])

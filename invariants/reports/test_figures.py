@@ -41,7 +41,16 @@ from reports.grouping import by_claim
 from reports.html import matrix, page, pictures, templates
 from reports.html.facets import Facets
 from reports.html.pictures import picture
-from reports.plots import curves, kinds, plot_helpers, samples, specification_curve, svg, tokens
+from reports.plots import (
+    bars,
+    curves,
+    kinds,
+    plot_helpers,
+    samples,
+    specification_curve,
+    svg,
+    tokens,
+)
 from reports.topics import topics
 from reports.words import VERDICT_STYLES
 
@@ -95,6 +104,7 @@ SAID = {
     "layers": ["layer", "cosine with the bare value", "random prefix", "real prefix"],
     "survival": ["tokens generated", "share left", "bare", "primed"],
     "stack": ["token of the document", "share of attention", "the token itself"],
+    "bars": ["primed", "not measured yet", "everything else", "0.31", "40 samples"],
     "tokens": [" kettle", "a noun", "punctuation and line ends", "↵"],
     "trace": ["step relative to the norm", "kettle", "↵"],
     "table": ["mean step", "1,240", "line feed", "−0.020"],
@@ -120,12 +130,42 @@ def test_every_kind_is_tried() -> None:
     assert shown == {*kinds.PLOT_KINDS, "none", "several"}
 
 
-@pytest.mark.parametrize("name", ["roc", "layers", "survival", "stack"])
+def assert_bars_are_drawn() -> None:
+    """Compare where bars lie with the shares that they stand for, those before them added up."""
+    data = plots()["bars"]
+    found = [
+        [round(bar.get_x(), 6), round(bar.get_width(), 6), round(bar.get_y() + bars.HALF, 6)]
+        for bar in drawn(data).axes[0].patches
+        if isinstance(bar, Rectangle)
+    ]
+    shares = [bar["y"] or [0.0] * len(data["parts"]) for bar in data["bars"]]
+    wanted = [
+        [round(sum(own[:part]), 6), own[part], float(place)]
+        for part in range(len(data["parts"]))
+        for place, own in enumerate(shares)
+    ]
+    assert found == wanted
+
+
+def test_bars_show_their_shares() -> None:
+    """Catches a part drawn over another, in another order, or of another condition."""
+    assert_bars_are_drawn()
+
+
+def test_bars_twin() -> None:
+    """Shares that are drawn otherwise than they are, are seen."""
+    must_see(
+        lambda patch: patch.setattr(bars, "numbers", lambda y: np.array(y)[::-1]),
+        assert_bars_are_drawn,
+    )
+
+
+@pytest.mark.parametrize("name", ["roc", "layers", "survival", "stack", "bars"])
 def test_kinds_without_a_legend_twin(name: str) -> None:
     """Curves that nobody names are seen."""
 
     def nameless(patch: pytest.MonkeyPatch) -> None:
-        for module in (curves, tokens):
+        for module in (bars, curves, tokens):
             patch.setattr(module, "legend", lambda *_: None)
 
     must_see(nameless, assert_says, name)
@@ -150,6 +190,7 @@ def test_axes_without_names_twin() -> None:
         },
         {"kind": "survival", "x_label": "x", "curves": []},
         {"kind": "stack", "x_label": "x", "y_label": "y", "parts": []},
+        {"kind": "bars", "x_label": "x", "parts": ["a"], "bars": []},
         {"kind": "tokens", "tokens": [], "classes": {}},
         {"kind": "trace", "tokens": [], "y": [], "y_label": "y"},
         {"kind": "table", "columns": ["a"], "rows": []},
@@ -179,6 +220,12 @@ def test_nothing_to_show_is_nothing(plot: dict[str, Any]) -> None:
         },
         {"kind": "survival", "x_label": "x", "curves": [{"label": "a", "x": [0], "y": [1]}]},
         {"kind": "stack", "x_label": "x", "y_label": "y", "parts": [{"label": "a", "y": [0.0]}]},
+        {
+            "kind": "bars",
+            "x_label": "x",
+            "parts": ["_a"],
+            "bars": [{"label": "", "y": [], "missing": ""}],
+        },
         {"kind": "trace", "tokens": ["a"], "y": [0.5], "y_label": "y"},
     ],
 )

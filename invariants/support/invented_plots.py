@@ -121,6 +121,19 @@ def _stack() -> dict[str, Any]:
     }
 
 
+def _bars() -> dict[str, Any]:
+    return {
+        "kind": "bars",
+        "x_label": "share of an answer's attention, 40 samples",
+        "parts": ["BOS", "the sink", "everything else"],
+        "bars": [
+            {"label": "bare", "y": [0.31, 0.0, 0.69]},
+            {"label": "primed", "y": [0.05, 0.25, 0.7]},
+            {"label": "sink kept", "y": [], "missing": "not measured yet"},
+        ],
+    }
+
+
 def _tokens() -> dict[str, Any]:
     classes = {
         "name": "a noun",
@@ -194,6 +207,7 @@ def plots() -> dict[str, dict[str, Any]]:
             "curves": [_survival("bare", 9), _survival("primed", 20)],
         },
         "stack": _stack(),
+        "bars": _bars(),
         "tokens": _tokens(),
         "trace": _trace(),
         "table": {

@@ -203,6 +203,7 @@ EXPECTED: Mapping[str, Callable[[Case], list[float]]] = {
     "repeat(oracle,3)": dropped(lambda c: c.question * 3),
     'literal("Read this.")': dropped(lambda c: c.ids("Read this.\n")),
     "full_context(oracle)": full(question),
+    "full_context(random)": full(lambda c: c.random),
     "full_context(repeat(random,2))": full(lambda c: c.random * 2),
     "one_base(oracle)": lambda c: c.run(plain.one_base_nlls, c.question),
     "no_reposition(oracle)": lambda c: c.run(plain.unturned_nlls, c.question),

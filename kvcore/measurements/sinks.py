@@ -27,22 +27,10 @@ from kvcore.engine.prepared import BOS, DOCUMENT, PreparedSample
 from kvcore.measurements import answer_nll
 from kvcore.measurements.answer_nll import Row, ScoreJob
 from kvcore.measurements.frames import frame_of
+from kvcore.measurements.sink_parts import PARTS, SINGLE
 from kvcore.measurements.token_nlls import token_nlls
 from kvcore.models.lm import LM
 
-SINGLE = 8
-"""Tokens of the prefix, and of the document, that have a part of the profile of their own."""
-PARTS = (
-    "BOS",
-    *(f"prefix {n}" for n in range(1, SINGLE + 1)),
-    "rest of the prefix",
-    *(f"document {n}" for n in range(1, SINGLE + 1)),
-    "rest of the document",
-    "behind the document",
-    "question and answer",
-)
-"""What the profile of an answer's attention is divided into."""
-SINK_PARTS = ("BOS", "prefix", "document", "behind the document")
 NUMBERS = (
     "nll",
     "nll_tail",
@@ -73,10 +61,11 @@ def measure_sinks(
     -------
     pandas.DataFrame
         One row per sample and condition, in the order of the requests. `nll`, `nll_tail` in nats
-        per answer token; `profile`, the share of the answer's attention on each of `PARTS`, which
-        sum to 1; `bos_share`, `prefix_share` and `sink_share`, those on BOS, on all of the prefix
-        that is cached and on the sink (0 where it was dropped); `sink_slot`, the sink's slot in
-        the condition's first prefill, `sink_part` of `SINK_PARTS`, `sink_token` as text;
+        per answer token; `profile`, the share of the answer's attention on each of
+        `sink_parts.PARTS`, which sum to 1; `bos_share`, `prefix_share` and `sink_share`, those on
+        BOS, on all of the prefix that is cached and on the sink (0 where it was dropped);
+        `sink_slot`, the sink's slot in the condition's first prefill, `sink_part` of
+        `sink_parts.SINK_PARTS`, `sink_token` as text;
         `sink_norm`, `bos_norm` and `median_norm`, hidden norms there. NaN where there is no BOS.
 
     Raises
@@ -207,7 +196,7 @@ def _row(
 
 
 def held_by(roles: Sequence[int]) -> list[str]:
-    """Return for each slot of a cache what it holds, of `SINK_PARTS`."""
+    """Return for each slot of a cache what it holds, of `sink_parts.SINK_PARTS`."""
     last = max((i for i, role in enumerate(roles) if role == DOCUMENT), default=len(roles))
     own = {BOS: "BOS", DOCUMENT: "document"}
     return [

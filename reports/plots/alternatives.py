@@ -155,6 +155,13 @@ def _stack(part: Data) -> PlotTable:
     return PlotTable((str(part["x_label"]), *(str(p["label"]) for p in part["parts"])), rows)
 
 
+def _bars(part: Data) -> PlotTable:
+    rows: list[list[Cell]] = [
+        [bar["label"], *(bar["y"] or [bar["missing"]])] for bar in part["bars"]
+    ]
+    return PlotTable((str(part["x_label"]), *map(str, part["parts"])), rows)
+
+
 def _trace(part: Data) -> PlotTable:
     tokens = map(token_text, part["tokens"])
     rows = [[i, *row] for i, row in enumerate(zip(tokens, part["y"], strict=True), 1)]
@@ -172,5 +179,6 @@ TABLES: Mapping[str, Callable[[Data], PlotTable]] = {
     "wins": _wins,
     "specifications": _specifications,
     "stack": _stack,
+    "bars": _bars,
     "trace": _trace,
 }

@@ -17,6 +17,8 @@ roc            curves: label, fpr, tpr, auc
 wins           label; differences: one a query; wins, ties, losses: counts
 specifications rows: label (``way, metric``), value, low, high, judged (one is true); unit
 stack          parts: label, y: one a token; x_label, y_label
+bars           parts: names; bars: label, y: shares of a whole, one a part, or missing: why there
+               are none; x_label
 trace          tokens: texts; y: one a token; y_label
 tokens         tokens: text, class; classes: class to what it means
 table          columns: texts; rows: numbers and texts
@@ -31,7 +33,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from kvcore.errors import unknown
-from reports.plots import curves, samples, tokens
+from reports.plots import bars, curves, samples, tokens
 from reports.plots.plot_helpers import Data, Size, size_legend, size_small
 from reports.plots.svg import style, to_svg
 
@@ -92,6 +94,12 @@ PLOT_KINDS: Mapping[str, PlotKind] = {
     ),
     "stack": PlotKind(
         "Shares over the tokens of a sample, one on the other.", tokens.draw_stack, size_legend
+    ),
+    "bars": PlotKind(
+        "How a whole is divided, one bar a condition, parts in the order of the cache.",
+        bars.draw_bars,
+        bars.size_bars,
+        width="broad",
     ),
     "trace": PlotKind(
         "One sample, one value a token; a long one goes on in the next row.",

@@ -97,6 +97,15 @@ def to_svg(figure: Figure, label: str, css_class: str = "kv-figure") -> Markup:
     return Markup(ET.tostring(root, encoding="unicode").replace(" />", "/>"))
 
 
+def standalone(drawn: str) -> str:
+    """Return an svg element as a file of its own: on white, in the reader's plain typeface."""
+    root = ET.fromstring(drawn)
+    white = {"width": "100%", "height": "100%", "fill": "#ffffff"}
+    root.insert(0, ET.Element(f"{{{_NAMESPACE}}}rect", white))
+    root.attrib["style"] += ";font-family:DejaVu Sans,Verdana,sans-serif"
+    return ET.tostring(root, encoding="unicode").replace(" />", "/>")
+
+
 def _name(element: ET.Element) -> str:
     return element.tag.removeprefix(f"{{{_NAMESPACE}}}")
 

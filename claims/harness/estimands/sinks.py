@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 
-from claims.harness.estimands.base import Outcome, differences_plot, estimand
+from claims.harness.estimands.base import Outcome, Plot, differences_plot, estimand
 from claims.harness.rows import Rows
 from kvcore.analysis import IntervalSettings, mean_difference
+from kvcore.measurements.sink_diagnosis import SEEN, SHARES, shares_by_part
 
 SHARE = "attention share"
 
 
 @estimand(SHARE)
-def mean_share(interval: IntervalSettings, rows: Rows) -> Outcome:
-    """Mean over samples of an answer's attention on some slots, 0 to 1."""
+def mean_share(interval: IntervalSettings, rows: Rows, *beside: Rows) -> Outcome:
+    """Mean over samples of an answer's attention on some slots, 0 to 1.
+
+    ``beside``: other conditions on the same samples, whose attention is shown and not judged.
+    """
     estimate = mean_difference(rows.values, rows.clusters, interval)
     where = rows.frame["sink_part"].dropna()
     details = {
@@ -31,8 +37,61 @@ def mean_share(interval: IntervalSettings, rows: Rows) -> Outcome:
                 np.nanmean(rows.numbers("sink_norm") / rows.numbers("median_norm"))
             ),
         },
-        differences_plot(rows.values),
+        attention_plot({each.condition: each.frame for each in (rows, *beside)})
+        if beside
+        else differences_plot(rows.values),
     )
+
+
+def attention_plot(frames: Mapping[str, pd.DataFrame | None]) -> Plot:
+    """Show how answers divide their attention among the parts of the cache, a bar a condition.
+
+    Parameters
+    ----------
+    frames : mapping of str to DataFrame or None
+        Rows by condition, indexed by sample; None where none is stored. Shares are means over the
+        samples that every condition with rows has.
+    """
+    shares = {
+        name: shares_by_part(frame[frame["status"] == "ok"])
+        for name, frame in frames.items()
+        if frame is not None
+    }
+    common = set.intersection(*(set(own.index) for own in shares.values())) if shares else set()
+    means = {
+        name: own.loc[sorted(common)].mean().round(6).tolist() if common else []
+        for name, own in shares.items()
+    }
+    bars = [
+        {"label": bar_label(name), "y": means.get(name, []), "missing": "no rows stored yet"}
+        for name in sorted(frames, key=place_of_bar)
+    ]
+    return {
+        "kind": "bars",
+        "x_label": f"share of an answer's attention, mean of {len(common)} samples",
+        "parts": list(SHARES),
+        "bars": bars,
+    }
+
+
+BARS = {
+    "bare": "bare",
+    SEEN: "primed, in sight",
+    "random": "primed, truncated",
+    "keep_sink": "truncated, sink kept",
+}
+"""What the bars are called, by the head of the condition, in their order."""
+
+
+def bar_label(condition: str) -> str:
+    """Return what the bar of a condition is called."""
+    return BARS.get(condition.split("(")[0], condition)
+
+
+def place_of_bar(condition: str) -> int:
+    """Return where the bar of a condition stands, counted from 0."""
+    head = condition.split("(")[0]
+    return list(BARS).index(head) if head in BARS else len(BARS)
 
 
 @estimand(SHARE)

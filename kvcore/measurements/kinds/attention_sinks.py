@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pandas as pd
 import pyarrow as pa
 
 from kvcore.conditions.parse import condition
-from kvcore.conditions.registry import PREFIXES, recipe_of_defined
+from kvcore.conditions.registry import recipe_of_defined
 from kvcore.data.datasets import DATASETS, load_corpus
 from kvcore.errors import KvError
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest
@@ -16,12 +14,11 @@ from kvcore.measurements.kinds import answer_nll
 from kvcore.measurements.kinds.answer_nll import SamplesByPlace, template_of
 from kvcore.measurements.needs import Need
 from kvcore.measurements.registry import register
+from kvcore.measurements.sink_diagnosis import described
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
 
 SHARE = "attention share"
 SHARD_SAMPLES = 20
-HOLDS = 0.1
-"""Share of an answer's attention, in a bare pass, from which on BOS holds the sink."""
 SCHEMA = RowSchema(
     {
         **dict.fromkeys(("nll", "nll_tail", "bos_share", "sink_share", "prefix_share"), NUMBER),
@@ -68,37 +65,6 @@ def _measure(request: MeasureRequest, samples: SamplesByPlace, todo: pd.DataFram
     )
 
 
-def in_words(rows: pd.DataFrame) -> str:
-    """Say in a line where the sink is, from stored rows under ``bare`` and primed conditions."""
-    usable = rows[rows["status"] == "ok"]
-    bare = usable[usable["condition"] == "bare"]
-    primed = usable[[name.split("(")[0] in PREFIXES for name in usable["condition"]]]
-    if bare.empty:
-        return "no bare row tells where the sink is"
-    share = float(bare["bos_share"].mean())
-    if share >= HOLDS:
-        return f"BOS is the sink: {share:.2f} of an answer's attention in a bare pass"
-    removed = bool(primed["sink_part"].eq("prefix").mean() > 0.5)
-    if share != share:
-        return f"there is no BOS: truncation {'removes' if removed else 'keeps'} the sink"
-    return f"the sink is not BOS ({share:.3f})" + (
-        ": truncation removes it" if removed else ", nor in the prefix"
-    )
-
-
-def described(rows: pd.DataFrame) -> Mapping[str, str]:
-    """Return what the report says of a cell's sinks: in words, and its figures."""
-    usable = rows[rows["status"] == "ok"]
-    figures = {
-        f"sink under {name}": f"in {part['sink_part'].mode().iloc[0]} on "
-        f"{part['sink_part'].eq(part['sink_part'].mode().iloc[0]).sum()} of {len(part)} samples, "
-        f"share {part['sink_share'].mean():.3f}, BOS {part['bos_share'].mean():.3f}"
-        for name, part in usable.groupby("condition")
-        if name == "bare" or name.split("(")[0] in PREFIXES
-    }
-    return {"attention sink": in_words(rows), **figures}
-
-
 KIND = register(
     MeasurementKind(
         name="attention_sinks",
@@ -109,6 +75,7 @@ KIND = register(
             *ENGINE,
             "measurements/answer_nll.py",
             "measurements/frames.py",
+            "measurements/sink_parts.py",
             "measurements/sinks.py",
             "measurements/token_nlls.py",
             "measurements/kinds/answer_nll.py",

@@ -1,0 +1,149 @@
+"""The page of the sinks says what the shipped rows say: figures, picture, and what is not there."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import sinks_page
+from benchmarks.sinks_page import Cell
+from invariants.support.comparing import must_see, replaced
+from kvcore.measurements.sink_diagnosis import SHARES
+
+NAMES = ("bare", "full_context(random)", "random", "keep_sink(random)")
+FIGURE = re.compile(r"([+−]?\d\.\d{3}) \[.*\], n = ([\d,]+)")
+
+
+@pytest.fixture(scope="module")
+def cells() -> Mapping[str, Cell]:
+    """Return the shipped rows of every model."""
+    return {model: sinks_page.cell(model, sinks_page.STORE) for model in sinks_page.MODELS}
+
+
+def page_texts(picture: str) -> list[str]:
+    """Return the texts of a picture, its label first."""
+    root = ET.fromstring(picture)
+    return [root.attrib["aria-label"], *filter(None, (t.strip() for t in root.itertext()))]
+
+
+def check_page(cells: Mapping[str, Cell]) -> None:
+    """Demand the page and the texts of the picture as these rows make them."""
+    page = sinks_page.PAGE.read_text(encoding="utf-8")
+    assert sinks_page.with_figures(page, sinks_page.figures(cells)) == page
+    shown = page_texts(sinks_page.PICTURE.read_text(encoding="utf-8"))
+    assert shown == page_texts(sinks_page.picture(cells))
+
+
+def test_the_page_is_written_from_the_shipped_rows(cells: Mapping[str, Cell]) -> None:
+    """Fault: rows that were shipped, or a page edited by hand, without the command run again."""
+    check_page(cells)
+
+
+@pytest.mark.parametrize("name", ["place_words", "benefit", "share", "plot_of"])
+def test_twin_a_page_of_other_rows_is_seen(cells: Mapping[str, Cell], name: str) -> None:
+    """Fault: a check that does not look at a table, or at the picture."""
+    real = getattr(sinks_page, name)
+    some = next(iter(cells.values()))
+    fault = replaced(
+        sinks_page,
+        name,
+        lambda _, own, *more: real(some if isinstance(own, dict) else some["bare"], *more),
+    )
+    must_see(fault, check_page, cells)
+
+
+def check_figures(cells: Mapping[str, Cell]) -> None:
+    """Compare every figure with one from the rows' columns by arithmetic alone."""
+    lines = sinks_page.figures(cells).splitlines()
+    for number, (model, own) in enumerate(cells.items(), 1):
+        for line in lines:
+            cut = [part.strip() for part in line.split("|")[1:-1]]
+            names = re.findall(r"`([^`]+)`", cut[0]) if cut else []
+            if len(names) == 2 and {*names} <= own.keys():
+                after, before = (own[name]["nll"] for name in names)
+                gain = (before - after).dropna()
+                value = gain.mean() / gain.std(ddof=1) if gain.any() else math.nan
+                n = len(gain)
+            elif cut and cut[0] == "BOS's share, bare":
+                value, n = own["bare"]["bos_share"].mean(), len(own["bare"])
+            else:
+                continue
+            if not math.isfinite(value):
+                assert cut[number] == f"no change, n = {n}", (model, line)
+                continue
+            found = FIGURE.match(cut[number])
+            assert found, (model, line)
+            assert float(found[1].replace("−", "-")) == pytest.approx(value, abs=6e-4), line
+            assert int(found[2].replace(",", "")) == n, line
+
+
+def test_figures_are_those_of_the_rows(cells: Mapping[str, Cell]) -> None:
+    """Fault: a benefit with the wrong sign or over other samples, a model in another's column."""
+    check_figures(cells)
+
+
+def test_twin_turned_benefits_are_seen(cells: Mapping[str, Cell]) -> None:
+    """Fault: a check blind to the sign of a benefit."""
+
+    def turned(real: object, own: Cell, baseline: str, name: str) -> object:
+        return real(own, name, baseline)  # type: ignore[operator]
+
+    must_see(replaced(sinks_page, "benefit", turned), check_figures, cells)
+
+
+def invented(names: tuple[str, ...]) -> Cell:
+    """Return rows of a model whose sink is in the prefix, twelve samples a condition."""
+    rng = np.random.default_rng(0)
+
+    def rows(name: str) -> pd.DataFrame:
+        there = "context" in name or "keep" in name
+        sink = 0.25 if there else 0.0
+        profile = [0.01, *[0.0] * 8, sink, *[0.0] * 8, 0.55 - sink, 0.0, 0.44]
+        return pd.DataFrame(
+            {
+                "condition": name,
+                "status": "ok",
+                "cluster": [f"m{i}" for i in range(12)],
+                "nll": rng.uniform(1, 3, 12),
+                "profile": [profile] * 12,
+                "bos_share": 0.01,
+                "prefix_share": sink,
+                "sink_share": sink,
+                "sink_part": "document" if name == "bare" else "prefix",
+                "sink_slot": 2,
+                "sink_token": "x",
+                "sink_norm": 500.0,
+                "median_norm": 20.0,
+            },
+            index=pd.Index([f"s{i}" for i in range(12)], name="sample"),
+        )
+
+    return {name: rows(name) for name in names}
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_rows_that_are_not_stored_are_said_in_words(seen: bool) -> None:
+    """Fault: an empty bar or column, or a picture that fails, until rows are shipped."""
+    own = invented(NAMES if seen else tuple(n for n in NAMES if "context" not in n))
+    texts = page_texts(sinks_page.picture({"a model": own}))
+    assert ("no rows stored yet" in texts) is not seen
+    assert texts.count("0.25") == (2 if seen else 1)
+    block = sinks_page.figures({"a model": own})
+    row = next(line for line in block.splitlines() if line.startswith("| sink's share, primed"))
+    assert ("no rows stored yet" in row) is not seen
+    bar = next(line for line in block.splitlines() if "| primed, in sight" in line)
+    numbers = [0.01, 0.25, 0.0, 0.0, 0.3, 0.44] if seen else []
+    assert [f"{x:.3f}" for x in numbers] == re.findall(r"\d\.\d{3}", bar)
+    assert len(bar.split("|")) == len(SHARES) + 4
+
+
+def test_a_model_of_which_nothing_is_stored_is_said_in_words() -> None:
+    """Fault: a page that cannot be written before every model has rows."""
+    assert "no bare row tells where the sink is" in sinks_page.figures({"a model": {}})
+    assert page_texts(sinks_page.picture({"a model": {}})).count("no rows stored yet") == 4
