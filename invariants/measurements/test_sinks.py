@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -280,7 +281,8 @@ def with_known_sinks() -> tuple[LM, int, int]:
     document, question = case.document, case.question
     inside = next(i for i in document if document.count(i) == 1 and i not in question)
     before = next(i for i in question if question.count(i) == 1 and i not in document)
-    weight = lm.model.get_input_embeddings().weight
+    embeddings: Any = lm.model.get_input_embeddings()
+    weight = embeddings.weight
     with torch.no_grad():
         weight[inside] *= 100 / weight[inside].norm()
         weight[before] *= 1000 / weight[before].norm()

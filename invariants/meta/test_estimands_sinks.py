@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from claims.harness.estimands import sinks
@@ -11,7 +13,7 @@ from invariants.support.comparing import must_see, replaced
 from invariants.support.estimand_rows import computed
 
 
-def rows(condition: str, shares: dict[str, float | None]) -> Rows:
+def rows(condition: str, shares: Mapping[str, float | None]) -> Rows:
     """Return rows of samples with a share on a sink in the prefix; None was not measured."""
     frame = pd.DataFrame(
         {

@@ -6,8 +6,8 @@ Each takes (figure, data, colour of the verdict) and leaves the figure empty whe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -26,6 +26,9 @@ HALF = 0.25
 NUMBERED_FROM = 0.08
 """Smallest part of the whole that has room for its number."""
 
+_NUMBER: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7}
+_NAME: dict[str, Any] = {"fontsize": 8, "in_layout": False}  # a long one must not squeeze the bars
+
 
 def size_bars(data: Data) -> Size:
     """Return a size with room for every bar and every name of a part."""
@@ -42,16 +45,16 @@ def draw_bars(figure: Figure, data: Data, _: str) -> None:
 
 
 def draw_on(
-    axes: Axes, parts: Sequence[str], bars: Sequence[Mapping[str, object]], x_label: str
-) -> list[Artist]:
+    axes: Axes, parts: Sequence[str], bars: Sequence[Mapping[str, Any]], x_label: str
+) -> list[Any]:
     """Draw stacked bars on axes and return what a legend names, one for each part.
 
     A bar without numbers says why, by its ``missing``.
     """
     places = range(len(bars))
-    drawn: list[Artist] = []
+    drawn: list[Any] = []
     left = [0.0] * len(bars)
-    columns = [numbers(bar["y"]) if bar.get("y") else [0.0] * len(parts) for bar in bars]  # type: ignore[arg-type]
+    columns = [numbers(bar["y"]) if bar.get("y") else [0.0] * len(parts) for bar in bars]
     for part in range(len(parts)):
         fill, widths = FILLS[part % len(FILLS)], [float(column[part]) for column in columns]
         drawn.append(
@@ -59,15 +62,13 @@ def draw_on(
         )
         for place, width in zip(places, widths, strict=True):
             if width >= NUMBERED_FROM:
-                colour = "white" if fill in DARK else INK
-                look = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
-                axes.text(left[place] + width / 2, place, number(width, 2), **look)
+                number_look = _NUMBER | {"color": "white" if fill in DARK else INK}
+                axes.text(left[place] + width / 2, place, number(width, 2), **number_look)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     for place, bar in zip(places, bars, strict=True):
-        look = {"fontsize": 8, "in_layout": False}  # a long name must not squeeze the bars
-        axes.text(0, place - HALF - 0.04, one_line(bar["label"], 44), va="bottom", **look)
+        axes.text(0, place - HALF - 0.04, one_line(bar["label"], 44), va="bottom", **_NAME)
         if not bar.get("y"):
-            axes.text(0.01, place, one_line(bar["missing"], 60), va="center", color=MUTED, **look)
+            axes.text(0.01, place, one_line(bar["missing"], 60), va="center", color=MUTED, **_NAME)
     axes.set(xlim=(0, 1), ylim=(len(bars) - 0.6, -0.75), yticks=[], xlabel=wrapped(x_label, 60))
     axes.spines["left"].set_visible(False)
     return drawn
