@@ -326,6 +326,10 @@ def _place(key: multiple.Key) -> str:
 _LOW, _HIGH = ", CI low", ", CI high"
 
 
+def _end(value: float | str | None) -> str:
+    return value if isinstance(value, str) else number(value, 4)
+
+
 def _numbers(group: Sequence[Judgement]) -> list[list[object]]:
     """Return the numbers that came with the estimates; the ends of an interval share a row."""
     names = list(dict.fromkeys(name for j in group for name in j.details))
@@ -333,7 +337,7 @@ def _numbers(group: Sequence[Judgement]) -> list[list[object]]:
     for name in names:
         of, end = name.removesuffix(_LOW), name.removesuffix(_LOW) + _HIGH
         if name.endswith(_LOW) and end in names:  # two numbers, which come together
-            ends = [[number(j.details.get(each), 4) for each in (name, end)] for j in group]
+            ends = [[_end(j.details.get(each)) for each in (name, end)] for j in group]
             rows.append([f"{of}, CI", *(f"[{low}, {high}]" for low, high in ends)])
         elif not (name.endswith(_HIGH) and name.removesuffix(_HIGH) + _LOW in names):
             rows.append([name, *(j.details.get(name) for j in group)])
@@ -346,9 +350,9 @@ def _details(group: Sequence[Judgement], qs: Mapping[multiple.Key, float]) -> li
         words.probability_words(qs[multiple.key_of(j)]) if j.primary else "not the primary metric"
         for j in group
     ]
-    settling = list(map(words.planning_words, group))
+    settling: list[object] = ["what would settle it", *map(words.planning_words, group)]
     return [
-        *([["what would settle it", *settling]] if set(settling) != {"–"} else []),
+        *([settling] if set(settling[1:]) != {"–"} else []),
         *_numbers(group),
         ["p value of the verdict", *(words.probability_words(j.p) for j in group)],
         ["q-value, over all primary verdicts", *q],

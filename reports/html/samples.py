@@ -14,7 +14,7 @@ from reports.text import inert_text
 MAX_CHARACTERS = 1_300
 """Of the data of one sample, on average; the last conditions are left out where they take more."""
 NAME = "samples.html"
-_QUOTES = len("&#34;&#34;,")
+QUOTES = len("&#34;&#34;,")
 """Characters that a list of numbers takes beside them."""
 
 
@@ -52,7 +52,7 @@ class SampleCell:
         texts = sum(len(json_attribute(_texts(sample))) for sample in self.samples)
         room = MAX_CHARACTERS * count - texts
         for at in range(len(self.conditions)):
-            room -= sum(len(_hundredths(sample.nlls[at])) + _QUOTES for sample in self.samples)
+            room -= sum(len(_hundredths(sample.nlls[at])) + QUOTES for sample in self.samples)
             if room < 0:
                 return max(2, at)
         return len(self.conditions)
