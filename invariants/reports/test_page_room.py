@@ -11,7 +11,7 @@ from invariants.support import check_axe, check_page, invented
 from invariants.support.comparing import must_see
 from kvcore.verdict import Judgement
 from reports import multiple, plugin
-from reports.html import page
+from reports.html import page, templates
 
 TALLEST = 12_000
 """CSS pixels."""
@@ -79,14 +79,14 @@ def test_topics_twin() -> None:
     """Claims that are folded under the topics in another order are seen."""
 
     def reversed_topics(patch: pytest.MonkeyPatch) -> None:
-        real = page.render
+        real = templates.render
 
         def turned(template: str, **values: object) -> object:
             if template == "claims.html":
                 values["topics"] = list(values["topics"])[::-1]  # type: ignore[call-overload]
             return real(template, **values)
 
-        patch.setattr(page, "render", turned)
+        patch.setattr("reports.html.page.render", turned)
 
     must_see(reversed_topics, assert_topics_lead_to_their_claims)
 
