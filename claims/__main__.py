@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("name", help="a claim's name, or a condition, e.g. values_only(oracle)")
     explain.add_argument("--model", help="explain a condition on one sample of docstrings, by this")
     explain.set_defaults(run=commands.explain)
-    view = actions.add_parser("view", help="open the latest report")
+    view = actions.add_parser("view", help="open the latest report, or its page of samples")
+    view.add_argument("page", nargs="?", choices=tuple(commands.PAGES), default="report")
     view.add_argument("--no-open", action="store_true", help="say where it lies, open nothing")
     view.set_defaults(run=commands.view)
     return main

@@ -108,8 +108,18 @@ def pytest_runtest_makereport(
         vars(report)["kv_context"] = json.dumps(item.stash[CONTEXT_KEY])
         # every worker collects every test, so this is the same number everywhere
         vars(report)["kv_place"] = item.session.items.index(item)
+        vars(report)["kv_code"] = code_place(item.location)
         _begin_with_verdict(report)
     return report
+
+
+def code_place(location: tuple[str, int | None, str]) -> str:
+    """Return file and line of a test as the repository has them, "" where it is no claim's."""
+    parts, line = Path(location[0]).parts, location[1]
+    if "claims" not in parts or line is None:
+        return ""
+    last = len(parts) - 1 - parts[::-1].index("claims")
+    return f"{'/'.join(parts[last:])}:{line + 1}"
 
 
 def _begin_with_verdict(report: pytest.TestReport) -> None:
@@ -147,6 +157,7 @@ class Record:
     place: int
     judgement: Judgement
     context: Mapping[str, Any]
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,8 @@ class Reporter:
     samples: Callable[[Sequence[Judgement]], Sequence[SampleCell]] | None = None
     records: dict[str, Record] = field(default_factory=dict)
     sample_links: dict[multiple.Key, str] = field(default_factory=dict)
+    unjudged: dict[str, list[str]] = field(default_factory=dict)
+    table: list[int] = field(default_factory=list)
 
     @property
     def judgements(self) -> list[Judgement]:
@@ -200,7 +213,8 @@ class Reporter:
         if hasattr(report, "kv_judgement"):
             judgement = Judgement.from_dict(json.loads(report.kv_judgement))
             context = json.loads(report.kv_context)
-            self.records[report.nodeid] = Record(vars(report)["kv_place"], judgement, context)
+            place, code = vars(report)["kv_place"], vars(report)["kv_code"]
+            self.records[report.nodeid] = Record(place, judgement, context, code)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
@@ -292,9 +306,11 @@ class Reporter:
 
         judgements = self.judgements
         tests = {multiple.key_of(j): tests_table.anchor(j) for j in judgements}
-        links = page.Links(tests, self.sample_links)
+        code = {multiple.key_of(r.judgement): r.code for r in self.records.values() if r.code}
+        links = page.Links(tests, self.sample_links, code)
         facts = self.explanations, self.provenance, self.environment
-        prefix.append(page.page(judgements, *facts, links))
+        room = page.MAX_CHARACTERS - sum(self.table)
+        prefix.append(page.page(judgements, *facts, links, self.unjudged, room))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_header(self, cells: list[str]) -> None:
@@ -303,12 +319,21 @@ class Reporter:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_row(self, report: pytest.TestReport, cells: list[str]) -> None:
-        """Fill our columns; the test's own name is escaped, which pytest-html leaves to us."""
+        """Fill our columns; the test's own name is escaped, which pytest-html leaves to us.
+
+        A test that judged nothing has no row: it stands under the reason it gave.
+        """
         record = self.records.get(report.nodeid)
+        if record is None and report.skipped and isinstance(report.longrepr, tuple):
+            reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+            self.unjudged.setdefault(reason, []).append(report.nodeid)
+            cells.clear()
+            return
         judgement = record.judgement if record else None
         anchor = tests_table.anchor(judgement) if judgement else ""
         name = tests_table.cell("testId", report.nodeid, anchor)
         cells[:] = [cells[0], *tests_table.cells(judgement), name, cells[2]]
+        self.table.append(tests_table.characters(report.nodeid, cells))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_table_html(self, report: pytest.TestReport, data: list[str]) -> None:
@@ -320,6 +345,5 @@ class Reporter:
         record = self.records.get(report.nodeid)
         if record:
             data[:] = [escape(record.judgement.sentence())] if report.failed else []
-        elif report.skipped and isinstance(report.longrepr, tuple):
-            data[:] = [escape(report.longrepr[2])]
         data[:] = [inert_text(part, max(len(part), 1)) for part in data]
+        self.table.append(sum(map(len, data)))

@@ -110,9 +110,18 @@ def latest() -> Path:
     return out
 
 
+PAGES = ("report", "samples")
+"""What `view` opens, without the ending of its file."""
+
+
 def view(given: Namespace, _rest: Sequence[str]) -> int:
-    """Open the latest report, and say where it lies."""
-    page = latest() / "report.html"
+    """Open a page of the latest report, and say where it lies; MissingResource where it is not."""
+    page = latest() / f"{given.page}.html"
+    if not page.is_file():
+        raise MissingResource(
+            f"the latest report in {page.parent} has no page of samples: its rows lie without "
+            "their texts. `kvclaims look` writes one."
+        )
     print(page)
     if not given.no_open:
         open_page(page)

@@ -5,7 +5,13 @@ A file's path may have the prefix of its kind, ``texts:my.jsonl``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvcore.data.datasets import load_corpus
 from kvcore.data.files import is_path
+from kvcore.data.repeats import repeats_line
 from kvcore.errors import unknown
 from kvcore.measurements.base import MeasurementKind
 from kvcore.measurements.registry import all_kinds
@@ -40,6 +46,30 @@ def check_file(name: str) -> None:
     if is_path(path_of(name)) and not any(name in kind.datasets() for kind in kinds):
         for load_data in dict.fromkeys(kind.load_data for kind in kinds):
             load_data(path_of(name))
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """A line for each file of samples whose texts come back without clusters."""
+
+    lines: Mapping[str, str]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Repeats:
+        """Read the files; those that are not there are left out: stored rows need them no more."""
+        files = [name for name in names if is_path(name) and Path(name).expanduser().is_file()]
+        samples = [name for name in files if name == path_of(name)]
+        lines = {name: repeats_line(name, load_corpus(name).samples) for name in samples}
+        return cls({name: line for name, line in lines.items() if line})
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a run says of them, a line each."""
+        return [f"warning: {line}" for line in self.lines.values()]
+
+    def fact(self, dataset: str) -> dict[str, str]:
+        """Return what the report says of a dataset: nothing, or its line."""
+        return {"warning": self.lines[dataset]} if dataset in self.lines else {}
 
 
 def path_of(dataset: str) -> str:

@@ -27,6 +27,7 @@ from claims.harness import (
     checks,
     claims,
     closing,
+    datasets,
     display,
     judging,
     ledger,
@@ -55,6 +56,7 @@ MARKERS = (
 )
 PROBLEMS = pytest.StashKey[dict[tuple[str, str], None]]()
 MEASURED = pytest.StashKey[closing.MeasuredRows]()
+REPEATS = pytest.StashKey[datasets.Repeats]()
 TOLD_TO_WORKERS = pytest.StashKey[Mapping[str, str]]()
 DECLARED = pytest.StashKey[list[CellClaim]]()
 """Every claim in its cells, also those that ``-k`` and ``-m`` leave out."""
@@ -66,6 +68,7 @@ def configure(config: pytest.Config) -> None:
     if not settings.explain:
         _check_settings(settings)
     config.stash[SETTINGS] = settings
+    config.stash[REPEATS] = datasets.Repeats.of(settings.datasets)
     config.stash[PROBLEMS] = {}
     config.stash[DECLARED] = []
     for marker in MARKERS:
@@ -135,9 +138,10 @@ def _write_reports(config: pytest.Config, settings: Settings) -> None:
         judgements: Sequence[Judgement], contexts: Sequence[Mapping[str, Any]], broken_off: bool
     ) -> list[str]:
         measured = config.stash[MEASURED]
-        return closing.lines(
+        said = closing.lines(
             judgements, contexts, measured, before, settings.store, broken_off=broken_off
         )
+        return config.stash[REPEATS].warnings + said
 
     folder = folders.new_folder(out)
     behind = functools.partial(samples.sample_cells, settings=settings)
@@ -302,10 +306,11 @@ def _report_problems(config: pytest.Config, problems: dict[tuple[str, str], None
 def resources_lines(config: pytest.Config) -> list[str]:
     """Say before the first test what the run lacks, and the commands that fetch it."""
     settings = config.stash[SETTINGS]
+    repeats = config.stash[REPEATS].warnings
     if settings.no_measure or config.option.collectonly or SESSION not in config.stash:
-        return []
+        return repeats
     cells_of_run = [(model, dataset) for _, model, dataset in config.stash[SESSION].needs]
-    return resources.report(resources.lacking(cells_of_run, settings))
+    return repeats + resources.report(resources.lacking(cells_of_run, settings))
 
 
 # --- judging -----------------------------------------------------------------------------------
@@ -328,7 +333,7 @@ def judged(request: pytest.FixtureRequest, test: CellClaim) -> Conclusion:
         pytest.skip(f"no resource: {missing}")
     context = {
         "explanations": session.explained_once(test.key),
-        "provenance": cell.facts,
+        "provenance": {**cell.facts, **request.config.stash[REPEATS].fact(test.key.dataset)},
     }
     plugin.attach(request.node, judgement, context)
     return judging.conclusion(judgement, session.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -164,3 +165,27 @@ def test_units_are_one() -> None:
     ):
         with pytest.raises(KvError, match=r"must have one unit; got \['d', 'r'\]"):
             call()
+
+
+def check_equal_effects() -> None:
+    try:
+        spread = over_models.heterogeneity([effect(0.0, 0.1), effect(0.0, 0.1)])
+    except RuntimeWarning as warned:  # every warning of a test is an error
+        raise AssertionError("a warning where effects are equal") from warned
+    assert spread is not None
+    assert (spread.tau, spread.df) == (0.0, 1)
+    assert spread.q == pytest.approx(0.0, abs=1e-12)
+    assert spread.p == pytest.approx(1.0)
+
+
+def test_equal_effects_do_not_differ() -> None:
+    """Catches a warning of a division, or another answer than none, where effects are equal."""
+    check_equal_effects()
+
+
+def test_equal_effects_twin() -> None:
+    """The division by Q = 0 in statsmodels is seen where nothing holds its warning."""
+    must_see(
+        lambda patch: patch.setattr(np, "errstate", lambda **_: contextlib.nullcontext()),
+        check_equal_effects,
+    )

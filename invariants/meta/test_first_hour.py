@@ -96,6 +96,7 @@ BAD_WORDS: dict[str, tuple[tuple[str, ...], str]] = {
     "command": (("lok",), "look"),
     "list": (("list", "things"), "conditions"),
     "argument": (("view", "--opne"), "--opne"),
+    "page": (("view", "sample"), "samples"),
     "name": (("explain", "randm"), "did you mean 'random'?"),
     "condition": (("explain", "values_only("), "did you mean 'values_only(p)'?"),
     "share": (("explain", "interp(oracle,7)"), "pass a share"),
@@ -357,3 +358,40 @@ def test_a_table_of_scores_begins_with_the_nlls(llama: LM) -> None:
     sample = Sample("a query", "a passage of words", "an answer")
     shown = kvcore.score(llama, [sample], ["bare", "random"])
     assert list(shown.columns[:3]) == ["condition", "nll", "nll_tail"]
+
+
+def check_view(folder: Path, capture: pytest.CaptureFixture[str]) -> None:
+    (folder / "report.html").touch()
+    (folder / "samples.html").touch()
+    for arguments, name in (((), "report"), (("report",), "report"), (("samples",), "samples")):
+        assert command.main(["view", *arguments, "--no-open"]) == 0
+        assert capture.readouterr().out.strip() == str(folder / f"{name}.html")
+    (folder / "samples.html").unlink()
+    code, lines = said(capture, "view", "samples")
+    assert code == 1
+    assert len(lines) == 1
+    assert "kvclaims look" in lines[0]
+
+
+def test_view_opens_the_page_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches `view samples` that opens the report, or ends in a traceback where it is not."""
+    monkeypatch.setattr(commands, "latest", lambda: tmp_path)
+    check_view(tmp_path, capsys)
+
+
+def test_twin_a_view_of_the_report_alone_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that always opens the report is seen."""
+    monkeypatch.setattr(commands, "latest", lambda: tmp_path)
+
+    def report_alone(patch: pytest.MonkeyPatch) -> None:
+        def view(_given: object, _rest: object) -> int:
+            print(tmp_path / "report.html")
+            return 0
+
+        patch.setattr(commands, "view", view)
+
+    must_see(report_alone, check_view, tmp_path, capsys)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -233,28 +232,19 @@ def test_session_page_is_whole(session: Any, pytester: pytest.Pytester) -> None:
     )
 
 
-def browser() -> str:
-    """Return Chromium's path; skips, and says how to get it, where there is none."""
-    found = next(filter(None, map(shutil.which, check_page.BROWSERS)), None)
-    if found is None:
-        pytest.skip("no Chromium on the PATH, so no page was looked at: apt-get install chromium")
-    pytest.importorskip("axe_core_python", reason="no axe-core: pip install axe-core-python")
-    return found
-
-
 @pytest.mark.parametrize(("width", "flags"), [(1280, ()), (400, ()), (1280, check_axe.DARK)])
 def test_the_page_is_accessible(
     session: Any, pytester: pytest.Pytester, width: int, flags: tuple[str, ...]
 ) -> None:
     """Catches what axe-core calls serious: no contrast, no name, no way by keyboard."""
-    chromium = browser()
+    chromium = check_axe.browser()
     session(CLAIMS)
     assert check_axe.serious(pytester.path / "out" / "report.html", chromium, width, *flags) == []
 
 
 def test_the_page_is_accessible_twin(session: Any, pytester: pytest.Pytester) -> None:
     """Text without contrast and a picture without a name are seen."""
-    chromium = browser()
+    chromium = check_axe.browser()
     session(CLAIMS)
     path = pytester.path / "out" / "report.html"
     faulty = path.read_text(encoding="utf-8").replace("--muted: #5d6470", "--muted: #d0d0d0")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from markupsafe import Markup
 
-from invariants.support import invented, invented_plots
+from invariants.support import check_axe, invented, invented_plots
 from invariants.support.comparing import must_see
 from invariants.support.invented_texts import HOSTILE, Seen, assert_nothing_active
 from reports import text
@@ -83,6 +83,29 @@ def test_conditions_beyond_the_room_are_left_out_and_named(monkeypatch: pytest.M
     assert shown["left_out"] == ["oracle"]
 
 
+def assert_small_enough() -> None:
+    """Demand 1.5 MB per 1,000 samples of what is usual: 80 words, 20 tokens, 60 conditions."""
+    words = " ".join(["word's"] + ["words"] * 79)
+    nlls = tuple(tuple(i % 7 + 0.25 for i in range(20)) for _ in range(60))
+    ends = tuple(range(4, 84, 4))
+    usual = Sample("numpy.linalg.name", "numpy", words[:40], words, words[:80], ends, nlls)
+    drawn = tuple(dataclasses.replace(usual, id=f"numpy.linalg.name{i}") for i in range(1000))
+    conditions = tuple(f"values_only(static_{i})" for i in range(60))
+    page = samples.page([SampleCell("model", "docstrings", conditions, drawn)])
+    assert len(page.encode()) <= 1_500_000
+    assert len(data_of(page)[0]["conditions"]) >= 3  # type: ignore[arg-type]
+
+
+def test_a_thousand_samples_are_small_enough() -> None:
+    """Catches a page of more than 1.5 MB per 1,000 samples, or of the texts alone."""
+    assert_small_enough()
+
+
+def test_small_enough_twin() -> None:
+    """Numbers that are counted without their quotes, as they stand in the page, are seen."""
+    must_see(lambda patch: patch.setattr(samples, "QUOTES", -40), assert_small_enough)
+
+
 def test_links_lead_to_the_condition() -> None:
     """Catches a link to another cell or condition than the plot is of."""
     cells = [cell("a"), cell("b")]
@@ -118,3 +141,29 @@ def test_libraries_are_as_published() -> None:
     vendor = Path(templates.FOLDER).parent / "vendor"
     found = {n: hashlib.sha256((vendor / n).read_bytes()).hexdigest() for n in LIBRARIES}
     assert found == LIBRARIES
+
+
+def assert_accessible(folder: Path, chromium: str, *flags: str) -> None:
+    path = folder / "samples.html"
+    path.write_text(samples.page([cell("a text of the sample")]), encoding="utf-8")
+    for width in (1280, 400):
+        assert check_axe.serious(path, chromium, width, *flags) == []
+
+
+@pytest.mark.parametrize("flags", [(), check_axe.DARK])
+def test_the_page_of_samples_is_accessible(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """Catches what axe-core calls serious: tokens without contrast, a choice without a name."""
+    assert_accessible(tmp_path, check_axe.browser(), *flags)
+
+
+def test_accessible_twin(tmp_path: Path) -> None:
+    """Pale text is seen by axe-core."""
+    real = samples.trusted
+
+    def pale(*files: Path) -> Markup:
+        return Markup(str(real(*files)).replace("--muted: #5d6470", "--muted: #d0d0d0"))
+
+    must_see(
+        lambda patch: patch.setattr(samples, "trusted", pale),
+        assert_accessible, tmp_path, check_axe.browser(),
+    )  # fmt: skip

@@ -9,10 +9,12 @@ import html
 import importlib.resources
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
 from markupsafe import Markup
 
 from invariants.support import check_page
@@ -20,6 +22,15 @@ from invariants.support import check_page
 SERIOUS = ("serious", "critical")
 DARK = ("--blink-settings=preferredColorScheme=0",)
 _FOUND = re.compile(r'id="axe-found">(.*?)</p>', re.DOTALL)
+
+
+def browser() -> str:
+    """Return Chromium's path; skips, and says how to get it, where there is none."""
+    found = next(filter(None, map(shutil.which, check_page.BROWSERS)), None)
+    if found is None:
+        pytest.skip("no Chromium on the PATH, so no page was looked at: apt-get install chromium")
+    pytest.importorskip("axe_core_python", reason="no axe-core: pip install axe-core-python")
+    return found
 
 
 def serious(page: Path, browser: str, width: int, *flags: str) -> list[str]:

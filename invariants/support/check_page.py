@@ -84,6 +84,19 @@ def problems(page: Path, browser: str) -> Iterator[str]:
                 yield f"{PHONE} px wide, sticks out by {excess}"
 
 
+def height(page: Path, browser: str, width: int) -> int:
+    """Return the height of a page in CSS pixels in a frame so wide; 0 where it did not say."""
+    with tempfile.TemporaryDirectory() as folder:
+        probe = TEMPLATES.get_template("height.html").render()
+        Path(folder, "page.html").write_text(page.read_text(encoding="utf-8") + probe, "utf-8")
+        around = Path(folder, "around.html")
+        around.write_text(TEMPLATES.get_template("phone.html").render(width=width), "utf-8")
+        done = _open(browser, around, Path(folder, "profile"))
+    finding = _FINDING.search(done.stdout)
+    said = finding.group(1).removesuffix(" px") if finding else ""
+    return int(said) if said.isdigit() else 0
+
+
 def _open(browser: str, place: Path, profile: Path) -> subprocess.CompletedProcess[str]:
     """Open a page: standard output is the document after its scripts ran, error the console."""
     return subprocess.run(

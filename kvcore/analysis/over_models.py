@@ -114,7 +114,10 @@ def pooled(estimates: Sequence[Estimate]) -> Pooled | None:
 def _combined(usable: Sequence[Estimate]) -> meta_analysis.CombineResults:
     effects: FloatArray = np.array([e.value for e in usable])
     variances = np.square([standard_error(e) for e in usable])
-    return meta_analysis.combine_effects(effects, variances, method_re="iterated", use_t=True)
+    combine = meta_analysis.combine_effects
+    # It also divides by Q, for an I squared that nothing here reads; equal effects have Q = 0.
+    with np.errstate(divide="ignore"):
+        return combine(effects, variances, method_re="iterated", use_t=True)
 
 
 def _usable(estimates: Sequence[Estimate]) -> list[Estimate]:

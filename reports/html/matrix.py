@@ -73,25 +73,29 @@ def blocks(ordered: Sequence[Column]) -> list[list[Column]]:
     return tables
 
 
-def section(judgements: Sequence[Judgement], groups: Groups, facets: Facets) -> str:
+def section(
+    judgements: Sequence[Judgement], groups: Groups, facets: Facets, *, folded: bool = False
+) -> str:
     """Return the matrix with its key, in as many tables as keep each one readable.
 
-    The groups are the judgements once more, claim by claim: a row each.
+    The groups are the judgements once more, claim by claim: a row each. Several tables, and one
+    where that is asked for, are folded.
     """
     tables = [_table(block, groups, facets) for block in blocks(columns(judgements))]
-    return render("matrix.html", blocks=tables)
+    return render("matrix.html", blocks=tables, folds=folded or len(tables) > 1)
 
 
 def _table(block: Sequence[Column], groups: Groups, facets: Facets) -> dict[str, Any]:
     spans = Counter(column.place for column in block)
+    rows = [group for group in groups if any(Column.of(j.cell) in block for j in group)]
+    cells = dict.fromkeys(f"{model} × {dataset}" for model, dataset, _ in spans)
     return {
+        "title": f"{', '.join(cells)}: {len(rows)} claims",
         "columns": block,
         "places": list(spans.items()),
         "several_dtypes": len({column.dtype for column in block}) > 1,
         "rows": [
-            _row(group, block) | {"facets": facets.attributes(group)}
-            for group in groups
-            if any(Column.of(j.cell) in block for j in group)
+            _row(group, block) | {"place": facets.places[group[0].claim.id]} for group in rows
         ],
     }
 

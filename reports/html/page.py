@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import unescape
 from operator import itemgetter
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup
@@ -17,7 +16,7 @@ from kvcore.errors import KvError
 from kvcore.verdict import Judgement
 from reports import multiple, words
 from reports.grouping import Groups, grouped
-from reports.html import matrix, pictures
+from reports.html import matrix, pictures, tests_table
 from reports.html.facets import Facets
 from reports.html.templates import FOLDER, render, trusted
 from reports.plots.alternatives import PlotTable
@@ -31,27 +30,29 @@ from reports.specifications import (
     hangs_on,
     specifications,
 )
+from reports.text import number
 from reports.topics import Topic, in_short, topics
 
 Explanation = Mapping[str, Any]
 """``condition``, ``text``, ``masks`` (each with ``title``, ``mask``: queries × slots, 0 / 1, and
 ``slots``: a name a column) and optionally ``model``."""
 
-MAX_CHARACTERS = 2_150_000
-"""Of the report proper; with the table of tests and libraries a page has to stay below 3 MB."""
-SOURCES = "https://github.com/kvclaims/kvclaims/blob/main/docs/findings.md"
+MAX_CHARACTERS = 2_650_000
+"""Of the report and the table of tests; with styles and libraries a page stays below 3 MB."""
+REPOSITORY = "https://github.com/kvclaims/kvclaims/blob/main"
+SOURCES = f"{REPOSITORY}/docs/findings.md"
 """Where the documentation says what the sources of claims are."""
 VENDOR = FOLDER.parent / "vendor"
 """Libraries that pages carry inside, as published."""
 DRAWN_UP_TO = 120
 """Estimates up to which the forest plot has them all, and is drawn once more for a phone."""
-MASK_CHARACTERS = 400_000
+FOLDED_FROM = 60
+"""Claims from which on they are folded topic by topic."""
+MASK_CHARACTERS = 120_000
 """Of the pictures of masks; a condition beyond that is explained by its text alone."""
 _SMALL_PICTURE = 6_000
 _MASK_COST = 4_000  # about one picture of a mask
-# what pytest-html writes, which this module only looks for
-_CHECK_BOX = re.compile(r'([<]input [^>]*data-test-result="([a-z]+)")')
-_TABLE = re.compile(r'([<]table id="results-table">.*?[<]/table>)', re.DOTALL)
+# what pytest-html writes, which is only looked for
 _END = re.compile("(?=[<]/body>)")
 _SECTION_TITLES = {
     "forest": "All estimates",
@@ -59,16 +60,21 @@ _SECTION_TITLES = {
     "choices": "Choices",
     "claims": "Claims",
     "conditions": "Conditions",
+    "unjudged": "Not judged",
     "provenance": "Provenance",
 }
 
 
 @dataclass(frozen=True)
 class Links:
-    """Where a claim's links lead, by claim and cell: its test on the page, its samples' page."""
+    """Where a claim's links lead, by claim and cell: its test on the page, its samples' page.
+
+    `code`: file and line of the test, as ``claims/test_priming.py:45``.
+    """
 
     tests: Mapping[multiple.Key, str] = field(default_factory=dict)
     samples: Mapping[multiple.Key, str] = field(default_factory=dict)
+    code: Mapping[multiple.Key, str] = field(default_factory=dict)
 
 
 def page(
@@ -77,12 +83,17 @@ def page(
     provenance: Mapping[str, Any],
     environment: Mapping[str, Any],
     links: Links = Links(),
+    unjudged: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    characters: int | None = None,
 ) -> str:
     """Return the whole report as one HTML fragment, pictures inside; `document` adds the style.
 
     Every text from outside is inert, escaped and isolated. The provenance may hold ``command``
     (str), ``configuration`` (mapping) and ``cells`` (a mapping for each model and dataset).
+    ``unjudged`` has the tests without a verdict by the reason they gave; pictures are left out
+    where they take more than so many characters, by default `MAX_CHARACTERS`.
     """
+    room = MAX_CHARACTERS if characters is None else characters
     by_topic = topics(judgements)
     judgements = [judgement for topic in by_topic for judgement in topic.judgements]
     groups = [group for topic in by_topic for group in topic.groups]
@@ -93,10 +104,13 @@ def page(
     facts = [*provenance.get("cells", ()), provenance.get("configuration", {}), environment]
     sections = {
         "forest": render("forest.html", units=units, forest=forest, all_drawn=few, narrow=few),
-        "matrix": matrix.section(judgements, groups, facets) if judgements else "",
+        "matrix": matrix.section(judgements, groups, facets, folded=_many(groups))
+        if judgements
+        else "",
         "choices": choices(groups),
         "claims": "",
         "conditions": _explained(explanations),
+        "unjudged": _unjudged(unjudged),
         "provenance": render(
             "provenance.html",
             rows=[_rows_behind(judgement) for judgement in judgements],
@@ -107,7 +121,7 @@ def page(
     }
     qs = multiple.primary_q_values(judgements)
     shown = _Shown(groups, facets, qs, links)
-    sections["claims"] = _claims(shown, MAX_CHARACTERS - sum(map(len, sections.values())))
+    sections["claims"] = _claims(shown, room - sum(map(len, sections.values())))
     return render(
         "page.html",
         sections=sections,
@@ -120,6 +134,7 @@ def page(
         standing=multiple.standing(judgements).sentence,
         hanging=sum(judgement.hangs_on_method for judgement in judgements),
         claims=len(groups),
+        by_topic=_many(groups),
         verdicts=len(judgements),
         models=len({j.cell.model for j in judgements}),
         datasets=len({j.cell.dataset for j in judgements}),
@@ -135,6 +150,20 @@ def _rows_behind(judgement: Judgement) -> list[str]:
 def _topic(topic: Topic) -> dict[str, Any]:
     verdicts = [judgement.verdict for judgement in topic.judgements]
     return {"title": topic.title, "sentence": topic.sentence, "verdicts": verdicts}
+
+
+def by_frequency(tests: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
+    """Return reasons with their tests, the most frequent first."""
+    return sorted(tests.items(), key=lambda each: -len(each[1]))
+
+
+def _unjudged(tests: Mapping[str, Sequence[str]]) -> str:
+    """Return the part on tests without a verdict, the most frequent reason first."""
+    if not tests:
+        return ""
+    ordered = by_frequency(tests)
+    rows = [[reason, len(names), ", ".join(names)] for reason, names in ordered]
+    return render("unjudged.html", rows=rows, count=sum(map(len, tests.values())))
 
 
 def _explained(explanations: Sequence[Explanation]) -> str:
@@ -164,7 +193,7 @@ def document(html: str) -> str:
     return render(
         "document.html",
         head=head,
-        rest=_with_scripts(_folded(rest)),
+        rest=_with_scripts(tests_table.folded(rest)),
         style=trusted(FOLDER / "report.css", VENDOR / "uPlot.min.css"),
     )
 
@@ -175,29 +204,6 @@ def _with_scripts(rest: Markup) -> Markup:
     ours = (VENDOR / "uPlot.iife.min.js", FOLDER / "report.js", VENDOR / "alpine.min.js")
     scripts = render("scripts.html", scripts=map(trusted, ours))
     return Markup("".join(before)) + scripts + Markup(after)
-
-
-def _folded(rest: Markup) -> Markup:
-    """Fold pytest-html's table of tests, and name its check boxes for those who cannot see them."""
-    parts = _TABLE.split(str(rest), maxsplit=1)
-    if len(parts) != 3:
-        return rest
-    opening, table, after = parts
-    opening = _CHECK_BOX.sub(r'\1 aria-label="show \2"', opening)
-    after = re.sub(r'data-jsonblob="([^"]*)"', _requoted, after)
-    return Markup(opening) + render("tests.html", table=Markup(table)) + Markup(after)
-
-
-def _requoted(attribute: re.Match[str]) -> str:
-    """Return pytest-html's data in single quotes: JSON is full of double ones.
-
-    Without the environment, which stands under provenance and is written as broken lists.
-    """
-    blob = json.loads(unescape(attribute.group(1))) | {"environment": {}}
-    data = json.dumps(blob)
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), ("'", "&#39;")):
-        data = data.replace(character, entity)
-    return f"data-jsonblob='{data}'"
 
 
 def choices(groups: Groups) -> str:
@@ -249,7 +255,15 @@ def _blocks(shown: _Shown, drawings: Mapping[tuple[int, int], str]) -> str:
         for index, group in enumerate(shown.groups)
     ]
     left_out = sum(map(len, shown.groups)) - len(drawings)
-    return render("claims.html", claims=claims, pictures_left_out=left_out, sources=SOURCES)
+    titles = shown.facets.titles
+    folds = [[c for c in claims if c["topic"] == name] for name in shown.facets.topics]
+    by_topic = list(zip(titles, folds, strict=True)) if _many(claims) else [("", claims)]
+    return render("claims.html", topics=by_topic, pictures_left_out=left_out, sources=SOURCES)
+
+
+def _many(claims: Sequence[object]) -> bool:
+    """Whether so many claims are folded topic by topic."""
+    return len(claims) > FOLDED_FROM
 
 
 def _drawings(groups: Groups, characters: int) -> dict[tuple[int, int], str]:
@@ -275,6 +289,7 @@ def _claim(shown: _Shown, cells: Sequence[tuple[Judgement, str]]) -> dict[str, A
     drawn = [(j, drawing) for j, drawing in cells if drawing]
     captions = dict.fromkeys(caption for j, _ in drawn for caption in pictures.captions(j))
     samples, tests = shown.links.samples, shown.links.tests
+    places = [shown.links.code[key] for key in keys if key in shown.links.code]
     return {
         "claim": group[0].claim,
         "topic": group[0].claim.family,
@@ -282,6 +297,7 @@ def _claim(shown: _Shown, cells: Sequence[tuple[Judgement, str]]) -> dict[str, A
         "verdicts": [j.verdict for j in group],
         "facets": shown.facets.attributes(group),
         "tests": [tests[key] for key in keys if key in tests],
+        "code": [(place, _link_to(place)) for place in dict.fromkeys(places)],
         "samples": list({_place(key): samples[key] for key in keys if key in samples}.items()),
         "pictures": [
             {
@@ -298,8 +314,34 @@ def _claim(shown: _Shown, cells: Sequence[tuple[Judgement, str]]) -> dict[str, A
     }
 
 
+def _link_to(place: str) -> str:
+    file, _, line = place.rpartition(":")
+    return f"{REPOSITORY}/{file}#L{line}"
+
+
 def _place(key: multiple.Key) -> str:
     return f"{key[1].model} × {key[1].dataset}"
+
+
+_LOW, _HIGH = ", CI low", ", CI high"
+
+
+def _end(value: float | str | None) -> str:
+    return value if isinstance(value, str) else number(value, 4)
+
+
+def _numbers(group: Sequence[Judgement]) -> list[list[object]]:
+    """Return the numbers that came with the estimates; the ends of an interval share a row."""
+    names = list(dict.fromkeys(name for j in group for name in j.details))
+    rows: list[list[object]] = []
+    for name in names:
+        of, end = name.removesuffix(_LOW), name.removesuffix(_LOW) + _HIGH
+        if name.endswith(_LOW) and end in names:  # two numbers, which come together
+            ends = [[_end(j.details.get(each)) for each in (name, end)] for j in group]
+            rows.append([f"{of}, CI", *(f"[{low}, {high}]" for low, high in ends)])
+        elif not (name.endswith(_HIGH) and name.removesuffix(_HIGH) + _LOW in names):
+            rows.append([name, *(j.details.get(name) for j in group)])
+    return rows
 
 
 def _details(group: Sequence[Judgement], qs: Mapping[multiple.Key, float]) -> list[list[object]]:
@@ -308,12 +350,10 @@ def _details(group: Sequence[Judgement], qs: Mapping[multiple.Key, float]) -> li
         words.probability_words(qs[multiple.key_of(j)]) if j.primary else "not the primary metric"
         for j in group
     ]
-    names = dict.fromkeys(name for j in group for name in j.details)
-    numbers: list[list[object]] = [[name, *(j.details.get(name) for j in group)] for name in names]
+    settling: list[object] = ["what would settle it", *map(words.planning_words, group)]
     return [
-        ["outcome", *(j.words for j in group)],
-        ["what would settle it", *(map(words.planning_words, group))],
-        *numbers,
+        *([settling] if set(settling[1:]) != {"–"} else []),
+        *_numbers(group),
         ["p value of the verdict", *(words.probability_words(j.p) for j in group)],
         ["q-value, over all primary verdicts", *q],
         ["interval", *(j.estimate.method for j in group)],

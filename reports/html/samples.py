@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports.html.templates import FOLDER, render, trusted
+from reports.html.templates import FOLDER, json_attribute, render, trusted
 from reports.text import inert_text
 
-MAX_CHARACTERS = 1_350
+MAX_CHARACTERS = 1_300
 """Of the data of one sample, on average; the last conditions are left out where they take more."""
 NAME = "samples.html"
+QUOTES = len("&#34;&#34;,")
+"""Characters that a list of numbers takes beside them."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class SampleCell:
     def conditions_shown(self) -> int:
         """How many of the conditions there is room for, two at least; spells every number once."""
         count = max(1, len(self.samples))
-        room = MAX_CHARACTERS * count - sum(len(str(_texts(sample))) for sample in self.samples)
+        texts = sum(len(json_attribute(_texts(sample))) for sample in self.samples)
+        room = MAX_CHARACTERS * count - texts
         for at in range(len(self.conditions)):
-            room -= sum(len(_hundredths(sample.nlls[at])) + 3 for sample in self.samples)
+            room -= sum(len(_hundredths(sample.nlls[at])) + QUOTES for sample in self.samples)
             if room < 0:
                 return max(2, at)
         return len(self.conditions)

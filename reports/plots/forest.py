@@ -41,7 +41,7 @@ class _Layout:
 
 
 _WIDE = _Layout(width=10.9, left=3.45, right=2.5, wrap=100, narrow=False)
-_NARROW = _Layout(width=3.55, left=0.12, right=0.12, wrap=50, narrow=True)
+_NARROW = _Layout(width=3.55, left=0.12, right=0.12, wrap=40, narrow=True)
 _LINE = 0.235  # inches
 
 

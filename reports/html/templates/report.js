@@ -1,14 +1,21 @@
 /* The little that binds the page to Alpine (filter, sort) and uPlot (curves on screen). */
+/* By its place, what each claim is filtered and sorted by; rows of tables give the place alone. */
+const claims = new Map();
+const facetsOf = (dataset) => claims.get(dataset.place) ?? dataset;
 document.addEventListener('alpine:init', () => {
+  for (const claim of document.querySelectorAll('.kv-claim')) claims.set(claim.dataset.place, claim.dataset);
   Alpine.data('verdicts', () => ({
     text: '', verdict: '', topic: '', model: '', order: 'place',
     init() { this.$nextTick(() => this.reveal()); },
-    fits(facets) {
+    fits(dataset) {
+      const facets = facetsOf(dataset);
       const has = (list, one) => !one || list.split(' ').includes(one);
       return has(facets.verdicts, this.verdict) && has(facets.topic, this.topic)
         && has(facets.models, this.model)
         && facets.text.includes(this.text.trim().toLowerCase());
     },
+    narrowed() { return Boolean(this.text.trim() || this.verdict || this.topic || this.model); },
+    some(part) { return [...part.querySelectorAll('.kv-claim')].some((claim) => this.fits(claim.dataset)); },
     shown() {
       const claims = [...document.querySelectorAll('.kv-claim')];
       return claims.filter((claim) => this.fits(claim.dataset)).length;
@@ -16,7 +23,7 @@ document.addEventListener('alpine:init', () => {
     clear() { this.text = this.verdict = this.topic = this.model = ''; },
     sort() {
       const numeric = ['place', 'size'].includes(this.order), down = this.order === 'size' ? -1 : 1;
-      const key = (e) => numeric ? Number(e.dataset[this.order]) : e.dataset[this.order];
+      const by = (e) => facetsOf(e.dataset)[this.order], key = (e) => numeric ? Number(by(e)) : by(e);
       for (const list of document.querySelectorAll('[data-sorted]')) {
         const items = [...list.children].sort((a, b) =>
           down * (key(a) > key(b) ? 1 : key(a) < key(b) ? -1 : a.dataset.place - b.dataset.place));
