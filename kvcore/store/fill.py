@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,24 @@ def measure_missing(
     Shards come in an order that has nothing to do with length, so rates and partial results are
     those of the whole.
     """
+    here = functools.partial(_measured_here, measure, meta)
+    fill(store, wanted, here, code=code, shard_samples=shard_samples, progress=progress)
+
+
+def fill(
+    store: Store,
+    wanted: pd.DataFrame,
+    executor: Executor,
+    *,
+    code: str,
+    shard_samples: int,
+    progress: str | None,
+) -> None:
+    """Have what the store lacks measured, by whatever measures; see `measure_missing`.
+
+    - `executor`: takes shards one at a time, as soon as it has use for one, and returns each with
+      its rows. Shards that it has taken are claimed by this process until their rows are written.
+    """
     present = PresentRows(code).updated(store)
     shards = plan(wanted, shard_samples)
     counts = [len(shard.missing(present.keys)) for shard in shards]
@@ -97,24 +116,80 @@ def measure_missing(
     store.sweep()
     with told.task(progress, sum(rows for _, rows in pending)) as task:
         while pending:
-            held = []
-            for shard, count in pending:
-                with claim(store, shard) as claimed:
-                    if not claimed:
-                        held.append((shard, count))
-                        continue
-                    present = present.updated(store)
-                    missing = shard.missing(present.keys)
-                    with task.part(count, missing["sample_id"].nunique()):
-                        if len(missing):  # another process may have stored it between two looks
-                            rows = with_keys(measure(missing), missing, store.schema, code)
-                            if not claiming.is_held(store.root, shard.name):
-                                held.append((shard, count))  # taken for dead: measured elsewhere
-                                continue
-                            store.write(rows, meta() if callable(meta) else meta)
+            held: list[tuple[Shard, int]] = []
+            with contextlib.ExitStack() as claims:
+                work = _claimed(store, pending, held, present, task, claims)
+                measured = claims.enter_context(contextlib.closing(executor(work)))
+                for each, rows, meta in measured:
+                    own = with_keys(rows, each.missing, store.schema, code)
+                    if claiming.is_held(store.root, each.shard.name):
+                        store.write(own, meta)
+                    else:  # taken for dead: measured elsewhere
+                        each.part.drop()
+                        held.append((each.shard, each.count))
+                    each.release.close()
             if len(held) == len(pending):
                 time.sleep(_POLL_SECONDS)
             pending = held
+            present = present.updated(store)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A shard that this process has claimed.
+
+    - `missing`: its rows that are to be measured.
+    - `count`: of them, when the work began.
+    - `part`: how far it is told to be.
+    - `release`: ends part and claim.
+    """
+
+    shard: Shard
+    missing: pd.DataFrame
+    count: int
+    part: told.Part
+    release: contextlib.ExitStack
+
+
+Measured = tuple[Work, pd.DataFrame, Mapping[str, str]]
+"""A shard, the rows that were measured of it, and what is recorded with them."""
+Executor = Callable[[Iterator[Work]], Generator[Measured, None, None]]
+"""Measures shards, in this process or elsewhere, several at a time or not."""
+
+
+def _measured_here(
+    measure: Measure,
+    meta: Mapping[str, str] | Callable[[], Mapping[str, str]],
+    work: Iterator[Work],
+) -> Generator[Measured, None, None]:
+    """Measure shard after shard in this process."""
+    for each in work:
+        rows = measure(each.missing)
+        yield each, rows, meta() if callable(meta) else meta
+
+
+def _claimed(
+    store: Store,
+    pending: Iterable[tuple[Shard, int]],
+    held: list[tuple[Shard, int]],
+    present: PresentRows,
+    task: told.Task,
+    claims: contextlib.ExitStack,
+) -> Iterator[Work]:
+    """Claim shard after shard; what others hold is added to `held`."""
+    for shard, count in pending:
+        release = claims.enter_context(contextlib.ExitStack())
+        if not release.enter_context(claim(store, shard)):
+            release.close()
+            held.append((shard, count))
+            continue
+        present = present.updated(store)
+        missing = shard.missing(present.keys)
+        part = release.enter_context(task.part(count, missing["sample_id"].nunique()))
+        if len(missing):
+            yield Work(shard, missing, count, part, release)
+        else:  # another process has stored it between two looks
+            release.close()
 
 
 def plan(wanted: pd.DataFrame, shard_samples: int) -> tuple[Shard, ...]:
