@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -89,8 +88,8 @@ def measure_missing(
     Shards come in an order that has nothing to do with length, so rates and partial results are
     those of the whole.
     """
-    here = functools.partial(_measured_here, measure, meta)
-    fill(store, wanted, here, code=code, shard_samples=shard_samples, progress=progress)
+    executor = here(measure, meta)
+    fill(store, wanted, executor, code=code, shard_samples=shard_samples, progress=progress)
 
 
 def fill(
@@ -157,15 +156,15 @@ Executor = Callable[[Iterator[Work]], Generator[Measured, None, None]]
 """Measures shards, in this process or elsewhere, several at a time or not."""
 
 
-def _measured_here(
-    measure: Measure,
-    meta: Mapping[str, str] | Callable[[], Mapping[str, str]],
-    work: Iterator[Work],
-) -> Generator[Measured, None, None]:
-    """Measure shard after shard in this process."""
-    for each in work:
-        rows = measure(each.missing)
-        yield each, rows, meta() if callable(meta) else meta
+def here(measure: Measure, meta: Mapping[str, str] | Callable[[], Mapping[str, str]]) -> Executor:
+    """Return what measures shard after shard in this process; arguments as `measure_missing`."""
+
+    def measured(work: Iterator[Work]) -> Generator[Measured, None, None]:
+        for each in work:
+            rows = measure(each.missing)
+            yield each, rows, meta() if callable(meta) else meta
+
+    return measured
 
 
 def _claimed(
