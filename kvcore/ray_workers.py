@@ -9,7 +9,6 @@ restarted it.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
 import pickle
@@ -18,7 +17,8 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from kvcore.errors import KvError, MissingResource, one_line
@@ -48,7 +48,7 @@ GPU sees none."""
 
 def check_installed() -> None:
     """Raise KvError, with the command that installs it, where ray cannot be imported."""
-    if importlib.util.find_spec("ray") is None:
+    if find_spec("ray") is None:
         raise KvError(
             "--kv-executor ray: ray is not installed here; run pip install 'kvclaims[ray]', or "
             "leave the option out to measure in this process."
@@ -119,6 +119,15 @@ def _warning(warned: warnings.WarningMessage) -> tuple[type[Warning], str]:
     return (warned.category if ours else UserWarning), str(warned.message)
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What one actor does at a time: what it is called here, and how many were lost over it."""
+
+    called: Any
+    payload: Any
+    losses: int = 0
+
+
 @dataclass(eq=False)
 class _Slot:
     """An actor and what is awaited of it.
@@ -129,7 +138,7 @@ class _Slot:
 
     actor: Any
     answer: Any
-    part: tuple[Any, Any, int] | None = None
+    part: _Part | None = None
 
 
 class RayWorkers:
@@ -144,14 +153,27 @@ class RayWorkers:
         CPUs of each actor, from 1.
     gpus : bool, optional
         Whether each actor has a GPU; None where the cluster has any.
+    most : int, optional
+        How many actors there may be; as many as the cluster has room for without it.
+
+    Attributes
+    ----------
+    losses : int
+        How many parts were begun again because their actor or its node was lost.
     """
 
     def __init__(
-        self, address: str | None = None, *, cpus: int = 1, gpus: bool | None = None
+        self,
+        address: str | None = None,
+        *,
+        cpus: int = 1,
+        gpus: bool | None = None,
+        most: int | None = None,
     ) -> None:
-        self._address, self._cpus, self._gpus = address, cpus, gpus
+        self._address, self._cpus, self._gpus, self._most = address, cpus, gpus, most
         self._slots: list[_Slot] | None = None
         self._is_ours = False
+        self.losses = 0
 
     def run(
         self, do: Callable[[Payload], Result], parts: Iterator[tuple[Part, Payload]]
@@ -185,17 +207,23 @@ class RayWorkers:
 
         slots = self._begun()
         name, box = uuid.uuid4().hex, [ray.put(_pickled(do))]
-        again: deque[tuple[Any, Any, int]] = deque()
+        again: deque[_Part] = deque()
+        answers: deque[tuple[_Part, Done]] = deque()
         at_work: set[_Slot] = set()
         since = time.monotonic()
         try:
             while True:
+                # First of all every actor gets something to do, then this process goes on.
                 for slot in [slot for slot in slots if slot.answer is None]:
                     part = again.popleft() if again else _next(parts)
                     if part is None:
                         break
-                    slot.part, slot.answer = part, slot.actor.apply.remote(name, box, part[1])
+                    slot.part, slot.answer = part, slot.actor.apply.remote(name, box, part.payload)
                     at_work.add(slot)
+                if answers:
+                    part, done = answers.popleft()
+                    yield part.called, _result(done)
+                    continue
                 if not at_work and not again:
                     if (part := _next(parts)) is None:
                         return
@@ -209,13 +237,14 @@ class RayWorkers:
                     )
                 for slot in self._answered():
                     part, answer = slot.part, self._taken(slot)
-                    if slot not in at_work or part is None:
+                    if part is None or slot not in at_work:  # it was asked whether it is ready
                         continue
                     at_work.discard(slot)
                     if isinstance(answer, Lost):
+                        self.losses += 1
                         again.append(_once_more(part, answer))
                     else:
-                        yield part[0], _result(answer)
+                        answers.append((part, answer))
         finally:
             for slot in at_work:
                 slot.part = None
@@ -224,6 +253,11 @@ class RayWorkers:
         """Have one actor call a function with None, and return what it returns; errors as `run`."""
         ((_, result),) = self.run(do, iter([(None, None)]))
         return result
+
+    @property
+    def actors(self) -> list[Any]:
+        """The actors that can be told to do something, as Ray has them."""
+        return [slot.actor for slot in self._begun()]
 
     @property
     def have_gpus(self) -> bool:
@@ -256,7 +290,9 @@ class RayWorkers:
             self._is_ours = _begin(self._address)
             try:
                 self._gpus, count = _division(self._cpus, self._gpus)
-                self._slots = [_slot(self._cpus, self._gpus) for _ in range(count)]
+                self._slots = [
+                    _slot(self._cpus, self._gpus) for _ in range(min(count, self._most or count))
+                ]
             except BaseException:
                 self._slots = self._slots or []
                 self.close()
@@ -293,22 +329,21 @@ class RayWorkers:
             return Lost(one_line(error))
 
 
-def _next(parts: Iterator[tuple[Any, Any]]) -> tuple[Any, Any, int] | None:
-    """Return the next part, its payload and that none was lost over it; None at the end."""
-    for part, payload in parts:
-        return part, payload, 0
+def _next(parts: Iterator[tuple[Any, Any]]) -> _Part | None:
+    """Return the next part, None at the end."""
+    for called, payload in parts:
+        return _Part(called, payload)
     return None
 
 
-def _once_more(part: tuple[Any, Any, int], lost: Lost) -> tuple[Any, Any, int]:
-    called, payload, losses = part
-    if losses + 1 >= TRIES:
+def _once_more(part: _Part, lost: Lost) -> _Part:
+    if part.losses + 1 >= TRIES:
         raise KvError(
             f"--kv-executor ray: {TRIES} workers were lost over the same shard, the last by "
             f"{lost.why}; a smaller --kv-batch-tokens may help where memory ran out. What was "
             "measured is kept."
         )
-    return called, payload, losses + 1
+    return replace(part, losses=part.losses + 1)
 
 
 def _result(done: Done) -> Any:

@@ -42,10 +42,9 @@ def before_tests(session: pytest.Session, settings: Settings, own: Session) -> b
 
 def refuse_workers(config: pytest.Config, settings: Settings) -> None:
     """Raise UsageError where workers of pytest-xdist are to measure without tests, or by Ray."""
-    if settings.executor != "local" and getattr(config.option, "numprocesses", None):
+    if settings.executor == "ray" and getattr(config.option, "numprocesses", None):
         raise pytest.UsageError(
-            f"--kv-executor {settings.executor} with -n {config.option.numprocesses}: pass one of "
-            "the two."
+            f"--kv-executor ray with -n {config.option.numprocesses}: pass one of the two."
         )
     if settings.measure_only and getattr(config.option, "numprocesses", None):
         raise pytest.UsageError(

@@ -197,7 +197,7 @@ class Session:
         Raises MissingResource for a model that needs a GPU where no worker has one.
         """
         settings = self.settings
-        if settings.executor == "local":
+        if settings.executor != "ray":
             return None
         if self._ray is None:
             gpus = {"cpu": False, "cuda": True}.get(settings.device)

@@ -31,7 +31,7 @@ from kvcore.measurements.base import MeasurementKind, MeasurePlan, MeasureReques
 from kvcore.measurements.provenance import provenance
 from kvcore.measurements.registry import kind_of
 from kvcore.models.files import ModelFiles, locate
-from kvcore.models.registry import entry_of
+from kvcore.models.registry import BosPolicy, Quantization, entry_of
 from kvcore.store import artifacts, folder
 from kvcore.store.fill import Executor, Measured, Work
 from kvcore.store.keys import row_keys
@@ -144,7 +144,7 @@ class Errand:
 
         Raises KvError where code or model are not those of the process that sent it.
         """
-        return _doing(self).answer(asked)
+        return doing(self).answer(asked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +280,7 @@ def read(data: bytes, request: MeasureRequest) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _doing(errand: Errand) -> _Doing:
+def doing(errand: Errand) -> _Doing:
     """Return what does an errand, the same one until another errand comes."""
     return _Doing(errand)
 
@@ -301,7 +301,7 @@ class _Doing:
         weakref.finalize(self, shutil.rmtree, self._store, ignore_errors=True)
         keep_written(self._store, errand.written)
         asked = errand.request.files
-        files = _located(errand.model, asked.dtype, asked.quantization, asked.bos)
+        files = located(errand.model, asked.dtype, asked.quantization, asked.bos)
         check_model(asked, files)
         self._request = replace(
             errand.request,
@@ -327,8 +327,10 @@ class _Doing:
         return new
 
 
-_located = functools.lru_cache(maxsize=1)(locate)
-"""Hashes a folder's files once."""
+@functools.lru_cache(maxsize=1)
+def located(name: str, dtype: str, quantization: Quantization | None, bos: BosPolicy) -> ModelFiles:
+    """Return where a model lies in this process; the files of a folder are hashed once."""
+    return locate(name, dtype, quantization, bos=bos)
 
 
 class _HeldModel:

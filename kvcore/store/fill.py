@@ -14,7 +14,7 @@ import pandas as pd
 from kvcore import progress as told
 from kvcore.errors import KvError
 from kvcore.io import disk_errors, json_digest
-from kvcore.store import claiming
+from kvcore.store import claiming, folder
 from kvcore.store.keys import row_keys
 from kvcore.store.remote import shown
 from kvcore.store.schema import CODE, KEY, Key, RowSchema, clean
@@ -113,6 +113,7 @@ def fill(
     if not pending:
         return
     store.sweep()
+    written: list[str] = []
     with told.task(progress, sum(rows for _, rows in pending)) as task:
         while pending:
             held: list[tuple[Shard, int]] = []
@@ -122,7 +123,7 @@ def fill(
                 for each, rows, meta in measured:
                     own = with_keys(rows, each.missing, store.schema, code)
                     if claiming.is_held(store.root, each.shard.name):
-                        store.write(own, meta)
+                        written.append(store.write(own, meta).name)
                     else:  # taken for dead: measured elsewhere
                         each.part.drop()
                         held.append((each.shard, each.count))
@@ -130,7 +131,26 @@ def fill(
             if len(held) == len(pending):
                 time.sleep(_POLL_SECONDS)
             pending = held
-            present = present.updated(store)
+            present = present.updated(store) if held else present
+    if written:
+        _see(store, written)
+
+
+def _see(store: Store, written: list[str]) -> None:
+    """Wait until shards that were written show in the store's list.
+
+    Raises KvError where none does.
+    """
+    end = time.monotonic() + claiming.SHOWN_SECONDS
+    with disk_errors(shown(store.root), "list the shards"):
+        while not set(written) & set(folder.names(store.root)):
+            if time.monotonic() >= end:
+                raise KvError(
+                    f"store {shown(store.root)}: {len(written)} shards were written without error "
+                    f"and do not show in its list after {claiming.SHOWN_SECONDS:.0f} s; use "
+                    "another --kv-store."
+                )
+            time.sleep(_POLL_SECONDS)
 
 
 @dataclass(frozen=True, eq=False)
