@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def measure(lm: LM, _corpus: Corpus, options: argparse.Namespace) -> dict[str, A
     Raises KvError where ray is not installed.
     """
     torch.set_num_threads(1)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as this process has it
     workers = RayWorkers(cpus=1, gpus=False, most=1)
     try:
         sender = Sender(workers, "cpu")

@@ -23,6 +23,7 @@ ray = pytest.importorskip("ray")
 # What Ray itself leaves open or warns of is no fault of ours.
 pytestmark = pytest.mark.filterwarnings("default")
 SAMPLES = 40
+HEAD = {"num_cpus": 0, "include_dashboard": False}
 
 
 class SlowClock:
@@ -43,7 +44,7 @@ class TwoNodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self.cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        self.cluster: Any = Cluster(initialize_head=True, head_node_args=HEAD)
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
         self.cluster.wait_for_nodes(timeout=300)
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level="error")
@@ -59,6 +60,7 @@ def two_nodes() -> Iterator[TwoNodes]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in OWN_SETTINGS.items():
             patch.setenv(name, value)
+        patch.setenv("RAY_worker_niceness", "0")  # as this process has it
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         patch.setattr("ray._private.node.time", SlowClock())
         nodes = TwoNodes()
