@@ -1,4 +1,7 @@
-"""Parts of work come back once each, whichever actors are lost: on a stand-in for ray."""
+"""Parts of work come back once each, whichever actors are lost.
+
+All but one test have a stand-in for ray; `test_ray` has a cluster.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -197,3 +201,19 @@ def test_a_cluster_that_is_too_small_is_one_line(
     with on(ray), pytest.raises(error, match=said):
         len(RayWorkers(cpus=cpus, gpus=gpus))
     assert not ray.connected
+
+
+@pytest.mark.filterwarnings("default")  # what Ray leaves open
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+def test_a_cluster_is_begun_and_ended() -> None:
+    """Catches a stand-in unlike Ray, and a cluster that goes on when its run has ended."""
+    import ray
+
+    workers = RayWorkers(most=1)
+    try:
+        came = sorted(workers.run(abs, ((f"part {n}", -n) for n in range(PARTS))))
+        assert len(workers) == 1
+    finally:
+        workers.close()
+    assert came == [(f"part {n}", n) for n in range(PARTS)]
+    assert not ray.is_initialized()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,10 @@ import pytest
 from invariants.support import cells_elsewhere as cells
 from invariants.support.claim_runs import NO_CACHE, ROOT
 
-pytest.importorskip("ray")
-pytestmark = pytest.mark.nightly
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed"),
+]
 CLAIMS = "a_random_prefix_helps or the_real_query_does_not_help"
 SAMPLES = 600
 ROWS = 5  # of a sample: three conditions, two controls
