@@ -208,6 +208,11 @@ class Session:
             )
         return Sender(self._ray, settings.device)
 
+    @property
+    def lost_shards(self) -> int:
+        """How many shards were begun again because the process that measured them was lost."""
+        return self._ray.losses if self._ray is not None else 0
+
     def close(self) -> None:
         """End the processes that measured for this run, if there are any."""
         if self._ray is not None:

@@ -58,7 +58,7 @@ class Workers(Protocol):
         """Have one process call a function with None."""
 
 
-class NeedsModel(KvError):
+class NeedsModel(Exception):
     """What was asked for takes a model, and none is to be loaded in this process."""
 
 
