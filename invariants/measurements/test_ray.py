@@ -5,6 +5,7 @@ The cluster has two nodes of one CPU each, on this machine.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -52,7 +53,7 @@ class TwoNodes:
         self.cluster: Any = Cluster(initialize_head=True, head_node_args=HEAD)
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
         self.cluster.wait_for_nodes(timeout=300)
-        ray.init(address=self.cluster.address, log_to_driver=False, logging_level="error")
+        ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
 
     def close(self) -> None:
         """End the cluster."""

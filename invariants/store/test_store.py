@@ -148,9 +148,14 @@ def test_a_shard_whose_claim_was_taken_away_is_told_once(tmp_path: Path) -> None
 
 def test_twin_a_shard_that_is_told_twice_is_seen(tmp_path: Path) -> None:
     """Would catch a check of the last line alone."""
-    must_see(
-        patched(told_progress.Part, "drop", lambda _: None), check_never_told_too_much, tmp_path
-    )
+
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(told_progress.Part, "drop", lambda _: None)
+
+    def check() -> None:
+        check_never_told_too_much(Path(tempfile.mkdtemp(dir=tmp_path)))
+
+    must_see(fault, check)
 
 
 # --- killed ----------------------------------------------------------------------------------

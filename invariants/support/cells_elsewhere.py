@@ -92,11 +92,11 @@ class InThisProcess:
     """Does errands one after another in this process, as far as can be told in another one.
 
     - `change`: what becomes of what an errand brings back.
-    - `sent`: every errand, pickled and read again, as often as it was done.
+    - `measuring`: every errand that measured, pickled and read again, as often as it was done.
     """
 
     change: Callable[[Any, Any], Any] = lambda _payload, answer: answer
-    sent: list[Any] = field(default_factory=list)
+    measuring: list[Any] = field(default_factory=list)
 
     def run(
         self, do: Callable[[Payload], Result], parts: Iterator[tuple[Named, Payload]]
@@ -106,7 +106,7 @@ class InThisProcess:
 
         there = pickle.loads(pickle.dumps(do))
         for named, payload in parts:
-            self.sent.append(there)
+            self.measuring += [] if payload is None else [there]
             yield named, self.change(payload, pickle.loads(pickle.dumps(there(payload))))
 
     def ask(self, do: Callable[[None], Result]) -> Result:
