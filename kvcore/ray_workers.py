@@ -1,9 +1,8 @@
 """Work divided between the actors of a Ray cluster. Nothing else imports ray, and this only late.
 
-An actor does one thing at a time and keeps what it was told to do, so that this is sent to it once.
-Tries again are counted here and not by Ray, whose own would wait for a lost node to come back: a
-part whose actor is lost goes to the next that is free, and the actor is used again once Ray has
-restarted it.
+An actor keeps what it was told to do, so that this is sent to it once. Tries are counted here and
+not by Ray, which would wait for a lost node to come back: a part whose actor is lost goes to the
+next that is free, and the actor is used again once Ray has restarted it.
 """
 
 from __future__ import annotations
@@ -156,10 +155,9 @@ class RayWorkers:
     most : int, optional
         How many actors there may be; as many as the cluster has room for without it.
 
-    Attributes
-    ----------
-    losses : int
-        How many parts were begun again because their actor or its node was lost.
+    Notes
+    -----
+    `losses` counts the parts that were begun again because their actor or its node was lost.
     """
 
     def __init__(
@@ -172,6 +170,7 @@ class RayWorkers:
     ) -> None:
         self._address, self._cpus, self._gpus, self._most = address, cpus, gpus, most
         self._slots: list[_Slot] | None = None
+        self._failure: Exception | None = None
         self._is_ours = False
         self.losses = 0
 
@@ -206,7 +205,8 @@ class RayWorkers:
         import ray
 
         slots = self._begun()
-        name, box = uuid.uuid4().hex, [ray.put(_pickled(do))]
+        # By its name, so that actors run the code of their own machine.
+        name, box = uuid.uuid4().hex, [ray.put(pickle.dumps(do))]
         again: deque[_Part] = deque()
         answers: deque[tuple[_Part, Done]] = deque()
         at_work: set[_Slot] = set()
@@ -285,17 +285,20 @@ class RayWorkers:
     # --- actors ----------------------------------------------------------------------------------
 
     def _begun(self) -> list[_Slot]:
+        if self._failure is not None:
+            raise self._failure  # once is enough: a cell that cannot be measured follows another
         if self._slots is None:
             check_installed()
-            self._is_ours = _begin(self._address)
             try:
+                self._is_ours = _begin(self._address)
                 self._gpus, count = _division(self._cpus, self._gpus)
                 self._slots = [
                     _slot(self._cpus, self._gpus) for _ in range(min(count, self._most or count))
                 ]
-            except BaseException:
+            except BaseException as error:
                 self._slots = self._slots or []
                 self.close()
+                self._failure = error if isinstance(error, KvError | MissingResource) else None
                 raise
         return self._slots
 
@@ -352,11 +355,6 @@ def _result(done: Done) -> Any:
     if done.error is not None:
         raise done.error
     return done.result
-
-
-def _pickled(do: Callable[[Any], Any]) -> bytes:
-    """Spell a function as bytes; by name, so that actors run the code of their own machine."""
-    return pickle.dumps(do)
 
 
 def _begin(address: str | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -280,14 +280,16 @@ class Session:
         }
         file = analysis.estimate_key(kind.code, "explanations", parameters)
 
-        def compute() -> Mapping[str, Any]:
+        def ask(do: Callable[[MeasureRequest], Any]) -> Any:
             request, sender = self.request(key, needs), self.sender(key.model)
-            done = explain(request) if sender is None else sender.ask(explain, kind, request)
-            return {"all": list(done)}
+            return do(request) if sender is None else sender.ask(do, kind, request)
+
+        def compute() -> Mapping[str, Any]:
+            return {"all": list(ask(explain))}
 
         explained = analysis.cached_json(cache_folder() / "explanations", file, compute)["all"]
         beside.keep_explanations(folder, key, settings.seed, explained)
-        beside.keep_token_ends(folder, measured.rows, lambda: self._model.load(key.model).tokenizer)
+        beside.keep_token_ends(folder, measured.rows, lambda: ask(beside.tokenizer_of))
         return list(explained)
 
     def explain_all(self) -> str:
