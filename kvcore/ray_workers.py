@@ -215,7 +215,7 @@ class RayWorkers:
             while True:
                 # First of all every actor gets something to do, then this process goes on.
                 for slot in [slot for slot in slots if slot.answer is None]:
-                    part = again.popleft() if again else _next(parts)
+                    part = again.popleft() if again else next_part(parts)
                     if part is None:
                         break
                     slot.part, slot.answer = part, slot.actor.apply.remote(name, box, part.payload)
@@ -225,7 +225,7 @@ class RayWorkers:
                     yield part.called, _result(done)
                     continue
                 if not at_work and not again:
-                    if (part := _next(parts)) is None:
+                    if (part := next_part(parts)) is None:
                         return
                     again.append(part)
                 if at_work:
@@ -242,7 +242,7 @@ class RayWorkers:
                     at_work.discard(slot)
                     if isinstance(answer, Lost):
                         self.losses += 1
-                        again.append(_once_more(part, answer))
+                        again.append(once_more(part, answer))
                     else:
                         answers.append((part, answer))
         finally:
@@ -332,14 +332,14 @@ class RayWorkers:
             return Lost(one_line(error))
 
 
-def _next(parts: Iterator[tuple[Any, Any]]) -> _Part | None:
+def next_part(parts: Iterator[tuple[Any, Any]]) -> _Part | None:
     """Return the next part, None at the end."""
     for called, payload in parts:
         return _Part(called, payload)
     return None
 
 
-def _once_more(part: _Part, lost: Lost) -> _Part:
+def once_more(part: _Part, lost: Lost) -> _Part:
     if part.losses + 1 >= TRIES:
         raise KvError(
             f"--kv-executor ray: {TRIES} workers were lost over the same shard, the last by "

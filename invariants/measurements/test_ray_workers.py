@@ -6,6 +6,7 @@ All but one test have a stand-in for ray; `test_ray` has a cluster.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -93,9 +94,7 @@ def test_each_part_comes_back_once(cpus: int, lost: frozenset[int]) -> None:
 
 def test_twin_another_part_in_place_of_a_lost_one_is_seen() -> None:
     """Would catch a check of names alone."""
-    other = patched(
-        ray_workers, "_once_more", lambda part, _: dataclasses.replace(part, payload=99)
-    )
+    other = patched(ray_workers, "once_more", lambda part, _: dataclasses.replace(part, payload=99))
     must_see(other, check_each_once, 2, frozenset({0}))
 
 
@@ -114,13 +113,15 @@ def test_actors_have_work_while_rows_are_written() -> None:
 
 def test_twin_an_actor_that_waits_is_seen() -> None:
     """Would catch a check of the parts at work when nothing has come yet."""
-    right = ray_workers._next
+    right = ray_workers.next_part
 
     def late(given: Iterator[tuple[Any, Any]]) -> Any:
-        written = sys._getframe(1).f_locals["answers"]
-        return None if written else right(given)
+        frame = inspect.currentframe()
+        assert frame is not None
+        assert frame.f_back is not None
+        return None if frame.f_back.f_locals["answers"] else right(given)
 
-    must_see(patched(ray_workers, "_next", late), check_actors_are_never_idle)
+    must_see(patched(ray_workers, "next_part", late), check_actors_are_never_idle)
 
 
 def test_a_part_that_costs_three_actors_is_given_up() -> None:

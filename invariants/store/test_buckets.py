@@ -381,7 +381,7 @@ def test_what_never_shows_in_a_bucket_is_told_in_one_line(
     ("hidden", "fault"),
     [
         ("@", patched(claiming.Leases, "_names_with_own", lambda *_: [])),
-        ("part-", patched(store_fill, "_see", lambda *_: None)),
+        ("part-", patched(store_fill, "see_written", lambda *_: None)),
     ],
 )
 def test_twin_waiting_without_end_is_seen(

@@ -133,10 +133,10 @@ def fill(
             pending = held
             present = present.updated(store) if held else present
     if written:
-        _see(store, written)
+        see_written(store, written)
 
 
-def _see(store: Store, written: list[str]) -> None:
+def see_written(store: Store, written: list[str]) -> None:
     """Wait until shards that were written show in the store's list.
 
     Raises KvError where none does.
