@@ -15,14 +15,15 @@ import pytest
 
 from invariants.support import cells_elsewhere as cells
 from invariants.support.claim_runs import NO_CACHE, ROOT
+from kvcore.measurements.needs import CONTROL_SAMPLES, CONTROLS
 
 pytestmark = [
     pytest.mark.nightly,
     pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed"),
 ]
 CLAIMS = "a_random_prefix_helps or the_real_query_does_not_help"
-SAMPLES = 600
-ROWS = 5  # of a sample: three conditions, two controls
+SAMPLES = 300
+ROWS = 3 * SAMPLES + len(CONTROLS) * CONTROL_SAMPLES  # bare, random and oracle; the controls
 ENDED = pytest.ExitCode.INTERRUPTED
 PATIENCE = 600  # seconds: of a busy machine
 
@@ -71,15 +72,15 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     psutil.wait_procs(others, timeout=60)
     assert not [other for other in others if other.is_running()]
     before = len(cells.stored(store))
-    assert 0 < before < ROWS * SAMPLES, "interrupted too late"
+    assert 0 < before < ROWS, "interrupted too late"
 
     again = start(tmp_path)
     said = again.communicate(timeout=PATIENCE)[0]
     assert again.returncode == 0, said
-    assert f"{ROWS * SAMPLES - before:,} rows to measure, {before:,} rows stored" in said
+    assert f"{ROWS - before:,} rows to measure, {before:,} rows stored" in said
     rows = cells.stored(store)
     assert rows.index.is_unique
-    assert len(rows) == ROWS * SAMPLES
+    assert len(rows) == ROWS
 
     undisturbed = cells.request(tmp_path / "here", str(tmp_path / "questions.jsonl"))
     cells.check_same_rows(cells.collected(undisturbed), rows)
