@@ -15,6 +15,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -297,7 +298,8 @@ class _Doing:
                 f"{_here()} measures {errand.kind} by other code ({own.code[:12]}) than asked for "
                 f"({errand.code[:12]}): install the same kvclaims on all nodes."
             )
-        self._store = Path(tempfile.mkdtemp(prefix="kvclaims-"))
+        # Begun with the first text: most kinds write none, and a process may be killed at its end.
+        self._store = Path(tempfile.gettempdir()) / f"kvclaims-{uuid.uuid4().hex}"
         weakref.finalize(self, shutil.rmtree, self._store, ignore_errors=True)
         keep_written(self._store, errand.written)
         asked = errand.request.files
