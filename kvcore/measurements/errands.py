@@ -31,13 +31,13 @@ from kvcore.io import disk_errors, json_digest
 from kvcore.measurements.base import MeasurementKind, MeasurePlan, MeasureRequest
 from kvcore.measurements.provenance import provenance
 from kvcore.measurements.registry import kind_of
-from kvcore.models.files import ModelFiles, locate
 from kvcore.models.registry import BosPolicy, Quantization, entry_of
 from kvcore.store import artifacts, folder
 from kvcore.store.fill import Executor, Measured, Work
 from kvcore.store.keys import row_keys
 
 if TYPE_CHECKING:
+    from kvcore.models.files import ModelFiles
     from kvcore.models.lm import LM
 
 Named = TypeVar("Named")
@@ -332,6 +332,8 @@ class _Doing:
 @functools.lru_cache(maxsize=1)
 def located(name: str, dtype: str, quantization: Quantization | None, bos: BosPolicy) -> ModelFiles:
     """Return where a model lies in this process; the files of a folder are hashed once."""
+    from kvcore.models.files import locate
+
     return locate(name, dtype, quantization, bos=bos)
 
 
