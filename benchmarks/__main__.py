@@ -17,6 +17,7 @@ from benchmarks import (
     capture,
     contenders,
     dtypes,
+    elsewhere,
     following,
     hybrids,
     ranking,
@@ -91,14 +92,15 @@ PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
     ),
     "capture": lambda lm, _corpus, options: capture.measure(lm, options),
     "following": lambda lm, _corpus, options: following.measure(lm, options),
+    "ray": elsewhere.measure,
 }
 
 STATISTICS = "statistics"
 """The part that simulates verdicts on the shipped rows, loads no model and writes a page."""
 SINKS = "sinks"
 """The part that writes the figures of the attention sinks from the shipped rows."""
-ON_REQUEST = ("dtypes",)
-"""Parts that "all" leaves out: a minute or more per sample."""
+ON_REQUEST = ("dtypes", "ray")
+"""Parts that "all" leaves out: a minute or more per sample, or an extra of the package."""
 
 
 def _environment() -> dict[str, str]:

@@ -49,12 +49,16 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class _Part:
+class Part:
     """A piece of a task of which batches are told; they count at most its rows."""
 
     rows: int
     rows_per_item: float
     done: float = 0.0
+
+    def drop(self) -> None:
+        """Count nothing of it, now or at its end: it is to be done once more, or by others."""
+        self.rows, self.done = 0, 0.0
 
 
 @dataclass
@@ -67,21 +71,24 @@ class Task:
     heard: bool = True  # whether anybody is told of it
     started: float = field(default_factory=time.monotonic)
     _done: int = 0
-    _part: _Part | None = None
+    _parts: list[Part] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def part(self, rows: int, items: int | None = None) -> Iterator[None]:
+    def part(self, rows: int, items: int | None = None) -> Iterator[Part]:
         """Count the batches inside as some of these rows; at its end all of them are done.
+
+        Of several at work, batches are the latest one's.
 
         - `rows`: of the task, that the part has.
         - `items`: how many things its batches are made of; by default as many as rows.
         """
-        self._part = _Part(rows, rows / items if items else 1.0)
+        part = Part(rows, rows / items if items else 1.0)
+        self._parts.append(part)
         try:
-            yield
+            yield part
         finally:
-            self._part = None
-        self.advance(rows)
+            self._parts = [other for other in self._parts if other is not part]
+        self.advance(part.rows)
 
     def advance(self, rows: int) -> None:
         """Count rows that are done."""
@@ -90,15 +97,16 @@ class Task:
 
     def batch(self, items: int, rows_per_item: float | None = None) -> None:
         """Count a batch as rows of the part that is at work, at most all of it."""
-        if self._part is not None:
-            each = self._part.rows_per_item if rows_per_item is None else rows_per_item
-            self._part.done = min(float(self._part.rows), self._part.done + items * each)
+        if self._parts:
+            part = self._parts[-1]
+            each = part.rows_per_item if rows_per_item is None else rows_per_item
+            part.done = min(float(part.rows), part.done + items * each)
             self.tell()
 
     def tell(self, *, ended: bool = False) -> None:
         """Tell who listens how far it is."""
         if self.heard and _state.listener is not None:
-            inside = int(self._part.done) if self._part else 0
+            inside = sum(int(part.done) for part in self._parts)
             done = min(self.total, self._done + inside)
             seconds = time.monotonic() - self.started
             _state.listener(Progress(self.label, self.unit, done, self.total, seconds, ended))

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from claims.harness.claims import CellKey
+from kvcore.measurements.base import MeasureRequest
 from kvcore.measurements.needs import EVERY_LAYER, Need
 from kvcore.store import texts
 
@@ -67,6 +68,11 @@ def keep_token_ends(folder: Path | None, rows: pd.DataFrame, load: Callable[[], 
             token_key(name, h): {"ends": ends_of(tokenizer, t["answer"])} for h, t in kept.items()
         }
         texts.save(folder, ends, texts.TOKENS)
+
+
+def tokenizer_of(request: MeasureRequest) -> Any:
+    """Return the tokenizer of a cell's model."""
+    return request.load().tokenizer
 
 
 def ends_of(tokenizer: Any, answer: str) -> list[int]:

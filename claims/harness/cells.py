@@ -92,7 +92,12 @@ def has_cuda() -> bool:
 
 
 def check_gpu(model: str, settings: Settings) -> None:
-    """Raise MissingResource for a model that needs a GPU on a machine without one."""
+    """Raise MissingResource for a model that needs a GPU on a machine without one.
+
+    A Ray cluster may have one where this machine has none: it says so itself.
+    """
+    if settings.executor == "ray":
+        return
     if entry_of(model).gpu and settings.device in ("auto", "cuda") and not has_cuda():
         raise MissingResource(
             f"{model} needs a GPU and this machine has none; judge stored rows with "

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
 
 from claims.harness.claims import CellKey
 from claims.harness.session import Session
 from kvcore.errors import KvError, MissingResource, one_line
 from kvcore.measurements.collect import Collection
+from kvcore.measurements.errands import NeedsModel, refuse
 from kvcore.measurements.forecast import (
     CellForecast,
     ModelForecast,
@@ -25,10 +25,6 @@ from kvcore.measurements.registry import kind_of
 
 Tell = Callable[[str], None]
 """Takes one line of what is told."""
-
-
-class NeedsModel(Exception):
-    """Planning a cell takes texts that its model has yet to write."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,8 @@ def measure_all(session: Session, tell: Tell) -> Outcome:
         for key in keys:
             outcome = _measured(session, key, outcome, tell)
         session.free(model)
+    if session.lost_shards:
+        tell(f"{session.lost_shards} shards were begun again: their Ray worker was lost")
     tell(_summary(outcome))
     return outcome
 
@@ -77,7 +75,11 @@ def forecasts(session: Session) -> list[ModelForecast]:
         settings = session.settings
         try:
             files = session.files(model)
-            told.append(model_forecast(files, cells, settings.device, settings.batch_tokens))
+            is_here = settings.executor != "ray"
+            device = settings.device if is_here else "cpu"
+            forecast = model_forecast(files, cells, device, settings.batch_tokens)
+            # The rate of other machines is not this one's.
+            told.append(forecast if is_here else replace(forecast, seconds=None))
         except (KvError, MissingResource) as error:
             reason = one_line(error).partition(": ")[2]
             refused = tuple(replace(cell, why_not=cell.why_not or reason) for cell in cells)
@@ -87,7 +89,7 @@ def forecasts(session: Session) -> list[ModelForecast]:
 
 def _forecast(session: Session, key: CellKey) -> CellForecast:
     try:
-        request = replace(session.request(key), load=_refuse)
+        request = replace(session.request(key), load=refuse)
         kind = kind_of(key.kind)
         planned = Collection.planned(kind, request, session.settings.store, progress=None)
     except NeedsModel:
@@ -95,10 +97,6 @@ def _forecast(session: Session, key: CellKey) -> CellForecast:
     except (KvError, MissingResource) as error:
         return CellForecast(str(key), why_not=f"cannot be measured: {error}")
     return cell_forecast(str(key), planned)
-
-
-def _refuse() -> NoReturn:
-    raise NeedsModel
 
 
 def _measured(session: Session, key: CellKey, outcome: Outcome, tell: Tell) -> Outcome:

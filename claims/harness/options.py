@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytest
 
@@ -21,8 +21,12 @@ from kvcore.models.registry import (
     Quantization,
     precision,
 )
+from kvcore.ray_workers import check_installed
 from kvcore.store.remote import open_store, short_name
 from kvcore.verdict import MOST_LOOKS
+
+Executor = Literal["local", "ray"]
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class Settings:
     measure_only: bool = False
     quantization: Quantization | None = None  # None as in `dtype`, or of weights stored so
     bos: BosPolicy = "own"  # what a cache begins with
+    executor: Executor = "local"
+    ray_address: str | None = None  # None: a cluster of the run's own
+    ray_cpus: int = 1
 
     def shown(self) -> dict[str, str]:
         """Return the effective values as text, for the header and the report."""
@@ -129,6 +136,19 @@ def _method(option: str, text: str) -> Method:
     if chosen is None:
         raise KvError(f"{option} {text!r}: pass one of {', '.join(METHODS)}.")
     return chosen
+
+
+def _executor(option: str, text: str) -> Executor:
+    chosen = next((known for known in EXECUTORS if known == text), None)
+    if chosen is None:
+        raise KvError(f"{option} {text!r}: pass one of {', '.join(EXECUTORS)}.")
+    if chosen == "ray":
+        check_installed()
+    return chosen
+
+
+def _address(_option: str, text: str) -> str | None:
+    return text or None
 
 
 def _unchanged(_option: str, value: Any) -> Any:
@@ -216,6 +236,20 @@ OPTIONS = (
         "plan and measure what is asked for, up to the limit, and judge nothing",
         flag=True,
     ),
+    Option(
+        "executor",
+        "local",
+        "local measures in this process, ray on the workers of a Ray cluster "
+        "(pip install 'kvclaims[ray]')",
+        _executor,
+    ),
+    Option(
+        "ray-address",
+        "",
+        "a Ray cluster to join: auto, or host:port (default: one is started here, and stopped)",
+        _address,
+    ),
+    Option("ray-cpus", "1", "CPUs of each Ray worker, beside its GPU if it has one", _whole(1)),
     Option("record", "", "write refuted cells to claims/known.toml", flag=True),
     Option("strict", "", "inconclusive verdicts fail instead of skip", flag=True),
     Option("confidence", "0.95", "level of the intervals, in (0, 1)", _share),
@@ -231,6 +265,13 @@ def _check_modes(values: Mapping[str, Any]) -> None:
     if values["measure_only"] and others:
         other = f"--kv-{others[0].replace('_', '-')}"
         raise KvError(f"--kv-measure-only and {other}: pass one of the two.")
+    if values["ray_address"] and values["executor"] != "ray":
+        raise KvError("--kv-ray-address: pass --kv-executor ray with it.")
+    if values["executor"] == "ray" and values["device"] not in ("auto", "cpu", "cuda"):
+        raise KvError(
+            f"--kv-device {values['device']} and --kv-executor ray: pass auto, cpu or cuda; each "
+            "worker has a GPU of its own."
+        )
 
 
 def add(parser: pytest.Parser) -> None:

@@ -30,18 +30,22 @@ def before_tests(session: pytest.Session, settings: Settings, own: Session) -> b
             print("\n" + own.explain_all())
         return True
     if settings.measure_only:
-        with _uncaptured(config), _warnings_shown(config):
+        with _uncaptured(config), _warnings_shown(config), contextlib.closing(own):
             outcome = measuring.measure_all(own, _tell)
         session.testsfailed += len(outcome.broken)
         return True
     if not settings.no_measure and not _is_divided(config):
-        with _warnings_shown(config):
+        with _warnings_shown(config), contextlib.closing(own):
             own.measure_first(judging.judge_of(own))
     return None
 
 
 def refuse_workers(config: pytest.Config, settings: Settings) -> None:
-    """Raise UsageError where workers of pytest-xdist are to measure without any test."""
+    """Raise UsageError where workers of pytest-xdist are to measure without tests, or by Ray."""
+    if settings.executor == "ray" and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError(
+            f"--kv-executor ray with -n {config.option.numprocesses}: pass one of the two."
+        )
     if settings.measure_only and getattr(config.option, "numprocesses", None):
         raise pytest.UsageError(
             f"--kv-measure-only with -n {config.option.numprocesses}: start several runs with "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,11 @@ from kvcore.errors import KvError, MissingResource
 from kvcore.io import cache_folder
 from kvcore.measurements.base import MeasureRequest
 from kvcore.measurements.collect import CollectedRows, Collection, record_of, stored_rows
+from kvcore.measurements.errands import Sender
 from kvcore.measurements.needs import Need, is_sweep
 from kvcore.measurements.registry import kind_of
-from kvcore.models.registry import precision, row_name
+from kvcore.models.registry import entry_of, precision, row_name
+from kvcore.ray_workers import RayWorkers
 
 if TYPE_CHECKING:
     from kvcore.models.files import ModelFiles
@@ -58,6 +60,7 @@ class Session:
         self._failures: dict[CellKey, Exception] = {}
         self._untold: dict[CellKey, Exception] = {}  # of the measuring before the first test
         self._explained: set[CellKey] = set()
+        self._ray: RayWorkers | None = None
 
     @classmethod
     def of(
@@ -157,8 +160,13 @@ class Session:
 
     def collection(self, key: CellKey) -> Collection:
         """Plan a cell, with what was adopted of it; errors as `measured`."""
-        request = self.request(key)
-        return Collection.begin(kind_of(key.kind), request, self.settings.store, progress=str(key))
+        return Collection.begin(
+            kind_of(key.kind),
+            self.request(key),
+            self.settings.store,
+            progress=str(key),
+            sender=self.sender(key.model),
+        )
 
     def stored(self, key: CellKey) -> CollectedRows:
         """Return all stored rows of a cell; MissingResource if there are none."""
@@ -185,6 +193,33 @@ class Session:
 
         settings = self.settings
         return locate(model, settings.dtype, settings.quantization, bos=settings.bos)
+
+    def sender(self, model: str) -> Sender | None:
+        """Return what sends a model's work to other processes, None where this one does it.
+
+        Raises MissingResource for a model that needs a GPU where no worker has one.
+        """
+        settings = self.settings
+        if settings.executor != "ray":
+            return None
+        if self._ray is None:
+            gpus = {"cpu": False, "cuda": True}.get(settings.device)
+            self._ray = RayWorkers(settings.ray_address, cpus=settings.ray_cpus, gpus=gpus)
+        if entry_of(model).gpu and settings.device != "cpu" and not self._ray.have_gpus:
+            raise MissingResource(
+                f"{model} needs a GPU and the Ray cluster has none; force it with --kv-device cpu."
+            )
+        return Sender(self._ray, settings.device)
+
+    @property
+    def lost_shards(self) -> int:
+        """How many shards were begun again because the process that measured them was lost."""
+        return self._ray.losses if self._ray is not None else 0
+
+    def close(self) -> None:
+        """End the processes that measured for this run, if there are any."""
+        if self._ray is not None:
+            self._ray.close()
 
     def free(self, model: str) -> None:
         """Let go of a model, if it is the one that is held."""
@@ -254,12 +289,16 @@ class Session:
         }
         file = analysis.estimate_key(kind.code, "explanations", parameters)
 
+        def ask(do: Callable[[MeasureRequest], Any]) -> Any:
+            request, sender = self.request(key, needs), self.sender(key.model)
+            return do(request) if sender is None else sender.ask(do, kind, request)
+
         def compute() -> Mapping[str, Any]:
-            return {"all": list(explain(self.request(key, needs)))}
+            return {"all": list(ask(explain))}
 
         explained = analysis.cached_json(cache_folder() / "explanations", file, compute)["all"]
         beside.keep_explanations(folder, key, settings.seed, explained)
-        beside.keep_token_ends(folder, measured.rows, lambda: self._model.load(key.model).tokenizer)
+        beside.keep_token_ends(folder, measured.rows, lambda: ask(beside.tokenizer_of))
         return list(explained)
 
     def explain_all(self) -> str:

@@ -18,11 +18,12 @@ import pytest
 import kvcore
 import setup_check
 from claims import __main__ as command
-from claims.harness import checks, closing, commands
+from claims.harness import checks, closing, commands, options
 from claims.harness.closing import MeasuredRows
 from invariants.support import invented
 from invariants.support.claim_runs import ROOT, run_inside
 from invariants.support.comparing import must_see
+from kvcore import ray_workers
 from kvcore.cache.kv_cache import KVCache
 from kvcore.data.sample import Sample
 from kvcore.models.lm import LM
@@ -42,6 +43,9 @@ BAD_OPTIONS = {
     "confidence": ("--confidence", "95", "between 0 and 1"),
     "quantization": ("--quantization", "int4", "pass one of nf4"),
     "store": ("--store", "README.md", "that is a file; pass a folder"),
+    "executor": ("--executor", "slurm", "pass one of local, ray"),
+    "address": ("--ray-address", "auto", "pass --kv-executor ray with it"),
+    "cpus": ("--ray-cpus", "0", "pass 1 or more"),
     "empty": ("--no-measure", "--store=nowhere", "there is no such folder"),
     "option": ("--limt", "3", "did you mean --limit?"),
 }
@@ -77,6 +81,30 @@ def test_a_bad_option_is_one_line(name: str, capsys: pytest.CaptureFixture[str])
     """Catches a bad option that runs, or that ends in a traceback or a screen of usage."""
     option, value, expected = BAD_OPTIONS[name]
     check_one_line(capsys, expected, "measure", option, value)
+
+
+def check_absent_ray_is_told(capture: pytest.CaptureFixture[str]) -> None:
+    """Without ray one line names the command that installs it, and nothing begins."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_workers, "find_spec", lambda _: None)
+        check_one_line(capture, "run pip install 'kvclaims[ray]'", "measure", "--executor", "ray")
+
+
+@pytest.mark.usefixtures("here")
+def test_ray_that_is_not_installed_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a traceback, hours into a run, about a package that is missing."""
+    check_absent_ray_is_told(capsys)
+
+
+@pytest.mark.usefixtures("here")
+def test_twin_an_unchecked_package_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch a line that another option causes."""
+
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(options, "check_installed", lambda: None)
+        patch.setattr(checks, "check", lambda _: sys.exit(0))
+
+    must_see(fault, check_absent_ray_is_told, capsys)
 
 
 @pytest.mark.usefixtures("here")

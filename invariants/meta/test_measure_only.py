@@ -24,7 +24,8 @@ from invariants.support.claim_runs import NO_PAGE, ClaimRun, run_here
 from invariants.support.comparing import must_see
 from invariants.support.own_files import jsonl
 from invariants.support.patching import patched
-from kvcore import loading
+from invariants.support.stand_in_ray import StandInRay
+from kvcore import loading, ray_workers
 from kvcore.measurements import answer_nll
 from kvcore.measurements.collect import Collection
 
@@ -271,6 +272,64 @@ def test_what_contradicts_measuring_alone_is_one_usage_error(
 ) -> None:
     """Catches options of which one is silently ignored."""
     run, _ = place.run("--kv-measure-only", *options)
+    assert run.status == pytest.ExitCode.USAGE_ERROR
+    assert said in place.errors
+    assert place.rows.empty
+
+
+# --- by Ray ------------------------------------------------------------------------------------
+
+
+def check_ray_measures(place: Place) -> None:
+    """Actors measure what the plan says, one of them is lost, and the cluster is ended."""
+    place.clear()
+    cluster = StandInRay(2, lost=(0,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "ray", cluster)
+        patch.setattr(ray_workers, "find_spec", lambda _: True)
+        patch.setattr(ray_workers, "POLL_SECONDS", 0.0)
+        run, said = place.run("--kv-measure-only", "--kv-executor", "ray")
+    assert run.status == 0
+    assert place.rows["model"].value_counts().to_dict() == dict.fromkeys(MODELS, ROWS)
+    assert cluster.calls > len(MODELS)
+    assert "1 shards were begun again: their Ray worker was lost" in said
+    assert not cluster.connected
+
+
+def test_ray_measures_what_the_plan_says(place: Place) -> None:
+    """Catches an option that measures here all the same, and a cluster that is left behind."""
+    check_ray_measures(place)
+
+
+def _measures_here(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Session, "sender", lambda *_: None)
+
+
+def _never_ends(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Session, "close", lambda _: None)
+
+
+@pytest.mark.parametrize("fault", [_measures_here, _never_ends])
+def test_twin_a_cluster_unused_or_left_behind_is_seen(
+    place: Place, fault: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """Would catch a check of rows alone."""
+    must_see(fault, check_ray_measures, place)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("-n", "2"), "--kv-executor ray with -n 2: pass one of the two."),
+        (("--kv-device", "cuda:1"), "--kv-device cuda:1 and --kv-executor ray: pass auto, cpu"),
+    ],
+)
+def test_what_contradicts_ray_is_one_usage_error(
+    place: Place, options: tuple[str, ...], said: str
+) -> None:
+    """Catches processes of pytest that each begin a cluster, and one GPU for all actors."""
+    place.patch.setattr(ray_workers, "find_spec", lambda _: True)
+    run, _ = place.run("--kv-executor", "ray", *options)
     assert run.status == pytest.ExitCode.USAGE_ERROR
     assert said in place.errors
     assert place.rows.empty

@@ -12,7 +12,7 @@ import torch
 from invariants.support.comparing import must_see, replaced
 from invariants.support.precision import switches_restored
 from invariants.support.stand_in_device import stand_in_device
-from kvcore.measurements import collect
+from kvcore.measurements import provenance
 from kvcore.models import device
 from kvcore.models.lm import LM
 
@@ -104,9 +104,9 @@ def test_a_driver_that_cannot_be_asked_is_unknown(monkeypatch: pytest.MonkeyPatc
 
 def test_provenance_says_what_is_described(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch facts of the device that never reach the rows."""
-    assert collect.provenance(llama)["device"] == "cpu"
+    assert provenance.provenance(llama)["device"] == "cpu"
     monkeypatch.setattr(device, "describe_device", lambda _: {"device": "cuda:0", "GPU": "X"})
-    assert collect.provenance(llama)["GPU"] == "X"
+    assert provenance.provenance(llama)["GPU"] == "X"
 
 
 def test_a_stand_in_gpu_leaves_the_cpus_kernels() -> None:

@@ -7,6 +7,7 @@ machines. Rows are made up, as those of `test_store`.
 from __future__ import annotations
 
 import random
+import re
 import signal
 import subprocess
 import time
@@ -19,7 +20,7 @@ import pytest
 
 from invariants.support import store_worker
 from invariants.support.comparing import must_see
-from invariants.support.patching import patched
+from invariants.support.patching import Fault, patched
 from invariants.support.s3_server import S3Server, s3_server
 from invariants.support.store_processes import go, start
 from kvcore import io
@@ -331,6 +332,66 @@ def test_locks_that_do_nothing_are_named_in_one_line(
     (warning,) = caught
     assert "no locks that exclude (two hold one lock)" in str(warning.message)
     assert len(str(warning.message).splitlines()) == 1
+
+
+# --- what is written and never shows -------------------------------------------------------------
+
+
+def check_unshown_is_told(server: S3Server, mirrors: Path, hidden: str) -> None:
+    """Files that are written without error and never listed end the filling in one line."""
+    name = f"unshown-{time.monotonic_ns()}"
+    target = store_in(server, mirrors / name, name)
+    asked: list[int] = []
+
+    def score(todo: pd.DataFrame) -> pd.DataFrame:
+        asked.append(len(todo))
+        assert sum(asked) <= len(store_worker.wanted(SAMPLES)), "measured time and again"
+        return store_worker.score(todo)
+
+    right = remote.Remote.names
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claiming, "SHOWN_SECONDS", 0.2)
+        patch.setattr(
+            remote.Remote, "names", lambda own: [n for n in right(own) if hidden not in n]
+        )
+        try:
+            store_fill.measure_missing(
+                target,
+                store_worker.wanted(SAMPLES),
+                score,
+                code=store_worker.CODE,
+                meta=store_worker.META,
+                shard_samples=store_worker.SHARD_SAMPLES,
+                progress=None,
+            )
+        except KvError as error:
+            said = str(error)
+        else:
+            raise AssertionError("nothing was said")
+    assert re.search(r"s3://rows/\S+: .* not show in its list", said)
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("hidden", ["@", "part-"])
+def test_what_never_shows_in_a_bucket_is_told_in_one_line(
+    server: S3Server, tmp_path: Path, hidden: str
+) -> None:
+    """Catches a run that waits without end for its claim, or takes lost rows for stored ones."""
+    check_unshown_is_told(server, tmp_path, hidden)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "fault"),
+    [
+        ("@", patched(claiming.Leases, "_names_with_own", lambda *_: [])),
+        ("part-", patched(store_fill, "see_written", lambda *_: None)),
+    ],
+)
+def test_twin_waiting_without_end_is_seen(
+    server: S3Server, tmp_path: Path, hidden: str, fault: Fault
+) -> None:
+    """Would catch a check of a bucket in which everything shows."""
+    must_see(fault, check_unshown_is_told, server, tmp_path, hidden)
 
 
 # --- names ---------------------------------------------------------------------------------------

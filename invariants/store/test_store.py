@@ -35,10 +35,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invariants.support import store_worker
+from invariants.support.comparing import must_see
 from invariants.support.store_processes import go, start
 from kvcore import progress as told_progress
 from kvcore.errors import KvError, StoreWarning
-from kvcore.store import agreement, keys, schema, shard_file
+from kvcore.store import agreement, claiming, keys, schema, shard_file
 from kvcore.store import fill as store_fill
 from kvcore.store import shards as store_shards
 from kvcore.store.code_hash import code_hash
@@ -114,6 +115,47 @@ def assert_rows(target: Store, expected: pd.DataFrame) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", StoreWarning)
         pd.testing.assert_frame_equal(target.read(), expected)
+
+
+# --- told ------------------------------------------------------------------------------------
+
+
+def check_never_told_too_much(folder: Path) -> None:
+    """No more rows are told to be done than are stored, also where claims are taken away."""
+    target = store_at(folder)
+    taken_away = iter([True, False, True])
+
+    def is_held(*_: Any) -> bool:
+        return not next(taken_away, False)
+
+    told: list[tuple[int, int]] = []
+
+    def listen(progress: told_progress.Progress) -> None:
+        told.append((progress.done, len(target.read())))
+
+    with pytest.MonkeyPatch.context() as patch, told_progress.listening(listen):
+        patch.setattr(claiming, "is_held", is_held)
+        fill(target, store_worker.wanted(12), progress="rows")
+    assert next(taken_away, None) is None
+    assert all(done <= stored for done, stored in told)
+    assert told[-1][0] == len(store_worker.wanted(12))
+
+
+def test_a_shard_whose_claim_was_taken_away_is_told_once(tmp_path: Path) -> None:
+    """Catches rows that are told to be done before anybody has stored them."""
+    check_never_told_too_much(tmp_path)
+
+
+def test_twin_a_shard_that_is_told_twice_is_seen(tmp_path: Path) -> None:
+    """Would catch a check of the last line alone."""
+
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(told_progress.Part, "drop", lambda _: None)
+
+    def check() -> None:
+        check_never_told_too_much(Path(tempfile.mkdtemp(dir=tmp_path)))
+
+    must_see(fault, check)
 
 
 # --- killed ----------------------------------------------------------------------------------

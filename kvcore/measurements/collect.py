@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kvcore.errors import MissingResource, StoreWarning
 from kvcore.measurements.base import MeasurementKind, MeasurePlan, MeasureRequest
+from kvcore.measurements.errands import Sender
 from kvcore.measurements.looks import Record
 from kvcore.measurements.needs import ONE_BASE, RANKED
+from kvcore.measurements.provenance import provenance
 from kvcore.store import adoption, texts
 from kvcore.store.adoption import Adoption
 from kvcore.store.agreement import tolerance
-from kvcore.store.fill import Shard, measure_missing, plan
+from kvcore.store.fill import Executor, Shard, fill, here, plan
 from kvcore.store.keys import row_keys
 from kvcore.store.remote import short_name, shown
 from kvcore.store.schema import CODE, KEY, RowSchema
 from kvcore.store.shards import Store
-
-if TYPE_CHECKING:
-    from kvcore.models.lm import LM
-
-_RECORDED = ("torch", "transformers", "numpy", "bitsandbytes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,19 +55,25 @@ class CollectedRows:
 
 
 def collect_rows(
-    kind: MeasurementKind, request: MeasureRequest, store: Path, *, progress: str | None
+    kind: MeasurementKind,
+    request: MeasureRequest,
+    store: Path,
+    *,
+    progress: str | None,
+    sender: Sender | None = None,
 ) -> CollectedRows:
     """Return a cell's rows, measuring what the store lacks.
 
     - `store`: the store's root.
     - `progress`: label of the progress bar on stderr, None for no bar.
+    - `sender`: to the processes that measure; None measures in this one.
 
     Raises MissingResource if the data or the model is not on this machine, or the data gives
     nothing to measure.
     Warns StoreWarning where rows that other code measured do not agree with what this code
     measures.
     """
-    collection = Collection.begin(kind, request, store, progress=progress)
+    collection = Collection.begin(kind, request, store, progress=progress, sender=sender)
     collection.measure(collection.keys)
     return collection.rows()
 
@@ -90,21 +92,34 @@ class Collection:
     keys: pd.DataFrame
     progress: str | None
     adoptions: tuple[Adoption, ...]
+    sender: Sender | None = None
 
     @classmethod
     def begin(
-        cls, kind: MeasurementKind, request: MeasureRequest, store: Path, *, progress: str | None
+        cls,
+        kind: MeasurementKind,
+        request: MeasureRequest,
+        store: Path,
+        *,
+        progress: str | None,
+        sender: Sender | None = None,
     ) -> Collection:
         """Plan a cell, and compare stored rows of other code with a few that are measured again.
 
         Parameters, errors and warnings are those of `collect_rows`.
         """
-        collection = cls.planned(kind, request, store, progress=progress)
+        collection = cls.planned(kind, request, store, progress=progress, sender=sender)
         return replace(collection, adoptions=_adopt(collection))
 
     @classmethod
     def planned(
-        cls, kind: MeasurementKind, request: MeasureRequest, store: Path, *, progress: str | None
+        cls,
+        kind: MeasurementKind,
+        request: MeasureRequest,
+        store: Path,
+        *,
+        progress: str | None,
+        sender: Sender | None = None,
     ) -> Collection:
         """Plan a cell and measure nothing; stored rows of other code count where they are adopted.
 
@@ -115,13 +130,14 @@ class Collection:
                 f"{kind.name} begins what it reads with BOS: leave --kv-bos=none out, which allows "
                 "answer_nll, attention_sinks and divergence."
             )
-        planned = kind.plan(request)
+        planned = kind.plan(request) if sender is None else sender.plan(kind, request)
         if planned.keys.empty:
             raise _nothing_to_measure(request, planned)
         keys = kind.arrange(planned.keys, Path(request.dataset).stem, request.seed)
         keys = keys.assign(cluster=cluster_of_keys(planned.clusters, keys))
         folder = kind.store(store)
-        return cls(kind, request, folder, planned, keys, progress, adoption.load(folder))
+        adopted = adoption.load(folder)
+        return cls(kind, request, folder, planned, keys, progress, adopted, sender)
 
     def missing(self) -> pd.DataFrame:
         """Return the keys of the cell whose rows are neither stored nor adopted."""
@@ -138,15 +154,21 @@ class Collection:
 
     def measure_anew(self, keys: pd.DataFrame) -> None:
         """Measure some of the cell's keys, unless this very code has."""
-        measure_missing(
+        fill(
             self.folder,
             keys[list(self.plan.keys.columns)],
-            self.plan.measure,
+            self._executor,
             code=self.kind.code,
-            meta=lambda: provenance(self.request.load()),
             shard_samples=self.plan.shard_samples,
             progress=self.progress,
         )
+
+    @functools.cached_property
+    def _executor(self) -> Executor:
+        """What measures: this process, or others, which are sent the samples once."""
+        if self.sender is None:
+            return here(self.plan.measure, lambda: provenance(self.request.load()))
+        return self.sender.executor(self.kind, self.request, self.plan)
 
     def rows(self) -> CollectedRows:
         """Return the rows that are stored of the cell's keys.
@@ -265,20 +287,6 @@ def join_code_versions(rows: pd.DataFrame, schema: RowSchema) -> tuple[pd.DataFr
         )
         joined = pd.concat([joined, new], ignore_index=True)
     return joined.reset_index(drop=True), "; ".join(said)
-
-
-def provenance(lm: LM) -> dict[str, str]:
-    """Return what is recorded with every shard: library versions, device, attention backend."""
-    from kvcore.models.device import describe_device
-
-    versions = {name: importlib.metadata.version(name) for name in _RECORDED}
-    return versions | {
-        **describe_device(lm.device),
-        "machine": platform.machine(),
-        "attention": str(lm.config._attn_implementation),
-        "bos": f"{lm.bos_id} ({lm.bos_source})" if lm.has_bos else "none",
-        "python": platform.python_version(),
-    }
 
 
 # --- rows that other code measured ---------------------------------------------------------------

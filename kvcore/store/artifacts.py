@@ -28,6 +28,8 @@ from kvcore.store.artifact_names import fingerprint
 from kvcore.store.remote import shown
 
 FOLDER = "_written"  # in the store's; the underscore keeps readers of Parquet folders out of it
+NAME = re.compile(r"[a-z]+-\d+-([0-9a-f]{32})\.jsonl")
+"""Of its files, whatever they hold."""
 COMPARED_TEXTS = 3
 Key = tuple[str, ...]
 Row = dict[str, Any]
@@ -175,7 +177,7 @@ def read_file(path: Path) -> list[Row]:
             data = path.read_bytes()
         except FileNotFoundError:  # another process has just set it aside
             return []
-    name = _name(path, "[a-z]+")
+    name = NAME.fullmatch(path.name)
     if name and name[1] == fingerprint(data):
         return [json.loads(line) for line in data.splitlines()]
     with contextlib.suppress(OSError):
@@ -197,10 +199,6 @@ def exclusive(folder: Path, *setting: str) -> Iterator[None]:
         with disk_errors(shown(folder), "claim its files"):
             stack.enter_context(claiming.exclusive(folder, digest(*setting)[:32]))
         yield
-
-
-def _name(path: Path, stem: str) -> re.Match[str] | None:
-    return _pattern(stem).fullmatch(path.name)
 
 
 def _pattern(stem: str) -> re.Pattern[str]:

@@ -26,7 +26,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +41,8 @@ FOLDER = ".claims"
 BEAT_SECONDS = 10.0
 LEASE_SECONDS = 90.0
 POLL_SECONDS = 0.2
+SHOWN_SECONDS = 30.0
+"""How long a file that was written may take to show in the list of files."""
 _ALIVE = "alive"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -232,19 +234,35 @@ class Leases:
         return self._file(name) in self.medium.names()
 
     def _take(self, name: str) -> bool:
-        if name in self._held or self._others(name):
+        if name in self._held or self._others(name, self.medium.names()):
             return False
         self._begin_to_beat()
-        self.medium.put(self._file(name), b"")
-        if self._others(name):
+        if self._others(name, self._names_with_own(name)):
             self.medium.remove(self._file(name))
             return False
         self._held.add(name)
         return True
 
-    def _others(self, name: str) -> bool:
+    def _names_with_own(self, name: str) -> list[str]:
+        """Write the own claim, and list the files once it shows.
+
+        Raises OSError where it does not, time and again: no claim would ever be seen.
+        """
+        end = time.monotonic() + SHOWN_SECONDS
+        while True:
+            self.medium.put(self._file(name), b"")
+            listed = self.medium.names()
+            if self._file(name) in listed:
+                return listed
+            if time.monotonic() >= end:
+                raise OSError(
+                    f"what is written there without error does not show in its list of files "
+                    f"after {SHOWN_SECONDS:.0f} s"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _others(self, name: str, listed: Sequence[str]) -> bool:
         """Whether another process that is alive has a name; claims of the dead are removed."""
-        listed = self.medium.names()
         held = False
         for file in listed:
             claimed, _, process = file.rpartition("@")

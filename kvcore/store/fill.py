@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pandas as pd
 from kvcore import progress as told
 from kvcore.errors import KvError
 from kvcore.io import disk_errors, json_digest
-from kvcore.store import claiming
+from kvcore.store import claiming, folder
 from kvcore.store.keys import row_keys
 from kvcore.store.remote import shown
 from kvcore.store.schema import CODE, KEY, Key, RowSchema, clean
@@ -88,6 +88,24 @@ def measure_missing(
     Shards come in an order that has nothing to do with length, so rates and partial results are
     those of the whole.
     """
+    executor = here(measure, meta)
+    fill(store, wanted, executor, code=code, shard_samples=shard_samples, progress=progress)
+
+
+def fill(
+    store: Store,
+    wanted: pd.DataFrame,
+    executor: Executor,
+    *,
+    code: str,
+    shard_samples: int,
+    progress: str | None,
+) -> None:
+    """Have what the store lacks measured, by whatever measures; see `measure_missing`.
+
+    - `executor`: takes shards one at a time, as soon as it has use for one, and returns each with
+      its rows. Shards that it has taken are claimed by this process until their rows are written.
+    """
     present = PresentRows(code).updated(store)
     shards = plan(wanted, shard_samples)
     counts = [len(shard.missing(present.keys)) for shard in shards]
@@ -95,26 +113,102 @@ def measure_missing(
     if not pending:
         return
     store.sweep()
+    written: list[str] = []
     with told.task(progress, sum(rows for _, rows in pending)) as task:
         while pending:
-            held = []
-            for shard, count in pending:
-                with claim(store, shard) as claimed:
-                    if not claimed:
-                        held.append((shard, count))
-                        continue
-                    present = present.updated(store)
-                    missing = shard.missing(present.keys)
-                    with task.part(count, missing["sample_id"].nunique()):
-                        if len(missing):  # another process may have stored it between two looks
-                            rows = with_keys(measure(missing), missing, store.schema, code)
-                            if not claiming.is_held(store.root, shard.name):
-                                held.append((shard, count))  # taken for dead: measured elsewhere
-                                continue
-                            store.write(rows, meta() if callable(meta) else meta)
+            held: list[tuple[Shard, int]] = []
+            with contextlib.ExitStack() as claims:
+                work = _claimed(store, pending, held, present, task, claims)
+                measured = claims.enter_context(contextlib.closing(executor(work)))
+                for each, rows, meta in measured:
+                    own = with_keys(rows, each.missing, store.schema, code)
+                    if claiming.is_held(store.root, each.shard.name):
+                        written.append(store.write(own, meta).name)
+                    else:  # taken for dead: measured elsewhere
+                        each.part.drop()
+                        held.append((each.shard, each.count))
+                    each.release.close()
             if len(held) == len(pending):
                 time.sleep(_POLL_SECONDS)
             pending = held
+            present = present.updated(store) if held else present
+    if written:
+        see_written(store, written)
+
+
+def see_written(store: Store, written: list[str]) -> None:
+    """Wait until shards that were written show in the store's list.
+
+    Raises KvError where none does.
+    """
+    end = time.monotonic() + claiming.SHOWN_SECONDS
+    with disk_errors(shown(store.root), "list the shards"):
+        while not set(written) & set(folder.names(store.root)):
+            if time.monotonic() >= end:
+                raise KvError(
+                    f"store {shown(store.root)}: {len(written)} shards were written without error "
+                    f"and do not show in its list after {claiming.SHOWN_SECONDS:.0f} s; use "
+                    "another --kv-store."
+                )
+            time.sleep(_POLL_SECONDS)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A shard that this process has claimed.
+
+    - `missing`: its rows that are to be measured.
+    - `count`: of them, when the work began.
+    - `part`: how far it is told to be.
+    - `release`: ends part and claim.
+    """
+
+    shard: Shard
+    missing: pd.DataFrame
+    count: int
+    part: told.Part
+    release: contextlib.ExitStack
+
+
+Measured = tuple[Work, pd.DataFrame, Mapping[str, str]]
+"""A shard, the rows that were measured of it, and what is recorded with them."""
+Executor = Callable[[Iterator[Work]], Generator[Measured, None, None]]
+"""Measures shards, in this process or elsewhere, several at a time or not."""
+
+
+def here(measure: Measure, meta: Mapping[str, str] | Callable[[], Mapping[str, str]]) -> Executor:
+    """Return what measures shard after shard in this process; arguments as `measure_missing`."""
+
+    def measured(work: Iterator[Work]) -> Generator[Measured, None, None]:
+        for each in work:
+            rows = measure(each.missing)
+            yield each, rows, meta() if callable(meta) else meta
+
+    return measured
+
+
+def _claimed(
+    store: Store,
+    pending: Iterable[tuple[Shard, int]],
+    held: list[tuple[Shard, int]],
+    present: PresentRows,
+    task: told.Task,
+    claims: contextlib.ExitStack,
+) -> Iterator[Work]:
+    """Claim shard after shard; what others hold is added to `held`."""
+    for shard, count in pending:
+        release = claims.enter_context(contextlib.ExitStack())
+        if not release.enter_context(claim(store, shard)):
+            release.close()
+            held.append((shard, count))
+            continue
+        present = present.updated(store)
+        missing = shard.missing(present.keys)
+        part = release.enter_context(task.part(count, missing["sample_id"].nunique()))
+        if len(missing):
+            yield Work(shard, missing, count, part, release)
+        else:  # another process has stored it between two looks
+            release.close()
 
 
 def plan(wanted: pd.DataFrame, shard_samples: int) -> tuple[Shard, ...]:
