@@ -204,6 +204,7 @@ class Session:
             seed=settings.seed,
             batch_tokens=settings.batch_tokens,
             store=settings.store,
+            device=settings.device,
         )
 
     def explained_once(self, key: CellKey) -> list[Mapping[str, Any]]:
