@@ -18,6 +18,7 @@ from benchmarks import (
     contenders,
     dtypes,
     following,
+    host,
     hybrids,
     ranking,
     speed,
@@ -85,13 +86,14 @@ PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
         lm, _measurable(lm, corpus, options.dtype_samples, options.seed), options
     ),
     "capture": lambda lm, _corpus, options: capture.measure(lm, options),
+    "host": host.measure,
     "following": lambda lm, _corpus, options: following.measure(lm, options),
 }
 
 STATISTICS = "statistics"
 """The part that simulates verdicts on the shipped rows, loads no model and writes a page."""
-ON_REQUEST = ("dtypes",)
-"""Parts that "all" leaves out: a minute or more per sample."""
+ON_REQUEST = ("dtypes", "host")
+"""Parts that "all" leaves out: a minute or more per sample, or of use with a tiny model alone."""
 
 
 def _environment() -> dict[str, str]:
@@ -117,6 +119,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype-samples", type=_count, default=50, help="samples that are scored in every dtype"
+    )
+    parser.add_argument(
+        "--host-samples", type=_count, default=1000, help="samples of host, by a tiny model"
     )
     parser.add_argument(
         "--rounds", type=_count, default=3, help="interleaved rounds of each part but ranking"
