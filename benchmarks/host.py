@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any
 from unittest import mock
 
 from benchmarks import hybrids, ranking
-from kvcore.data.sample import Corpus, Sample
-from kvcore.engine import forward, limits
+from kvcore.data.sample import Corpus
+from kvcore.engine import forward, hooks, limits
 from kvcore.measurements.base import MeasureRequest
 from kvcore.measurements.collect import Collection
 from kvcore.measurements.kinds import answer_nll
@@ -39,9 +39,13 @@ MORE_HYBRIDS = (
 )
 MOST_MICROSECONDS = {"three conditions": 500, "13 hybrids": 400, "ranking": 400}
 LEAST_TOKENS, MOST_PADDING = 8000, 0.1
-GPU_SHARE, GPU_SAMPLES = 0.35, 200
-"""Of each passage, which the tiny tokenizer reads letter by letter, so that it has the tokens that
-one of MS MARCO has; and how many are read."""
+GPU_SAMPLES = 400
+LENGTHS: Mapping[str, Callable[[str], int]] = {
+    "of like lengths": lambda passage: min(200, len(passage)),
+    "of any length": lambda passage: int(0.35 * len(passage)),
+}
+"""How many characters of a passage are read: the tiny tokenizer reads almost letter by letter, so
+that passages have the 110 to 140 tokens that those of MS MARCO have; SDs are 10 and 46 tokens."""
 
 
 @dataclass
@@ -49,17 +53,19 @@ class Passes:
     """What the passes of a model took.
 
     - `seconds`: of the processor, inside the model.
-    - `tokens`, `real`: of each pass, with padding and without.
+    - `tokens`: of each pass, padding included: the mean of what its layers run.
+    - `real`: how many of its tokens are no padding, a share.
     """
 
     seconds: float = 0.0
-    tokens: list[int] = field(default_factory=list)
-    real: list[int] = field(default_factory=list)
+    tokens: list[float] = field(default_factory=list)
+    real: list[float] = field(default_factory=list)
 
     @property
     def padding(self) -> float:
         """Share of all tokens that are padding."""
-        return 1 - sum(self.real) / max(1, sum(self.tokens))
+        run = sum(self.tokens)
+        return 1 - sum(t * r for t, r in zip(self.tokens, self.real, strict=True)) / max(1, run)
 
 
 @contextmanager
@@ -69,9 +75,15 @@ def passes_of(lm: LM) -> Iterator[Passes]:
     run_model, own_forward = forward.run_model, lm.model.forward
 
     def counted(lm: LM, step: forward.ForwardInput, *arguments: Any, **named: Any) -> Any:
-        done.tokens.append(step.ids.numel())
-        done.real.append(int(step.real.sum()))
-        return run_model(lm, step, *arguments, **named)
+        in_layers: list[int] = []  # rows that are alike up to a layer are run once below it
+        with hooks.watching(
+            lm, ["residual"], lambda _part, _layer, x: in_layers.append(x.shape[0] * x.shape[1])
+        ):
+            try:
+                return run_model(lm, step, *arguments, **named)
+            finally:
+                done.tokens.append(statistics.mean(in_layers))
+                done.real.append(float(step.real.float().mean()))
 
     def timed(*arguments: Any, **named: Any) -> Any:
         started = time.process_time()
@@ -123,31 +135,37 @@ def measure(lm: LM, corpus: Corpus, options: argparse.Namespace) -> dict[str, An
     return report | {"gpu": gpu_passes(lm, corpus, options)}
 
 
-def gpu_passes(lm: LM, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
-    """Count the passes that a GPU's budgets and shards give, print their figures, return them."""
-    short = replace(corpus, samples=tuple(map(_short, corpus.samples)))
+def gpu_passes(
+    lm: LM, corpus: Corpus, options: argparse.Namespace, lengths: Sequence[str] = tuple(LENGTHS)
+) -> dict[str, Any]:
+    """Count the passes that a GPU's budgets and shards give, print their figures, return them.
+
+    `lengths`: keys of `LENGTHS`.
+    """
     needs = dict.fromkeys((*THREE, *needs_of(lm)["13 hybrids"]))
-    with ExitStack() as budgets:
-        for of_device in (limits.BATCH_TOKENS, limits.PASS_COST, limits.LOGITS):
-            budgets.enter_context(mock.patch.dict(of_device, cpu=of_device["cuda"]))
-        limit = min(options.host_samples, GPU_SAMPLES)
-        rows, _, passes = _measured(lm, short, tuple(needs), limit, "cuda")
-    median = statistics.median(passes.tokens)
-    print(
-        f"  with a GPU's budgets: {rows} scores, {len(passes.tokens)} passes, median "
-        f"{median:.0f} tokens (aim: {LEAST_TOKENS}), padding {passes.padding:.1%} "
-        f"(aim: {MOST_PADDING:.0%})"
-    )
-    return {
-        "rows": rows,
-        "passes": len(passes.tokens),
-        "median_tokens": median,
-        "padding": passes.padding,
-    }
-
-
-def _short(sample: Sample) -> Sample:
-    return replace(sample, passage=sample.passage[: int(GPU_SHARE * len(sample.passage))])
+    report = {}
+    for name in lengths:
+        length = LENGTHS[name]
+        samples = tuple(replace(s, passage=s.passage[: length(s.passage)]) for s in corpus.samples)
+        with ExitStack() as budgets:
+            for of_device in (limits.BATCH_TOKENS, limits.PASS_COST, limits.LOGITS):
+                budgets.enter_context(mock.patch.dict(of_device, cpu=of_device["cuda"]))
+            limit = min(options.host_samples, GPU_SAMPLES)
+            short = replace(corpus, samples=samples)
+            rows, _, passes = _measured(lm, short, tuple(needs), limit, "cuda")
+        median = statistics.median(passes.tokens)
+        report[name] = {
+            "rows": rows,
+            "passes": len(passes.tokens),
+            "median_tokens": median,
+            "padding": passes.padding,
+        }
+        print(
+            f"  a GPU's budgets, passages {name}: {rows} scores, {len(passes.tokens)} passes, "
+            f"median {median:.0f} tokens (aim: {LEAST_TOKENS}), padding {passes.padding:.1%} "
+            f"(aim: {MOST_PADDING:.0%})"
+        )
+    return report
 
 
 def _measured(

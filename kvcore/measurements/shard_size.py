@@ -1,6 +1,6 @@
 """How much is measured and stored together: what is lost when a run is killed.
 
-On a GPU a shard has 200 samples or more, so that passes are full; on a CPU it has about as many
+On a GPU a shard has 400 samples or more, so that passes are full; on a CPU it has about as many
 tokens as a minute reads, so that little is lost. Processes must divide the same rows alike, so the
 size hangs on the model and the kind of device alone, and on no clock.
 """
@@ -18,7 +18,7 @@ from kvcore.models.files import ModelFiles
 
 MINUTE = 6e12
 """Floating-point operations of a minute of a CPU, a cautious one."""
-GPU_SAMPLES, GPU_TOKENS = 200, 2**21
+GPU_SAMPLES, GPU_TOKENS = 400, 2**21
 """A shard on a GPU has so many samples, and more until it has so many tokens."""
 TOKENS_PER_CHARACTER = 0.25
 """Of a document in English, about."""
