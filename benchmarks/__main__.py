@@ -19,6 +19,7 @@ from benchmarks import (
     dtypes,
     elsewhere,
     following,
+    host,
     hybrids,
     ranking,
     sinks_page,
@@ -91,6 +92,7 @@ PARTS: dict[str, Callable[[LM, Corpus, argparse.Namespace], dict[str, Any]]] = {
         lm, _measurable(lm, corpus, options.dtype_samples, options.seed), options
     ),
     "capture": lambda lm, _corpus, options: capture.measure(lm, options),
+    "host": host.measure,
     "following": lambda lm, _corpus, options: following.measure(lm, options),
     "ray": elsewhere.measure,
 }
@@ -99,8 +101,9 @@ STATISTICS = "statistics"
 """The part that simulates verdicts on the shipped rows, loads no model and writes a page."""
 SINKS = "sinks"
 """The part that writes the figures of the attention sinks from the shipped rows."""
-ON_REQUEST = ("dtypes", "ray")
-"""Parts that "all" leaves out: a minute or more per sample, or an extra of the package."""
+ON_REQUEST = ("dtypes", "host", "ray")
+"""Parts that "all" leaves out: a minute or more per sample, of use with a tiny model alone, or an
+extra of the package."""
 
 
 def _environment() -> dict[str, str]:
@@ -126,6 +129,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype-samples", type=_count, default=50, help="samples that are scored in every dtype"
+    )
+    parser.add_argument(
+        "--host-samples", type=_count, default=1000, help="samples of host, by a tiny model"
     )
     parser.add_argument(
         "--rounds", type=_count, default=3, help="interleaved rounds of each part but ranking"

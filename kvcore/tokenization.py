@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 
 TRIES = 400  # draws per token before a random prefix is given up
+LINE_END_TOKENS = 4  # most tokens that a newline is read as: its one byte, and what marks a word
+MOST_REMEMBERED = 50_000  # random prefixes of one tokenizer: some 10 MB
+Ids = tuple[int, ...]
+_ENCODED, _DRAWN, _ORDINARY = "_kvcore_encoded", "_kvcore_drawn", "_kvcore_ordinary_ids"
+"""What is remembered of a tokenizer, beside its own attributes: it goes when the tokenizer goes."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +100,48 @@ class Prefix:
 NO_PREFIX = Prefix("none")
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
     """Tokenize a text without special tokens; text that spells one is read as plain text.
 
     Raises Unusable if the text is not valid Unicode (a lone surrogate).
     """
+    known = tokenizer.__dict__.get(_ENCODED, {}).get(text)
+    if known is not None:
+        return known  # type: ignore[no-any-return]
+    if not _is_unicode(text):
+        raise Unusable("not valid Unicode (lone surrogate)")
+    return encode_batch(tokenizer, [text])[0]
+
+
+def encode_batch(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
+    """Tokenize valid texts as `encode` does, in one call: the way there costs more than a text."""
+    if not texts:
+        return []
+    ids = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
+    return [tuple(map(int, of_text)) for of_text in ids]
+
+
+@contextmanager
+def encoded_together(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Iterator[None]:
+    """Tokenize texts in one call; inside the context `encode` need not do so again."""
+    valid = [text for text in dict.fromkeys(texts) if _is_unicode(text)]
+    outer = tokenizer.__dict__.get(_ENCODED)
+    tokenizer.__dict__[_ENCODED] = dict(zip(valid, encode_batch(tokenizer, valid), strict=True))
+    try:
+        yield
+    finally:
+        if outer is None:
+            del tokenizer.__dict__[_ENCODED]
+        else:
+            tokenizer.__dict__[_ENCODED] = outer
+
+
+def _is_unicode(text: str) -> bool:
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise Unusable("not valid Unicode (lone surrogate)") from error
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    return tuple(int(i) for i in ids)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_ids(name: str, ids: Iterable[int], size: int, model: str) -> None:
@@ -112,6 +149,21 @@ def check_ids(name: str, ids: Iterable[int], size: int, model: str) -> None:
     outside = next((i for i in ids if not 0 <= i < size), None)
     if outside is not None:
         raise KvError(f"{name} holds the id {outside}; {model}'s vocabulary is 0..{size - 1}.")
+
+
+def texts_of(sample: Sample, target: str) -> tuple[str, ...]:
+    """Return the texts that `tokenize` reads of a sample, but for its padding.
+
+    Query, query and passage together, prompt, answer and the passage alone.
+    """
+    asked = TARGETS[target]
+    return (
+        f"{sample.query}\n",
+        f"{sample.query}\n{sample.passage}",
+        _fill_in(asked.prompt, sample),
+        _fill_in(asked.answer, sample),
+        sample.passage,
+    )
 
 
 def tokenize(
@@ -128,15 +180,13 @@ def tokenize(
     """
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
-    texts = TARGETS[target]
-    query_prefix = encode(tokenizer, f"{sample.query}\n")
-    together = encode(tokenizer, f"{sample.query}\n{sample.passage}")
+    query_text, together_text, prompt_text, answer_text, passage_text = texts_of(sample, target)
+    query_prefix = encode(tokenizer, query_text)
+    together = encode(tokenizer, together_text)
     if together[: len(query_prefix)] != query_prefix:
         raise Unusable("prefix and passage merge into one token")
     document = together[len(query_prefix) :]
-    prompt, answer = (
-        encode(tokenizer, _fill_in(text, sample)) for text in (texts.prompt, texts.answer)
-    )
+    prompt, answer = encode(tokenizer, prompt_text), encode(tokenizer, answer_text)
     if not document or not answer:
         raise Unusable("no tokens in the passage or the answer")
     return TokenizedSample(
@@ -145,7 +195,7 @@ def tokenize(
         document=pad_document(tokenizer, document, sample),
         prompt=prompt,
         answer=answer,
-        clean_boundary=encode(tokenizer, sample.passage) == document,
+        clean_boundary=encode(tokenizer, passage_text) == document,
         texts=(*own_texts(sample), *sample.texts),
     )
 
@@ -218,7 +268,7 @@ def fitted(ids: tuple[int, ...], length: int) -> tuple[int, ...]:
 
 def random_prefix(
     tokenizer: PreTrainedTokenizerBase, length: int, sample_id: str, seed: int
-) -> tuple[int, ...]:
+) -> Ids:
     """Draw exactly ``length`` token ids: random ordinary tokens, then a newline.
 
     Each token is uniform over the ordinary vocabulary, given that the text read so far comes
@@ -230,39 +280,83 @@ def random_prefix(
 
     Raises Unusable if none survives decoding and encoding.
     """
+    drawn = draw_prefixes(tokenizer, [(length, sample_id)], seed)[0]
+    if drawn is None:
+        raise Unusable("no random prefix of this length survives decode and encode")
+    return drawn
+
+
+def draw_prefixes(
+    tokenizer: PreTrainedTokenizerBase, wanted: Sequence[tuple[int, str]], seed: int
+) -> list[Ids | None]:
+    """Draw the random prefixes of several samples side by side, each as if it were alone.
+
+    - `wanted`: length and sample id of each; see `random_prefix`.
+
+    What was drawn is remembered: the targets and shards of a sample ask for the same prefix. None
+    stands for one that does not survive decoding and encoding.
+    """
+    known: dict[tuple[int, str, int], Ids | None] = tokenizer.__dict__.setdefault(_DRAWN, {})
+    keys = [(length, sample_id, seed) for length, sample_id in wanted]
+    draws = {key: _draw(tokenizer, *key) for key in keys if key not in known}
+    if len(known) + len(draws) > MOST_REMEMBERED:
+        known.clear()
+        draws = {key: _draw(tokenizer, *key) for key in keys}
+    answers: dict[tuple[int, str, int], Ids | None] = dict.fromkeys(draws)
+    while answers:
+        texts = dict[tuple[int, str, int], str]()
+        for key, ids in answers.items():
+            try:
+                texts[key] = draws[key].send(ids)
+            except StopIteration as end:
+                known[key] = end.value
+        encoded = encode_batch(tokenizer, list(texts.values()))
+        answers = dict(zip(texts, encoded, strict=True))
+    return [known[key] for key in keys]
+
+
+def _draw(
+    tokenizer: PreTrainedTokenizerBase, length: int, sample_id: str, seed: int
+) -> Generator[str, Ids | None, Ids | None]:
+    """Draw one random prefix: yield each text that is to be encoded, and be sent its ids."""
     rng = np.random.Generator(np.random.PCG64(_seed(seed, sample_id)))
     ordinary = ordinary_ids(tokenizer)
-    chosen: tuple[int, ...] = ()
+    chosen: Ids = ()
+    text = yield from _stable_text(tokenizer, chosen)
     for _ in range(TRIES * max(1, length)):
-        if _is_stable(tokenizer, chosen):
-            ended = encode(tokenizer, _decode(tokenizer, chosen) + "\n")
-            if len(ended) == length and ended[: len(chosen)] == chosen:
+        if text is not None and length - len(chosen) <= LINE_END_TOKENS:
+            ended = yield text + "\n"
+            if ended is not None and len(ended) == length and ended[: len(chosen)] == chosen:
                 return ended
         if len(chosen) >= length:
             chosen = chosen[:-2]
+            text = yield from _stable_text(tokenizer, chosen)
         longer = (*chosen, int(ordinary[rng.integers(len(ordinary))]))
-        chosen = longer if _is_stable(tokenizer, longer) else chosen
-    raise Unusable("no random prefix of this length survives decode and encode")
+        longer_text = yield from _stable_text(tokenizer, longer)
+        if longer_text is not None:
+            chosen, text = longer, longer_text
+    return None
+
+
+def _stable_text(
+    tokenizer: PreTrainedTokenizerBase, ids: Ids
+) -> Generator[str, Ids | None, str | None]:
+    """Return the text of ids that come back unchanged from decoding and encoding, else None."""
+    text = str(tokenizer.decode(list(ids)))
+    if "\ufffd" in text or not _is_unicode(text):
+        return None
+    again = yield text
+    return text if again == ids else None
 
 
 def ordinary_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Return the ids of every token that is neither special nor added, ascending."""
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    key = "_kvcore_ordinary_ids"
-    known = tokenizer.__dict__.get(key)
+    known = tokenizer.__dict__.get(_ORDINARY)
     if known is None:
         known = np.array(sorted(set(tokenizer.get_vocab().values()) - special), dtype=np.int64)
-        tokenizer.__dict__[key] = known
+        tokenizer.__dict__[_ORDINARY] = known
     return known
-
-
-def _is_stable(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> bool:
-    text = _decode(tokenizer, ids)
-    return "\ufffd" not in text and encode(tokenizer, text) == ids
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
-    return str(tokenizer.decode(list(ids)))
 
 
 def _seed(seed: int, sample_id: str) -> int:

@@ -242,6 +242,7 @@ class Session:
             seed=settings.seed,
             batch_tokens=settings.batch_tokens,
             store=settings.store,
+            device=settings.device,
         )
 
     def _load(self, key: CellKey) -> LM:

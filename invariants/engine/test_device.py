@@ -2,7 +2,7 @@
 
 Each path runs on the CPU and on `invariants.support.stand_in_device`, with the same weights and
 the same batches. Both compute on the CPU, so what differs is what the code does for a device:
-attention with repeated heads, where tensors are made, what is copied. A wait makes the GPU idle
+attention with packed heads, where tensors are made, what is copied. A wait makes the GPU idle
 until the host has gone on; an upload is a copy to the device, which waits too unless it is pinned.
 """
 

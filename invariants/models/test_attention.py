@@ -9,6 +9,7 @@ import torch
 from transformers import AttentionInterface
 
 from invariants.support.comparing import ROUNDOFF, Fault, must_see
+from invariants.support.stand_in_device import stand_in_device
 from kvcore.models import attention
 from kvcore.models.lm import LM
 
@@ -43,6 +44,57 @@ def test_grouped_attention(heads: int, kv_heads: int, scaling: float | None) -> 
     2. A softmax of each query head with its key head, in float64.
     """
     check_attention(heads, kv_heads, scaling)
+
+
+def check_packed_attention(heads: int, kv_heads: int) -> None:
+    """Packed heads attend bit for bit in place: each with its own key head and row of the mask."""
+    draw = torch.Generator().manual_seed(heads)
+    query = torch.randn(2, heads, 3, 8, generator=draw)
+    key, value = (torch.randn(2, kv_heads, 7, 8, generator=draw) for _ in range(2))
+    mask = torch.rand(2, 1, 3, 7, generator=draw) < 0.6
+    mask[..., 0] = True
+    shared = heads // kv_heads
+    packed, masks = attention.pack_heads(query, mask, shared)
+    assert packed.shape == (2, kv_heads, shared * 3, 8)
+    for head in range(heads):
+        rows = slice(head % shared * 3, (head % shared + 1) * 3)
+        assert torch.equal(packed[:, head // shared, rows], query[:, head])
+        assert torch.equal(masks[:, 0, rows], mask[:, 0])
+    with stand_in_device():
+        on_device = (x.to("cuda") for x in (query, key, value, mask))
+        found = attention.attend(torch.nn.Module(), *on_device)[0].cpu()
+    expected, _ = attention.attend(torch.nn.Module(), query, key, value, mask)
+    assert torch.allclose(found, expected, rtol=0, atol=128 * ROUNDOFF)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
+def test_packed_attention(heads: int, kv_heads: int) -> None:
+    """Would catch heads of a GPU that attend by another's mask, or are handed out in another order.
+
+    1. Queries of heads that share a key head, packed, on a stand-in for a CUDA device.
+    2. PyTorch's kernel for grouped heads on the CPU.
+    """
+    check_packed_attention(heads, kv_heads)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_twin_packed_attention(part: int) -> None:
+    """Would catch a check blind to heads, or rows of the mask, that are packed token by token."""
+
+    def token_by_token(patch: pytest.MonkeyPatch) -> None:
+        right = attention.pack_heads
+
+        def broken(query: Any, mask: Any, shared: int) -> Any:
+            packed = right(query, mask, shared)
+            wrong = (
+                query.unflatten(1, (-1, shared)).transpose(2, 3).flatten(2, 3),
+                mask.repeat_interleave(shared, 2),
+            )
+            return (wrong[0], packed[1]) if part == 0 else (packed[0], wrong[1])
+
+        patch.setattr(attention, "pack_heads", broken)
+
+    must_see(token_by_token, check_packed_attention, 6, 2)
 
 
 def another_grouping(patch: pytest.MonkeyPatch) -> None:

@@ -43,12 +43,14 @@ class CacheBatch:
     @property
     def positions(self) -> Int[Tensor, "batch slot"]:
         """The position of each slot's token."""
-        return torch.cat([_padded(part.positions, self.slots) for part in self.parts])
+        slots = self.slots
+        return torch.cat([_padded(part.positions, slots) for part in self.parts])
 
     @property
     def real(self) -> Bool[Tensor, "batch slot"]:
         """False for padding slots."""
-        return torch.cat([_padded(part.real, self.slots) for part in self.parts])
+        slots = self.slots
+        return torch.cat([_padded(part.real, slots) for part in self.parts])
 
     def lengths(self) -> Int[Tensor, " batch"]:
         """Return the number of real slots of each sequence."""
@@ -131,8 +133,9 @@ class CacheBatch:
 
 def _storage(x: Tensor) -> list[tuple[int, ...]]:
     """Return for each row of a tensor where in memory it lies, and in which form."""
-    step = x.stride(0) * x.element_size()
-    return [(x.data_ptr() + row * step, *x.shape[1:], *x.stride()[1:]) for row in range(len(x))]
+    start, step = x.data_ptr(), x.stride(0) * x.element_size()
+    form = (*x.shape[1:], *x.stride()[1:])
+    return [(start + row * step, *form) for row in range(x.shape[0])]
 
 
 def concatenate(rows_of: Iterable[tuple[KVCache, Sequence[int]]]) -> CacheBatch:
@@ -150,4 +153,4 @@ def stack(caches: Sequence[KVCache]) -> KVCache:
 
 
 def _padded(x: Shaped[Tensor, "batch slot"], width: int) -> Shaped[Tensor, "batch wider"]:
-    return torch.nn.functional.pad(x, (0, width - x.shape[1]))
+    return x if x.shape[1] == width else torch.nn.functional.pad(x, (0, width - x.shape[1]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from kvcore.errors import KvError
@@ -276,23 +277,48 @@ class Condition:
                     "that stand before the document; change the recipe."
                 )
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.recipe, self.aa_control))
+
+    def __hash__(self) -> int:
+        """Hash the whole recipe once: every score looks its condition up."""
+        return self._hash
+
+    @cached_property
+    def nodes(self) -> tuple[Recipe, ...]:
+        """Every step of its recipe, leaves first."""
+        return tuple(nodes(self.recipe))
+
+    @cached_property
+    def _prefills(self) -> tuple[Prefill, ...]:
+        return tuple(dict.fromkeys(n for n in self.nodes if isinstance(n, Prefill)))
+
     def prefills(self) -> tuple[Prefill, ...]:
         """Return the distinct prefills this condition is made from."""
-        return tuple(dict.fromkeys(n for n in nodes(self.recipe) if isinstance(n, Prefill)))
+        return self._prefills
+
+    @cached_property
+    def _sink_prefills(self) -> tuple[Prefill, ...]:
+        keeping = (n for n in self.nodes if isinstance(n, TruncateBut))
+        return tuple(dict.fromkeys(n.source for n in keeping if n.keep == "sink"))
 
     def sink_prefills(self) -> tuple[Prefill, ...]:
         """Return the distinct prefills whose slot of largest hidden norm must be known."""
-        keeping = (n for n in nodes(self.recipe) if isinstance(n, TruncateBut))
-        return tuple(dict.fromkeys(n.source for n in keeping if n.keep == "sink"))
+        return self._sink_prefills
 
     def swaps_bos(self) -> bool:
         """Whether BOS's entry is exchanged for another, which takes a BOS."""
-        return any(isinstance(node, SwapBos) for node in nodes(self.recipe))
+        return any(isinstance(node, SwapBos) for node in self.nodes)
 
     def prefixes(self) -> tuple[Prefix, ...]:
         """Return every prefix whose ids or length the recipe uses."""
+        return self._prefixes
+
+    @cached_property
+    def _prefixes(self) -> tuple[Prefix, ...]:
         prefixes = []
-        for node in nodes(self.recipe):
+        for node in self.nodes:
             if isinstance(node, RotateForward):
                 prefixes.append(node.prefix)
             if isinstance(node, Prefill):

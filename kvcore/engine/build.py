@@ -26,7 +26,7 @@ from kvcore.conditions.recipes import (
 )
 from kvcore.engine import forward, one_pass, rope_probe
 from kvcore.engine.forward import ForwardInput, SequenceInput
-from kvcore.engine.prepared import COPIES, DOCUMENT, PreparedSample
+from kvcore.engine.prepared import COPIES, PreparedSample
 from kvcore.errors import KvError
 from kvcore.models.device import upload
 from kvcore.models.lm import LM
@@ -134,10 +134,11 @@ def _mix(recipe: Mix, lm: LM, caches: Caches, group: Group) -> KVCache:
         return own.with_values(mixed, recipe.layers.in_depth(len(own.keys)))
     index = torch.zeros(own.batch, own.slots, dtype=torch.int64)
     is_mixed = torch.zeros(own.batch, own.slots, dtype=torch.bool)
+    as_arrays = index.numpy(), is_mixed.numpy()  # the same memory
     for row, sample in enumerate(group):
-        slots, value_slots = _mixed_slots(recipe, sample)
-        index[row, slots] = torch.tensor(value_slots, dtype=torch.int64)
-        is_mixed[row, slots] = True
+        slots, value_slots = map(list, _mixed_slots(recipe, sample))
+        as_arrays[0][row, slots] = value_slots
+        as_arrays[1][row, slots] = True
     return own.mix(other, index, is_mixed, recipe.weight)
 
 
@@ -148,12 +149,9 @@ def _same_values(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _mixed_slots(recipe: Mix, sample: PreparedSample) -> tuple[list[int], list[int]]:
+def _mixed_slots(recipe: Mix, sample: PreparedSample) -> tuple[Sequence[int], Sequence[int]]:
     """Return the slots that are mixed, and for each the slot of the other cache's value."""
-    slots, value_slots = (
-        [i for i, role in enumerate(sample.roles(source)) if role == DOCUMENT]
-        for source in (recipe.keys, recipe.values)
-    )
+    slots, value_slots = map(sample.document_slots, (recipe.keys, recipe.values))
     if isinstance(recipe.values, Mean):
         value_slots = value_slots * len(slots)
     if len(slots) != len(value_slots):
@@ -180,11 +178,15 @@ def prefill_input(lm: LM, prefill: Prefill, group: Group) -> ForwardInput:
 
 def prefill_group(lm: LM, prefill: Prefill, group: Group) -> KVCache:
     """Run one prefill for a group of samples, equal ones once."""
-    specs = [sample.prefill_spec(prefill) for sample in group]
-    row_of = {spec: row for row, spec in enumerate(dict.fromkeys(specs))}
-    firsts = [group[specs.index(spec)] for spec in row_of]
-    cache = forward.prefill(lm, prefill_input(lm, prefill, firsts))
-    return cache if len(firsts) == len(group) else cache.rows([row_of[spec] for spec in specs])
+    read = [(sample.prefill_ids(prefill, lm.bos_id), sample.roles(prefill)) for sample in group]
+    firsts: dict[object, PreparedSample] = {}
+    for each, sample in zip(read, group, strict=True):
+        firsts.setdefault(each, sample)
+    cache = forward.prefill(lm, prefill_input(lm, prefill, list(firsts.values())))
+    if len(firsts) == len(group):
+        return cache
+    row_of = {each: row for row, each in enumerate(firsts)}
+    return cache.rows([row_of[each] for each in read])
 
 
 def query_input(lm: LM, cache: KVCache | CacheBatch, group: Group) -> ForwardInput:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from kvcore.cache import hf_cache, kv_cache, masks
@@ -20,6 +21,7 @@ from kvcore.models.lm import LM
 RowsAndColumns = tuple[Sequence[int], Sequence[int]]
 """Tokens of a pass: their rows, and their columns counted within the pass."""
 NO_TOKENS: RowsAndColumns = ((), ())
+GROUPS_PER_BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -96,49 +98,63 @@ def pad_sequences(
     lm: LM, sequences: Sequence[SequenceInput], past: KVCache | CacheBatch | None = None
 ) -> ForwardInput:
     """Right-pad sequences into one pass; those with groups need an empty past."""
-    width = max(len(s.ids) for s in sequences)
-    ids = torch.tensor([[*s.ids, *[lm.bos_id] * (width - len(s.ids))] for s in sequences])
-    # Padding counts on, but never past what is read: some models change their frequencies by
-    # the largest position of a pass.
+    lengths = np.array([len(s.ids) for s in sequences])
+    columns = np.arange(lengths.max())
+    ids = np.full((len(sequences), len(columns)), lm.bos_id)
+    positions = np.empty_like(ids)
+    for row, (s, length) in enumerate(zip(sequences, lengths, strict=True)):
+        ids[row, :length] = s.ids
+        positions[row, :length] = s.positions
+        # Padding counts on, but never past what is read: some models change their frequencies by
+        # the largest position of a pass.
+        positions[row, length:] = s.positions[-1] + 1 + columns[: len(columns) - length]
     last = max(s.positions[-1] for s in sequences)
-    positions = torch.tensor(
-        [
-            [
-                *s.positions,
-                *(min(s.positions[-1] + i, last) for i in range(1, 1 + width - len(s.ids))),
-            ]
-            for s in sequences
-        ]
-    )
-    real = torch.arange(width) < torch.tensor([len(s.ids) for s in sequences]).unsqueeze(1)
-    blocked = blocked_pairs(sequences, width)
+    behind = columns >= lengths[:, None]
+    positions[behind] = np.minimum(positions[behind], last)
     return ForwardInput(
-        upload(ids, lm.device),
-        upload(positions, lm.device),
-        upload(real, lm.device),
+        upload(torch.from_numpy(ids), lm.device),
+        upload(torch.from_numpy(positions), lm.device),
+        upload(torch.from_numpy(~behind), lm.device),
         past,
-        None if blocked is None else upload(blocked, lm.device),
+        blocked_pairs(lm, sequences, len(columns)),
     )
 
 
-def blocked_pairs(sequences: Sequence[SequenceInput], width: int) -> torch.Tensor | None:
+def blocked_pairs(lm: LM, sequences: Sequence[SequenceInput], width: int) -> torch.Tensor | None:
     """Return which token may not attend to which, from their groups.
 
     Returns
     -------
     (batch, width, width) bool, or None where nothing is blocked
-        By query and key.
+        By query and key, on the model's device: what is uploaded has a row for each sequence, not
+        for each of its tokens.
     """
     if not any(s.blocked_groups for s in sequences):
         return None
-    count = 1 + max(group for s in sequences for group in (0, *s.groups))
-    rules = torch.zeros(len(sequences), count, count, dtype=torch.bool)
-    for row, s in enumerate(sequences):
-        for query, key in s.blocked_groups:
-            rules[row, query, key] = True
-    groups = torch.tensor([[*s.groups, *[0] * (width - len(s.groups))] for s in sequences])
-    rows = torch.arange(len(sequences))[:, None, None]
-    return rules[rows, groups[:, :, None], groups[:, None, :]]
+    count = 1 + max(max(s.groups, default=0) for s in sequences)
+    shape = len(sequences), width
+    blocked: torch.Tensor | None = None
+    for first in range(0, count, GROUPS_PER_BYTE):
+        # A byte for each token: as a key, its group; as a query, the groups that it may not see.
+        keys, queries = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+        for row, s in enumerate(sequences):
+            if not s.blocked_groups:
+                continue
+            is_group, hides = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
+            own = range(first, min(first + GROUPS_PER_BYTE, count))
+            is_group[own] = [1 << (group - first) for group in own]
+            for query, key in s.blocked_groups:
+                if query < count and key in own:
+                    hides[query] |= 1 << (key - first)
+            groups = np.zeros(width, np.intp)  # padding has the first token's group
+            groups[: len(s.groups)] = s.groups
+            keys[row], queries[row] = is_group[groups], hides[groups]
+        key_bits, query_bits = (
+            upload(torch.from_numpy(bits), lm.device) for bits in (keys, queries)
+        )
+        some = query_bits.unsqueeze(2).bitwise_and(key_bits.unsqueeze(1)) != 0
+        blocked = some if blocked is None else blocked | some
+    return blocked
 
 
 def run(

@@ -22,7 +22,7 @@ TESTED_POSITIONS = {"cpu": 4096, "cuda": 16384}  # most that a model is tried on
 PAST_WINDOW = 64  # positions behind a window that are tried
 QUERY_SCALING = "llama_4_scaling_beta"
 LOGITS = {"cpu": 2**28, "cuda": 2**30}  # numbers that the logits of one pass may be
-PASS_COST = {"cpu": 64, "cuda": 512}  # what starting a pass costs, in tokens: reading the weights
+PASS_COST = {"cpu": 64, "cuda": 1024}  # of a pass beside its tokens, in tokens: weights, launches
 
 
 def exact_positions(lm: LM) -> int:

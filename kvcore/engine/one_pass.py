@@ -95,36 +95,59 @@ def one_pass(sample: PreparedSample, condition: Condition, bos_id: int) -> Seque
     """
     recipe = condition.recipe
     (prefill,) = condition.prefills()
-    read = [*[(bos_id, BOS)] * sample.bos, *sample.prefill_spec(prefill)]
-    question = [(i, QUESTION) for i in sample.query_ids()]
-    copies = sorted({group for _, group in read if group >= COPIES})
+    ids, groups = sample.prefill_ids(prefill, bos_id), sample.roles(prefill)
+    question = sample.query_ids()
+    asking = (QUESTION,) * len(question)
+    copies = tuple(sorted({group for group in groups if group >= COPIES}))
     if isinstance(recipe, Reposition) and copies:
-        end = sample.bos + sum(group >= COPIES for _, group in read)
-        but = recipe.source
-        kept = sample.kept_slots(but) if isinstance(but, TruncateBut) else range(0)
-        again = [i for i, _ in read[: kept.stop]] if kept else []
-        leading, staying = again[: kept.start], again[kept.start :]
-        second = [(bos_id, SECOND_BOS)] * sample.bos
-        tail = [*read[end:], *question]
-        tokens = [
-            *read[:end],
-            *((i, LEADING) for i in leading),
-            *((i, KEPT) for i in staying),
-            *second,
-            *tail,
-        ]
-        positions = (
-            *range(end),
-            *range(end - len(again), end),
-            *[end - 1 - len(kept)] * sample.bos,
-            *range(end, end + len(tail)),
+        end = sample.bos + sample.prefix_length(prefill)
+        kept = _kept_slots(sample, recipe)
+        again, leading = ids[: kept.stop], kept.start
+        tail = len(ids) - end + len(question)
+        return _sequence(
+            (*ids[:end], *again, *[bos_id] * sample.bos, *ids[end:], *question),
+            (
+                *groups[:end],
+                *[LEADING] * leading,
+                *[KEPT] * len(kept),
+                *[SECOND_BOS] * sample.bos,
+                *groups[end:],
+                *asking,
+            ),
+            (
+                *range(end),
+                *range(end - len(again), end),
+                *[end - 1 - len(kept)] * sample.bos,
+                *range(end, end + tail),
+            ),
+            blocked_groups(truncation_table(copies)),
         )
-        return _sequence(tokens, positions, truncation_table(copies))
     table = dict(prefill_table(prefill, copies))
     hidden = recipe.hidden_copies(copies) if isinstance(recipe, MaskFromQuery) else []
     table[QUESTION] = {*table, QUESTION} - set(hidden)
-    tokens = [*read, *question]
-    return _sequence(tokens, range(len(tokens)), table)
+    return _sequence(
+        (*ids, *question),
+        (*groups, *asking),
+        tuple(range(len(ids) + len(question))),
+        blocked_groups(table),
+    )
+
+
+def one_pass_length(sample: PreparedSample, condition: Condition) -> int:
+    """Return how many tokens `one_pass` reads, without writing them down."""
+    (prefill,) = condition.prefills()
+    length = len(sample.roles(prefill)) + sample.query_length()
+    recipe = condition.recipe
+    if isinstance(recipe, Reposition) and sample.prefix_length(prefill):
+        length += _kept_slots(sample, recipe).stop + sample.bos
+    return length
+
+
+def _kept_slots(sample: PreparedSample, recipe: Reposition) -> range:
+    """Return which slots of the prefix a truncated cache keeps; an empty range begins at 0."""
+    but = recipe.source
+    kept = sample.kept_slots(but) if isinstance(but, TruncateBut) else range(0)
+    return kept or range(0)
 
 
 def prefill_table(prefill: Prefill, copies: Sequence[int]) -> Sees:
@@ -160,14 +183,18 @@ def blocked_groups(table: Sees) -> frozenset[tuple[int, int]]:
 
 
 def _sequence(
-    tokens: Sequence[tuple[int, int]], positions: Sequence[int], table: Sees
+    ids: tuple[int, ...],
+    groups: Sequence[int],
+    positions: tuple[int, ...],
+    blocked: frozenset[tuple[int, int]],
 ) -> SequenceInput:
     """Return tokens and their groups as what a pass reads, groups numbered as they appear."""
-    blocked = blocked_groups(table)
-    number = {group: i for i, group in enumerate(dict.fromkeys(group for _, group in tokens))}
+    if not blocked:
+        return SequenceInput(ids, positions)
+    number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     return SequenceInput(
-        tuple(i for i, _ in tokens),
-        tuple(positions),
-        tuple(number[group] for _, group in tokens) if blocked else (),
+        ids,
+        positions,
+        tuple(map(number.__getitem__, groups)),
         frozenset((number[a], number[b]) for a, b in blocked if a in number and b in number),
     )

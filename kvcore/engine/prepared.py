@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,7 +23,6 @@ from kvcore.conditions.recipes import (
     RotateForward,
     Truncate,
     TruncateBut,
-    nodes,
     sources,
 )
 from kvcore.data.sample import Sample
@@ -53,6 +52,17 @@ class PreparedSample:
     target: str = "answer"
     bos: bool = True
     sinks: dict[Prefill, int] = field(default_factory=dict)
+    _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def _once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """Return what is computed the first time that it is asked for.
+
+        `key`: all that it hangs on beside the sample; each prefix has the same ids throughout.
+        """
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = compute()
+        return known
 
     def prefill_spec(self, prefill: Prefill) -> tuple[tuple[int, int], ...]:
         """Return what one prefill reads behind BOS, as (token id, `DOCUMENT` or its copy)."""
@@ -70,20 +80,35 @@ class PreparedSample:
                 size = len(whole) // part.times or 1
                 pieces += [(whole[i : i + size], None) for i in range(0, len(whole), size)]
         copies = itertools.count(COPIES)
-        return tuple(
-            (token, group)
-            for ids, role in pieces
-            if ids
-            for group in [next(copies) if role is None else role]
-            for token in ids
-        )
+        tokens: list[int] = []
+        groups: list[int] = []
+        for ids, role in pieces:
+            if ids:
+                tokens += ids
+                groups += [next(copies) if role is None else role] * len(ids)
+        return tuple(zip(tokens, groups, strict=True))
 
     def prefill_ids(self, prefill: Prefill, bos_id: int) -> tuple[int, ...]:
         """Return the ids of one prefill, BOS first where there is one."""
-        return (*[bos_id] * self.bos, *(i for i, _ in self.prefill_spec(prefill)))
+        ids: tuple[int, ...] = self._once(
+            ("ids", prefill, bos_id),
+            lambda: (*[bos_id] * self.bos, *(i for i, _ in self.prefill_spec(prefill))),
+        )
+        return ids
+
+    def prefix_length(self, prefill: Prefill) -> int:
+        """Return how many tokens one prefill reads beside BOS and documents."""
+        length: int = self._once(
+            ("prefix", prefill), lambda: sum(role >= COPIES for role in self.roles(prefill))
+        )
+        return length
 
     def roles(self, recipe: Recipe) -> tuple[int, ...]:
         """Return what each slot of a recipe's cache holds: `BOS`, `DOCUMENT` or a copy."""
+        roles: tuple[int, ...] = self._once(("roles", recipe), lambda: self._roles(recipe))
+        return roles
+
+    def _roles(self, recipe: Recipe) -> tuple[int, ...]:
         if isinstance(recipe, Prefill):
             return (*[BOS] * self.bos, *(role for _, role in self.prefill_spec(recipe)))
         if isinstance(recipe, Mean):
@@ -155,12 +180,24 @@ class PreparedSample:
         rotated = max(
             (
                 len(self.prefixes[node.prefix])
-                for node in nodes(condition.recipe)
+                for node in condition.nodes
                 if isinstance(node, RotateForward)
             ),
             default=0,
         )
         return longest + rotated + len(self.tokens.prompt) + len(self.tokens.answer)
+
+    def query_length(self) -> int:
+        """Return how many ids are read on top of the cache."""
+        return len(self.tokens.prompt) + len(self.tokens.answer) - 1
+
+    def document_slots(self, recipe: Recipe) -> tuple[int, ...]:
+        """Return the slots of a recipe's cache that hold the document, in their order."""
+        slots: tuple[int, ...] = self._once(
+            ("document", recipe),
+            lambda: tuple(i for i, role in enumerate(self.roles(recipe)) if role == DOCUMENT),
+        )
+        return slots
 
     def prefill_key(self) -> tuple[Any, ...]:
         """Return what every prefill of this sample is made from, for finding equal ones."""
@@ -183,7 +220,7 @@ def check_conditions(lm: LM, conditions: Iterable[Condition]) -> None:
             raise KvError(
                 f"condition {condition.name!r} stands for two recipes; rename one of them."
             )
-        for node in nodes(condition.recipe):
+        for node in condition.nodes:
             if isinstance(node, Reposition | RotateForward):
                 rope_probe.rope_plan(lm)
             if isinstance(node, Mix):
@@ -240,6 +277,40 @@ def _sinks_of(lm: LM, pairs: Sequence[tuple[PreparedSample, Prefill]]) -> list[i
     ids = [sample.prefill_ids(prefill, lm.bos_id) for sample, prefill in pairs]
     norms = sinks.hidden_norms(lm, ids).tolist()
     return [max(range(end), key=row.__getitem__) for end, row in zip(ends, norms, strict=True)]
+
+
+def prepare_samples(
+    lm: LM, requests: Sequence[tuple[Sample, str, Sequence[Condition]]], seed: int
+) -> Iterator[list[tuple[Condition, PreparedSample | str]]]:
+    """Tokenize samples together, and yield for each what `prepare_sample` yields.
+
+    `requests`: each sample with a target's name and its conditions.
+    """
+    texts = (
+        text
+        for sample, target, _ in requests
+        if target in tokenization.TARGETS
+        for text in tokenization.texts_of(sample, target)
+    )
+    with tokenization.encoded_together(lm.tokenizer, texts):
+        _draw_prefixes(lm, requests, seed)
+        for sample, target, conditions in requests:
+            yield list(prepare_sample(lm, sample, target, conditions, seed))
+
+
+def _draw_prefixes(
+    lm: LM, requests: Sequence[tuple[Sample, str, Sequence[Condition]]], seed: int
+) -> None:
+    """Draw the random prefixes of all samples side by side; they are remembered."""
+    wanted: dict[tuple[int, str], None] = {}
+    for sample, _, conditions in requests:
+        if any(p.kind == "random" for c in conditions for p in c.prefixes()):
+            try:
+                length = len(tokenization.encode(lm.tokenizer, f"{sample.query}\n"))
+            except Unusable:
+                continue
+            wanted[length, str(sample.id)] = None
+    tokenization.draw_prefixes(lm.tokenizer, list(wanted), seed)
 
 
 def prepare_sample(

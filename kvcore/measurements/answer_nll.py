@@ -24,11 +24,11 @@ import pandas as pd
 from kvcore.cache import batch as cache_batch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions.parse import condition
-from kvcore.conditions.recipes import Condition, Recipe
+from kvcore.conditions.recipes import Condition, Prefill, Recipe
 from kvcore.data.sample import Sample
 from kvcore.engine import batching, build, forward, limits, one_pass, prepared
 from kvcore.engine.forward import ForwardInput
-from kvcore.engine.prepared import COPIES, PreparedSample
+from kvcore.engine.prepared import PreparedSample
 from kvcore.measurements.frames import frame_of
 from kvcore.measurements.token_nlls import token_nlls
 from kvcore.models.lm import LM
@@ -168,8 +168,9 @@ def prepare_jobs(
     """Return the scores that can be measured, and the rows of those that cannot."""
     jobs: list[ScoreJob] = []
     rows: dict[Place, Row] = {}
-    for number, (sample, target, conditions) in enumerate(requests):
-        for each, ready in prepared.prepare_sample(lm, sample, target, conditions, seed):
+    together = prepared.prepare_samples(lm, requests, seed)
+    for number, ((sample, target, _), ready_for) in enumerate(zip(requests, together, strict=True)):
+        for each, ready in ready_for:
             place = number, each.name
             if isinstance(ready, str):
                 rows[place] = _unscored(sample.id, each.name, target, ready)
@@ -213,8 +214,18 @@ def score_batches(
 
 def _places_on_caches(jobs: Sequence[ScoreJob]) -> set[Place]:
     """Return the jobs that caches are built for: prefills are shared, or one pass cannot do it."""
+    numbers: dict[object, int] = {}  # of distinct prefills
+    number_of: dict[tuple[int, Prefill], int] = {}  # by sample
+
+    def number(sample: PreparedSample, prefill: Prefill) -> int:
+        place = id(sample), prefill
+        if place not in number_of:
+            read = prefill.isolated, sample.prefill_ids(prefill, 0), sample.roles(prefill)
+            number_of[place] = numbers.setdefault(read, len(numbers))
+        return number_of[place]
+
     prefills = {
-        job.place: {(p.isolated, job.sample.prefill_spec(p)) for p in job.condition.prefills()}
+        job.place: {number(job.sample, prefill) for prefill in job.condition.prefills()}
         for job in jobs
     }
     uses = Counter(prefill for of_job in prefills.values() for prefill in of_job)
@@ -247,7 +258,9 @@ def document_groups(
     for documents in alike.values():
         widths = [
             max(
-                1 + len(job.sample.prefill_spec(p)) for job in own for p in job.condition.prefills()
+                1 - job.sample.bos + len(job.sample.roles(p))
+                for job in own
+                for p in job.condition.prefills()
             )
             for own in documents
         ]
@@ -262,7 +275,7 @@ def _prefill_keys(jobs: Sequence[ScoreJob]) -> dict[int, object]:
 
 
 def _by_one_pass_length(job: ScoreJob) -> int:
-    return len(one_pass.one_pass(job.sample, job.condition, 0).ids)
+    return one_pass.one_pass_length(job.sample, job.condition)
 
 
 def _by_document(job: ScoreJob) -> tuple[Any, ...]:
@@ -348,7 +361,7 @@ def _read_queries(
 
 
 def _query_length(job: ScoreJob) -> int:
-    return len(job.sample.query_ids())
+    return job.sample.query_length()
 
 
 def answer_nlls(
@@ -391,10 +404,7 @@ def _scored_row(job: ScoreJob, nlls: Sequence[float]) -> Row:
         "token_nlls": list(nlls),
         "n_answer_tokens": len(nlls),
         "doc_len": len(sample.tokens.document),
-        "prefix_len": max(
-            sum(role >= COPIES for _, role in sample.prefill_spec(p))
-            for p in job.condition.prefills()
-        ),
+        "prefix_len": max(sample.prefix_length(p) for p in job.condition.prefills()),
         "cache_len": len(sample.roles(recipe)) - len(sample.hidden_slots(recipe)),
         "clean_boundary": int(sample.tokens.clean_boundary),
     }

@@ -8,6 +8,7 @@ imported when `MeasurementKind.plan` is called.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class MeasureRequest:
     - `limit`, `seed`: samples of the cell at most, and what chooses them.
     - `batch_tokens`: most tokens in one pass; None leaves it to the device.
     - `store`: the store's root; texts that a model writes are kept there.
+    - `device`: where the model runs, as the option spells it: shards are larger on a GPU.
     """
 
     files: ModelFiles
@@ -57,6 +59,7 @@ class MeasureRequest:
     seed: int
     batch_tokens: int | None
     store: Path
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +72,8 @@ class MeasurePlan:
       ``condition``, ``template`` and the schema's values.
     - `facts`: what the report says of the data: size of the corpus, revision, what was left out.
     - `lacking`: why the data cannot serve some needs.
-    - `shard_samples`: samples that are measured and stored together.
+    - `shard_samples`: most samples that are measured and stored together.
+    - `shard_length`: most that the lengths of their rows make together; a sample is not divided.
     - `texts`: the fields of every sample by its ``sample_hash``, to be kept beside the rows.
     - `clusters`: the cluster of every sample's id, as its row will have it; a sample that is not
       named is its own.
@@ -80,6 +84,7 @@ class MeasurePlan:
     facts: Mapping[str, Any]
     lacking: Mapping[str, str] = field(default_factory=dict)
     shard_samples: int = 50
+    shard_length: float = math.inf
     texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clusters: Mapping[str, str] = field(default_factory=dict)
 

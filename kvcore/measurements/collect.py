@@ -145,7 +145,8 @@ class Collection:
 
     def shards(self, keys: pd.DataFrame) -> tuple[Shard, ...]:
         """Divide some of the cell's keys into the shards that they are measured in."""
-        return plan(keys[list(self.plan.keys.columns)], self.plan.shard_samples)
+        own = keys[list(self.plan.keys.columns)]
+        return plan(own, self.plan.shard_samples, self.plan.shard_length)
 
     def measure(self, keys: pd.DataFrame) -> None:
         """Measure what the store lacks of some of the cell's keys."""
@@ -160,6 +161,7 @@ class Collection:
             self._executor,
             code=self.kind.code,
             shard_samples=self.plan.shard_samples,
+            shard_length=self.plan.shard_length,
             progress=self.progress,
         )
 

@@ -12,16 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kvcore.measurements.shard_size import TOKENS_BESIDE, TOKENS_PER_CHARACTER
 from kvcore.progress import duration
 
 if TYPE_CHECKING:
     from kvcore.measurements.collect import Collection
     from kvcore.models.files import ModelFiles
 
-TOKENS_PER_CHARACTER = 0.25
-"""Of a document in English, about."""
-TOKENS_BESIDE = 60
-"""Tokens that a row reads beside its document, about: prefix, question and answer."""
 SHARE_OF_PRODUCTS = 0.6
 """The part of the rate of matrix products that a pass reaches, about."""
 

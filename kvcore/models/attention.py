@@ -2,7 +2,8 @@
 
 transformers repeats each key head for all query heads that share it as soon as a mask is given,
 which every pass here has. On a CPU, PyTorch's kernel takes grouped heads with a mask; the numbers
-are the same bit for bit. On a GPU its fast kernels do not, so there the copies are made.
+are the same bit for bit. On a GPU its fast kernels do not, so there the query heads that share a
+key head are read as further queries of that head, each with its own row of the mask.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def choose_attention(config: Any) -> str:
 
 GROUPED_SDPA = "kvcore_sdpa"
 """What this attention is called where transformers looks attention functions up."""
+DEVICES = ("cpu", "cuda")
+"""Kinds of devices that it is used on."""
 
 
 def pin_attention(model: Any, device: torch.device) -> None:
@@ -55,7 +58,7 @@ def pin_attention(model: Any, device: torch.device) -> None:
         Where the model runs.
     """
     config = model.config.get_text_config()
-    if config._attn_implementation != "sdpa" or device.type != "cpu" or not takes_any(model):
+    if config._attn_implementation != "sdpa" or device.type not in DEVICES or not takes_any(model):
         return
     AttentionInterface.register(GROUPED_SDPA, attend)
     AttentionMaskInterface.register(GROUPED_SDPA, sdpa_mask)
@@ -117,6 +120,10 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **settings
         )
+    shared = query.shape[1] // key.shape[1]
+    packed = shared > 1 and query.device.type != "cpu"
+    if packed:
+        query, attention_mask = pack_heads(query, attention_mask, shared)
     out = torch.nn.functional.scaled_dot_product_attention(
         query,
         key,
@@ -124,6 +131,23 @@ def attend(
         attn_mask=attention_mask,
         dropout_p=settings.get("dropout", 0.0),
         scale=scaling,
-        enable_gqa=key.shape[1] < query.shape[1],
+        enable_gqa=shared > 1 and not packed,
     )
+    if packed:
+        out = out.unflatten(2, (shared, -1)).flatten(1, 2)
     return out.transpose(1, 2).contiguous(), None
+
+
+def pack_heads(
+    query: Float[Tensor, "batch head q head_dim"],
+    mask: Shaped[Tensor, "#batch 1 q slot"],
+    shared: int,
+) -> tuple[Float[Tensor, "batch kv_head packed head_dim"], Shaped[Tensor, "#batch 1 packed slot"]]:
+    """Put the query heads that share a key head one behind the other, as queries of one head.
+
+    Parameters
+    ----------
+    shared : int
+        How many query heads share a key head; they stand side by side.
+    """
+    return query.unflatten(1, (-1, shared)).flatten(2, 3), mask.repeat(1, 1, shared, 1)

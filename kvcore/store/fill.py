@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def measure_missing(
     code: str,
     meta: Mapping[str, str] | Callable[[], Mapping[str, str]],
     shard_samples: int = 50,
+    shard_length: float = math.inf,
     progress: str | None = "measuring",
 ) -> None:
     """Measure the wanted rows that the store lacks, and store each shard as soon as it is done.
@@ -76,7 +78,9 @@ def measure_missing(
     meta : mapping, or callable that returns one
         Recorded with every shard: library versions, device, attention backend.
     shard_samples : int
-        Samples per shard, from 1.
+        Most samples per shard, from 1.
+    shard_length : float
+        Most that the lengths of a shard's rows make together; a sample is not divided.
     progress : str or None
         What is said to be done while rows are measured (`kvcore.progress`); None says nothing.
 
@@ -89,7 +93,15 @@ def measure_missing(
     those of the whole.
     """
     executor = here(measure, meta)
-    fill(store, wanted, executor, code=code, shard_samples=shard_samples, progress=progress)
+    fill(
+        store,
+        wanted,
+        executor,
+        code=code,
+        shard_samples=shard_samples,
+        shard_length=shard_length,
+        progress=progress,
+    )
 
 
 def fill(
@@ -99,6 +111,7 @@ def fill(
     *,
     code: str,
     shard_samples: int,
+    shard_length: float = math.inf,
     progress: str | None,
 ) -> None:
     """Have what the store lacks measured, by whatever measures; see `measure_missing`.
@@ -107,7 +120,7 @@ def fill(
       its rows. Shards that it has taken are claimed by this process until their rows are written.
     """
     present = PresentRows(code).updated(store)
-    shards = plan(wanted, shard_samples)
+    shards = plan(wanted, shard_samples, shard_length)
     counts = [len(shard.missing(present.keys)) for shard in shards]
     pending = [(s, rows) for s, rows in zip(shards, counts, strict=True) if rows]
     if not pending:
@@ -211,7 +224,9 @@ def _claimed(
             release.close()
 
 
-def plan(wanted: pd.DataFrame, shard_samples: int) -> tuple[Shard, ...]:
+def plan(
+    wanted: pd.DataFrame, shard_samples: int, shard_length: float = math.inf
+) -> tuple[Shard, ...]:
     """Divide the wanted rows into shards, the same way for any order of the rows.
 
     Raises KvError where a column of ``KEY`` is absent, or one sample id stands for two texts.
@@ -231,10 +246,25 @@ def plan(wanted: pd.DataFrame, shard_samples: int) -> tuple[Shard, ...]:
     for samples in groups.values():
         _check_ids([keys[i] for indices in samples.values() for i in indices])
         order = sorted(samples, key=lambda s: (max(lengths[i] for i in samples[s]), str(s)))
-        for start in range(0, len(order), shard_samples):
-            indices = [i for s in order[start : start + shard_samples] for i in samples[s]]
+        of_sample = [sum(lengths[i] for i in samples[s]) for s in order]
+        for start, stop in _cuts(of_sample, shard_samples, shard_length):
+            indices = [i for s in order[start:stop] for i in samples[s]]
             shards.append(_shard(wanted, keys, indices))
     return tuple(sorted(shards, key=lambda shard: shard.name))  # a hash: as good as shuffled
+
+
+def _cuts(
+    lengths: Sequence[float], most_samples: int, most_length: float
+) -> Iterator[tuple[int, int]]:
+    """Yield where each shard starts and stops among samples of some lengths."""
+    start, together = 0, 0.0
+    for stop, length in enumerate(lengths):
+        together += length
+        if stop > start and (stop - start == most_samples or together > most_length):
+            yield start, stop
+            start, together = stop, length
+    if lengths:
+        yield start, len(lengths)
 
 
 def with_keys(

@@ -13,6 +13,7 @@ import pandas as pd
 
 from kvcore import tokenization
 from kvcore.conditions.parse import condition
+from kvcore.conditions.recipes import Condition
 from kvcore.conditions.registry import recipe_of_defined
 from kvcore.data.datasets import DATASETS, load_corpus
 from kvcore.data.sample import Sample
@@ -32,9 +33,10 @@ from kvcore.measurements.needs import (
     sample_set_of,
 )
 from kvcore.measurements.registry import register
+from kvcore.measurements.shard_size import shard_size
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
 
-SHARD_ROWS = 1000  # about what may be lost when a run is killed
+CPU_SAMPLES, SHARD_ROWS = 50, 1000  # of a shard on a CPU, at most; ten samples whatever their rows
 SEEDS = 3  # the run's own, and those of the needs ``@seed1`` and ``@seed2``
 SamplesByPlace = Mapping[tuple[str, int], Mapping[str, Sample]]
 """Samples by dataset and seed of their rows, and by id."""
@@ -58,7 +60,9 @@ def plan(request: MeasureRequest) -> MeasurePlan:
 
     two_bases = rope_bases(request.files) > 1
     needs = [need for need in request.needs if two_bases or not need.startswith(ONE_BASE)]
-    return plan_samples(KIND, request, needs, _measure, lambda n: max(10, min(50, SHARD_ROWS // n)))
+    return plan_samples(
+        KIND, request, needs, _measure, lambda n: max(10, min(CPU_SAMPLES, SHARD_ROWS // n))
+    )
 
 
 def plan_samples(
@@ -66,7 +70,7 @@ def plan_samples(
     request: MeasureRequest,
     needs: Sequence[str],
     measure: MeasureSamples,
-    shard_samples: Callable[[int], int],
+    cpu_samples: Callable[[int], int],
 ) -> MeasurePlan:
     """Plan the samples that some needs take of a corpus; texts that a model writes are written.
 
@@ -80,8 +84,8 @@ def plan_samples(
         Those of the request that its model can serve.
     measure : callable
         Measures keys of one dataset and seed.
-    shard_samples : callable
-        Returns the samples of a shard by the number of needs, which is at least 1.
+    cpu_samples : callable
+        Returns the most samples of a shard on a CPU by the number of needs, which is at least 1.
     """
     from kvcore.measurements.surrogate_store import with_surrogates
     from kvcore.models.files import depth
@@ -98,6 +102,7 @@ def plan_samples(
         ),
     )
     keys, samples = keys_and_samples(kind, request, Path(corpus.name).stem, needed)
+    size = shard_size(request, keys, most_samples=cpu_samples(max(1, len(needed.samples))))
     return MeasurePlan(
         keys,
         functools.partial(measure, request, samples),
@@ -107,7 +112,8 @@ def plan_samples(
             **base.corpus_facts(corpus),
         },
         needed.lacking,
-        shard_samples(max(1, len(needed.samples))),
+        size.samples,
+        size.length,
         {
             sample.hash_with(need.texts): dataclasses.asdict(sample)
             for need, chosen in needed.samples.items()
@@ -210,9 +216,15 @@ def _measure(request: MeasureRequest, samples: SamplesByPlace, todo: pd.DataFram
 
     place = todo["dataset"].iloc[0], int(todo["seed"].iloc[0])
     by_id = samples[place]
+    conditions = {name: condition(name) for name in dict.fromkeys(todo["condition"])}
+    asked: dict[tuple[str, str], list[Condition]] = {}
+    for name, template, spelled in zip(
+        todo["sample_id"], todo["template"], todo["condition"], strict=True
+    ):
+        asked.setdefault((name, template), []).append(conditions[spelled])
     pairs = [
-        (by_id[name], target_of(template), [condition(c) for c in part["condition"]])
-        for (name, template), part in todo.groupby(["sample_id", "template"], sort=True)
+        (by_id[name], target_of(template), some)
+        for (name, template), some in sorted(asked.items(), key=lambda each: each[0])
     ]
     scored = score_pairs(request.load(), pairs, seed=place[1], batch_tokens=request.batch_tokens)
     ids = [clean(i) for i in scored["sample_id"]]

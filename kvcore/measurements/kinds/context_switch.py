@@ -19,6 +19,7 @@ from kvcore.io import digest
 from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
+from kvcore.measurements.shard_size import samples_on
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, TEXTS, RowSchema, clean
 from kvcore.tokenization import encode
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 STEPS = 64  # tokens followed behind the switch, at most
 NEW_TOKENS = 96  # written in free generation behind the switch, at most
-SHARD_PAIRS = 20
+CPU_PAIRS = 20  # of a shard
 FREE = "free:"  # before the name of a way to switch: the model goes on by itself
 OWN = "@own"  # behind it: the context changes while the model writes its own text
 OWN_TOKENS = 96  # of a text of its own, at most
@@ -72,7 +73,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
         KIND.keys(request.files, corpus.name, request.seed, rows),
         functools.partial(_measure, request, corpus.pairs),
         {"pairs": len(corpus.pairs), **base.corpus_facts(corpus)},
-        shard_samples=SHARD_PAIRS,
+        shard_samples=samples_on(request, CPU_PAIRS),
     )
 
 

@@ -18,11 +18,13 @@ from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.kinds.answer_nll import template_of
 from kvcore.measurements.registry import register
+from kvcore.measurements.shard_size import samples_on
 from kvcore.store.schema import NUMBER, RowSchema, clean
 
 SCHEMA = RowSchema(
     dict.fromkeys(("js", "kl", "kl_back", "kept_first", "kept_second"), NUMBER), "js"
 )
+CPU_SAMPLES = 50  # of a shard
 AGAINST = "~"  # between the names of two conditions: ``bare~random``
 
 
@@ -44,6 +46,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
             **base.corpus_facts(corpus),
         },
         clusters=base.clusters_of(corpus),
+        shard_samples=samples_on(request, CPU_SAMPLES),
     )
 
 

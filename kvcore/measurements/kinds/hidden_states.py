@@ -14,6 +14,7 @@ from kvcore.errors import MissingResource
 from kvcore.measurements import base
 from kvcore.measurements.base import ENGINE, MeasurementKind, MeasurePlan, MeasureRequest, RowSpec
 from kvcore.measurements.registry import register
+from kvcore.measurements.shard_size import samples_on
 from kvcore.measurements.text_sources import check_source, writer_of
 from kvcore.store import schema
 from kvcore.store.schema import COUNT, NUMBER, NUMBERS, RowSchema, clean
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from kvcore.measurements.hidden_states import TokenText
     from kvcore.models.lm import LM
 
+CPU_TEXTS = 50  # of a shard
 STATS = ("smoothness", "norm", "norm_variance", "relative_step", "cosine")
 TRACED = 0.8  # share of the depth at which single steps are kept: where the gap was largest
 TRACE_COLUMNS = {
@@ -71,6 +73,7 @@ def plan(request: MeasureRequest) -> MeasurePlan:
         functools.partial(_measure, request, texts),
         {"texts available": len(fitting), **base.corpus_facts(corpus)},
         lacking,
+        samples_on(request, CPU_TEXTS),
     )
 
 

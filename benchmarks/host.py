@@ -1,0 +1,189 @@
+"""Time outside the model for each score, and how full the passes are: measured with a tiny model.
+
+Cells are measured as a run measures them, into a store of their own; what the model takes is timed
+apart, in processor time. How full passes are is counted once more with the budgets and the shards
+of a GPU, on passages as short as those that its cells read; nothing is run on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+
+from benchmarks import hybrids, ranking
+from kvcore.data.sample import Corpus
+from kvcore.engine import forward, hooks, limits
+from kvcore.measurements.base import MeasureRequest
+from kvcore.measurements.collect import Collection
+from kvcore.measurements.kinds import answer_nll
+from kvcore.measurements.needs import SHARES
+from kvcore.measurements.registry import kind_of
+from kvcore.models.files import locate
+from kvcore.models.lm import LM
+
+THREE = ("bare", "oracle", "random")
+PLAIN = hybrids.PLAIN
+MORE_HYBRIDS = (
+    f"values_early_layers({PLAIN},0.47)",
+    f"values_layer({PLAIN},1)",
+    f"values_early_positions({PLAIN},0.5)",
+    f"interp({PLAIN},0.75)",
+)
+MOST_MICROSECONDS = {"three conditions": 500, "13 hybrids": 400, "ranking": 400}
+LEAST_TOKENS, MOST_PADDING = 8000, 0.1
+GPU_SAMPLES = 400
+LENGTHS: Mapping[str, Callable[[str], int]] = {
+    "of like lengths": lambda passage: min(200, len(passage)),
+    "of any length": lambda passage: int(0.35 * len(passage)),
+}
+"""How many characters of a passage are read: the tiny tokenizer reads almost letter by letter, so
+that passages have the 110 to 140 tokens that those of MS MARCO have; SDs are 10 and 46 tokens."""
+
+
+@dataclass
+class Passes:
+    """What the passes of a model took.
+
+    - `seconds`: of the processor, inside the model.
+    - `tokens`: of each pass, padding included: the mean of what its layers run.
+    - `real`: how many of its tokens are no padding, a share.
+    """
+
+    seconds: float = 0.0
+    tokens: list[float] = field(default_factory=list)
+    real: list[float] = field(default_factory=list)
+
+    @property
+    def padding(self) -> float:
+        """Share of all tokens that are padding."""
+        run = sum(self.tokens)
+        return 1 - sum(t * r for t, r in zip(self.tokens, self.real, strict=True)) / max(1, run)
+
+
+@contextmanager
+def passes_of(lm: LM) -> Iterator[Passes]:
+    """Time and count the passes of a model inside the context."""
+    done = Passes()
+    run_model, own_forward = forward.run_model, lm.model.forward
+
+    def counted(lm: LM, step: forward.ForwardInput, *arguments: Any, **named: Any) -> Any:
+        in_layers: list[int] = []  # rows that are alike up to a layer are run once below it
+        with hooks.watching(
+            lm, ["residual"], lambda _part, _layer, x: in_layers.append(x.shape[0] * x.shape[1])
+        ):
+            try:
+                return run_model(lm, step, *arguments, **named)
+            finally:
+                done.tokens.append(statistics.mean(in_layers))
+                done.real.append(float(step.real.float().mean()))
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        started = time.process_time()
+        try:
+            return own_forward(*arguments, **named)
+        finally:
+            done.seconds += time.process_time() - started
+
+    with (
+        mock.patch.object(forward, "run_model", counted),
+        mock.patch.object(lm.model, "forward", timed),
+    ):
+        yield done
+
+
+def needs_of(lm: LM) -> dict[str, tuple[str, ...]]:
+    """Return what is measured: the needs of each set."""
+    return {
+        "three conditions": THREE,
+        "13 hybrids": (*hybrids.names(lm.config.num_hidden_layers), *MORE_HYBRIDS),
+        "ranking": tuple(
+            f"{name}@lists" + ("" if target == "answer" else f".{target}")
+            for name in ranking.CONDITIONS
+            for target in ranking.TARGETS
+        ),
+    }
+
+
+def measure(lm: LM, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure every set, print its figures and return them all."""
+    print(f"host: {lm.name}, {options.host_samples} samples, processor time")
+    report: dict[str, Any] = {"samples": options.host_samples}
+    for name, needs in needs_of(lm).items():
+        limit = options.host_samples
+        if name == "ranking":  # a list is `--passages` samples
+            limit = max(2, limit // options.passages) * SHARES["lists"]
+        rows, seconds, passes = _measured(lm, corpus, needs, limit, "cpu")
+        outside = 1e6 * (seconds - passes.seconds) / rows
+        report[name] = {
+            "rows": rows,
+            "microseconds_outside_the_model": outside,
+            "microseconds_in_the_model": 1e6 * passes.seconds / rows,
+            "passes": len(passes.tokens),
+        }
+        print(
+            f"  {name:<18}{rows:>7} scores   outside the model {outside:6.0f} µs each (aim: "
+            f"{MOST_MICROSECONDS[name]}), inside {1e6 * passes.seconds / rows:6.0f} µs"
+        )
+    return report | {"gpu": gpu_passes(lm, corpus, options)}
+
+
+def gpu_passes(
+    lm: LM, corpus: Corpus, options: argparse.Namespace, lengths: Sequence[str] = tuple(LENGTHS)
+) -> dict[str, Any]:
+    """Count the passes that a GPU's budgets and shards give, print their figures, return them.
+
+    `lengths`: keys of `LENGTHS`.
+    """
+    needs = dict.fromkeys((*THREE, *needs_of(lm)["13 hybrids"]))
+    report = {}
+    for name in lengths:
+        length = LENGTHS[name]
+        samples = tuple(replace(s, passage=s.passage[: length(s.passage)]) for s in corpus.samples)
+        with ExitStack() as budgets:
+            for of_device in (limits.BATCH_TOKENS, limits.PASS_COST, limits.LOGITS):
+                budgets.enter_context(mock.patch.dict(of_device, cpu=of_device["cuda"]))
+            limit = min(options.host_samples, GPU_SAMPLES)
+            short = replace(corpus, samples=samples)
+            rows, _, passes = _measured(lm, short, tuple(needs), limit, "cuda")
+        median = statistics.median(passes.tokens)
+        report[name] = {
+            "rows": rows,
+            "passes": len(passes.tokens),
+            "median_tokens": median,
+            "padding": passes.padding,
+        }
+        print(
+            f"  a GPU's budgets, passages {name}: {rows} scores, {len(passes.tokens)} passes, "
+            f"median {median:.0f} tokens (aim: {LEAST_TOKENS}), padding {passes.padding:.1%} "
+            f"(aim: {MOST_PADDING:.0%})"
+        )
+    return report
+
+
+def _measured(
+    lm: LM, corpus: Corpus, needs: Sequence[str], limit: int, device: str
+) -> tuple[int, float, Passes]:
+    """Measure a cell in a store of its own; return its rows, seconds of the processor, passes."""
+    kind = kind_of("answer_nll")
+    with (
+        TemporaryDirectory() as folder,
+        mock.patch.object(answer_nll, "load_corpus", return_value=corpus),
+    ):
+        root = Path(folder)
+        request = MeasureRequest(
+            locate(lm.name), lambda: lm, corpus.name, tuple(needs), limit, 0, None, root, device
+        )
+        collection = Collection.begin(kind, request, root, progress=None)
+        with passes_of(lm) as passes:
+            started = time.process_time()
+            collection.measure(collection.keys)
+            seconds = time.process_time() - started
+        return len(collection.keys), seconds, passes
