@@ -61,10 +61,10 @@ def check_packed_attention(heads: int, kv_heads: int) -> None:
         assert torch.equal(packed[:, head // shared, rows], query[:, head])
         assert torch.equal(masks[:, 0, rows], mask[:, 0])
     with stand_in_device():
-        on_device = (x.to("cuda") for x in (query, key, value, mask))
-        found = attention.attend(torch.nn.Module(), *on_device)[0].cpu()
+        q, k, v, m = (x.to("cuda") for x in (query, key, value, mask))
+        attended = attention.attend(torch.nn.Module(), q, k, v, m)[0].cpu()
     expected, _ = attention.attend(torch.nn.Module(), query, key, value, mask)
-    assert torch.allclose(found, expected, rtol=0, atol=128 * ROUNDOFF)
+    assert torch.allclose(attended, expected, rtol=0, atol=128 * ROUNDOFF)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])

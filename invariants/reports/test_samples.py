@@ -158,7 +158,7 @@ def test_the_page_of_samples_is_accessible(tmp_path: Path, flags: tuple[str, ...
 
 def test_accessible_twin(tmp_path: Path) -> None:
     """Pale text is seen by axe-core."""
-    real = samples.trusted
+    real = templates.trusted
 
     def pale(*files: Path) -> Markup:
         return Markup(str(real(*files)).replace("--muted: #5d6470", "--muted: #d0d0d0"))
