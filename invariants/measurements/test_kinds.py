@@ -31,10 +31,8 @@ NAMES = ("answer_nll", "attention_sinks", "context_switch", "divergence", "hidde
 DECIDING = ("models", "cache", "conditions", "engine", "measurements", "tokenization.py")
 # What turns requests into rows and texts into files, whatever the numbers are.
 PLUMBING = (
-    {
-        f"measurements/{name}.py"
-        for name in ("base", "collect", "needs", "registry", "surrogate_store", "surrogate_queries")
-    }
+    {f"measurements/{name}.py" for name in ("base", "collect", "needs", "registry", "shard_size")}
+    | {"measurements/surrogate_store.py", "measurements/surrogate_queries.py"}
     | {"measurements/__init__.py", "measurements/kinds/__init__.py", "measurements/explain.py"}
     | {"measurements/explain_kinds.py", "measurements/sink_diagnosis.py"}
 )

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from kvcore.conditions.parse import condition
 from kvcore.measurements.base import MeasureRequest
-from kvcore.models.files import ModelFiles
+
+if TYPE_CHECKING:
+    from kvcore.models.files import ModelFiles
 
 MINUTE = 6e12
 """Floating-point operations of a minute of a CPU, a cautious one."""
