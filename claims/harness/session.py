@@ -248,7 +248,8 @@ class Session:
     def _load(self, key: CellKey) -> LM:
         """Return a cell's model; the first time, say where it keeps its attention sink."""
         lm = self._model.load(key.model)
-        self._sink_lines.tell(lm, kind_of(key.kind), path_of(key.dataset), self.settings.seed)
+        kind, dataset = kind_of(key.kind), path_of(key.dataset)
+        self._sink_lines.tell(key.model, lm, kind, dataset, self.settings.seed)
         return lm
 
     def explained_once(self, key: CellKey) -> list[Mapping[str, Any]]:

@@ -25,17 +25,17 @@ class SinkLines:
 
     _told: set[str] = field(default_factory=set)
 
-    def tell(self, lm: LM, kind: MeasurementKind, dataset: str, seed: int) -> None:
-        """Say it of a model, from the first samples of a cell; of texts and pairs it is not said.
+    def tell(self, name: str, lm: LM, kind: MeasurementKind, dataset: str, seed: int) -> None:
+        """Say it of a model of that name, from samples of a cell; not of texts and pairs.
 
         Rows do not hang on it, and no failure ends the run.
         """
-        if lm.name in self._told or not progress.is_heard():
+        if name in self._told or not progress.is_heard():
             return
         corpus = kind.load_data(dataset)
         if isinstance(corpus, Corpus):
-            self._told.add(lm.name)
-            progress.say(f"{lm.name}: {line(lm, corpus, seed)}")
+            self._told.add(name)
+            progress.say(f"{name}: {line(lm, corpus, seed)}")
 
 
 def line(lm: LM, corpus: Corpus, seed: int) -> str:

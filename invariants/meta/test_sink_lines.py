@@ -35,7 +35,7 @@ def lines_of(lm: LM, *kinds: str) -> list[str]:
     with progress.listening(lambda _: None, said.append):
         for name in kinds:
             kind = kind_of(name)
-            own.tell(lm, kind, kind.dataset, 0)
+            own.tell(lm.name, lm, kind, kind.dataset, 0)
     return said
 
 
@@ -69,7 +69,7 @@ def test_nothing_is_looked_at_where_nobody_is_shown_it(
 ) -> None:
     """Would catch passes that every worker of a run takes for a line that nobody sees."""
     monkeypatch.setattr(sink_lines, "line", lambda *_: pytest.fail("looked at"))
-    SinkLines().tell(llama, ANSWERS, "docstrings", 0)
+    SinkLines().tell(llama.name, llama, ANSWERS, "docstrings", 0)
 
 
 def test_a_model_that_breaks_there_is_told_of(llama: LM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def check_uncounted(lm: LM) -> None:
     told: list[Progress] = []
     with progress.listening(told.append, lambda _: None), progress.task("a model", 10) as task:
         with task.part(10):
-            SinkLines().tell(lm, ANSWERS, "docstrings", 0)
+            SinkLines().tell(lm.name, lm, ANSWERS, "docstrings", 0)
             progress.batch_done(3)
     assert [each.done for each in told] == [0, 3, 10, 10]
 

@@ -176,7 +176,7 @@ def test_dense_scatter_twin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_plot_is_refused_by_name() -> None:
     """Catches an unknown kind of plot that is left out, or refused without the known ones."""
-    with pytest.raises(KvError, match="known are curve, layers, none, paired, quartiles"):
+    with pytest.raises(KvError, match="known are bars, curve, layers, none, paired, quartiles"):
         picture(first(plot={"kind": "pie"}))
 
 

@@ -156,8 +156,9 @@ def _stack(part: Data) -> PlotTable:
 
 
 def _bars(part: Data) -> PlotTable:
+    further = [None] * (len(part["parts"]) - 1)
     rows: list[list[Cell]] = [
-        [bar["label"], *(bar["y"] or [bar["missing"]])] for bar in part["bars"]
+        [bar["label"], *(bar["y"] or [bar["missing"], *further])] for bar in part["bars"]
     ]
     return PlotTable((str(part["x_label"]), *map(str, part["parts"])), rows)
 
