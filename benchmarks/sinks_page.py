@@ -21,6 +21,7 @@ from kvcore.io import write_atomically
 from kvcore.measurements.collect import stored_rows
 from kvcore.measurements.registry import kind_of
 from kvcore.measurements.sink_diagnosis import SEEN, SHARES, in_words, place_of
+from kvcore.store.agreement import tolerance
 from reports.plots.bars import draw_on
 from reports.plots.svg import standalone, style, to_svg
 from reports.text import number
@@ -171,7 +172,8 @@ def benefit(own: Cell, baseline: str, name: str) -> str:
     before, after = own[baseline], own[name]
     common = before.index.intersection(after.index)
     gain = np.asarray(before.loc[common, "nll"] - after.loc[common, "nll"], dtype=float)
-    if not gain.any():
+    scale = np.maximum(1.0, before.loc[common, "nll"].to_numpy(float))
+    if (np.abs(gain) <= tolerance("float32") * scale).all():  # what measuring again moves
         return f"no change, n = {len(gain):,}"
     return spelled(effect_size(gain, list(before.loc[common, "cluster"])), sign=True)
 

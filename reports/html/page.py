@@ -48,8 +48,10 @@ DRAWN_UP_TO = 120
 """Estimates up to which the forest plot has them all, and is drawn once more for a phone."""
 FOLDED_FROM = 60
 """Claims from which on they are folded topic by topic."""
-MASK_CHARACTERS = 120_000
+MASK_CHARACTERS = 60_000
 """Of the pictures of masks; a condition beyond that is explained by its text alone."""
+HASH_DIGITS = 12
+"""Of a hash that the page shows."""
 _SMALL_PICTURE = 6_000
 _MASK_COST = 4_000  # about one picture of a mask
 # what pytest-html writes, which is only looked for
@@ -142,9 +144,11 @@ def page(
 
 
 def _rows_behind(judgement: Judgement) -> list[str]:
+    """Return where the rows of an estimate are and what they are; results.json has hashes whole."""
     store = PurePath(judgement.store).name  # no page names a folder of the machine
     cell = words.cell_words(judgement)
-    return [judgement.claim.id, cell, judgement.model_revision, store, judgement.rows_hash]
+    revision, rows = judgement.model_revision[:HASH_DIGITS], judgement.rows_hash[:HASH_DIGITS]
+    return [judgement.claim.id, cell, revision, store, rows]
 
 
 def _topic(topic: Topic) -> dict[str, Any]:
