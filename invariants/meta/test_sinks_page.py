@@ -68,7 +68,8 @@ def check_figures(cells: Mapping[str, Cell]) -> None:
             if len(names) == 2 and {*names} <= own.keys():
                 after, before = (own[name]["nll"] for name in names)
                 gain = (before - after).dropna()
-                changed = (gain.abs() > 5e-5 * before.clip(lower=1)).any()  # float32, in nats
+                scale = before[gain.index].clip(lower=1)
+                changed = (gain.abs() > 5e-5 * scale).any()  # float32, in nats
                 value = gain.mean() / gain.std(ddof=1) if changed else math.nan
                 n = len(gain)
             elif cut and cut[0] == "BOS's share, bare":
