@@ -24,18 +24,22 @@ class SinkLines:
     """Says where models keep their sinks, each once and where anybody is shown it."""
 
     _told: set[str] = field(default_factory=set)
+    _without: set[tuple[str, str]] = field(default_factory=set)  # kind and dataset: no samples
 
     def tell(self, name: str, lm: LM, kind: MeasurementKind, dataset: str, seed: int) -> None:
         """Say it of a model of that name, from samples of a cell; not of texts and pairs.
 
         Rows do not hang on it, and no failure ends the run.
         """
-        if name in self._told or not progress.is_heard():
+        place = kind.name, dataset
+        if name in self._told or place in self._without or not progress.is_heard():
             return
         corpus = kind.load_data(dataset)
         if isinstance(corpus, Corpus):
             self._told.add(name)
             progress.say(f"{name}: {line(lm, corpus, seed)}")
+        else:
+            self._without.add(place)  # the model is asked for once a shard
 
 
 def line(lm: LM, corpus: Corpus, seed: int) -> str:

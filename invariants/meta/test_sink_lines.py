@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -54,14 +56,40 @@ def test_a_model_s_sink_is_told_once(llama: LM) -> None:
     check_once(llama)
 
 
+def forgetful(real: object, own: SinkLines, *arguments: object) -> None:
+    """Fault: forget what was told and read."""
+    own.__init__()  # type: ignore[misc]
+    real(own, *arguments)  # type: ignore[operator]
+
+
 def test_twin_a_line_per_cell_is_seen(llama: LM) -> None:
     """Would catch a check that counts no lines."""
-
-    def forgetful(real: object, own: SinkLines, *given: object) -> None:
-        own.__init__()  # type: ignore[misc]
-        real(own, *given)  # type: ignore[operator]
-
     must_see(replaced(SinkLines, "tell", forgetful), check_once, llama)
+
+
+def check_texts_are_read_once(lm: LM) -> None:
+    """Demand one reading of texts, however often their model is asked for."""
+    kind, reads = kind_of("hidden_states"), list[str]()
+
+    def read(dataset: str) -> Any:
+        reads.append(dataset)
+        return kind.load_data(dataset)
+
+    own = SinkLines()
+    with progress.listening(lambda _: None, lambda _: None):
+        for _ in range(3):
+            own.tell(lm.name, lm, replace(kind, load_data=read), kind.dataset, 0)
+    assert reads == [kind.dataset]
+
+
+def test_texts_are_read_once(llama: LM) -> None:
+    """Would catch texts that are read again with every shard, which asks for the model."""
+    check_texts_are_read_once(llama)
+
+
+def test_twin_texts_read_again_are_seen(llama: LM) -> None:
+    """Would catch a count of readings that never rises."""
+    must_see(replaced(SinkLines, "tell", forgetful), check_texts_are_read_once, llama)
 
 
 def test_nothing_is_looked_at_where_nobody_is_shown_it(

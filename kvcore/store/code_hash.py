@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from kvcore.errors import KvError
+from kvcore.io import json_digest
 from kvcore.store import keys
 
 
@@ -24,13 +24,11 @@ def code_hash(paths: Iterable[Path]) -> str:
     parts = []
     for path in paths:
         try:
-            part = [path.name, _outline(ast.parse(path.read_bytes()))]
-            parts.append(keys.json_bytes(part))
+            parts.append([path.name, _outline(ast.parse(path.read_bytes()))])
         except (OSError, SyntaxError, ValueError) as error:
             raise KvError(f"code hash: {path} is no readable Python source: {error}.") from error
-    parts.sort()  # by name, and names may repeat from one folder to the next
-    # The list of all parts as JSON spells it: each is spelled once, which takes longest.
-    return hashlib.sha256(b"[" + b", ".join(parts) + b"]").hexdigest()[:16]
+    ordered = sorted(parts, key=keys.json_bytes)  # names may repeat from one folder to the next
+    return json_digest(ordered)[:16]
 
 
 def _outline(node: object) -> Any:
