@@ -48,6 +48,8 @@ DRAWN_UP_TO = 120
 """Estimates up to which the forest plot has them all, and is drawn once more for a phone."""
 FOLDED_FROM = 60
 """Claims from which on they are folded topic by topic."""
+TABLE_FOLDED_FROM = 40
+"""Verdicts from which on their table is folded: on a phone each takes a tenth of a screen."""
 MASK_CHARACTERS = 60_000
 """Of the pictures of masks; a condition beyond that is explained by its text alone."""
 HASH_DIGITS = 12
@@ -100,13 +102,16 @@ def page(
     judgements = [judgement for topic in by_topic for judgement in topic.judgements]
     groups = [group for topic in by_topic for group in topic.groups]
     facets = Facets.of(by_topic)
+    long = len(judgements) > TABLE_FOLDED_FROM
     few = len(judgements) <= DRAWN_UP_TO
     drawn = judgements if few else [j for topic in by_topic for j in topic.primary]
     units = grouped(drawn, lambda judgement: judgement.estimate.unit)
     facts = [*provenance.get("cells", ()), provenance.get("configuration", {}), environment]
     sections = {
         "forest": render("forest.html", units=units, forest=forest, all_drawn=few, narrow=few),
-        "matrix": matrix.section(judgements, groups, facets, folded=_many(groups))
+        "matrix": matrix.section(
+            judgements, groups, facets, folded=len(judgements) > TABLE_FOLDED_FROM
+        )
         if judgements
         else "",
         "choices": choices(groups),
