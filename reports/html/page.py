@@ -109,11 +109,7 @@ def page(
     facts = [*provenance.get("cells", ()), provenance.get("configuration", {}), environment]
     sections = {
         "forest": render("forest.html", units=units, forest=forest, all_drawn=few, narrow=few),
-        "matrix": matrix.section(
-            judgements, groups, facets, folded=len(judgements) > TABLE_FOLDED_FROM
-        )
-        if judgements
-        else "",
+        "matrix": matrix.section(judgements, groups, facets, folded=long) if judgements else "",
         "choices": choices(groups),
         "claims": "",
         "conditions": _explained(explanations),
