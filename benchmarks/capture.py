@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks import memory, sharing, timing
 from benchmarks.contenders import Contender, Sums
 from benchmarks.sharing import Expected
+from kvcore import tokenization
 from kvcore.data.texts import load_texts
 from kvcore.engine import hooks
 from kvcore.measurements import continuations, hidden_states
@@ -31,7 +32,8 @@ CHILD = "capture:"
 
 def texts(lm: LM, count: int) -> list[TokenText]:
     """Return the first human texts, read again and again where more are wanted than there are."""
-    known = continuations.load_continuations(lm, load_texts("pydoc").texts, ("human",)).texts
+    fitting = load_texts("pydoc").fitting(lambda text: len(tokenization.encode(lm.tokenizer, text)))
+    known = continuations.load_continuations(lm, fitting, ("human",)).texts
     return [
         TokenText(f"{n}", one.source, one.prompt, one.continuation)
         for n, one in ((n, known[n % len(known)]) for n in range(count))

@@ -1,11 +1,8 @@
-"""Paragraphs that people wrote, each cut behind its first sentence: a prompt and its continuation.
+"""Paragraphs that people wrote, each cut in two: a prompt and its continuation.
 
-WikiText-2 follows the published study: paragraphs of 80 to 120 tokens of the model that reads them,
-cut behind the first full stop before a blank that ends beyond character 10. Of the others the first
-sentence ends with the first full stop, question mark or
-exclamation mark (and the quotation marks and brackets that follow at once) before white space
-and a capital letter or a digit, which quotation marks and brackets may open. An abbreviation or
-an initial ends none.
+As in the published study: paragraphs of 80 to 120 tokens of the model that reads them, cut behind
+the first full stop before a blank that ends beyond character 10. Paragraphs of a file may have any
+length.
 """
 
 from __future__ import annotations
@@ -23,24 +20,18 @@ from kvcore.data.hub import HubDataset, local_files, rows_of
 from kvcore.errors import KvError, unknown
 from kvcore.io import digest
 
-WORDS = (60, 90)
-"""Words of a paragraph of 80 to 120 tokens: a tokenizer makes about 4 tokens of 3 words."""
 TOKENS = (80, 120)
-"""Tokens of a published paragraph, prompt included and BOS not, of the model that reads it."""
+"""Tokens of a paragraph, prompt included and BOS not, of the model that reads it."""
 STOP, LEAST_PROMPT = ". ", 10
-"""What ends a published prompt, and how many characters it exceeds, the blank counted."""
+"""What ends a prompt, and how many characters it exceeds, the blank counted."""
 
-SENTENCE_END = re.compile(r"[.!?][\"')\]\u201d\u2019]*(?=\s+[\"'(\[`\u201c\u2018]*[A-Z0-9])")
+NO_STOP = "no full stop to cut it behind"
 GRAMMAR = re.compile(r"::|>>>|->|\.\.\.|https?:")
 GLUED = re.compile(r"[a-z)\"]{2}\.[A-Z][a-z]* [a-z]")  # two paragraphs of a note in one
 HEADING = re.compile(r"=(?: =)* .+ =(?: =)*")
-_WORD = re.compile(r"\S*\w\S*")
 _TWO_BLANKS = re.compile(r"(?<=[.!?)\"\u201d\u2019])  (?=\S)")  # between sentences
 TEXT_COLUMNS = ("text", "id")  # of a file; the second one may be missing
 _CLOSED = re.compile(r"[.!?][\"')\]\u201d\u2019]*$")
-
-
-Split = Callable[[str], tuple[str, str] | None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class Text:
     """A paragraph in two parts; one behind the other they are the paragraph itself."""
 
     id: str  # unique within a corpus
-    prompt: str  # the first sentence
+    prompt: str  # up to the first full stop, see `split_at_full_stop`
     continuation: str  # all that follows, the white space between them first
 
     @property
@@ -104,11 +95,11 @@ def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     """Load texts by name, or from a file.
 
     `name_or_path`: a key of ``TEXTS``, or a path to a JSON Lines, JSON, CSV or Parquet file. A file
-    has a column text, a paragraph a row, and optionally id. ``pydoc`` keeps paragraphs of 60 to 90
-    words, ``wikitext2`` those of `TOKENS` of the model that reads them; a file's are of any length.
+    has a column text, a paragraph a row, and optionally id. Of ``pydoc`` and ``wikitext2`` a model
+    reads the paragraphs of `TOKENS`; a file's are of any length.
 
-    Deterministic, in the order of the source. A paragraph is left out where it has no second
-    sentence or does not end with one, and where it was there before.
+    Deterministic, in the order of the source. A paragraph is left out where there is no full stop
+    to cut it behind, where it does not end with a sentence, and where it was there before.
 
     Raises KvError, one line: an unknown name (with the nearest one), a bad file, or no text left.
     Raises MissingResource where the data is not on this machine; names the command that fetches it.
@@ -120,20 +111,6 @@ def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     if is_path(name_or_path):
         return _from_file(Path(name_or_path).expanduser())
     raise unknown("texts", name_or_path, (*TEXTS, f"a path to a {ENDINGS} file"))
-
-
-def split_first_sentence(paragraph: str) -> tuple[str, str] | None:
-    """Cut a paragraph behind its first sentence, or return None where there is no second one.
-
-    Examples
-    --------
-    >>> split_first_sentence("It rained, i.e. E. Brown got wet. He left.")
-    ('It rained, i.e. E. Brown got wet.', ' He left.')
-    """
-    for end in (match.end() for match in SENTENCE_END.finditer(paragraph)):
-        if not prose.ABBREVIATION.search(paragraph[:end]):
-            return paragraph[:end], paragraph[end:]
-    return None
 
 
 def split_at_full_stop(paragraph: str) -> tuple[str, str] | None:
@@ -152,19 +129,10 @@ def split_at_full_stop(paragraph: str) -> tuple[str, str] | None:
     return None if at < 0 else (paragraph[: at + 1], paragraph[at + 1 :])
 
 
-def n_words(text: str) -> int:
-    """Count what stands between white space and has a letter or a digit."""
-    return len(_WORD.findall(text))
-
-
 def unique_texts(
-    source: str,
-    paragraphs: Iterable[tuple[str | None, str | Dropped]],
-    split: Split = split_first_sentence,
+    source: str, paragraphs: Iterable[tuple[str | None, str | Dropped]]
 ) -> tuple[tuple[Text, ...], dict[str, int]]:
     """Turn paragraphs, each with an id or None, into texts and counts of what was dropped.
-
-    `split` cuts a paragraph in two, or returns None where it cannot.
 
     Raises KvError where two paragraphs have one id, or no text is left.
     """
@@ -172,7 +140,7 @@ def unique_texts(
     seen: set[str] = set()
     dropped: Counter[str] = Counter()
     for id, paragraph in paragraphs:
-        text = _text_or_reason(id, paragraph, seen, split)
+        text = _text_or_reason(id, paragraph, seen)
         if isinstance(text, str):
             dropped[text] += 1
         elif text.id in texts:
@@ -186,15 +154,13 @@ def unique_texts(
     return tuple(texts.values()), counts
 
 
-def _text_or_reason(
-    id: str | None, paragraph: str | Dropped, seen: set[str], split: Split
-) -> Text | str:
+def _text_or_reason(id: str | None, paragraph: str | Dropped, seen: set[str]) -> Text | str:
     if isinstance(paragraph, Dropped):
         return paragraph.reason
     reason = drop_reason(paragraph, seen)
-    parts = None if reason else split(paragraph)
+    parts = None if reason else split_at_full_stop(paragraph)
     if parts is None:
-        return reason or "no second sentence"
+        return reason or NO_STOP
     return Text(f"t-{digest(paragraph)[:16]}" if id is None else id, *parts)
 
 
@@ -207,18 +173,12 @@ def drop_reason(paragraph: str, seen: set[str]) -> str | None:
     return "repeated" if paragraph in seen else None
 
 
-def of_length(paragraph: str) -> str | Dropped:
-    """Return a paragraph of the right length as it is."""
-    fits = WORDS[0] <= n_words(paragraph) <= WORDS[1]
-    return paragraph if fits else Dropped(f"not {WORDS[0]} to {WORDS[1]} words")
-
-
 def _from_pydoc() -> TextCorpus:
     from pydoc_data.topics import topics
 
     texts, dropped = unique_texts("pydoc", _pydoc_paragraphs(topics))
     revision = digest(*(part for topic in sorted(topics) for part in (topic, topics[topic])))
-    return TextCorpus("pydoc", texts, dropped, revision, TEXTS["pydoc"])
+    return TextCorpus("pydoc", texts, dropped, revision, TEXTS["pydoc"], TOKENS)
 
 
 def _pydoc_paragraphs(topics: Mapping[str, str]) -> Iterator[tuple[str | None, str | Dropped]]:
@@ -231,15 +191,13 @@ def _pydoc_paragraphs(topics: Mapping[str, str]) -> Iterator[tuple[str | None, s
 def topic_paragraphs(text: str) -> Iterator[str | Dropped]:
     """Yield a topic's paragraphs, line breaks and markup undone, or why a block is none."""
     for block in prose.blocks_of(text):
-        paragraph = of_length(prose.plain(" ".join(block.lines)))
-        if isinstance(paragraph, Dropped):
-            yield paragraph
-        elif not is_running_text(block) or GRAMMAR.search(paragraph):
+        paragraph = prose.plain(" ".join(block.lines))
+        if not is_running_text(block) or GRAMMAR.search(paragraph):
             yield Dropped("list, table, code or grammar")
         elif GLUED.search(paragraph):
             yield Dropped("sentences run together")
         else:
-            yield Dropped("begins in mid-sentence") if paragraph[0].islower() else paragraph
+            yield Dropped("begins in mid-sentence") if paragraph[:1].islower() else paragraph
 
 
 def is_running_text(block: prose.Block) -> bool:
@@ -258,7 +216,7 @@ def from_hub(data: HubDataset, paths: Iterable[Path]) -> TextCorpus:
     """
     lines = (row["text"].strip() for path in paths for row in rows_of(data, path))
     paragraphs = ((None, Dropped("heading") if HEADING.fullmatch(x) else x) for x in lines)
-    texts, dropped = unique_texts(data.name, paragraphs, split_at_full_stop)
+    texts, dropped = unique_texts(data.name, paragraphs)
     note = TEXTS.get(data.name, data.note)
     return TextCorpus(data.name, texts, dropped, data.revision, note, TOKENS)
 
