@@ -60,10 +60,10 @@ def rows_like(name: str) -> list[dict[str, Any]]:
 
 
 def paragraphs(folder: Path) -> Path:
-    """Write WikiText's test split: a paragraph a row, two sentences each."""
+    """Write WikiText's test split: a paragraph a row, two sentences each, of some 100 tokens."""
     rng = np.random.default_rng(2)
     texts = [
-        f" The {' '.join(rng.choice(WORDS, 15))} . It {' '.join(rng.choice(WORDS, 55))} . \n"
+        f" The {' '.join(rng.choice(WORDS, 5))} . It {' '.join(rng.choice(WORDS, 13))} . \n"
         for _ in range(ROWS)
     ]
     path = folder / "wikitext.parquet"
