@@ -181,7 +181,7 @@ def _measured(
         request = MeasureRequest(
             locate(lm.name), lambda: lm, corpus.name, tuple(needs), limit, 0, None, root, device
         )
-        collection = Collection.begin(kind, request, root, progress=None)
+        collection = Collection.planned(kind, request, root, progress=None).adopting()
         with passes_of(lm) as passes:
             started = time.process_time()
             collection.measure(collection.keys)

@@ -160,13 +160,13 @@ class Session:
 
     def collection(self, key: CellKey) -> Collection:
         """Plan a cell, with what was adopted of it; errors as `measured`."""
-        return Collection.begin(
+        return Collection.planned(
             kind_of(key.kind),
             self.request(key),
             self.settings.store,
             progress=str(key),
             sender=self.sender(key.model),
-        )
+        ).adopting()
 
     def stored(self, key: CellKey) -> CollectedRows:
         """Return all stored rows of a cell; MissingResource if there are none."""

@@ -197,7 +197,7 @@ def test_twin_a_shard_is_whole_or_missing(tmp_path: Path) -> None:
 
 def scores(kind: MeasurementKind, asked: MeasureRequest) -> pd.DataFrame:
     """Measure a cell into a store of its own and return its rows."""
-    collection = Collection.begin(kind, asked, asked.store, progress=None)
+    collection = Collection.planned(kind, asked, asked.store, progress=None).adopting()
     collection.measure(collection.keys)
     rows = collection.rows().rows
     return rows.sort_values(["sample_id", "condition"]).reset_index(drop=True)

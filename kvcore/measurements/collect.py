@@ -73,7 +73,8 @@ def collect_rows(
     Warns StoreWarning where rows that other code measured do not agree with what this code
     measures.
     """
-    collection = Collection.begin(kind, request, store, progress=progress, sender=sender)
+    planned = Collection.planned(kind, request, store, progress=progress, sender=sender)
+    collection = planned.adopting()
     collection.measure(collection.keys)
     return collection.rows()
 
@@ -93,23 +94,6 @@ class Collection:
     progress: str | None
     adoptions: tuple[Adoption, ...]
     sender: Sender | None = None
-
-    @classmethod
-    def begin(
-        cls,
-        kind: MeasurementKind,
-        request: MeasureRequest,
-        store: Path,
-        *,
-        progress: str | None,
-        sender: Sender | None = None,
-    ) -> Collection:
-        """Plan a cell, and compare stored rows of other code with a few that are measured again.
-
-        Parameters, errors and warnings are those of `collect_rows`.
-        """
-        collection = cls.planned(kind, request, store, progress=progress, sender=sender)
-        return replace(collection, adoptions=_adopt(collection))
 
     @classmethod
     def planned(
@@ -138,6 +122,13 @@ class Collection:
         folder = kind.store(store)
         adopted = adoption.load(folder)
         return cls(kind, request, folder, planned, keys, progress, adopted, sender)
+
+    def adopting(self) -> Collection:
+        """Compare stored rows of other code with a few that are measured again.
+
+        Warns StoreWarning where they differ; they are then measured anew.
+        """
+        return replace(self, adoptions=_adopt(self))
 
     def missing(self) -> pd.DataFrame:
         """Return the keys of the cell whose rows are neither stored nor adopted."""
