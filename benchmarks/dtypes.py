@@ -55,7 +55,10 @@ def measure(lm: LM, samples: Sequence[Sample], options: argparse.Namespace) -> d
         del own
         gc.collect()
     agree = [of.get("agrees", True) for of in report["dtypes"].values()]
-    return report | {"numbers_agree": all(agree)}
+    verdicts = [of["verdicts"] for of in report["dtypes"].values() if "verdicts" in of]
+    same = all(each == verdicts[0] for each in verdicts)
+    print(f"  verdicts {'are the same in every dtype' if same else 'change with the dtype'}")
+    return report | {"numbers_agree": all(agree), "verdicts_agree": same}
 
 
 def _of_dtype(lm: LM, samples: Sequence[Sample], seed: int) -> dict[str, Any]:
@@ -67,7 +70,8 @@ def _of_dtype(lm: LM, samples: Sequence[Sample], seed: int) -> dict[str, Any]:
         for name in CONDITIONS
         if name != "bare"
     }
-    verdicts = {name: verdict.judge(effect, verdict.helps()) for name, effect in effects.items()}
+    judged = ((name, verdict.judge(effect, verdict.helps())) for name, effect in effects.items())
+    verdicts = {name: reading.verdict for name, reading in judged}
     said = ", ".join(f"{name} {effects[name].value:+.3f} {verdicts[name]}" for name in effects)
     print(
         f"  {lm.dtype}: routes differ by {largest['largest']:.1e} nats at most, "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+
 import pytest
 import torch
 
+from benchmarks import dtypes
 from invariants.support.comparing import Fault, must_see, replaced
 from invariants.support.float32_products import Float32Products
 from invariants.support.plain_routes import ROUTES
@@ -112,3 +116,14 @@ def test_twin_products_in_float32(llama: LM, dtype: str) -> None:
 def _coarsened(x: object) -> object:
     is_wide = isinstance(x, torch.Tensor) and x.dtype == torch.float32
     return x.to(torch.float8_e5m2).float() if is_wide else x  # type: ignore[attr-defined]
+
+
+@pytest.mark.nightly
+def test_figures_of_every_dtype_can_be_written(llama: LM) -> None:
+    """Would catch a benchmark of the dtypes that ends, after hours, with figures no file takes."""
+    asked = argparse.Namespace(seed=0)
+    report = json.loads(json.dumps(dtypes.measure(llama, [LONG, TINY], asked)))
+    assert {"float32", *COARSE} == {*report["dtypes"]}
+    assert report["numbers_agree"]
+    judged = {v for of in report["dtypes"].values() for v in of["verdicts"].values()}
+    assert judged <= {"supported", "refuted", "inconclusive"}
