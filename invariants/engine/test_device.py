@@ -45,7 +45,9 @@ from kvcore.measurements.hidden_states import TokenText
 from kvcore.models import tiny_configs
 from kvcore.models.lm import LM
 
-TOLERANCE = 1e-6  # relative where above 1: the same kernels in the same batches leave 0 to 7e-7
+TOLERANCE = (
+    1e-5  # relative where above 1; logs of probabilities near 1e-4 differ by 2e-6 on some CPUs
+)
 SAMPLES = (LONG, SHORT, TINY)
 Numbers = Mapping[str, Any]
 Run = Callable[[LM, Path], Numbers]
