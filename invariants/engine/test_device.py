@@ -45,9 +45,7 @@ from kvcore.measurements.hidden_states import TokenText
 from kvcore.models import tiny_configs
 from kvcore.models.lm import LM
 
-TOLERANCE = (
-    1e-5  # relative where above 1; logs of probabilities near 1e-4 differ by 2e-6 on some CPUs
-)
+TOLERANCE = 1e-5  # relative where above 1: grouped heads round logs 2e-6 apart on some CPUs
 SAMPLES = (LONG, SHORT, TINY)
 Numbers = Mapping[str, Any]
 Run = Callable[[LM, Path], Numbers]

@@ -447,13 +447,13 @@ def test_a_run_asks_for_the_limit_of_its_cell(monkeypatch: pytest.MonkeyPatch) -
     """A limit that is known and does not reach what is measured."""
     asked: list[int] = []
 
-    def begin(_kind: object, request: MeasureRequest, *_: object, **__: object) -> None:
+    def planned(_kind: object, request: MeasureRequest, *_: object, **__: object) -> None:
         asked.append(request.limit)
         raise MissingResource("nothing is measured here")
 
     monkeypatch.setattr(session, "check_gpu", lambda *_: None)
     monkeypatch.setattr(files, "locate", lambda *_, **__: None)
-    monkeypatch.setattr(Collection, "begin", begin)
+    monkeypatch.setattr(Collection, "planned", planned)
     for limit in (None, 40):
         chosen = settings(
             models=(),
