@@ -134,7 +134,7 @@ def _depth_of_class(files: ModelFiles) -> int:
 
     try:
         config = AutoConfig.from_pretrained(
-            files.folder, local_files_only=True, trust_remote_code=False
+            str(files.folder), local_files_only=True, trust_remote_code=False
         )
         return int(config.get_text_config().num_hidden_layers)
     except Exception as error:  # of code that is not ours: whatever it may be
