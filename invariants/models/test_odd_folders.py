@@ -18,7 +18,7 @@ from invariants.support.comparing import must_see, replaced
 from kvcore import gate, loading
 from kvcore.engine import limits
 from kvcore.errors import KvError
-from kvcore.models import files, folder_checks, load, memory, registry, size, tokenizers
+from kvcore.models import attention, files, folder_checks, load, registry, size, tokenizers
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_twin_an_attention_that_is_not_installed(folder: Path) -> None:
     def broken(_: object, config: Any) -> str:
         return str(config._attn_implementation)
 
-    must_see(replaced(memory.attention, "choose_attention", broken), check_attention, folder)
+    must_see(replaced(attention, "choose_attention", broken), check_attention, folder)
 
 
 def check_never_asked(folder: Path) -> None:
@@ -109,8 +109,13 @@ def check_never_asked(folder: Path) -> None:
     edit_config(folder, **settings)
     (folder / "own.py").write_text("raise SystemExit")
     asked: list[object] = []
+
+    def ask(*text: object) -> str:
+        asked.append(text)
+        return "n"
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builtins, "input", lambda *text: asked.append(text) or "n")
+        patch.setattr(builtins, "input", ask)
         tokenizers.as_loaded.cache_clear()
         check_one_line(lambda: load.load_model(str(folder), device="cpu"), "of-tomorrow")
         size.size_of(files.locate(str(folder)), 1024)
