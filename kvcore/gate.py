@@ -180,7 +180,12 @@ def gate_samples(lm: LM, conditions: Sequence[Condition]) -> list[PreparedSample
     limit = limits.exact_positions(lm)
     widest = max((w for w in limits.windows(lm.config) if w < limit), default=0)
     around = 1 + PREFIX + PROMPT + ANSWER
-    room = max(1, limit - around)
+    room = limit - around
+    if room < 1:
+        raise KvError(
+            f"{lm.name}: it is exact for {limit} positions, and the shortest sample that it is "
+            f"tried on has {around + 1}; use a model with a longer context."
+        )
     long = min(room, max(LONG, widest + limits.PAST_WINDOW - around))
     return [
         _sample(lm, name, length, conditions)

@@ -5,9 +5,9 @@ A file's path may have the prefix of its kind, ``texts:my.jsonl``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from kvcore.data.datasets import load_corpus
 from kvcore.data.files import is_path
@@ -57,7 +57,9 @@ class Repeats:
     @classmethod
     def of(cls, names: Iterable[str]) -> Repeats:
         """Read the files; those that are not there are left out: stored rows need them no more."""
-        files = [name for name in names if is_path(name) and Path(name).expanduser().is_file()]
+        files = [
+            name for name in names if is_path(name) and os.path.isfile(os.path.expanduser(name))
+        ]
         samples = [name for name in files if name == path_of(name)]
         lines = {name: repeats_line(name, load_corpus(name).samples) for name in samples}
         return cls({name: line for name, line in lines.items() if line})

@@ -10,13 +10,14 @@ from typing import Any, Literal, get_args
 
 import pytest
 
-from claims.harness.datasets import check_dataset, check_file
+from claims.harness.datasets import check_dataset, check_file, path_of
 from kvcore.analysis.interval import METHODS, Method
 from kvcore.errors import KvError
 from kvcore.models.registry import (
     BOS_POLICIES,
     DTYPES,
     QUANTIZATIONS,
+    REGISTRY,
     BosPolicy,
     Quantization,
     precision,
@@ -69,8 +70,25 @@ def _shown(value: Any) -> str:
     return "default" if value is None else str(value)
 
 
-def _names(_option: str, text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+def _names(option: str, text: str) -> tuple[str, ...]:
+    """Return names and paths; of two that lead to one folder or file the first one."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if text and not names:
+        raise KvError(f"{option} {text!r} names nothing; pass names, or leave it out.")
+    named = {_place(name): name for name in reversed(names)}
+    return tuple(dict.fromkeys(_without_slash(named[_place(name)]) for name in names))
+
+
+def _place(name: str) -> str:
+    """Return a path as all spellings of it have it, with the prefix of its kind; names as is."""
+    path = path_of(name)
+    found = name not in REGISTRY and os.path.exists(os.path.expanduser(path))
+    prefix = name.removesuffix(path)
+    return prefix + os.path.realpath(os.path.expanduser(path)) if found else name
+
+
+def _without_slash(name: str) -> str:
+    return name.rstrip("/") or name
 
 
 def _whole(least: int) -> Callable[[str, str], int]:

@@ -103,6 +103,16 @@ def test_every_kind_of_file_is_read_alike(tmp_path: Path) -> None:
     check_every_kind(tmp_path)
 
 
+def test_a_row_of_a_csv_may_be_long(tmp_path: Path) -> None:
+    """Catches a long passage refused, or cut, because a reader takes a file in blocks."""
+    long = {"query": "q", "passage": "word, \n" * 400_000 + "end", "answer": "a"}
+    write_csv(tmp_path / "own.csv", [long, {**long, "passage": "p"}])
+    assert [s.passage for s in load_corpus(str(tmp_path / "own.csv")).samples] == [
+        long["passage"],
+        "p",
+    ]
+
+
 def test_a_control_has_no_type_in_a_csv(tmp_path: Path) -> None:
     """Catches an empty cell of a table that is no null, so that a control is refused."""
     write_csv(tmp_path / "own.csv", [PAIRS[1]])

@@ -159,6 +159,36 @@ def test_bad_parquet_is_one_line(tmp_path: Path) -> None:
         load_corpus(str(path))
 
 
+NO_VALUES = {
+    "date": pa.array([2**60], pa.timestamp("us")),
+    "text": pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers()),
+}
+
+
+def check_no_values(folder: Path, kind: str) -> None:
+    """Demand one line that names the column in which a table holds what is no value."""
+    path = folder / "own.parquet"
+    table = {"query": ["q"], "passage": ["p"], "answer": ["a"], "cluster": NO_VALUES[kind]}
+    pq.write_table(pa.table(table), path)
+    with pytest.raises(KvError, match=r"^.*own\.parquet: column 'cluster' holds what is no .*$"):
+        load_corpus(str(path))
+
+
+@pytest.mark.parametrize("kind", NO_VALUES)
+def test_what_is_no_value_of_its_type_is_one_line(kind: str, tmp_path: Path) -> None:
+    """Catches a traceback for a date past the calendar's end, or a text that is not UTF-8."""
+    check_no_values(tmp_path, kind)
+
+
+def test_twin_what_is_no_value_is_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a check that takes any error for the line."""
+    monkeypatch.setattr(files, "_column_values", lambda _, table, name: table[name].to_pylist())
+    with pytest.raises(OverflowError):
+        check_no_values(tmp_path, "date")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -168,6 +198,8 @@ def test_bad_parquet_is_one_line(tmp_path: Path) -> None:
         ("no/such.tsv", r"extension '\.tsv' is unknown; use \.jsonl, \.json, \.csv or \.parquet"),
         (".", "unknown dataset '.'"),
         ("", "unknown dataset ''"),
+        ("~of-nobody/own.jsonl", r"own\.jsonl: cannot be read \(No such file or directory\)"),
+        ("own\0.jsonl", r"cannot be read \(embedded null byte\)"),
     ],
 )
 def test_a_name_that_is_nothing_is_one_line(name: str, message: str) -> None:
@@ -176,7 +208,7 @@ def test_a_name_that_is_nothing_is_one_line(name: str, message: str) -> None:
         load_corpus(name)
 
 
-MISSING = (None, float("nan"), "", " \t\n")
+MISSING = (None, float("nan"), "", " \t\n", "nan", "None", "<NA>", "NULL ", "NaT")
 
 
 def check_missing_names(folder: Path) -> None:
@@ -201,6 +233,9 @@ def check_missing_names(folder: Path) -> None:
             samples = load_corpus(str(path)).samples
             assert len({sample.cluster for sample in samples}) == 40, (label, suffix)
             assert len({sample.id for sample in samples}) == 40, (label, suffix)
+        again = {"query": "q", "passage": "p x", "answer": "a", "id": label}
+        corpus = load_corpus(jsonl(folder / "again.jsonl", again, again))
+        assert corpus.dropped == {"repeated sample": 1}, label
     for label in MISSING:
         sample = Sample("q", "p", "a", label, label)  # type: ignore[arg-type]
         assert (sample.id, sample.cluster) == (Sample("q", "p", "a").id,) * 2
@@ -219,7 +254,7 @@ def test_texts_and_pairs_have_ids_where_theirs_are_blank(tmp_path: Path) -> None
     assert len({text.id for text in load_texts(path).texts}) == 3
 
 
-@pytest.mark.parametrize("module", [files, sample, hub])
+@pytest.mark.parametrize("module", [files, sample])  # of a hub's rows it is the sample that says so
 def test_twin_null_alone_is_missing(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

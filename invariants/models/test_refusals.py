@@ -248,7 +248,7 @@ def test_twin_what_is_refused(
     damage, cause, (module, check) = DAMAGED[name]
     replacements: dict[str, Callable[..., object]] = {
         "unreadable": lambda *_: Silenced("quantized"),
-        "cause_of": lambda *_: "for some reason",
+        "cause_of": lambda *_, **__: "for some reason",
         "one_line": lambda *_: "",
         "packed": lambda _: False,
     }

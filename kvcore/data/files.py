@@ -172,15 +172,16 @@ def csv_rows(path: Path, data: bytes, columns: Sequence[str]) -> Iterator[FileRo
     from pyarrow import csv
 
     parsing = csv.ParseOptions(newlines_in_values=True)
+    whole = csv.ReadOptions(block_size=min(len(data) + 1, 2**31 - 1))  # a row may be of any length
     try:
-        with csv.open_csv(io.BytesIO(data), parse_options=parsing) as reader:
+        with csv.open_csv(io.BytesIO(data), whole, parsing) as reader:
             names = reader.schema.names
         converting = csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
             null_values=[""],
             strings_can_be_null=True,
         )
-        table = csv.read_csv(io.BytesIO(data), parse_options=parsing, convert_options=converting)
+        table = csv.read_csv(io.BytesIO(data), whole, parsing, converting)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise KvError(f"{path}: not readable CSV ({first_line(error)})") from None
     yield from _table_rows(path, table, columns)
@@ -209,8 +210,19 @@ def _table_rows(path: Path, table: pa.Table, columns: Sequence[str]) -> Iterator
         raise KvError(f"{path}: column {repeated[0]!r} is there twice; rename one of them.")
     sources = column_sources(path, table.column_names, columns)
     names = list(dict.fromkeys(sources.values())) if columns else table.column_names
-    for number, row in enumerate(table.select(names).to_pylist(), start=1):
-        yield FileRow(path, number, row)
+    values = {name: _column_values(path, table, name) for name in names}
+    for row in range(table.num_rows):
+        yield FileRow(path, row + 1, {name: values[name][row] for name in names})
+
+
+def _column_values(path: Path, table: pa.Table, name: str) -> list[Any]:
+    try:
+        return table.column(name).to_pylist()  # type: ignore[no-any-return]
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date out of range
+        raise KvError(
+            f"{path}: column {name!r} holds what is no {table.schema.field(name).type} "
+            f"({first_line(error)}); write the column anew, or as text."
+        ) from None
 
 
 READERS: Mapping[str, Callable[[Path, bytes, Sequence[str]], Iterator[FileRow]]] = {
@@ -235,8 +247,9 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> tuple[Iterator[FileRow
         raise KvError(f"{path}: extension {path.suffix!r} is unknown; use {ENDINGS}.")
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise KvError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
+    except (OSError, ValueError) as error:  # ValueError: of a null byte in the path
+        why = error.strerror if isinstance(error, OSError) else error
+        raise KvError(f"{path}: cannot be read ({why}); check the path.") from None
     rows = reader(path, data, columns)
     named = (row.renamed(columns) for row in rows) if columns else rows
     return named, hashlib.sha256(data).hexdigest()
@@ -295,7 +308,7 @@ def load_file(name: str) -> Corpus:
 
     Raises KvError, one line: no such file, unknown extension, the bad line, or nothing left.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # which leaves ~ where there is no such user
     rows, revision = read_rows(path, (*REQUIRED, *OPTIONAL))
     samples, dropped = unique_samples(rows)
     if not samples:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kvcore.errors import KvError
 from kvcore.io import digest
 
+MISSING = ("", "nan", "<na>", "nat", "none", "null")
+"""What texts become of missing values, in small letters."""
+
 
 def name_or_none(value: object) -> str | None:
-    """Return what names something as text, or None where it is missing: null, NaN or blank."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return str(value) if str(value).strip() else None
+    """Return what names something as text, or None where it is missing.
+
+    Missing are null, NaN, what is blank, and the texts that tools write for them (`MISSING`).
+    """
+    text = "" if value is None else str(value)
+    return None if text.strip().casefold() in MISSING else text
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,6 +7,7 @@ length.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -109,7 +110,7 @@ def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     if name_or_path == WIKITEXT.name:
         return from_hub(WIKITEXT, local_files(WIKITEXT))
     if is_path(name_or_path):
-        return _from_file(Path(name_or_path).expanduser())
+        return _from_file(Path(os.path.expanduser(name_or_path)))
     raise unknown("texts", name_or_path, (*TEXTS, f"a path to a {ENDINGS} file"))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kvcore import io
-from kvcore.errors import KvError, unknown
+from kvcore.errors import KvError, one_line, unknown
 from kvcore.models import folder_checks, gguf, hub, registry, tiny_configs, tokenizers
 from kvcore.models.registry import BosPolicy, ModelEntry, Quantization
 
@@ -117,8 +117,31 @@ def rope_bases(files: ModelFiles) -> int:
 
 
 def depth(files: ModelFiles) -> int:
-    """Return how many layers a model has, from its configuration alone."""
-    return int(_settings(files)["num_hidden_layers"])
+    """Return how many layers a model has, from its configuration alone.
+
+    Raises
+    ------
+    KvError
+        If neither the file nor its class says so.
+    """
+    layers = _settings(files).get("num_hidden_layers")
+    return int(layers) if isinstance(layers, int) else _depth_of_class(files)
+
+
+def _depth_of_class(files: ModelFiles) -> int:
+    """Return how many layers the configuration's class says: by another name, or by default."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            str(files.folder), local_files_only=True, trust_remote_code=False
+        )
+        return int(config.get_text_config().num_hidden_layers)
+    except Exception as error:  # of code that is not ours: whatever it may be
+        raise KvError(
+            f"model {files.name!r}: {files.folder} does not say how many layers it has "
+            f"({one_line(error)}); check its config.json."
+        ) from error
 
 
 def _settings(files: ModelFiles) -> Mapping[str, Any]:
@@ -164,7 +187,8 @@ def _tiny_tokenizer_id(name: str) -> str:
 def _folder_digest(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         raise KvError(f"folder {folder} is not a model: it has no config.json.")
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+    weights = filter(Path.is_file, folder.glob("*.safetensors"))
+    files = sorted([*weights, folder / "config.json"])
     return _digest(*(f"{f.name}:{io.file_sha256(f)}" for f in files))
 
 

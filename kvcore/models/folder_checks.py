@@ -16,6 +16,14 @@ LFS_MARK = b"version https://git-lfs"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 PLAIN_DTYPES = {"F64", "F32", "F16", "BF16"}
+OBJECTS = (
+    "text_config",
+    "quantization_config",
+    "compression_config",
+    "rope_parameters",
+    "rope_scaling",
+)
+"""Keys of config.json that hold settings of their own."""
 # Files in which tools say how weights are quantized, where config.json does not.
 QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 
@@ -173,6 +181,7 @@ def stored_precision(name: str, folder: Path) -> tuple[str, Quantization] | None
         For any quantization but bitsandbytes nf4.
     """
     settings = read_json(name, folder / "config.json")
+    check_objects(name, folder / "config.json", settings)
     stored = _quantization_settings(settings)
     if stored is None:
         others = [file for file in QUANTIZATION_FILES if (folder / file).is_file()]
@@ -196,6 +205,24 @@ def stored_precision(name: str, folder: Path) -> tuple[str, Quantization] | None
     if dtype not in DTYPES:
         raise unreadable(name, folder, f"4-bit weights that are computed in {dtype}")
     return dtype, "nf4"
+
+
+def check_objects(name: str, path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a configuration in which something else stands where settings are read from.
+
+    Raises
+    ------
+    KvError
+    """
+    text = settings.get("text_config")
+    for part in (settings, text if isinstance(text, dict) else {}):
+        for key in OBJECTS:
+            value = part.get(key)
+            if not (value is None or isinstance(value, dict)):
+                raise KvError(
+                    f"model {name!r}: {path} has {key} as {type(value).__name__}, and it must be "
+                    "a JSON object or left out; download it again."
+                )
 
 
 def _quantization_settings(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:

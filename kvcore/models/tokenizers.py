@@ -103,8 +103,10 @@ def as_loaded(folder: Path, hashes: tuple[str, ...]) -> tuple[str, ...]:
 
     del hashes  # files that have changed are loaded again
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+        # Not left out: then a person at a terminal is asked whether to run a folder's code.
+        options = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        config = AutoConfig.from_pretrained(folder, **options).get_text_config()
         token_id, source = bos(tokenizer, config, str(folder))
     except Exception:  # third parties' readers raise anything for files that are damaged
         return ()

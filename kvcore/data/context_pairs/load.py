@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def load_pairs(
     if name_or_path in PUBLISHED:
         return _from_hub(name_or_path, n, seed)
     if is_path(name_or_path):
-        return _from_file(Path(name_or_path).expanduser(), n, seed)
+        return _from_file(Path(os.path.expanduser(name_or_path)), n, seed)
     raise unknown("pairs", name_or_path, (*PAIRS, f"a path to a {ENDINGS} file"))
 
 
