@@ -8,13 +8,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from invariants.support.comparing import SCORE_TOLERANCE, Fault, must_see
-from invariants.support.switches import a_switch, cells
+from invariants.support.comparing import Fault, must_see
+from invariants.support.switches import a_switch, assert_same
 from kvcore.engine import limits, rope_probe
 from kvcore.measurements import context_switch
 from kvcore.models.lm import LM
@@ -67,23 +66,6 @@ def in_little_memory(lm: LM, measure: Measure, chosen: Collection[int]) -> pd.Da
     assert failures == list(chosen), failures
     assert any("out of memory with" in str(warning.message) for warning in seen)
     return table
-
-
-def assert_same(table: pd.DataFrame, reference: pd.DataFrame) -> None:
-    """Compare every column: numbers to rounding, all else exactly; rows in the same order."""
-    assert list(table.columns) == list(reference.columns)
-    assert list(cells(table)) == list(cells(reference))
-    for column in reference.columns:
-        for own, other in zip(table[column], reference[column], strict=True):
-            if _has_fractions(other):
-                apart = np.abs(np.array(own, float) - np.array(other, float)).max()
-                assert apart <= 2 * SCORE_TOLERANCE, f"{column} off by {apart:.1e}"
-            else:
-                assert own == other, column
-
-
-def _has_fractions(cell: Any) -> bool:
-    return np.array(cell).dtype.kind == "f"
 
 
 def check_memory(lm: LM, chosen: Collection[int]) -> None:

@@ -186,7 +186,7 @@ def _hidden(lm: LM, step: ForwardInput, columns: Sequence[Ids]) -> list[torch.Te
     return picked
 
 
-def _logits(lm: LM, hidden: torch.Tensor) -> torch.Tensor:
+def head_logits(lm: LM, hidden: torch.Tensor) -> torch.Tensor:
     """Return the logits of hidden states, (n, vocab) float32.
 
     The model's own forward runs on a single BOS, so that whatever it does to logits is done to
@@ -228,12 +228,11 @@ def _reduce(
     lm: LM, cases: Sequence[SwitchCase], outputs: Sequence[Sequence[PlanOutput]]
 ) -> list[list[TokenCurves]]:
     """Reduce the hidden states of cases, tokens of several at a time."""
-    hidden = [torch.stack([output.hidden for output in own]) for own in outputs]
     rows = LOGITS_AT_ONCE.get(lm.device.type, 2**26) // int(lm.config.vocab_size)
     numbers: list[list[np.ndarray]] = [[] for _ in cases]
     with decoder_run_once(lm):
         for part in cut_tokens(cases, rows):
-            for some, found in zip(part, _part_numbers(lm, cases, hidden, part), strict=True):
+            for some, found in zip(part, _part_numbers(lm, cases, outputs, part), strict=True):
                 numbers[some.case].append(found)
     return [
         _curves(np.concatenate(found, axis=2), own)
@@ -259,27 +258,32 @@ def cut_tokens(cases: Sequence[SwitchCase], rows: int) -> list[list[TokenRange]]
 
 
 def _part_numbers(
-    lm: LM, cases: Sequence[SwitchCase], hidden: Sequence[torch.Tensor], part: Sequence[TokenRange]
+    lm: LM,
+    cases: Sequence[SwitchCase],
+    outputs: Sequence[Sequence[PlanOutput]],
+    part: Sequence[TokenRange],
 ) -> list[np.ndarray]:
-    """Return `token_numbers` of each range of a part, and behind them the similarity.
-
-    `hidden`: by case, (plan, token, hidden size).
-    """
-    states = [hidden[some.case][:, some.start : some.stop] for some in part]
-    flat = torch.cat([own.flatten(0, 1) for own in states])
-    sizes = [own.shape[0] * own.shape[1] for own in states]
-    found = []
-    for some, own, logits in zip(part, states, _logits(lm, flat).split(sizes), strict=True):
+    """Return for each range of a part `token_numbers`, and the similarity as one number more."""
+    hidden = [
+        torch.stack([output.hidden[some.start : some.stop] for output in outputs[some.case]])
+        for some in part
+    ]
+    shapes = [own.shape[:2] for own in hidden]  # plans, tokens
+    logits = head_logits(lm, torch.cat([own.flatten(0, 1) for own in hidden]))
+    sizes = [plans * tokens for plans, tokens in shapes]
+    numbers = []
+    for some, own, rows in zip(part, hidden, logits.split(sizes), strict=True):
         case = cases[some.case]
-        numbers = token_numbers(
-            logits.view(*own.shape[:2], -1), case, case.followed[some.start : some.stop]
-        )
-        found.append(torch.cat([numbers, similarity(own, case.oracle).unsqueeze(0)]))
-    on_host = torch.cat([own.flatten(1) for own in found], dim=1).cpu()  # one copy
+        followed = case.followed[some.start : some.stop]
+        found = token_numbers(rows.view(*own.shape[:2], -1), case, followed)
+        similar = similarity(own, case.oracle).unsqueeze(0)
+        numbers.append(torch.cat([found, similar]).flatten(1))
+    on_host = torch.cat(numbers, dim=1).cpu()  # one copy
     if not on_host[FINITE].all():
         raise KvError(f"{lm.name}: the logits are not finite; load the model in another dtype.")
     return [
-        own.view(-1, *states[n].shape[:2]).numpy() for n, own in enumerate(on_host.split(sizes, 1))
+        own.unflatten(1, shape).numpy()
+        for own, shape in zip(on_host.split(sizes, dim=1), shapes, strict=True)
     ]
 
 
