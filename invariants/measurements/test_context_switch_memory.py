@@ -8,13 +8,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from invariants.support.comparing import SCORE_TOLERANCE, Fault, must_see
-from invariants.support.switches import a_switch, cells
+from invariants.support.comparing import Fault, must_see
+from invariants.support.switches import a_switch, assert_same
 from kvcore.engine import limits, rope_probe
 from kvcore.measurements import context_switch
 from kvcore.models.lm import LM
@@ -24,14 +23,31 @@ WAYS = ("oracle", "injection", "gradual(3,2)", "partial(3)")
 SWITCHES = tuple(a_switch(f"s{n}", 8, 10, 12, 0.5, 10 * n) for n in range(5))
 FAILURES = ((0,), (2,), (1, 3), (0, 2, 6))
 """Passes in which memory ends; of two, the later one hits what the earlier one halved."""
+HEAD_FAILURES = ((2,), (2, 4))
+"""Uses of the LM head in which it does: behind the two passes that read the switches that are
+followed, the third makes logits of all of them."""
 
 
 Measure = Callable[[LM], pd.DataFrame]
 
 
+def last_layer(lm: LM) -> torch.nn.Module:
+    """Return where hooks and records are half filled."""
+    layer: torch.nn.Module = rope_probe.decoder_layers(lm)[-1]
+    return layer
+
+
+def head(lm: LM) -> torch.nn.Module:
+    """Return the LM head, which is last."""
+    found: torch.nn.Module = lm.model.get_output_embeddings()
+    return found
+
+
 @contextmanager
-def failing_passes(lm: LM, chosen: Collection[int], failures: list[int]) -> Iterator[None]:
-    """Let memory end in some passes, in the last layer: hooks and records are half filled."""
+def failing_passes(
+    module: torch.nn.Module, chosen: Collection[int], failures: list[int]
+) -> Iterator[None]:
+    """Let memory end in some passes, before a module of the model is run."""
     passes = itertools.count()
 
     def before(*_: Any) -> None:
@@ -40,7 +56,7 @@ def failing_passes(lm: LM, chosen: Collection[int], failures: list[int]) -> Iter
             failures.append(number)
             raise torch.OutOfMemoryError("CUDA out of memory: a test's")
 
-    handle = rope_probe.decoder_layers(lm)[-1].register_forward_pre_hook(before)
+    handle = module.register_forward_pre_hook(before)
     try:
         yield
     finally:
@@ -55,10 +71,12 @@ def generate(lm: LM) -> pd.DataFrame:
     return context_switch.generate_after_switch(lm, SWITCHES, WAYS, max_new_tokens=4, stop=())
 
 
-def in_little_memory(lm: LM, measure: Measure, chosen: Collection[int]) -> pd.DataFrame:
+def in_little_memory(
+    lm: LM, measure: Measure, module: torch.nn.Module, chosen: Collection[int]
+) -> pd.DataFrame:
     """Measure with memory that ends in some passes, and demand that it is said."""
     failures: list[int] = []
-    with warnings.catch_warnings(record=True) as seen, failing_passes(lm, chosen, failures):
+    with warnings.catch_warnings(record=True) as seen, failing_passes(module, chosen, failures):
         warnings.simplefilter("always")
         try:
             table = measure(lm)
@@ -69,24 +87,7 @@ def in_little_memory(lm: LM, measure: Measure, chosen: Collection[int]) -> pd.Da
     return table
 
 
-def assert_same(table: pd.DataFrame, reference: pd.DataFrame) -> None:
-    """Compare every column: numbers to rounding, all else exactly; rows in the same order."""
-    assert list(table.columns) == list(reference.columns)
-    assert list(cells(table)) == list(cells(reference))
-    for column in reference.columns:
-        for own, other in zip(table[column], reference[column], strict=True):
-            if _has_fractions(other):
-                apart = np.abs(np.array(own, float) - np.array(other, float)).max()
-                assert apart <= 2 * SCORE_TOLERANCE, f"{column} off by {apart:.1e}"
-            else:
-                assert own == other, column
-
-
-def _has_fractions(cell: Any) -> bool:
-    return np.array(cell).dtype.kind == "f"
-
-
-def check_memory(lm: LM, chosen: Collection[int]) -> None:
+def check_memory(lm: LM, module: torch.nn.Module, chosen: Collection[int]) -> None:
     """Compare tables of switches that are followed, and of what is written behind them.
 
     1. Nothing disturbs the run.
@@ -95,14 +96,20 @@ def check_memory(lm: LM, chosen: Collection[int]) -> None:
     """
     for measure in (follow, generate):
         whole = measure(lm)
-        assert_same(in_little_memory(lm, measure, chosen), whole)
+        assert_same(in_little_memory(lm, measure, module, chosen), whole)
         assert_same(measure(lm), whole)
 
 
 @pytest.mark.parametrize("chosen", FAILURES, ids=str)
 def test_where_memory_ends_the_numbers_stay(llama: LM, chosen: tuple[int, ...]) -> None:
     """Would catch switches lost, changed or out of order where memory ends in any pass."""
-    check_memory(llama, chosen)
+    check_memory(llama, last_layer(llama), chosen)
+
+
+@pytest.mark.parametrize("chosen", HEAD_FAILURES, ids=str)
+def test_where_logits_do_not_fit_the_numbers_stay(llama: LM, chosen: tuple[int, ...]) -> None:
+    """Would catch switches lost, or layers no more run, where logits of several do not fit."""
+    check_memory(llama, head(llama), chosen)
 
 
 def in_reverse(patch: pytest.MonkeyPatch) -> None:
@@ -114,7 +121,10 @@ def never_halved(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(limits, "run_or_halve", lambda _lm, items, run, *_, **__: list(run(items)))
 
 
+@pytest.mark.parametrize("module", [last_layer, head])
 @pytest.mark.parametrize("fault", [in_reverse, never_halved])
-def test_twin_where_memory_ends(llama: LM, fault: Fault) -> None:
+def test_twin_where_memory_ends(
+    llama: LM, fault: Fault, module: Callable[[LM], torch.nn.Module]
+) -> None:
     """Would catch a check blind to switches out of order, or to a run that ends."""
-    must_see(fault, check_memory, llama, (1, 3))
+    must_see(fault, check_memory, llama, module(llama), (1, 3) if module is last_layer else (2,))

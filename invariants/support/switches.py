@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from invariants.oracle.switched import Plain
+from invariants.support.comparing import SCORE_TOLERANCE
 from kvcore.conditions import switching
 from kvcore.conditions.switching import Switch
 from kvcore.models.lm import LM
@@ -64,6 +65,23 @@ def plain_of(switch: Switch) -> Plain:
 def cells(table: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
     """Return the rows by switch and condition."""
     return {(row.switch_id, row.condition): row for _, row in table.iterrows()}
+
+
+def assert_same(table: pd.DataFrame, reference: pd.DataFrame) -> None:
+    """Compare every column: numbers to rounding, all else exactly; rows in the same order."""
+    assert list(table.columns) == list(reference.columns)
+    assert list(cells(table)) == list(cells(reference))
+    for column in reference.columns:
+        for own, other in zip(table[column], reference[column], strict=True):
+            if _has_fractions(other):
+                apart = np.abs(np.array(own, float) - np.array(other, float)).max()
+                assert apart <= 2 * SCORE_TOLERANCE, f"{column} off by {apart:.1e}"
+            else:
+                assert own == other, column
+
+
+def _has_fractions(cell: object) -> bool:
+    return np.array(cell).dtype.kind == "f"
 
 
 def noise_of(lm: LM, switch: Switch) -> tuple[int, ...]:

@@ -48,10 +48,14 @@ class AnswerJob:
     max_new_tokens: int
 
     @property
+    def steps(self) -> int:
+        """Tokens that are written or injected on the way, at most: each takes a step."""
+        return sum(len(part) for _, part in self.plan.later) + self.max_new_tokens
+
+    @property
     def slots(self) -> int:
         """Slots in use once the answer is written."""
-        injected = sum(len(part) for _, part in self.plan.later)
-        return len(self.plan.cached) + len(self.plan.read) + injected + self.max_new_tokens
+        return len(self.plan.cached) + len(self.plan.read) + self.steps
 
     @property
     def length(self) -> int:

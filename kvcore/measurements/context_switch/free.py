@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from kvcore.cache import batch as cache_batch
+from kvcore.cache.batch import CacheBatch
 from kvcore.cache.kv_cache import KVCache
 from kvcore.conditions import switching
 from kvcore.conditions.switching import Ids, Switch, SwitchMethod
@@ -124,11 +125,16 @@ def _row(lm: LM, job: AnswerJob, ids: Ids, curves: Sequence[TokenCurves]) -> dic
 def write_answers(
     lm: LM, jobs: Sequence[AnswerJob], rule: DecodingRule, batch_tokens: int | None
 ) -> list[Ids]:
-    """Write every answer, in batches of answers of like length."""
+    """Write every answer, in batches of answers that take as many steps, so that they end together.
+
+    Of answers of as many steps those of like length go together.
+    """
     slots = batch_tokens or generation.BATCH_TOKENS.get(lm.device.type, 16384)
+    order = sorted(range(len(jobs)), key=lambda n: (jobs[n].steps, jobs[n].slots, n))
     answers: dict[int, Ids] = {}
     with torch.inference_mode():
-        for batch in batching.batches_by_size([job.slots for job in jobs], slots):
+        for start, stop in batching.cut_by_budget([jobs[n].slots for n in order], slots):
+            batch = order[start:stop]
             write = partial(_write, lm, rule)
             own = limits.run_or_halve(lm, [jobs[n] for n in batch], write, what="answers")
             answers |= dict(zip(batch, own, strict=True))
@@ -137,16 +143,9 @@ def write_answers(
 
 def _write(lm: LM, rule: DecodingRule, jobs: Sequence[AnswerJob]) -> list[Ids]:
     """Write for one batch, a token a step; what is injected on the way is read a token a step."""
-    prefills = passes.run_prefills(lm, [job.plan for job in jobs], *limits.pass_limits(lm))
-    cache = cache_batch.stack([passes.assemble_cache(lm, job.plan, prefills) for job in jobs])
-    unread = [job.plan.read for job in jobs]
-    last = [len(ids) - 1 for ids in unread]
-    logits, cache = forward.run(
-        lm, passes.append_input(lm, cache, unread), (range(len(jobs)), last)
-    )
-    live = _left_padded(cache)
+    order, logits, live = start_answers(lm, jobs)
     answers = [AnswerState(job, rule.stop) for job in jobs]
-    going = list(answers)
+    going = [answers[n] for n in order]
     while True:
         chosen = generation.choose_tokens(lm, logits.float(), rule, 0, np.zeros(len(going)))
         next_ids = [answer.next(token) for answer, token in zip(going, chosen, strict=True)]
@@ -156,6 +155,32 @@ def _write(lm: LM, rule: DecodingRule, jobs: Sequence[AnswerJob]) -> list[Ids]:
         live = live.extended(next_ids, rows)
         going = [going[row] for row in rows]
         logits = live.next_logits(lm)
+
+
+def start_answers(lm: LM, jobs: Sequence[AnswerJob]) -> tuple[list[int], torch.Tensor, LiveBatch]:
+    """Read what stands before each answer, in as many passes as cost least.
+
+    One way injects a whole context, another reads a single token: in one pass most of it would be
+    padding.
+
+    Returns the jobs' numbers in the order of the batch's rows, the logits behind each row, and the
+    batch.
+    """
+    budget, cost = limits.pass_limits(lm)
+    prefills = passes.run_prefills(lm, [job.plan for job in jobs], budget, cost)
+    order: list[int] = []
+    logits: list[torch.Tensor] = []
+    caches: list[KVCache] = []
+    for part in batching.passes_by_size([len(job.plan.read) for job in jobs], budget, cost):
+        plans = [jobs[n].plan for n in part]
+        past = CacheBatch(tuple(passes.assemble_cache(lm, plan, prefills) for plan in plans))
+        step = passes.append_input(lm, past, [plan.read for plan in plans])
+        last = [len(plan.read) - 1 for plan in plans]
+        found, cache = forward.run(lm, step, (range(len(part)), last))
+        order += part
+        logits.append(found)
+        caches.append(cache)
+    return order, torch.cat(logits), _left_padded(cache_batch.stack(caches))
 
 
 class AnswerState:

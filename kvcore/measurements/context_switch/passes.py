@@ -1,16 +1,18 @@
 """The passes behind context switches: every plan read on top of its cache, reduced at once.
 
 A switch's two contexts are each read once; every way is then one row of a pass on top of those
-caches. Hidden states are held for the tokens that count only, and the LM head turns them into
-logits in small parts.
+caches. Hidden states are held for the tokens that count only, and the LM head turns those of
+several switches into logits at once, as many as memory holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from kvcore.models.lm import LM
 
 LOGITS_AT_ONCE = {"cpu": 2**24, "cuda": 2**27}  # numbers, before their copies
 PASSES_IN_MEMORY = 3  # how many passes' tokens of caches are held at once
+FINITE = 4  # which of `token_numbers` says whether the logits are finite
 Prefills = dict[Ids, tuple[KVCache, int]]
 """Which batch, and which row of it, holds the cache of a sequence."""
 
@@ -66,6 +69,15 @@ class PlanOutput:
     shares: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class TokenRange:
+    """Tokens `start` ... `stop` - 1 of those that case number `case` follows."""
+
+    case: int
+    start: int
+    stop: int
+
+
 def measure_cases(
     lm: LM, cases: Sequence[SwitchCase], *, attention: bool = False, batch_tokens: int | None = None
 ) -> list[list[TokenCurves]]:
@@ -74,16 +86,32 @@ def measure_cases(
     A group that does not fit in memory is measured in halves. The curves are by case and plan.
     """
     budget, cost = limits.pass_limits(lm, batch_tokens)
-    sizes = [
-        sum(map(len, {run for plan in case.plans for run in plan.opening.runs})) for case in cases
-    ]
     curves: dict[int, list[TokenCurves]] = {}
     with torch.inference_mode():
-        for group in batching.batches_by_size(sizes, PASSES_IN_MEMORY * budget, padded=False):
+        for group in group_cases(cases, PASSES_IN_MEMORY * budget):
             measure = partial(_measure_group, lm, budget=budget, cost=cost, attention=attention)
             own = limits.run_or_halve(lm, [cases[n] for n in group], measure, what="switches")
             curves |= dict(zip(group, own, strict=True))
     return [curves[n] for n in range(len(cases))]
+
+
+def group_cases(cases: Sequence[SwitchCase], budget: int) -> list[list[int]]:
+    """Group cases of like size so that the caches of each group are held at once.
+
+    A run that several cases prefill counts for the first of them only: the ways of one switch, of
+    equal size, stand side by side.
+
+    `budget`: most tokens of the runs of a group; where a group begins in the midst of such cases,
+    it is exceeded by what they share.
+    """
+    runs = [{run for plan in case.plans for run in plan.opening.runs} for case in cases]
+    order = sorted(range(len(cases)), key=lambda n: (sum(map(len, runs[n])), n))
+    counted: set[Ids] = set()
+    sizes = []
+    for n in order:
+        sizes.append(sum(map(len, runs[n] - counted)))
+        counted |= runs[n]
+    return [order[a:b] for a, b in batching.cut_by_budget(sizes, budget, padded=False)]
 
 
 def _measure_group(
@@ -92,7 +120,7 @@ def _measure_group(
     """Measure cases whose caches are held at once."""
     plans = [plan for case in cases for plan in case.plans]
     outputs = iter(_read_plans(lm, plans, budget, cost, attention))
-    return [_reduce(lm, case, list(islice(outputs, len(case.plans)))) for case in cases]
+    return _reduce(lm, cases, [list(islice(outputs, len(case.plans))) for case in cases])
 
 
 def _read_plans(
@@ -158,7 +186,7 @@ def _hidden(lm: LM, step: ForwardInput, columns: Sequence[Ids]) -> list[torch.Te
     return picked
 
 
-def _logits(lm: LM, hidden: torch.Tensor) -> torch.Tensor:
+def head_logits(lm: LM, hidden: torch.Tensor) -> torch.Tensor:
     """Return the logits of hidden states, (n, vocab) float32.
 
     The model's own forward runs on a single BOS, so that whatever it does to logits is done to
@@ -170,24 +198,98 @@ def _logits(lm: LM, hidden: torch.Tensor) -> torch.Tensor:
         return forward.logits(lm, step, ([0] * n, range(n))).float()
 
 
-def _reduce(lm: LM, case: SwitchCase, outputs: Sequence[PlanOutput]) -> list[TokenCurves]:
-    """Reduce a case's hidden states, a few tokens of all its plans at a time."""
-    budget = LOGITS_AT_ONCE.get(lm.device.type, 2**26)
-    width = max(1, budget // (len(outputs) * int(lm.config.vocab_size)))
-    hidden = torch.stack([output.hidden for output in outputs])
-    parts = []
-    for start in range(0, len(case.followed), width):
-        some = hidden[:, start : start + width]
-        logits = _logits(lm, some.flatten(0, 1)).view(*some.shape[:2], -1)
-        numbers = token_numbers(logits, case, case.followed[start : start + width])
-        if not numbers[-1].all():
-            raise KvError(f"{lm.name}: the logits are not finite; load the model in another dtype.")
-        parts.append(numbers)
-    similarity = torch.nn.functional.cosine_similarity(
-        hidden.float(), hidden[case.oracle].float().unsqueeze(0), dim=-1
-    )
-    similar = similarity.double().cpu().numpy()
-    logp, choice, oracle, ignore, _ = np.concatenate(parts, axis=2)
+@contextmanager
+def decoder_run_once(lm: LM) -> Iterator[None]:
+    """Let the decoder run in the first pass inside the context; later ones get its output again.
+
+    For passes whose LM head is handed other hidden states anyway: their layers are not run for
+    nothing.
+    """
+    decoder = lm.model.get_decoder()
+    own = vars(decoder).get("forward")  # set where something else stands in for the class's
+    run = decoder.forward
+    outputs: list[Any] = []
+
+    def first_output(*arguments: Any, **named: Any) -> Any:
+        if not outputs:
+            outputs.append(run(*arguments, **named))
+        return outputs[0]
+
+    decoder.forward = first_output
+    try:
+        yield
+    finally:
+        del decoder.forward
+        if own is not None:
+            decoder.forward = own
+
+
+def _reduce(
+    lm: LM, cases: Sequence[SwitchCase], outputs: Sequence[Sequence[PlanOutput]]
+) -> list[list[TokenCurves]]:
+    """Reduce the hidden states of cases, tokens of several at a time."""
+    rows = LOGITS_AT_ONCE.get(lm.device.type, 2**26) // int(lm.config.vocab_size)
+    numbers: list[list[np.ndarray]] = [[] for _ in cases]
+    with decoder_run_once(lm):
+        for part in cut_tokens(cases, rows):
+            for some, found in zip(part, _part_numbers(lm, cases, outputs, part), strict=True):
+                numbers[some.case].append(found)
+    return [
+        _curves(np.concatenate(found, axis=2), own)
+        for found, own in zip(numbers, outputs, strict=True)
+    ]
+
+
+def cut_tokens(cases: Sequence[SwitchCase], rows: int) -> list[list[TokenRange]]:
+    """Cut the tokens that cases follow into parts, each turned into logits at once.
+
+    `rows`: most rows of logits in a part, one for each token under each plan; a token's plans stay
+    together.
+    """
+    ranges = []
+    for number, case in enumerate(cases):
+        width, length = max(1, rows // len(case.plans)), len(case.followed)
+        ranges += [
+            TokenRange(number, start, min(start + width, length))
+            for start in range(0, length, width)
+        ]
+    sizes = [len(cases[some.case].plans) * (some.stop - some.start) for some in ranges]
+    return [ranges[a:b] for a, b in batching.cut_by_budget(sizes, rows, padded=False)]
+
+
+def _part_numbers(
+    lm: LM,
+    cases: Sequence[SwitchCase],
+    outputs: Sequence[Sequence[PlanOutput]],
+    part: Sequence[TokenRange],
+) -> list[np.ndarray]:
+    """Return for each range of a part `token_numbers`, and the similarity as one number more."""
+    hidden = [
+        torch.stack([output.hidden[some.start : some.stop] for output in outputs[some.case]])
+        for some in part
+    ]
+    shapes = [own.shape[:2] for own in hidden]  # plans, tokens
+    logits = head_logits(lm, torch.cat([own.flatten(0, 1) for own in hidden]))
+    sizes = [plans * tokens for plans, tokens in shapes]
+    numbers = []
+    for some, own, rows in zip(part, hidden, logits.split(sizes), strict=True):
+        case = cases[some.case]
+        followed = case.followed[some.start : some.stop]
+        found = token_numbers(rows.view(*own.shape[:2], -1), case, followed)
+        similar = similarity(own, case.oracle).unsqueeze(0)
+        numbers.append(torch.cat([found, similar]).flatten(1))
+    on_host = torch.cat(numbers, dim=1).cpu()  # one copy
+    if not on_host[FINITE].all():
+        raise KvError(f"{lm.name}: the logits are not finite; load the model in another dtype.")
+    return [
+        own.unflatten(1, shape).numpy()
+        for own, shape in zip(on_host.split(sizes, dim=1), shapes, strict=True)
+    ]
+
+
+def _curves(numbers: np.ndarray, outputs: Sequence[PlanOutput]) -> list[TokenCurves]:
+    """Return the curves of a case's plans from all its numbers, (number, plan, token)."""
+    logp, choice, oracle, ignore, _, similar = numbers
     return [
         TokenCurves(
             logp[n], choice[n].astype(np.int64), oracle[n], ignore[n], similar[n], output.shares
@@ -196,12 +298,12 @@ def _reduce(lm: LM, case: SwitchCase, outputs: Sequence[PlanOutput]) -> list[Tok
     ]
 
 
-def token_numbers(logits: torch.Tensor, case: SwitchCase, followed: Ids) -> np.ndarray:
+def token_numbers(logits: torch.Tensor, case: SwitchCase, followed: Ids) -> torch.Tensor:
     """Return the tokens' log-probabilities, the likeliest tokens and the KLs to both references.
 
     `followed`: the tokens that are predicted.
-    Returned are, by plan and token in float64, these four, and 1 where all logits are finite:
-    one copy to the host.
+    Returned are, by plan and token in float64, these four, and as number `FINITE` 1 where all
+    logits are finite.
     """
     logps = torch.log_softmax(logits, dim=-1)
     targets = upload(followed, logits.device).expand(len(logits), -1)
@@ -215,7 +317,18 @@ def token_numbers(logits: torch.Tensor, case: SwitchCase, followed: Ids) -> np.n
         *kls,
         logits.isfinite().all(dim=-1).double(),
     )
-    return np.asarray(torch.stack(numbers).cpu().numpy())
+    return torch.stack(numbers)
+
+
+def similarity(hidden: torch.Tensor, oracle: int) -> torch.Tensor:
+    """Return the cosine of each plan's hidden states with the oracle's, (plan, token) float64.
+
+    `hidden`: (plan, token, hidden size).
+    """
+    states = hidden.float()
+    return torch.nn.functional.cosine_similarity(
+        states, states[oracle].unsqueeze(0), dim=-1
+    ).double()
 
 
 def kl_divergence(own: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
