@@ -26,7 +26,7 @@ from kvcore.conditions.recipes import (
 )
 from kvcore.engine import forward, one_pass, rope_probe
 from kvcore.engine.forward import ForwardInput, SequenceInput
-from kvcore.engine.prepared import COPIES, PreparedSample
+from kvcore.engine.prepared import PreparedSample
 from kvcore.errors import KvError
 from kvcore.models.device import upload
 from kvcore.models.lm import LM
@@ -168,8 +168,7 @@ def prefill_input(lm: LM, prefill: Prefill, group: Group) -> ForwardInput:
     sequences = []
     for sample in group:
         ids, roles = sample.prefill_ids(prefill, lm.bos_id), sample.roles(prefill)
-        copies = sorted({role for role in roles if role >= COPIES})
-        blocked = one_pass.blocked_groups(one_pass.prefill_table(prefill, copies))
+        blocked = one_pass.blocked_in_prefill(prefill.isolated, sample.copies(prefill))
         sequences.append(
             SequenceInput(ids, tuple(range(len(ids))), roles if blocked else (), blocked)
         )

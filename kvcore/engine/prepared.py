@@ -64,8 +64,8 @@ class PreparedSample:
             known = self._known[key] = compute()
         return known
 
-    def prefill_spec(self, prefill: Prefill) -> tuple[tuple[int, int], ...]:
-        """Return what one prefill reads behind BOS, as (token id, `DOCUMENT` or its copy)."""
+    def prefill_spec(self, prefill: Prefill) -> tuple[tuple[tuple[int, ...], int], ...]:
+        """Return what one prefill reads behind BOS, as (token ids, `DOCUMENT` or their copy)."""
         pieces: list[tuple[tuple[int, ...], int | None]] = []  # a copy's number is given below
         for part in prefill.parts:
             if isinstance(part, Document):
@@ -80,28 +80,37 @@ class PreparedSample:
                 size = len(whole) // part.times or 1
                 pieces += [(whole[i : i + size], None) for i in range(0, len(whole), size)]
         copies = itertools.count(COPIES)
-        tokens: list[int] = []
-        groups: list[int] = []
-        for ids, role in pieces:
-            if ids:
-                tokens += ids
-                groups += [next(copies) if role is None else role] * len(ids)
-        return tuple(zip(tokens, groups, strict=True))
+        return tuple((ids, next(copies) if role is None else role) for ids, role in pieces if ids)
 
-    def prefill_ids(self, prefill: Prefill, bos_id: int) -> tuple[int, ...]:
-        """Return the ids of one prefill, BOS first where there is one."""
+    def runs(self, prefill: Prefill) -> tuple[tuple[int, int], ...]:
+        """Return what stands in a row in one prefill, as (`BOS`, `DOCUMENT` or a copy, tokens)."""
+        runs: tuple[tuple[int, int], ...] = self._once(
+            ("runs", prefill),
+            lambda: (
+                *[(BOS, 1)] * self.bos,
+                *((role, len(ids)) for ids, role in self.prefill_spec(prefill)),
+            ),
+        )
+        return runs
+
+    def copies(self, prefill: Prefill) -> tuple[int, ...]:
+        """Return the copies of prefixes that one prefill reads, in their order."""
+        return tuple(role for role, _ in self.runs(prefill) if role >= COPIES)
+
+    def ids_behind_bos(self, prefill: Prefill) -> tuple[int, ...]:
+        """Return the ids of one prefill but BOS's."""
         ids: tuple[int, ...] = self._once(
-            ("ids", prefill, bos_id),
-            lambda: (*[bos_id] * self.bos, *(i for i, _ in self.prefill_spec(prefill))),
+            ("ids", prefill), lambda: _joined(ids for ids, _ in self.prefill_spec(prefill))
         )
         return ids
 
+    def prefill_ids(self, prefill: Prefill, bos_id: int) -> tuple[int, ...]:
+        """Return the ids of one prefill, BOS first where there is one."""
+        return (bos_id,) * self.bos + self.ids_behind_bos(prefill)
+
     def prefix_length(self, prefill: Prefill) -> int:
         """Return how many tokens one prefill reads beside BOS and documents."""
-        length: int = self._once(
-            ("prefix", prefill), lambda: sum(role >= COPIES for role in self.roles(prefill))
-        )
-        return length
+        return sum(count for role, count in self.runs(prefill) if role >= COPIES)
 
     def roles(self, recipe: Recipe) -> tuple[int, ...]:
         """Return what each slot of a recipe's cache holds: `BOS`, `DOCUMENT` or a copy."""
@@ -110,12 +119,12 @@ class PreparedSample:
 
     def _roles(self, recipe: Recipe) -> tuple[int, ...]:
         if isinstance(recipe, Prefill):
-            return (*[BOS] * self.bos, *(role for _, role in self.prefill_spec(recipe)))
+            return _joined((role,) * count for role, count in self.runs(recipe))
         if isinstance(recipe, Mean):
             return (DOCUMENT,)
         before = self.roles(sources(recipe)[0])
         if isinstance(recipe, Truncate | TruncateBut | DropPrefix):
-            return tuple(before[i] for i in self.slots_left(recipe))
+            return tuple(map(before.__getitem__, self.slots_left(recipe)))
         return before
 
     def slots_left(self, recipe: Truncate | TruncateBut | DropPrefix) -> list[int]:
@@ -204,6 +213,10 @@ class PreparedSample:
         return self.tokens.document, tuple(
             sorted((p.kind, p.text, p.times, ids) for p, ids in self.prefixes.items())
         )
+
+
+def _joined(parts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(itertools.chain.from_iterable(parts))
 
 
 def check_conditions(lm: LM, conditions: Iterable[Condition]) -> None:
