@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import re
@@ -129,20 +130,36 @@ def encode_batch(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     return [tuple(of_text.ids) for of_text in read]
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
+    """Return the text of token ids, special ones included."""
+    backend = _backend(tokenizer)
+    if backend is None or tokenizer.clean_up_tokenization_spaces:
+        return str(tokenizer.decode(list(ids)))
+    return str(backend.decode(list(ids), skip_special_tokens=False))
+
+
 def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
     """Return the tokenizer of the library `tokenizers` that does all the work, None if none does.
 
-    To call it spares half the time of a short text: transformers asks for offsets and masks too.
+    It is called itself: the way through transformers takes longer than a short text.
     """
+    kind: Any = type(tokenizer)
+    return tokenizer.backend_tokenizer if _adds_nothing(kind) else None
+
+
+@functools.cache
+def _adds_nothing(kind: type) -> bool:
+    """Whether a class of tokenizers leaves all work to the library `tokenizers`."""
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-    own = type(tokenizer)
-    works_alone = (
-        isinstance(tokenizer, PreTrainedTokenizerFast)
-        and own.__call__ is PreTrainedTokenizerBase.__call__
-        and own._encode_plus is PreTrainedTokenizerFast._encode_plus
+    return issubclass(kind, PreTrainedTokenizerFast) and all(
+        getattr(kind, name) is getattr(base, name)
+        for base, names in {
+            PreTrainedTokenizerBase: ("__call__", "decode"),
+            PreTrainedTokenizerFast: ("_encode_plus", "_decode"),
+        }.items()
+        for name in names
     )
-    return tokenizer.backend_tokenizer if works_alone else None
 
 
 @contextmanager
@@ -347,9 +364,11 @@ def _draw(
     ordinary = ordinary_ids(tokenizer)
     chosen: Ids = ()
     text = yield from _stable_text(tokenizer, chosen)
+    tried: str | None = None  # the last text that was ended: a token refused changes nothing
     for _ in range(TRIES * max(1, length)):
-        if text is not None and length - len(chosen) <= LINE_END_TOKENS:
-            ended = yield text + "\n"
+        if text not in (None, tried) and length - len(chosen) <= LINE_END_TOKENS:
+            tried = text
+            ended = yield f"{text}\n"
             if ended is not None and len(ended) == length and ended[: len(chosen)] == chosen:
                 return ended
         if len(chosen) >= length:
@@ -366,7 +385,7 @@ def _stable_text(
     tokenizer: PreTrainedTokenizerBase, ids: Ids
 ) -> Generator[str, Ids | None, str | None]:
     """Return the text of ids that come back unchanged from decoding and encoding, else None."""
-    text = str(tokenizer.decode(list(ids)))
+    text = decode(tokenizer, ids)
     if "\ufffd" in text or not _is_unicode(text):
         return None
     again = yield text
