@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from kvcore.cache.batch import CacheBatch
@@ -136,7 +137,7 @@ def _mix(recipe: Mix, lm: LM, caches: Caches, group: Group) -> KVCache:
     is_mixed = torch.zeros(own.batch, own.slots, dtype=torch.bool)
     as_arrays = index.numpy(), is_mixed.numpy()  # the same memory
     for row, sample in enumerate(group):
-        slots, value_slots = map(list, _mixed_slots(recipe, sample))
+        slots, value_slots = _mixed_slots(recipe, sample)
         as_arrays[0][row, slots] = value_slots
         as_arrays[1][row, slots] = True
     return own.mix(other, index, is_mixed, recipe.weight)
@@ -149,11 +150,11 @@ def _same_values(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _mixed_slots(recipe: Mix, sample: PreparedSample) -> tuple[Sequence[int], Sequence[int]]:
+def _mixed_slots(recipe: Mix, sample: PreparedSample) -> tuple[np.ndarray, np.ndarray]:
     """Return the slots that are mixed, and for each the slot of the other cache's value."""
     slots, value_slots = map(sample.document_slots, (recipe.keys, recipe.values))
     if isinstance(recipe.values, Mean):
-        value_slots = value_slots * len(slots)
+        value_slots = value_slots.repeat(len(slots))
     if len(slots) != len(value_slots):
         raise KvError(
             f"mix: {len(slots)} document slots against {len(value_slots)}; mix caches "

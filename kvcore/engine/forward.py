@@ -226,7 +226,7 @@ def _logits_of_classes(
     classes: shared_layers.RowClasses,
 ) -> torch.Tensor:
     """Run a pass once for all rows that are alike, layer by layer."""
-    firsts = upload(classes.first_rows[0], lm.device)
+    firsts = upload(np.array(classes.first_rows[0], np.int64), lm.device)
     base = ForwardInput(step.ids[firsts], step.positions[firsts], step.real[firsts])
     mask = masks.for_model(
         lm, base.positions, step.key_positions()[firsts], step.key_real()[firsts]

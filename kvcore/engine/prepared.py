@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from kvcore import tokenization
 from kvcore.conditions.recipes import (
     AnotherDocument,
@@ -32,6 +34,9 @@ from kvcore.models.lm import LM
 from kvcore.tokenization import Prefix, TokenizedSample, Unusable
 
 BOS, DOCUMENT, COPIES = 0, 1, 2  # what a slot holds; prefixes count on from COPIES, one per copy
+
+OTHER_SLOTS = (Prefill, Mean, Truncate, TruncateBut, DropPrefix)
+"""Recipes whose caches have other slots than their source's; all others keep every slot."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +119,21 @@ class PreparedSample:
 
     def roles(self, recipe: Recipe) -> tuple[int, ...]:
         """Return what each slot of a recipe's cache holds: `BOS`, `DOCUMENT` or a copy."""
-        roles: tuple[int, ...] = self._once(("roles", recipe), lambda: self._roles(recipe))
+        while not isinstance(recipe, OTHER_SLOTS):
+            recipe = sources(recipe)[0]
+        changed = recipe
+        roles: tuple[int, ...] = self._once(("roles", changed), lambda: self._roles(changed))
         return roles
 
-    def _roles(self, recipe: Recipe) -> tuple[int, ...]:
+    def _roles(
+        self, recipe: Prefill | Mean | Truncate | TruncateBut | DropPrefix
+    ) -> tuple[int, ...]:
         if isinstance(recipe, Prefill):
             return _joined((role,) * count for role, count in self.runs(recipe))
         if isinstance(recipe, Mean):
             return (DOCUMENT,)
-        before = self.roles(sources(recipe)[0])
-        if isinstance(recipe, Truncate | TruncateBut | DropPrefix):
-            return tuple(map(before.__getitem__, self.slots_left(recipe)))
-        return before
+        before = self.roles(recipe.source)
+        return tuple(map(before.__getitem__, self.slots_left(recipe)))
 
     def slots_left(self, recipe: Truncate | TruncateBut | DropPrefix) -> list[int]:
         """Return which slots of its source's cache a recipe leaves, in their order."""
@@ -200,11 +208,11 @@ class PreparedSample:
         """Return how many ids are read on top of the cache."""
         return len(self.tokens.prompt) + len(self.tokens.answer) - 1
 
-    def document_slots(self, recipe: Recipe) -> tuple[int, ...]:
+    def document_slots(self, recipe: Recipe) -> np.ndarray:
         """Return the slots of a recipe's cache that hold the document, in their order."""
-        slots: tuple[int, ...] = self._once(
+        slots: np.ndarray = self._once(
             ("document", recipe),
-            lambda: tuple(i for i, role in enumerate(self.roles(recipe)) if role == DOCUMENT),
+            lambda: np.flatnonzero(np.array(self.roles(recipe)) == DOCUMENT),
         )
         return slots
 
