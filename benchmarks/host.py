@@ -1,8 +1,10 @@
 """Time outside the model for each score, and how full the passes are: measured with a tiny model.
 
 Cells are measured as a run measures them, into a store of their own; what the model takes is timed
-apart, in processor time. How full passes are is counted once more with the budgets and the shards
-of a GPU, on passages as short as those that its cells read; nothing is run on one.
+apart, in processor time. A few samples go before, so that what is done once a process does not
+count. Nothing else is watched meanwhile: how full passes are is counted in runs apart, with the
+budgets and the shards of a GPU, on passages as short as those that its cells read; nothing is run
+on one.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ MORE_HYBRIDS = (
 )
 MOST_MICROSECONDS = {"three conditions": 500, "13 hybrids": 400, "ranking": 400}
 LEAST_TOKENS, MOST_PADDING = 8000, 0.1
-GPU_SAMPLES = 400
+GPU_SAMPLES, WARM_UP = 400, 20
 LENGTHS: Mapping[str, Callable[[str], int]] = {
     "of like lengths": lambda passage: min(200, len(passage)),
     "of any length": lambda passage: int(0.35 * len(passage)),
@@ -49,15 +51,21 @@ that passages have the 110 to 140 tokens that those of MS MARCO have; SDs are 10
 
 
 @dataclass
-class Passes:
-    """What the passes of a model took.
+class ModelTime:
+    """What the calls of a model took: seconds of the processor, and how many they were."""
 
-    - `seconds`: of the processor, inside the model.
+    seconds: float = 0.0
+    passes: int = 0
+
+
+@dataclass
+class Passes:
+    """How full the passes of a model were.
+
     - `tokens`: of each pass, padding included: the mean of what its layers run.
     - `real`: how many of its tokens are no padding, a share.
     """
 
-    seconds: float = 0.0
     tokens: list[float] = field(default_factory=list)
     real: list[float] = field(default_factory=list)
 
@@ -69,10 +77,28 @@ class Passes:
 
 
 @contextmanager
-def passes_of(lm: LM) -> Iterator[Passes]:
-    """Time and count the passes of a model inside the context."""
+def time_of(lm: LM) -> Iterator[ModelTime]:
+    """Time a model inside the context: two looks at the clock for each pass, and nothing more."""
+    taken = ModelTime()
+    own_forward = lm.model.forward
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        started = time.process_time()
+        try:
+            return own_forward(*arguments, **named)
+        finally:
+            taken.seconds += time.process_time() - started
+            taken.passes += 1
+
+    with mock.patch.object(lm.model, "forward", timed):
+        yield taken
+
+
+@contextmanager
+def passes_of() -> Iterator[Passes]:
+    """Count the tokens of all passes inside the context."""
     done = Passes()
-    run_model, own_forward = forward.run_model, lm.model.forward
+    run_model = forward.run_model
 
     def counted(lm: LM, step: forward.ForwardInput, *arguments: Any, **named: Any) -> Any:
         in_layers: list[int] = []  # rows that are alike up to a layer are run once below it
@@ -85,17 +111,7 @@ def passes_of(lm: LM) -> Iterator[Passes]:
                 done.tokens.append(statistics.mean(in_layers))
                 done.real.append(float(step.real.float().mean()))
 
-    def timed(*arguments: Any, **named: Any) -> Any:
-        started = time.process_time()
-        try:
-            return own_forward(*arguments, **named)
-        finally:
-            done.seconds += time.process_time() - started
-
-    with (
-        mock.patch.object(forward, "run_model", counted),
-        mock.patch.object(lm.model, "forward", timed),
-    ):
+    with mock.patch.object(forward, "run_model", counted):
         yield done
 
 
@@ -115,22 +131,24 @@ def needs_of(lm: LM) -> dict[str, tuple[str, ...]]:
 def measure(lm: LM, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
     """Measure every set, print its figures and return them all."""
     print(f"host: {lm.name}, {options.host_samples} samples, processor time")
+    _measured(lm, corpus, THREE, WARM_UP, "cpu")
     report: dict[str, Any] = {"samples": options.host_samples}
     for name, needs in needs_of(lm).items():
         limit = options.host_samples
         if name == "ranking":  # a list is `--passages` samples
             limit = max(2, limit // options.passages) * SHARES["lists"]
-        rows, seconds, passes = _measured(lm, corpus, needs, limit, "cpu")
-        outside = 1e6 * (seconds - passes.seconds) / rows
+        with time_of(lm) as model:
+            rows, seconds = _measured(lm, corpus, needs, limit, "cpu")
+        outside, inside = (1e6 * part / rows for part in (seconds - model.seconds, model.seconds))
         report[name] = {
             "rows": rows,
             "microseconds_outside_the_model": outside,
-            "microseconds_in_the_model": 1e6 * passes.seconds / rows,
-            "passes": len(passes.tokens),
+            "microseconds_in_the_model": inside,
+            "passes": model.passes,
         }
         print(
             f"  {name:<18}{rows:>7} scores   outside the model {outside:6.0f} µs each (aim: "
-            f"{MOST_MICROSECONDS[name]}), inside {1e6 * passes.seconds / rows:6.0f} µs"
+            f"{MOST_MICROSECONDS[name]}), inside {inside:6.0f} µs"
         )
     return report | {"gpu": gpu_passes(lm, corpus, options)}
 
@@ -152,7 +170,8 @@ def gpu_passes(
                 budgets.enter_context(mock.patch.dict(of_device, cpu=of_device["cuda"]))
             limit = min(options.host_samples, GPU_SAMPLES)
             short = replace(corpus, samples=samples)
-            rows, _, passes = _measured(lm, short, tuple(needs), limit, "cuda")
+            passes = budgets.enter_context(passes_of())
+            rows, _ = _measured(lm, short, tuple(needs), limit, "cuda")
         median = statistics.median(passes.tokens)
         report[name] = {
             "rows": rows,
@@ -170,8 +189,8 @@ def gpu_passes(
 
 def _measured(
     lm: LM, corpus: Corpus, needs: Sequence[str], limit: int, device: str
-) -> tuple[int, float, Passes]:
-    """Measure a cell in a store of its own; return its rows, seconds of the processor, passes."""
+) -> tuple[int, float]:
+    """Measure a cell in a store of its own; return its rows, and seconds of the processor."""
     kind = kind_of("answer_nll")
     with (
         TemporaryDirectory() as folder,
@@ -182,8 +201,6 @@ def _measured(
             locate(lm.name), lambda: lm, corpus.name, tuple(needs), limit, 0, None, root, device
         )
         collection = Collection.planned(kind, request, root, progress=None).adopting()
-        with passes_of(lm) as passes:
-            started = time.process_time()
-            collection.measure(collection.keys)
-            seconds = time.process_time() - started
-        return len(collection.keys), seconds, passes
+        started = time.process_time()
+        collection.measure(collection.keys)
+        return len(collection.keys), time.process_time() - started

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -117,8 +118,48 @@ def encode_batch(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     """Tokenize valid texts as `encode` does, in one call: the way there costs more than a text."""
     if not texts:
         return []
-    ids = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
-    return [tuple(map(int, of_text)) for of_text in ids]
+    backend = _backend(tokenizer)
+    if backend is None:
+        ids = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
+        return [tuple(map(int, of_text)) for of_text in ids]
+    # What transformers sets before each call.
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    read = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [tuple(of_text.ids) for of_text in read]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
+    """Return the text of token ids, special ones included."""
+    backend = _backend(tokenizer)
+    if backend is None or tokenizer.clean_up_tokenization_spaces:
+        return str(tokenizer.decode(list(ids)))
+    return str(backend.decode(list(ids), skip_special_tokens=False))
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the tokenizer of the library `tokenizers` that does all the work, None if none does.
+
+    It is called itself: the way through transformers takes longer than a short text.
+    """
+    kind: Any = type(tokenizer)
+    return tokenizer.backend_tokenizer if _adds_nothing(kind) else None
+
+
+@functools.cache
+def _adds_nothing(kind: type) -> bool:
+    """Whether a class of tokenizers leaves all work to the library `tokenizers`."""
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    return issubclass(kind, PreTrainedTokenizerFast) and all(
+        getattr(kind, name) is getattr(base, name)
+        for base, names in {
+            PreTrainedTokenizerBase: ("__call__", "decode"),
+            PreTrainedTokenizerFast: ("_encode_plus", "_decode"),
+        }.items()
+        for name in names
+    )
 
 
 @contextmanager
@@ -323,9 +364,11 @@ def _draw(
     ordinary = ordinary_ids(tokenizer)
     chosen: Ids = ()
     text = yield from _stable_text(tokenizer, chosen)
+    tried: str | None = None  # the last text that was ended: a token refused changes nothing
     for _ in range(TRIES * max(1, length)):
-        if text is not None and length - len(chosen) <= LINE_END_TOKENS:
-            ended = yield text + "\n"
+        if text not in (None, tried) and length - len(chosen) <= LINE_END_TOKENS:
+            tried = text
+            ended = yield f"{text}\n"
             if ended is not None and len(ended) == length and ended[: len(chosen)] == chosen:
                 return ended
         if len(chosen) >= length:
@@ -342,7 +385,7 @@ def _stable_text(
     tokenizer: PreTrainedTokenizerBase, ids: Ids
 ) -> Generator[str, Ids | None, str | None]:
     """Return the text of ids that come back unchanged from decoding and encoding, else None."""
-    text = str(tokenizer.decode(list(ids)))
+    text = decode(tokenizer, ids)
     if "\ufffd" in text or not _is_unicode(text):
         return None
     again = yield text
@@ -351,9 +394,9 @@ def _stable_text(
 
 def ordinary_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Return the ids of every token that is neither special nor added, ascending."""
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     known = tokenizer.__dict__.get(_ORDINARY)
     if known is None:
+        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         known = np.array(sorted(set(tokenizer.get_vocab().values()) - special), dtype=np.int64)
         tokenizer.__dict__[_ORDINARY] = known
     return known

@@ -372,7 +372,9 @@ def drop_what_stands_behind(patch: pytest.MonkeyPatch) -> None:
     """Read nothing behind the document."""
     right = prepared.PreparedSample.prefill_spec
 
-    def broken(self: prepared.PreparedSample, prefill: Prefill) -> tuple[tuple[int, int], ...]:
+    def broken(
+        self: prepared.PreparedSample, prefill: Prefill
+    ) -> tuple[tuple[tuple[int, ...], int], ...]:
         spec = right(self, prefill)
         last = max(i for i, (_, role) in enumerate(spec) if role == prepared.DOCUMENT)
         return spec[: last + 1]

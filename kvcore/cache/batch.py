@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -40,13 +41,13 @@ class CacheBatch:
         """Number of sequences."""
         return sum(part.batch for part in self.parts)
 
-    @property
+    @cached_property
     def positions(self) -> Int[Tensor, "batch slot"]:
         """The position of each slot's token."""
         slots = self.slots
         return torch.cat([_padded(part.positions, slots) for part in self.parts])
 
-    @property
+    @cached_property
     def real(self) -> Bool[Tensor, "batch slot"]:
         """False for padding slots."""
         slots = self.slots

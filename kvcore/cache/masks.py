@@ -63,12 +63,13 @@ def visible(
         softmax runs over nothing.
     """
     q, slots = query_positions.shape[1], key_positions.shape[1]
-    slot = torch.arange(slots, device=key_positions.device)
-    own = torch.arange(slots - q, slots, device=key_positions.device).unsqueeze(1)
-    allowed = (slot <= own) & key_real.unsqueeze(1)
+    first = slots - q  # the slot of the first query token
+    causal = torch.ones(q, slots, dtype=torch.bool, device=key_positions.device).tril_(first)
+    allowed = causal & key_real.unsqueeze(1)
     if window is not None:
         allowed &= query_positions.unsqueeze(2) - key_positions.unsqueeze(1) < window
-    return (allowed | (slot == own)).unsqueeze(1)
+    allowed.diagonal(first, dim1=1, dim2=2).fill_(True)
+    return allowed.unsqueeze(1)
 
 
 def for_model(

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from kvcore.cache.batch import CacheBatch
@@ -26,7 +27,7 @@ from kvcore.conditions.recipes import (
 )
 from kvcore.engine import forward, one_pass, rope_probe
 from kvcore.engine.forward import ForwardInput, SequenceInput
-from kvcore.engine.prepared import COPIES, PreparedSample
+from kvcore.engine.prepared import PreparedSample
 from kvcore.errors import KvError
 from kvcore.models.device import upload
 from kvcore.models.lm import LM
@@ -136,7 +137,7 @@ def _mix(recipe: Mix, lm: LM, caches: Caches, group: Group) -> KVCache:
     is_mixed = torch.zeros(own.batch, own.slots, dtype=torch.bool)
     as_arrays = index.numpy(), is_mixed.numpy()  # the same memory
     for row, sample in enumerate(group):
-        slots, value_slots = map(list, _mixed_slots(recipe, sample))
+        slots, value_slots = _mixed_slots(recipe, sample)
         as_arrays[0][row, slots] = value_slots
         as_arrays[1][row, slots] = True
     return own.mix(other, index, is_mixed, recipe.weight)
@@ -149,11 +150,11 @@ def _same_values(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _mixed_slots(recipe: Mix, sample: PreparedSample) -> tuple[Sequence[int], Sequence[int]]:
+def _mixed_slots(recipe: Mix, sample: PreparedSample) -> tuple[np.ndarray, np.ndarray]:
     """Return the slots that are mixed, and for each the slot of the other cache's value."""
     slots, value_slots = map(sample.document_slots, (recipe.keys, recipe.values))
     if isinstance(recipe.values, Mean):
-        value_slots = value_slots * len(slots)
+        value_slots = value_slots.repeat(len(slots))
     if len(slots) != len(value_slots):
         raise KvError(
             f"mix: {len(slots)} document slots against {len(value_slots)}; mix caches "
@@ -168,8 +169,7 @@ def prefill_input(lm: LM, prefill: Prefill, group: Group) -> ForwardInput:
     sequences = []
     for sample in group:
         ids, roles = sample.prefill_ids(prefill, lm.bos_id), sample.roles(prefill)
-        copies = sorted({role for role in roles if role >= COPIES})
-        blocked = one_pass.blocked_groups(one_pass.prefill_table(prefill, copies))
+        blocked = one_pass.blocked_in_prefill(prefill.isolated, sample.copies(prefill))
         sequences.append(
             SequenceInput(ids, tuple(range(len(ids))), roles if blocked else (), blocked)
         )

@@ -51,6 +51,7 @@ are kept. Where caches begin without BOS, so do the passes: there is none of the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 
 from kvcore.conditions.recipes import (
@@ -64,12 +65,14 @@ from kvcore.conditions.recipes import (
     TruncateBut,
 )
 from kvcore.engine.forward import SequenceInput
-from kvcore.engine.prepared import BOS, COPIES, DOCUMENT, PreparedSample
+from kvcore.engine.prepared import BOS, DOCUMENT, PreparedSample
 from kvcore.tokenization import Prefix
 
 LEADING, KEPT, SECOND_BOS, QUESTION = -4, -3, -2, -1  # further groups of the one-pass route
 Sees = Mapping[int, Collection[int]]
 """For each group the groups that its tokens see of what stands before them."""
+Blocked = frozenset[tuple[int, int]]
+"""Pairs of groups of which the first does not see the second."""
 
 
 def fits_one_pass(recipe: Recipe) -> bool:
@@ -95,11 +98,12 @@ def one_pass(sample: PreparedSample, condition: Condition, bos_id: int) -> Seque
     """
     recipe = condition.recipe
     (prefill,) = condition.prefills()
-    ids, groups = sample.prefill_ids(prefill, bos_id), sample.roles(prefill)
+    ids, runs = sample.prefill_ids(prefill, bos_id), sample.runs(prefill)
     question = sample.query_ids()
-    asking = (QUESTION,) * len(question)
-    copies = tuple(sorted({group for group in groups if group >= COPIES}))
+    asking = QUESTION, len(question)
+    copies = sample.copies(prefill)
     if isinstance(recipe, Reposition) and copies:
+        *before, document = runs
         end = sample.bos + sample.prefix_length(prefill)
         kept = _kept_slots(sample, recipe)
         again, leading = ids[: kept.stop], kept.start
@@ -107,12 +111,12 @@ def one_pass(sample: PreparedSample, condition: Condition, bos_id: int) -> Seque
         return _sequence(
             (*ids[:end], *again, *[bos_id] * sample.bos, *ids[end:], *question),
             (
-                *groups[:end],
-                *[LEADING] * leading,
-                *[KEPT] * len(kept),
-                *[SECOND_BOS] * sample.bos,
-                *groups[end:],
-                *asking,
+                *before,
+                (LEADING, leading),
+                (KEPT, len(kept)),
+                (SECOND_BOS, int(sample.bos)),
+                document,
+                asking,
             ),
             (
                 *range(end),
@@ -120,16 +124,14 @@ def one_pass(sample: PreparedSample, condition: Condition, bos_id: int) -> Seque
                 *[end - 1 - len(kept)] * sample.bos,
                 *range(end, end + tail),
             ),
-            blocked_groups(truncation_table(copies)),
+            blocked_in_truncation(copies),
         )
-    table = dict(prefill_table(prefill, copies))
     hidden = recipe.hidden_copies(copies) if isinstance(recipe, MaskFromQuery) else []
-    table[QUESTION] = {*table, QUESTION} - set(hidden)
     return _sequence(
         (*ids, *question),
-        (*groups, *asking),
+        (*runs, asking),
         tuple(range(len(ids) + len(question))),
-        blocked_groups(table),
+        blocked_in_prefill(prefill.isolated, copies, tuple(hidden)),
     )
 
 
@@ -150,26 +152,37 @@ def _kept_slots(sample: PreparedSample, recipe: Reposition) -> range:
     return kept or range(0)
 
 
-def prefill_table(prefill: Prefill, copies: Sequence[int]) -> Sees:
-    """Return who sees whom in a prefill."""
+@functools.lru_cache
+def blocked_in_prefill(
+    isolated: bool, copies: tuple[int, ...], hidden: tuple[int, ...] = ()
+) -> Blocked:
+    """Return who does not see whom in a prefill with its question behind it.
+
+    `isolated`: whether copies see no other copy; `hidden`: those that the question does not see.
+    """
     everything = {BOS, DOCUMENT, *copies}
-    isolated = {copy: everything - (set(copies) - {copy}) for copy in copies}
-    return dict.fromkeys(everything, everything) | (isolated if prefill.isolated else {})
+    alone = {copy: everything - (set(copies) - {copy}) for copy in copies}
+    table = dict.fromkeys(everything, everything) | (alone if isolated else {})
+    return blocked_groups(table | {QUESTION: {*everything, QUESTION} - set(hidden)})
 
 
-def truncation_table(copies: Sequence[int]) -> Sees:
-    """Return who sees whom in the pass that stands for a truncated cache."""
+@functools.lru_cache
+def blocked_in_truncation(copies: tuple[int, ...]) -> Blocked:
+    """Return who does not see whom in the pass that stands for a truncated cache."""
     everything = {BOS, SECOND_BOS, LEADING, KEPT, DOCUMENT, *copies}
-    return dict.fromkeys((BOS, *copies), everything) | {
-        LEADING: {LEADING},
-        KEPT: {LEADING, KEPT},
-        SECOND_BOS: {SECOND_BOS},
-        DOCUMENT: {BOS, *copies, DOCUMENT},
-        QUESTION: {KEPT, SECOND_BOS, DOCUMENT, QUESTION},
-    }
+    return blocked_groups(
+        dict.fromkeys((BOS, *copies), everything)
+        | {
+            LEADING: {LEADING},
+            KEPT: {LEADING, KEPT},
+            SECOND_BOS: {SECOND_BOS},
+            DOCUMENT: {BOS, *copies, DOCUMENT},
+            QUESTION: {KEPT, SECOND_BOS, DOCUMENT, QUESTION},
+        }
+    )
 
 
-def blocked_groups(table: Sees) -> frozenset[tuple[int, int]]:
+def blocked_groups(table: Sees) -> Blocked:
     """Return the pairs of groups of which the first does not see the second.
 
     The question comes last, so that nothing else could see it.
@@ -184,17 +197,24 @@ def blocked_groups(table: Sees) -> frozenset[tuple[int, int]]:
 
 def _sequence(
     ids: tuple[int, ...],
-    groups: Sequence[int],
+    runs: Sequence[tuple[int, int]],
     positions: tuple[int, ...],
-    blocked: frozenset[tuple[int, int]],
+    blocked: Blocked,
 ) -> SequenceInput:
-    """Return tokens and their groups as what a pass reads, groups numbered as they appear."""
+    """Return tokens and their groups as what a pass reads, groups numbered as they appear.
+
+    `runs`: groups in the order of their tokens, each with how many of those stand in a row.
+    """
     if not blocked:
         return SequenceInput(ids, positions)
-    number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    number = {group: i for i, group in enumerate(dict.fromkeys(g for g, count in runs if count))}
+    groups: list[int] = []
+    for group, count in runs:
+        if count:
+            groups += [number[group]] * count
     return SequenceInput(
         ids,
         positions,
-        tuple(map(number.__getitem__, groups)),
+        tuple(groups),
         frozenset((number[a], number[b]) for a, b in blocked if a in number and b in number),
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from kvcore import tokenization
 from kvcore.conditions.recipes import (
     AnotherDocument,
@@ -32,6 +34,9 @@ from kvcore.models.lm import LM
 from kvcore.tokenization import Prefix, TokenizedSample, Unusable
 
 BOS, DOCUMENT, COPIES = 0, 1, 2  # what a slot holds; prefixes count on from COPIES, one per copy
+
+OTHER_SLOTS = (Prefill, Mean, Truncate, TruncateBut, DropPrefix)
+"""Recipes whose caches have other slots than their source's; all others keep every slot."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ class PreparedSample:
             known = self._known[key] = compute()
         return known
 
-    def prefill_spec(self, prefill: Prefill) -> tuple[tuple[int, int], ...]:
-        """Return what one prefill reads behind BOS, as (token id, `DOCUMENT` or its copy)."""
+    def prefill_spec(self, prefill: Prefill) -> tuple[tuple[tuple[int, ...], int], ...]:
+        """Return what one prefill reads behind BOS, as (token ids, `DOCUMENT` or their copy)."""
         pieces: list[tuple[tuple[int, ...], int | None]] = []  # a copy's number is given below
         for part in prefill.parts:
             if isinstance(part, Document):
@@ -80,43 +85,55 @@ class PreparedSample:
                 size = len(whole) // part.times or 1
                 pieces += [(whole[i : i + size], None) for i in range(0, len(whole), size)]
         copies = itertools.count(COPIES)
-        tokens: list[int] = []
-        groups: list[int] = []
-        for ids, role in pieces:
-            if ids:
-                tokens += ids
-                groups += [next(copies) if role is None else role] * len(ids)
-        return tuple(zip(tokens, groups, strict=True))
+        return tuple((ids, next(copies) if role is None else role) for ids, role in pieces if ids)
 
-    def prefill_ids(self, prefill: Prefill, bos_id: int) -> tuple[int, ...]:
-        """Return the ids of one prefill, BOS first where there is one."""
+    def runs(self, prefill: Prefill) -> tuple[tuple[int, int], ...]:
+        """Return what stands in a row in one prefill, as (`BOS`, `DOCUMENT` or a copy, tokens)."""
+        runs: tuple[tuple[int, int], ...] = self._once(
+            ("runs", prefill),
+            lambda: (
+                *[(BOS, 1)] * self.bos,
+                *((role, len(ids)) for ids, role in self.prefill_spec(prefill)),
+            ),
+        )
+        return runs
+
+    def copies(self, prefill: Prefill) -> tuple[int, ...]:
+        """Return the copies of prefixes that one prefill reads, in their order."""
+        return tuple(role for role, _ in self.runs(prefill) if role >= COPIES)
+
+    def ids_behind_bos(self, prefill: Prefill) -> tuple[int, ...]:
+        """Return the ids of one prefill but BOS's."""
         ids: tuple[int, ...] = self._once(
-            ("ids", prefill, bos_id),
-            lambda: (*[bos_id] * self.bos, *(i for i, _ in self.prefill_spec(prefill))),
+            ("ids", prefill), lambda: _joined(ids for ids, _ in self.prefill_spec(prefill))
         )
         return ids
 
+    def prefill_ids(self, prefill: Prefill, bos_id: int) -> tuple[int, ...]:
+        """Return the ids of one prefill, BOS first where there is one."""
+        return (bos_id,) * self.bos + self.ids_behind_bos(prefill)
+
     def prefix_length(self, prefill: Prefill) -> int:
         """Return how many tokens one prefill reads beside BOS and documents."""
-        length: int = self._once(
-            ("prefix", prefill), lambda: sum(role >= COPIES for role in self.roles(prefill))
-        )
-        return length
+        return sum(count for role, count in self.runs(prefill) if role >= COPIES)
 
     def roles(self, recipe: Recipe) -> tuple[int, ...]:
         """Return what each slot of a recipe's cache holds: `BOS`, `DOCUMENT` or a copy."""
-        roles: tuple[int, ...] = self._once(("roles", recipe), lambda: self._roles(recipe))
+        while not isinstance(recipe, OTHER_SLOTS):
+            recipe = sources(recipe)[0]
+        changed = recipe
+        roles: tuple[int, ...] = self._once(("roles", changed), lambda: self._roles(changed))
         return roles
 
-    def _roles(self, recipe: Recipe) -> tuple[int, ...]:
+    def _roles(
+        self, recipe: Prefill | Mean | Truncate | TruncateBut | DropPrefix
+    ) -> tuple[int, ...]:
         if isinstance(recipe, Prefill):
-            return (*[BOS] * self.bos, *(role for _, role in self.prefill_spec(recipe)))
+            return _joined((role,) * count for role, count in self.runs(recipe))
         if isinstance(recipe, Mean):
             return (DOCUMENT,)
-        before = self.roles(sources(recipe)[0])
-        if isinstance(recipe, Truncate | TruncateBut | DropPrefix):
-            return tuple(before[i] for i in self.slots_left(recipe))
-        return before
+        before = self.roles(recipe.source)
+        return tuple(map(before.__getitem__, self.slots_left(recipe)))
 
     def slots_left(self, recipe: Truncate | TruncateBut | DropPrefix) -> list[int]:
         """Return which slots of its source's cache a recipe leaves, in their order."""
@@ -191,11 +208,11 @@ class PreparedSample:
         """Return how many ids are read on top of the cache."""
         return len(self.tokens.prompt) + len(self.tokens.answer) - 1
 
-    def document_slots(self, recipe: Recipe) -> tuple[int, ...]:
+    def document_slots(self, recipe: Recipe) -> np.ndarray:
         """Return the slots of a recipe's cache that hold the document, in their order."""
-        slots: tuple[int, ...] = self._once(
+        slots: np.ndarray = self._once(
             ("document", recipe),
-            lambda: tuple(i for i, role in enumerate(self.roles(recipe)) if role == DOCUMENT),
+            lambda: np.flatnonzero(np.array(self.roles(recipe)) == DOCUMENT),
         )
         return slots
 
@@ -204,6 +221,10 @@ class PreparedSample:
         return self.tokens.document, tuple(
             sorted((p.kind, p.text, p.times, ids) for p, ids in self.prefixes.items())
         )
+
+
+def _joined(parts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(itertools.chain.from_iterable(parts))
 
 
 def check_conditions(lm: LM, conditions: Iterable[Condition]) -> None:

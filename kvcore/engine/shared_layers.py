@@ -33,6 +33,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from kvcore.cache.batch import CacheBatch
@@ -107,7 +108,7 @@ def layers_shared(lm: LM, classes: RowClasses) -> Iterator[None]:
     """Let passes on the base classes spread to each layer's own classes, inside the context."""
 
     def index(numbers: Sequence[int]) -> torch.Tensor:
-        return upload(numbers, lm.device)
+        return upload(np.array(numbers, np.int64), lm.device)
 
     base_size = len(classes.first_rows[0])
     handles: list[Any] = []

@@ -220,7 +220,7 @@ def _places_on_caches(jobs: Sequence[ScoreJob]) -> set[Place]:
     def number(sample: PreparedSample, prefill: Prefill) -> int:
         place = id(sample), prefill
         if place not in number_of:
-            read = prefill.isolated, sample.prefill_ids(prefill, 0), sample.roles(prefill)
+            read = prefill.isolated, sample.ids_behind_bos(prefill), sample.roles(prefill)
             number_of[place] = numbers.setdefault(read, len(numbers))
         return number_of[place]
 
@@ -373,12 +373,12 @@ def answer_nlls(
     - `starts`: the column at which each row's question begins.
     """
     answers = [sample.tokens.answer for sample in samples]
-    rows = [row for row, answer in enumerate(answers) for _ in answer]
-    columns = [
-        start + len(sample.tokens.prompt) - 1 + i
-        for sample, start in zip(samples, starts, strict=True)
-        for i in range(len(sample.tokens.answer))
-    ]
+    rows: list[int] = []
+    columns: list[int] = []
+    for row, (sample, start) in enumerate(zip(samples, starts, strict=True)):
+        count, first = len(sample.tokens.answer), start + len(sample.tokens.prompt) - 1
+        rows += [row] * count
+        columns += range(first, first + count)
     return token_nlls(
         forward.logits(lm, forward_input, (rows, columns), share_layers=True), answers
     )

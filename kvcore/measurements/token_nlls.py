@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 
+import numpy as np
 import torch
 
 from kvcore.models.device import upload
@@ -22,7 +23,7 @@ def token_nlls(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> list[l
     Log-softmax in float32. Rows are independent, so how many are taken at once changes nothing.
     """
     rows_at_once = max(1, LOGITS_AT_ONCE // logits.shape[-1])
-    expected = upload([token for ids in targets for token in ids], logits.device, torch.int64)
+    expected = upload(np.fromiter(chain.from_iterable(targets), np.int64), logits.device)
     chunks = zip(logits.split(rows_at_once), expected.split(rows_at_once), strict=True)
     by_chunk = [
         torch.nn.functional.cross_entropy(rows.float(), ids, reduction="none")
