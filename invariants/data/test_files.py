@@ -184,7 +184,7 @@ def test_twin_what_is_no_value_is_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a check that takes any error for the line."""
-    monkeypatch.setattr(files, "_column_values", lambda _, table, name: table[name].to_pylist())
+    monkeypatch.setattr(files, "column_values", lambda _, table, name: table[name].to_pylist())
     with pytest.raises(OverflowError):
         check_no_values(tmp_path, "date")
 

@@ -226,7 +226,7 @@ def test_layers_by_another_name(changes: dict[str, Any], depth: int, folder: Pat
 
 def test_twin_layers_by_another_name(folder: Path) -> None:
     """Catches a test blind to what the class says."""
-    must_see(replaced(files, "_depth_of_class", lambda *_: 3), check_depth, folder, 32)
+    must_see(replaced(files, "depth", lambda *_: 3), check_depth, folder, 32)
 
 
 def test_a_depth_that_nobody_says(folder: Path) -> None:

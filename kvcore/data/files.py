@@ -210,12 +210,13 @@ def _table_rows(path: Path, table: pa.Table, columns: Sequence[str]) -> Iterator
         raise KvError(f"{path}: column {repeated[0]!r} is there twice; rename one of them.")
     sources = column_sources(path, table.column_names, columns)
     names = list(dict.fromkeys(sources.values())) if columns else table.column_names
-    values = {name: _column_values(path, table, name) for name in names}
+    values = {name: column_values(path, table, name) for name in names}
     for row in range(table.num_rows):
         yield FileRow(path, row + 1, {name: values[name][row] for name in names})
 
 
-def _column_values(path: Path, table: pa.Table, name: str) -> list[Any]:
+def column_values(path: Path, table: pa.Table, name: str) -> list[Any]:
+    """Return a column of a Parquet file's table; KvError where it is not what its type says."""
     try:
         return table.column(name).to_pylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date out of range
