@@ -70,8 +70,9 @@ def _of_dtype(lm: LM, samples: Sequence[Sample], seed: int) -> dict[str, Any]:
         for name in CONDITIONS
         if name != "bare"
     }
-    judged = ((name, verdict.judge(effect, verdict.helps())) for name, effect in effects.items())
-    verdicts = {name: reading.verdict for name, reading in judged}
+    verdicts = {
+        name: verdict.judge(effect, verdict.helps()).verdict for name, effect in effects.items()
+    }
     said = ", ".join(f"{name} {effects[name].value:+.3f} {verdicts[name]}" for name in effects)
     print(
         f"  {lm.dtype}: routes differ by {largest['largest']:.1e} nats at most, "

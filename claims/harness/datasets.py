@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kvcore.data.datasets import load_corpus
-from kvcore.data.files import is_path
+from kvcore.data.files import is_path, path_at
 from kvcore.data.repeats import repeats_line
 from kvcore.errors import unknown
 from kvcore.measurements.base import MeasurementKind
@@ -57,9 +57,7 @@ class Repeats:
     @classmethod
     def of(cls, names: Iterable[str]) -> Repeats:
         """Read the files; those that are not there are left out: stored rows need them no more."""
-        files = [
-            name for name in names if is_path(name) and os.path.isfile(os.path.expanduser(name))
-        ]
+        files = [name for name in names if is_path(name) and os.path.isfile(path_at(name))]
         samples = [name for name in files if name == path_of(name)]
         lines = {name: repeats_line(name, load_corpus(name).samples) for name in samples}
         return cls({name: line for name, line in lines.items() if line})

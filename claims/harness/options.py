@@ -12,6 +12,7 @@ import pytest
 
 from claims.harness.datasets import check_dataset, check_file, path_of
 from kvcore.analysis.interval import METHODS, Method
+from kvcore.data.files import path_at
 from kvcore.errors import KvError
 from kvcore.models.registry import (
     BOS_POLICIES,
@@ -82,9 +83,10 @@ def _names(option: str, text: str) -> tuple[str, ...]:
 def _place(name: str) -> str:
     """Return a path as all spellings of it have it, with the prefix of its kind; names as is."""
     path = path_of(name)
-    found = name not in REGISTRY and os.path.exists(os.path.expanduser(path))
-    prefix = name.removesuffix(path)
-    return prefix + os.path.realpath(os.path.expanduser(path)) if found else name
+    place = path_at(path)
+    if name in REGISTRY or not os.path.exists(place):
+        return name
+    return name.removesuffix(path) + os.path.realpath(place)
 
 
 def _without_slash(name: str) -> str:

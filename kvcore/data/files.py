@@ -300,6 +300,11 @@ def repeated_id(row: FileRow, id: str, earlier_line: int) -> KvError:
     )
 
 
+def path_at(name: str) -> Path:
+    """Return the path that a text spells, ``~`` read as a home; it stays where there is no user."""
+    return Path(os.path.expanduser(name))
+
+
 def load_file(name: str) -> Corpus:
     """Load a file with the columns query, passage and answer.
 
@@ -309,7 +314,7 @@ def load_file(name: str) -> Corpus:
 
     Raises KvError, one line: no such file, unknown extension, the bad line, or nothing left.
     """
-    path = Path(os.path.expanduser(name))  # which leaves ~ where there is no such user
+    path = path_at(name)
     rows, revision = read_rows(path, (*REQUIRED, *OPTIONAL))
     samples, dropped = unique_samples(rows)
     if not samples:

@@ -7,7 +7,6 @@ length.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kvcore.data.docstrings import prose
-from kvcore.data.files import ENDINGS, FileRow, is_path, read_rows
+from kvcore.data.files import ENDINGS, FileRow, is_path, path_at, read_rows
 from kvcore.data.hub import HubDataset, local_files, rows_of
 from kvcore.errors import KvError, unknown
 from kvcore.io import digest
@@ -110,7 +109,7 @@ def load_texts(name_or_path: str = "pydoc") -> TextCorpus:
     if name_or_path == WIKITEXT.name:
         return from_hub(WIKITEXT, local_files(WIKITEXT))
     if is_path(name_or_path):
-        return _from_file(Path(os.path.expanduser(name_or_path)))
+        return _from_file(path_at(name_or_path))
     raise unknown("texts", name_or_path, (*TEXTS, f"a path to a {ENDINGS} file"))
 
 

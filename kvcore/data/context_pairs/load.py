@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from kvcore.data.files import (
     FileRow,
     column_sources,
     is_path,
+    path_at,
     read_rows,
     repeated_id,
 )
@@ -114,7 +114,7 @@ def load_pairs(
     if name_or_path in PUBLISHED:
         return _from_hub(name_or_path, n, seed)
     if is_path(name_or_path):
-        return _from_file(Path(os.path.expanduser(name_or_path)), n, seed)
+        return _from_file(path_at(name_or_path), n, seed)
     raise unknown("pairs", name_or_path, (*PAIRS, f"a path to a {ENDINGS} file"))
 
 
