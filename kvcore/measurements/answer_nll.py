@@ -48,6 +48,8 @@ MAX_CONDITIONS_IN_MEMORY = 16  # conditions whose caches are held at the same ti
 Route = Literal["auto", "cache"]
 Request = tuple[Sample, str, Sequence[Condition]]
 """A sample, a target's name and the conditions under which it is scored."""
+Tokenized = Sequence[tuple[Condition, PreparedSample | str]]
+"""A request's sample as token ids under each condition, or the reason against it."""
 Row = dict[str, Any]
 Place = tuple[int, str]
 """Where a row goes: the number of its request and the name of its condition."""
@@ -131,11 +133,32 @@ def score_pairs(
     route: Route = "auto",
 ) -> pd.DataFrame:
     """Score samples and targets that need not share their conditions; see `score`."""
+    tokenized = tokenize_requests(lm, requests, seed)
+    return score_tokenized(lm, requests, tokenized, batch_tokens=batch_tokens, route=route)
+
+
+def tokenize_requests(lm: LM, requests: Sequence[Request], seed: int) -> list[Tokenized]:
+    """Tokenize requests and draw their random prefixes: the part of scoring that runs no model.
+
+    May be called in another thread while what was tokenized before is scored.
+    """
+    return list(prepared.prepare_samples(lm, requests, seed))
+
+
+def score_tokenized(
+    lm: LM,
+    requests: Sequence[Request],
+    tokenized: Sequence[Tokenized],
+    *,
+    batch_tokens: int | None = None,
+    route: Route = "auto",
+) -> pd.DataFrame:
+    """Score requests that `tokenize_requests` has tokenized; see `score`. No text is read here."""
     # 1. Refuse by name, before anything is run, what the model cannot do exactly.
     prepared.check_conditions(lm, dict.fromkeys(c for *_, some in requests for c in some))
 
-    # 2. Tokenize: a job for each score, or at once the row that says why there is none.
-    jobs, rows = prepare_jobs(lm, requests, seed, batch_tokens)
+    # 2. Make a job of each score, or at once the row that says why there is none.
+    jobs, rows = make_jobs(lm, requests, tokenized, batch_tokens)
 
     # 3. Divide the jobs into batches, the A/A control's apart from all others.
     budget, cost = limits.pass_limits(lm, batch_tokens)
@@ -162,15 +185,17 @@ def score_pairs(
     return frame_of(ordered, COLUMNS, TEXT_COLUMNS)
 
 
-def prepare_jobs(
-    lm: LM, requests: Sequence[Request], seed: int, batch_tokens: int | None
+def make_jobs(
+    lm: LM,
+    requests: Sequence[Request],
+    tokenized: Sequence[Tokenized],
+    batch_tokens: int | None,
 ) -> tuple[list[ScoreJob], dict[Place, Row]]:
     """Return the scores that can be measured, and the rows of those that cannot."""
     jobs: list[ScoreJob] = []
     rows: dict[Place, Row] = {}
-    together = prepared.prepare_samples(lm, requests, seed)
-    for number, ((sample, target, _), ready_for) in enumerate(zip(requests, together, strict=True)):
-        for each, ready in ready_for:
+    for number, ((sample, target, _), under) in enumerate(zip(requests, tokenized, strict=True)):
+        for each, ready in under:
             place = number, each.name
             if isinstance(ready, str):
                 rows[place] = _unscored(sample.id, each.name, target, ready)

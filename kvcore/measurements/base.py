@@ -69,7 +69,8 @@ class MeasurePlan:
     - `keys`: columns `kvcore.store.schema.KEY` and ``length`` (any unit, for grouping by cost), as
       `MeasurementKind.keys` makes them.
     - `measure`: takes some rows of `keys` and returns one row for each: ``sample_id``,
-      ``condition``, ``template`` and the schema's values.
+      ``condition``, ``template`` and the schema's values. Where there is a `prepare`, it takes what
+      that returned of the same rows as a second argument, or does itself what is not there.
     - `facts`: what the report says of the data: size of the corpus, revision, what was left out.
     - `lacking`: why the data cannot serve some needs.
     - `shard_samples`: most samples that are measured and stored together.
@@ -77,16 +78,20 @@ class MeasurePlan:
     - `texts`: the fields of every sample by its ``sample_hash``, to be kept beside the rows.
     - `clusters`: the cluster of every sample's id, as its row will have it; a sample that is not
       named is its own.
+    - `prepare`: does what of `measure` runs no model, for the same rows. It is called in another
+      thread while `measure` has rows that were prepared before; the two share nothing that either
+      changes, and the model is loaded by then.
     """
 
     keys: pd.DataFrame
-    measure: Callable[[pd.DataFrame], pd.DataFrame]
+    measure: Callable[..., pd.DataFrame]
     facts: Mapping[str, Any]
     lacking: Mapping[str, str] = field(default_factory=dict)
     shard_samples: int = 50
     shard_length: float = math.inf
     texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clusters: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[pd.DataFrame], Any] | None = None
 
 
 class RowSpec(NamedTuple):

@@ -18,10 +18,11 @@ from kvcore.measurements.errands import Sender
 from kvcore.measurements.looks import Record
 from kvcore.measurements.needs import ONE_BASE, RANKED
 from kvcore.measurements.provenance import provenance
+from kvcore.measurements.shard_size import on_gpu
 from kvcore.store import adoption, texts
 from kvcore.store.adoption import Adoption
 from kvcore.store.agreement import tolerance
-from kvcore.store.fill import Executor, Shard, fill, here, plan
+from kvcore.store.fill import Executor, Shard, fill, here, plan, preparing_ahead
 from kvcore.store.keys import row_keys
 from kvcore.store.remote import short_name, shown
 from kvcore.store.schema import CODE, KEY, RowSchema
@@ -160,8 +161,19 @@ class Collection:
     def _executor(self) -> Executor:
         """What measures: this process, or others, which are sent the samples once."""
         if self.sender is None:
-            return here(self.plan.measure, lambda: provenance(self.request.load()))
+            return self._in_this_process()
         return self.sender.executor(self.kind, self.request, self.plan)
+
+    def _in_this_process(self) -> Executor:
+        """On a GPU the next shard is prepared meanwhile; on a CPU that would take its cores."""
+        prepare, measure = self.plan.prepare, self.plan.measure
+
+        def recorded() -> Mapping[str, str]:
+            return provenance(self.request.load())
+
+        if prepare is None or not on_gpu(self.request):
+            return here(measure, recorded)
+        return preparing_ahead(prepare, measure, recorded)
 
     def rows(self) -> CollectedRows:
         """Return the rows that are stored of the cell's keys.

@@ -75,7 +75,8 @@ def measure_sinks(
     """
     prepared.check_conditions(lm, dict.fromkeys(c for _, some in requests for c in some))
     as_scores = [(sample, "answer", some) for sample, some in requests]
-    jobs, unusable = answer_nll.prepare_jobs(lm, as_scores, seed, batch_tokens)
+    tokenized = answer_nll.tokenize_requests(lm, as_scores, seed)
+    jobs, unusable = answer_nll.make_jobs(lm, as_scores, tokenized, batch_tokens)
     rows = {place: _unmeasured(row) for place, row in unusable.items()}
     budget, cost = limits.pass_limits(lm, batch_tokens)
     for group in _groups(jobs, budget, cost):

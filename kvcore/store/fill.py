@@ -7,8 +7,10 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -196,6 +198,38 @@ def here(measure: Measure, meta: Mapping[str, str] | Callable[[], Mapping[str, s
         for each in work:
             rows = measure(each.missing)
             yield each, rows, meta() if callable(meta) else meta
+
+    return measured
+
+
+def preparing_ahead(
+    prepare: Callable[[pd.DataFrame], Any],
+    measure: Callable[[pd.DataFrame, Any], pd.DataFrame],
+    meta: Callable[[], Mapping[str, str]],
+) -> Executor:
+    """Return what measures shard after shard here and prepares the next one meanwhile.
+
+    One shard more than the one at work is claimed. The first is prepared in the caller's thread, so
+    that whatever is loaded is loaded there; the others in a thread of their own.
+
+    - `prepare`: does what of measuring a shard's rows need not wait for those before it.
+    - `measure`: takes rows, and what was prepared of them.
+    - `meta`: returns what is recorded with a shard.
+    """
+
+    def measured(work: Iterator[Work]) -> Generator[Measured, None, None]:
+        each = next(work, None)
+        if each is None:
+            return
+        ready = prepare(each.missing)
+        with ThreadPoolExecutor(1, "prepares-the-next-shard") as thread:
+            while each is not None:
+                following = next(work, None)
+                preparing = thread.submit(prepare, following.missing) if following else None
+                rows = measure(each.missing, ready)
+                yield each, rows, meta()
+                each = following
+                ready = preparing.result() if preparing else None
 
     return measured
 

@@ -40,7 +40,9 @@ CPU_SAMPLES, SHARD_ROWS = 50, 1000  # of a shard on a CPU, at most; ten samples 
 SEEDS = 3  # the run's own, and those of the needs ``@seed1`` and ``@seed2``
 SamplesByPlace = Mapping[tuple[str, int], Mapping[str, Sample]]
 """Samples by dataset and seed of their rows, and by id."""
-MeasureSamples = Callable[[MeasureRequest, SamplesByPlace, pd.DataFrame], pd.DataFrame]
+MeasureSamples = Callable[..., pd.DataFrame]
+"""Of a request, `SamplesByPlace` and keys, and of what was prepared of them, if anything was."""
+PrepareSamples = Callable[[MeasureRequest, SamplesByPlace, pd.DataFrame], Any]
 SCHEMA = RowSchema(
     {
         "nll": NUMBER,
@@ -61,7 +63,12 @@ def plan(request: MeasureRequest) -> MeasurePlan:
     two_bases = rope_bases(request.files) > 1
     needs = [need for need in request.needs if two_bases or not need.startswith(ONE_BASE)]
     return plan_samples(
-        KIND, request, needs, _measure, lambda n: max(10, min(CPU_SAMPLES, SHARD_ROWS // n))
+        KIND,
+        request,
+        needs,
+        _measure,
+        lambda n: max(10, min(CPU_SAMPLES, SHARD_ROWS // n)),
+        prepare=_tokenize,
     )
 
 
@@ -71,6 +78,7 @@ def plan_samples(
     needs: Sequence[str],
     measure: MeasureSamples,
     cpu_samples: Callable[[int], int],
+    prepare: PrepareSamples | None = None,
 ) -> MeasurePlan:
     """Plan the samples that some needs take of a corpus; texts that a model writes are written.
 
@@ -86,6 +94,8 @@ def plan_samples(
         Measures keys of one dataset and seed.
     cpu_samples : callable
         Returns the most samples of a shard on a CPU by the number of needs, which is at least 1.
+    prepare : callable, optional
+        Does what of `measure` runs no model.
     """
     from kvcore.measurements.surrogate_store import with_surrogates
     from kvcore.models.files import depth
@@ -120,6 +130,7 @@ def plan_samples(
             for sample in chosen
         },
         base.clusters_of(corpus),
+        None if prepare is None else functools.partial(prepare, request, samples),
     )
 
 
@@ -210,29 +221,61 @@ def keys_and_samples(
     return pd.concat(tables, ignore_index=True), samples
 
 
-def _measure(request: MeasureRequest, samples: SamplesByPlace, todo: pd.DataFrame) -> pd.DataFrame:
+def _measure(
+    request: MeasureRequest,
+    samples: SamplesByPlace,
+    todo: pd.DataFrame,
+    tokenized: Sequence[Any] | None = None,
+) -> pd.DataFrame:
     """Score rows of one dataset and seed."""
-    from kvcore.measurements.answer_nll import score_pairs
+    from kvcore.measurements import answer_nll
 
-    place = todo["dataset"].iloc[0], int(todo["seed"].iloc[0])
-    by_id = samples[place]
-    conditions = {name: condition(name) for name in dict.fromkeys(todo["condition"])}
-    asked: dict[tuple[str, str], list[Condition]] = {}
-    for name, template, spelled in zip(
-        todo["sample_id"], todo["template"], todo["condition"], strict=True
-    ):
-        asked.setdefault((name, template), []).append(conditions[spelled])
-    pairs = [
-        (by_id[name], target_of(template), some)
-        for (name, template), some in sorted(asked.items(), key=lambda each: each[0])
-    ]
-    scored = score_pairs(request.load(), pairs, seed=place[1], batch_tokens=request.batch_tokens)
+    lm, seed, by_id = request.load(), _seed_of(todo), _samples_of(samples, todo)
+    pairs = _pairs(samples, todo)
+    if tokenized is None:
+        scored = answer_nll.score_pairs(lm, pairs, seed=seed, batch_tokens=request.batch_tokens)
+    else:
+        scored = answer_nll.score_tokenized(lm, pairs, tokenized, batch_tokens=request.batch_tokens)
     ids = [clean(i) for i in scored["sample_id"]]
     return scored.assign(
         sample_id=ids,
         template=[template_of(target) for target in scored["target"]],
         cluster=[clean(by_id[i].cluster) for i in ids],
     )
+
+
+def _tokenize(
+    request: MeasureRequest, samples: SamplesByPlace, todo: pd.DataFrame
+) -> Sequence[Any]:
+    """Do what of `_measure` runs no model."""
+    from kvcore.measurements.answer_nll import tokenize_requests
+
+    return tokenize_requests(request.load(), _pairs(samples, todo), _seed_of(todo))
+
+
+def _pairs(
+    samples: SamplesByPlace, todo: pd.DataFrame
+) -> list[tuple[Sample, str, list[Condition]]]:
+    """Return what is to be scored: each sample and target with its conditions."""
+    by_id = _samples_of(samples, todo)
+    conditions = {name: condition(name) for name in dict.fromkeys(todo["condition"])}
+    asked: dict[tuple[str, str], list[Condition]] = {}
+    for name, template, spelled in zip(
+        todo["sample_id"], todo["template"], todo["condition"], strict=True
+    ):
+        asked.setdefault((name, template), []).append(conditions[spelled])
+    return [
+        (by_id[name], target_of(template), some)
+        for (name, template), some in sorted(asked.items(), key=lambda each: each[0])
+    ]
+
+
+def _samples_of(samples: SamplesByPlace, todo: pd.DataFrame) -> Mapping[str, Sample]:
+    return samples[todo["dataset"].iloc[0], _seed_of(todo)]
+
+
+def _seed_of(todo: pd.DataFrame) -> int:
+    return int(todo["seed"].iloc[0])
 
 
 def _characters(sample: Sample) -> int:
