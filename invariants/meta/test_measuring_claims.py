@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 import torch
 
-from claims.harness import cells, hooks, options, phases, session
+from claims.harness import cells, checks, hooks, options, phases, session
 from claims.harness.claims import CellKey
 from claims.harness.held import HeldModel
 from claims.harness.looking import Judge
 from claims.harness.session import Session
-from invariants.support import invented_cell
+from invariants.support import checkpoints, invented_cell
 from invariants.support.claim_runs import NO_PAGE, ClaimRun, run_here
 from invariants.support.own_files import jsonl
 from kvcore import loading
@@ -481,6 +481,36 @@ def test_twin_a_file_that_is_not_read_first_is_seen(
     run = run_here(tmp_path, monkeypatch, ONE_CLAIM, *NO_PAGE, *where, measures=True)
     with pytest.raises(AssertionError):
         check_usage_error(run, capsys.readouterr(), "cannot be read")
+
+
+def cut_model(folder: Path) -> Path:
+    """Save a small model whose weights were cut off while they were downloaded."""
+    path = checkpoints.save_tiny(folder / "cut")
+    weights = path / checkpoints.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return path
+
+
+def test_a_damaged_model_is_one_usage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch a damaged folder that is told once for each test, and ends as failed tests do."""
+    where = ("--kv-models", str(cut_model(tmp_path)))
+    capsys.readouterr()  # what saving it has shown
+    run = run_here(tmp_path, monkeypatch, ONE_CLAIM, *where, measures=True)
+    check_usage_error(run, capsys.readouterr(), "is cut or damaged")
+
+
+def test_twin_a_damaged_model_that_is_not_looked_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch a check that passes whenever a run ends badly."""
+    monkeypatch.setattr(checks, "check_folder", lambda _: None)
+    where = ("--kv-models", str(cut_model(tmp_path)), "--kv-store", "store")
+    capsys.readouterr()
+    run = run_here(tmp_path, monkeypatch, ONE_CLAIM, *NO_PAGE, *where, measures=True)
+    with pytest.raises(AssertionError):
+        check_usage_error(run, capsys.readouterr(), "is cut or damaged")
 
 
 def test_stored_rows_are_judged_without_their_file(invented: Any) -> None:

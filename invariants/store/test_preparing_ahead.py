@@ -103,7 +103,7 @@ class InTurn:
     def submit(self, do: Callable[..., Any], *given: Any) -> Future[Any]:
         """Return what does it late."""
         late: Future[Any] = Future()
-        late.result = lambda timeout=None: do(*given)  # type: ignore[method-assign]
+        late.result = lambda *_: do(*given)  # type: ignore[method-assign]
         return late
 
 
@@ -121,7 +121,7 @@ def test_what_is_loaded_is_loaded_by_the_caller(tmp_path: Path) -> None:
     """Would catch a model that is loaded by the thread that prepares, or by both at once."""
     threads: list[threading.Thread] = []
 
-    def prepare(rows: pd.DataFrame) -> None:
+    def prepare(_rows: pd.DataFrame) -> None:
         threads.append(threading.current_thread())
 
     fill(tmp_path, prepare, lambda rows, _ready: store_worker.score(rows))
@@ -146,7 +146,7 @@ def test_an_error_while_preparing_ends_the_run_and_loses_nothing(tmp_path: Path)
         fill(tmp_path, prepare, measure)
     kept = Store(tmp_path, store_worker.SCHEMA).read()
     assert len(kept) == sum(prepared[:2])
-    rows = fill(tmp_path, lambda rows: None, measure).read()
+    rows = fill(tmp_path, lambda _: None, measure).read()
     assert len(rows) == len(store_worker.wanted()), "a shard stayed claimed"
 
 
