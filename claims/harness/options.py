@@ -213,7 +213,7 @@ OPTIONS = (
     Option(
         "limit",
         "",
-        "samples per cell, a count (default: what was published of a cell on a GPU, else 300)",
+        "samples per cell, a count (default: what was published of a cell on a GPU, else 450)",
         _limit,
     ),
     Option(

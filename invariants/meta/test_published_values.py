@@ -414,14 +414,14 @@ def test_twin_a_family_counted_by_half_is_seen(monkeypatch: pytest.MonkeyPatch) 
 
 
 def check_limits() -> None:
-    """Demand the published n of cells on a GPU, 300 elsewhere, and what is asked for anywhere."""
+    """Demand the published n of cells on a GPU, 450 elsewhere, and what is asked for anywhere."""
     default, few = settings(models=(), datasets=()), settings(models=(), datasets=(), limit=40)
     assert limit_of(claims.MISTRAL, default) == 2500
     assert limit_of(("mistral-7b", "natural_questions"), default) == 369
     assert limit_of(("gemma3-4b", "squad_v2"), default) == 400
     assert limit_of(("gemma2-2b", "wikitext2"), default) == 50
-    assert limit_of(("mistral-7b", "hotpotqa"), default) == 300
-    assert limit_of(("gemma3-270m", "docstrings"), default) == 300
+    assert limit_of(("mistral-7b", "hotpotqa"), default) == 450
+    assert limit_of(("gemma3-270m", "docstrings"), default) == 450
     assert limit_of(claims.MISTRAL, few) == 40
     for entry in published_values().values():
         if entry.n and entry_of(entry.model).gpu:
