@@ -23,6 +23,7 @@ from unittest import mock
 from benchmarks import hybrids, ranking
 from kvcore.data.sample import Corpus
 from kvcore.engine import forward, hooks, limits
+from kvcore.measurements import collect
 from kvcore.measurements.base import MeasureRequest
 from kvcore.measurements.collect import Collection
 from kvcore.measurements.kinds import answer_nll
@@ -150,7 +151,25 @@ def measure(lm: LM, corpus: Corpus, options: argparse.Namespace) -> dict[str, An
             f"  {name:<18}{rows:>7} scores   outside the model {outside:6.0f} µs each (aim: "
             f"{MOST_MICROSECONDS[name]}), inside {inside:6.0f} µs"
         )
+    report["prepared ahead"] = ahead(lm, corpus, options)
     return report | {"gpu": gpu_passes(lm, corpus, options)}
+
+
+def ahead(lm: LM, corpus: Corpus, options: argparse.Namespace) -> dict[str, float]:
+    """Time three conditions with the next shard prepared meanwhile, against in turn: the ratio.
+
+    By the clock, in turns, on one thread for the model and one for what is prepared. Each run has a
+    seed of its own, so that none remembers another's random prefixes.
+    """
+    seconds: dict[bool, float] = {True: 0.0, False: 0.0}
+    for seed, is_ahead in enumerate((True, False, False, True), start=1):
+        with mock.patch.object(collect, "on_gpu", return_value=is_ahead):
+            started = time.perf_counter()
+            _measured(lm, corpus, THREE, options.host_samples, "cpu", seed)
+            seconds[is_ahead] += time.perf_counter() - started
+    ratio = seconds[False] / seconds[True]
+    print(f"  the next shard prepared meanwhile: {ratio:.2f} × as fast as in turn, by the clock")
+    return {"seconds_in_turn": seconds[False], "seconds_ahead": seconds[True], "ratio": ratio}
 
 
 def gpu_passes(
@@ -188,7 +207,7 @@ def gpu_passes(
 
 
 def _measured(
-    lm: LM, corpus: Corpus, needs: Sequence[str], limit: int, device: str
+    lm: LM, corpus: Corpus, needs: Sequence[str], limit: int, device: str, seed: int = 0
 ) -> tuple[int, float]:
     """Measure a cell in a store of its own; return its rows, and seconds of the processor."""
     kind = kind_of("answer_nll")
@@ -198,7 +217,7 @@ def _measured(
     ):
         root = Path(folder)
         request = MeasureRequest(
-            locate(lm.name), lambda: lm, corpus.name, tuple(needs), limit, 0, None, root, device
+            locate(lm.name), lambda: lm, corpus.name, tuple(needs), limit, seed, None, root, device
         )
         collection = Collection.planned(kind, request, root, progress=None).adopting()
         started = time.process_time()

@@ -6,6 +6,7 @@ are bit for bit those of shards that are prepared and measured in turn.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -128,6 +129,19 @@ def test_what_is_loaded_is_loaded_by_the_caller(tmp_path: Path) -> None:
     assert threads[0] is threading.current_thread()
     assert threading.current_thread() not in threads[1:]
     assert not any(thread.is_alive() for thread in threads[1:]), "a thread outlives the run"
+
+
+def test_threads_take_turns_as_before_when_all_is_measured(tmp_path: Path) -> None:
+    """Would catch a setting of the interpreter that outlives the run, or is not made at all."""
+    before, during = sys.getswitchinterval(), list[float]()
+
+    def measure(rows: pd.DataFrame, _ready: Any) -> pd.DataFrame:
+        during.append(sys.getswitchinterval())
+        return store_worker.score(rows)
+
+    fill(tmp_path, lambda _: None, measure)
+    assert sys.getswitchinterval() == before
+    assert max(during) < before
 
 
 def test_an_error_while_preparing_ends_the_run_and_loses_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ Measure = Callable[[pd.DataFrame], pd.DataFrame]
 ROW_NAME = ("sample_id", "condition", "template")
 """What tells the rows of one shard apart."""
 _POLL_SECONDS = 0.2
+_TURN_SECONDS = 0.0005
+"""How long a thread waits for the interpreter: five milliseconds, the default, for each operation
+that is sent to a GPU would take more than is gained."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ def preparing_ahead(
         if each is None:
             return
         ready = prepare(each.missing)
-        with ThreadPoolExecutor(1, "prepares-the-next-shard") as thread:
+        with _short_turns(), ThreadPoolExecutor(1, "prepares-the-next-shard") as thread:
             while each is not None:
                 following = next(work, None)
                 preparing = thread.submit(prepare, following.missing) if following else None
@@ -232,6 +236,17 @@ def preparing_ahead(
                 ready = preparing.result() if preparing else None
 
     return measured
+
+
+@contextlib.contextmanager
+def _short_turns() -> Iterator[None]:
+    """Have threads take turns as often as `_TURN_SECONDS` says."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _claimed(
