@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import transformers
 
 from invariants.support.comparing import PREFILL_TOLERANCE, assert_close_per_layer
 from invariants.support.patching import Fault, patched
+from invariants.support.versions import needs_config
 from kvcore import loading
 from kvcore.cache import kv_cache, rope, rope_fit
 from kvcore.cache.rope import LayerRope
@@ -27,9 +29,8 @@ from kvcore.models.load import load_model
 
 pytestmark = pytest.mark.every_model
 
-newer_architecture = pytest.mark.skipif(
-    not hasattr(transformers, "BeamConfig"), reason="Beam is not in this version of transformers"
-)
+needs_beam = needs_config("BeamConfig")
+needs_granite = needs_config("GraniteSWAConfig")
 DTYPES = ("float32", "bfloat16", "float16")
 EditModel = Callable[[Any], None]
 NOT_ROTATED = LayerRope("none", None, 0)
@@ -264,6 +265,7 @@ def check_several_rotary_modules() -> None:
         rope.rotation(lm, "no such", deltas)
 
 
+@needs_granite
 def test_rotary_modules_of_their_own_are_told_apart() -> None:
     """Would catch a second rotary module of a model that is never tried."""
     check_several_rotary_modules()
@@ -279,6 +281,7 @@ def all_by_the_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rope, "frequency_sets", broken)
 
 
+@needs_granite
 @pytest.mark.parametrize("fault", [try_one_base, all_by_the_first, try_rotations_alone])
 def test_twin_several_rotary_modules(fault: Fault) -> None:
     """Would catch a check blind to further modules that are not tried, or taken for the first."""
@@ -316,13 +319,13 @@ def check_layers_without_frequencies() -> None:
     assert_close_per_layer(moved.keys, direct.keys, PREFILL_TOLERANCE, "moved keys")
 
 
-@newer_architecture
+@needs_beam
 def test_layers_that_no_frequencies_serve_stay() -> None:
     """Would catch a model refused because a layer that does not rotate has no frequencies."""
     check_layers_without_frequencies()
 
 
-@newer_architecture
+@needs_beam
 def test_twin_layers_that_no_frequencies_serve() -> None:
     """Would catch a check blind to rotations that are sought for every layer."""
     right = kv_cache.KVCache.reposition
@@ -345,14 +348,14 @@ def check_scaled_by_position(last_alone: bool) -> None:
     assert expected in line, line or "not refused"
 
 
-@newer_architecture
+@needs_beam
 @pytest.mark.parametrize("last_alone", [False, True])
 def test_queries_scaled_without_a_setting_are_refused(last_alone: bool) -> None:
     """Would catch scores that hang on where a document was read, off by less than the gate sees."""
     check_scaled_by_position(last_alone)
 
 
-@newer_architecture
+@needs_beam
 @pytest.mark.parametrize("last_alone", [False, True])
 def test_twin_queries_scaled_without_a_setting(last_alone: bool) -> None:
     """Would catch a check blind to a probe that looks at keys and values alone."""
@@ -364,7 +367,7 @@ def check_short_of_a_switch() -> None:
     """Demand that a model that changes its frequencies early is probed below that."""
     config = transformers.Phi3Config(
         **{
-            **tiny_configs.settings("tiny-longrope"),
+            **copy.deepcopy(tiny_configs.settings("tiny-longrope")),  # 5.0.0 writes into it
             "original_max_position_embeddings": 32,
         }
     )

@@ -15,6 +15,7 @@ import transformers
 
 from invariants.oracle import plain
 from invariants.support import checkpoints
+from invariants.support.versions import needs_config
 from kvcore import gate, io, loading
 from kvcore.cache import masks, rope
 from kvcore.conditions.parse import condition
@@ -36,6 +37,7 @@ SAMPLES = [
     for word, times in (("mean", 1), ("axis", 2), ("sample", 3))
 ]
 TWO_NUMBERS = re.compile(r"answer token's NLL is -?\d+\.\d{5} and -?\d+\.\d{5} nats")
+needs_gemma4 = needs_config("Gemma4Config")
 BROKEN = (KvError, AssertionError)
 """What a check that is broken may end in."""
 
@@ -162,6 +164,7 @@ def test_twin_code_that_asks_for_the_attentions_name(
         check_own_numbers(tmp_path / "model")
 
 
+@needs_gemma4
 def test_the_decoders_own_rotary_module(tmp_path: Path) -> None:
     """Would catch keys turned by the frequencies of a vision tower."""
     folder = multimodal(tmp_path / "model")
@@ -169,6 +172,7 @@ def test_the_decoders_own_rotary_module(tmp_path: Path) -> None:
     assert "Text" in type(rope.rotary_module(load(folder))).__name__
 
 
+@needs_gemma4
 def test_twin_the_decoders_own_rotary_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

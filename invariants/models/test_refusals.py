@@ -185,7 +185,7 @@ DAMAGED: dict[str, tuple[Damage, str, tuple[Any, str]]] = {
         (load, "cause_of"),
     ),
     "no type": (configured(model_type=None), "names no model_type", (load, "cause_of")),
-    "invalid": (configured(num_attention_heads=5), "cannot be loaded", (load, "cause_of")),
+    "invalid": (configured(hidden_act="of-tomorrow"), "cannot be loaded", (load, "cause_of")),
     "damaged configuration": (
         written("config.json", b"{"),
         "config.json cannot be read",
