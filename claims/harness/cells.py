@@ -6,7 +6,7 @@ import pytest
 
 from claims.harness.claims import ClaimSpec
 from claims.harness.datasets import is_for
-from claims.harness.options import Settings
+from claims.harness.options import DEFAULT_LIMIT, Settings
 from claims.harness.published import limit_for
 from kvcore.errors import MissingResource
 from kvcore.measurements.base import Place
@@ -14,8 +14,6 @@ from kvcore.models.registry import NO_BOS, adds_quantization, entry_of, installe
 from kvcore.verdict import Cell, slugify
 
 DEFAULT_MODEL = "smollm2-135m"
-DEFAULT_LIMIT = 450
-"""What two cores measure of the default cells of `DEFAULT_MODEL` in less than ten minutes."""
 OPT_IN_MODELS = ("gemma3-270m", "qwen2.5-coder-0.5b")
 """Among the defaults where their packages are installed, or where stored rows alone are judged."""
 

@@ -29,6 +29,8 @@ from kvcore.verdict import MOST_LOOKS
 
 Executor = Literal["local", "ray"]
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
+DEFAULT_LIMIT = 450
+"""Samples of a cell: what two cores measure of the default model's in less than ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,8 @@ OPTIONS = (
     Option(
         "limit",
         "",
-        "samples per cell, a count (default: what was published of a cell on a GPU, else 450)",
+        "samples per cell, a count (default: what was published of a cell on a GPU, else "
+        f"{DEFAULT_LIMIT})",
         _limit,
     ),
     Option(
