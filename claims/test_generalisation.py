@@ -4,7 +4,7 @@ its signs are the claims, not its sizes."""
 from collections.abc import Callable
 
 from claims.harness.claims import claims_about
-from claims.harness.estimands.paired import paired_benefit
+from claims.harness.estimands.paired import paired_benefit, trend_with_length
 from claims.harness.rows import Measured
 from kvcore.verdict import does_not_help, hurts, slugify
 
@@ -87,3 +87,16 @@ def test_a_static_question_does_not_help_on_natural_questions(judge):
     Set it beside "no-benefit-at-1024-tokens": padded passages of that length show none either.
     """
     judge(paired_benefit("bare", "static_fact"))
+
+
+@topic.claim(
+    "static-prefix-helps-less-on-longer-documents",
+    source="priming project summary: what fails on Natural Questions is a matter of length",
+    predicts=hurts(delta=0.05, unit="r"),
+)
+def test_a_static_question_helps_less_on_longer_documents(judge):
+    """Within a dataset, the longer a document is by itself, the less a static prefix helps.
+
+    Three bins of equally many documents show beside it at which length what is left of the benefit.
+    """
+    judge(trend_with_length("bare", "static_fact", bins=3))

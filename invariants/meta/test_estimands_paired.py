@@ -25,6 +25,7 @@ from claims.harness.estimands.paired import (
     single_layers,
     trend_from_original_length,
     trend_over_length,
+    trend_with_length,
 )
 from claims.harness.rows import Rows
 from invariants.support.comparing import must_see
@@ -200,6 +201,40 @@ def test_the_slope_begins_at_each_samples_own_length() -> None:
         )
 
     must_see(by_place, check_original_length)
+
+
+def check_trend_with_length() -> None:
+    """Compare with NumPy's correlation, and each bin with the samples that were sorted into it."""
+    tokens = np.array([40, 80, 160, 320, 640, 1280] * 5, dtype=float)
+    noise = np.random.default_rng(4).normal(0, 0.1, 30)
+    gains = 0.6 - 0.1 * np.log2(tokens / 40) + noise
+    before = np.array(token_nlls(0.0))
+    bare, primed = (score_rows("p", (before - g).tolist()) for g in (0.0, gains[:, None]))
+    for rows in (bare, primed):
+        rows.frame["doc_len"] = tokens
+    outcome = computed(trend_with_length, bare, primed, bins=3)
+    benefit = bare.values - primed.values
+    assert outcome.estimate.value == pytest.approx(np.corrcoef(np.log2(tokens), benefit)[0, 1])
+    assert outcome.estimate.ci_high < 0
+    for low, high in ((40, 80), (160, 320), (640, 1280)):
+        own = benefit[(tokens >= low) & (tokens <= high)]
+        name = f"d, {low} to {high} tokens"
+        assert outcome.details[name] == pytest.approx(own.mean() / own.std(ddof=1))
+
+
+def test_a_benefit_that_falls_with_a_documents_own_length() -> None:
+    """Catches the length of another document, and a bin with other samples than its name says."""
+    check_trend_with_length()
+
+    def turned(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(Rows, "numbers", patched_numbers)
+
+    whole = Rows.numbers
+
+    def patched_numbers(self: Rows, column: str) -> np.ndarray:
+        return whole(self, column)[::-1]
+
+    must_see(turned, check_trend_with_length)
 
 
 def test_padded_documents_are_compared_with_themselves() -> None:

@@ -128,18 +128,33 @@ def trend_with_hardness_by_length(
     Bins hold equally many samples, in the order of their document's tokens.
     """
     benefit, hard = baseline.values - condition.values, hardness.values
-    length = baseline.numbers("doc_len")
-    edges = np.nanquantile(length, np.linspace(0, 1, bins + 1)[1:-1])
-    bin_of, details = np.searchsorted(edges, length, side="right"), dict[str, float | str]()
-    clusters = np.asarray(baseline.clusters)
-    for number in range(bins):
-        own = (bin_of == number) & ~np.isnan(length)
+    details, clusters = dict[str, float | str](), np.asarray(baseline.clusters)
+    for tokens, own in _bins_of_length(baseline, bins).items():
         within = correlation(hard[own], benefit[own], clusters[own], interval.alone)
-        name = f"r, {length[own].min():.0f} to {length[own].max():.0f} tokens"
-        details |= with_bounds(name, within)
+        details |= with_bounds(f"r, {tokens}", within)
     plot = _benefit_plot(hard, benefit, "hardness: NLL without the document")
     whole = correlation(hard, benefit, baseline.clusters, interval)
     return Outcome(whole, _published_trend(baseline, condition, interval) | details, plot)
+
+
+@estimand("r")
+def trend_with_length(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, *, bins: int
+) -> Outcome:
+    """Correlation of benefit with log2 of the document's tokens, d of every bin of them beside.
+
+    Bins as `trend_with_hardness_by_length` makes them.
+    """
+    benefit, clusters = baseline.values - condition.values, np.asarray(baseline.clusters)
+    length = np.log2(baseline.numbers("doc_len"))
+    details = dict[str, float | str]()
+    for tokens, own in _bins_of_length(baseline, bins).items():
+        within = effect_size(benefit[own], clusters[own], interval.alone)
+        details |= with_bounds(f"d, {tokens}", within)
+    estimate = correlation(length, benefit, baseline.clusters, interval)
+    label = "log2 of the document's tokens"
+    plot = scatter_plot(length, benefit, label, "benefit, nats/token")
+    return Outcome(estimate, details, plot)
 
 
 @estimand("r")
@@ -411,6 +426,19 @@ def _quartile_details(
         for name, column in QUARTILE_NUMBERS.items():
             shown[f"{place}, {name}"] = float(row[column])
     return shown
+
+
+def _bins_of_length(rows: Rows, bins: int) -> dict[str, np.ndarray]:
+    """Which samples each bin of document length holds, by its shortest and longest in tokens."""
+    length = rows.numbers("doc_len")
+    edges = np.nanquantile(length, np.linspace(0, 1, bins + 1)[1:-1])
+    bin_of = np.searchsorted(edges, length, side="right")
+    chosen = ((bin_of == number) & ~np.isnan(length) for number in range(bins))
+    return {
+        f"{length[own].min():.0f} to {length[own].max():.0f} tokens": own
+        for own in chosen
+        if own.any()  # documents of equal length leave bins empty
+    }
 
 
 def _in_quartile(
