@@ -195,6 +195,65 @@ def test_primed_values_do_no_harm(judge, prefix):
     judge(paired_benefit(f"values_only({prefix})", "bare"))
 
 
+@topic.claim(
+    "no-sink-behind-a-fixed-question",
+    metrics=("place",),
+    applies=where_bos_does_not,
+    predicts=at_least(0.8, effect=0.95, unit="proportion"),
+)
+def test_no_sink_forms_behind_a_fixed_question(judge):
+    """Where BOS is not the sink, four of five samples have none behind a fixed question.
+
+    None: no hidden state halfway up the layers is as long as twice the median one.
+    """
+    judge(
+        share_of_samples(
+            "static_fact", "bare", name="samples without a sink", holds=no_sink_in_primed
+        )
+    )
+
+
+def no_sink_in_primed(primed, _bare):
+    """Whether no hidden state of a sample's primed pass is as long as twice the median one."""
+    return primed["sink_norm"] < 2 * primed["median_norm"]
+
+
+@topic.claim(
+    "a-fixed-question-hurts-in-sight",
+    applies=where_bos_does_not,
+    predicts=hurts(delta=0.09, effect=-0.6),
+)
+def test_a_fixed_question_hurts_in_sight(judge):
+    """Where BOS is not the sink, a fixed question makes answers harder even if nothing is dropped.
+
+    No slot is lost then: it is the question that keeps a sink from forming in the document.
+    """
+    judge(paired_benefit("bare", "full_context(static_fact)"))
+
+
+@topic.claim_for_each(
+    "prefix",
+    for_prefixes(
+        "values-where-the-sink-is-do-the-harm",
+        "Where BOS is not the sink, values primed by {p} do more harm on the first quarter of the "
+        "document, where a bare pass has its sink, than on all the rest.",
+    ),
+    applies=where_bos_does_not,
+    predicts=helps(delta=0.09, effect=0.8),
+)
+def test_values_where_the_sink_is_do_the_harm(judge, prefix):
+    """Where BOS is not the sink, {prefix} does its harm by values in the document's first quarter.
+
+    The bare keys go on sending attention to the sink's slot, whose value says nothing in a bare
+    pass and something in a primed one.
+    """
+    judge(
+        paired_benefit(
+            f"values_positions({prefix},0,0.25)", f"values_positions({prefix},0.25,1)", "bare"
+        )
+    )
+
+
 # --- where BOS is the sink -----------------------------------------------------------------------
 
 
