@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -361,6 +362,71 @@ def check_explained() -> None:
         "The query (the sink is in it in 100 % of the samples): dropped −0.300 [−0.400, −0.200], "
         "with the sink kept +0.200 [+0.100, +0.300]; keeping it gains +0.300 [+0.200, +0.400]"
     ) in text
+
+
+def without_a_sink(
+    share: float, in_sight: tuple[float, float], late: tuple[float, float]
+) -> list[Judgement]:
+    """Return what the topic of sinks says of a fixed question in which no sink is found."""
+    own = [
+        dataclasses.replace(
+            j,
+            claim=dataclasses.replace(j.claim, id=j.claim.id.replace("oracle", "static-fact")),
+            conditions=tuple(c.replace("oracle", "static_fact") for c in j.conditions),
+        )
+        for j in sink_rows(DOWN, DOWN, (0.0, 0.0), inside=0.0)
+    ]
+    parts = (f"values_positions(static_fact,{part})" for part in ("0,0.25", "0.25,1"))
+    more: dict[str, tuple[tuple[float, float], tuple[str, ...]]] = {
+        "no-sink-behind-a-fixed-question": ((share, share), ("static_fact", "bare")),
+        "in-sight": (in_sight, ("bare", "full_context(static_fact)")),
+        "values": (UP, ("values_only(static_fact)", "bare")),
+        "where": (late, (*parts, "bare")),
+    }
+    for claim, (interval, conditions) in more.items():
+        made = cell_of(claim, M2, interval, "supported", "beyond-margin", conditions=conditions)
+        own.append(dataclasses.replace(made, claim=dataclasses.replace(made.claim, family="sinks")))
+    return own
+
+
+FORMS_NONE = "what is missing is a sink, not what was dropped"
+BY_THE_FIRST_QUARTER = "They hurt by the document's first quarter"
+
+
+def check_sinks_that_do_not_form() -> None:
+    """Demand the harm in sight and the samples without a sink both, before it is put down so."""
+    text = transfer.transfer(without_a_sink(0.95, DOWN, UP), ())
+    in_sight_too = "and it hurts in sight as well (−0.300 [−0.400, −0.200])"
+    assert f"behind it in 95 % of the samples, {in_sight_too}: {FORMS_NONE}" in text
+    assert "explains 0, and that none forms 1 (a fixed question on m2)." in text
+    assert BY_THE_FIRST_QUARTER in text
+    assert "those on the rest do better by a fixed question +0.300 [+0.200, +0.400]." in text
+    for share, in_sight in ((0.5, DOWN), (0.95, AROUND), (0.95, UP)):
+        other = transfer.transfer(without_a_sink(share, in_sight, AROUND), ())
+        assert FORMS_NONE not in other
+        assert "explains 0, not a fixed question on m2." in other
+        assert BY_THE_FIRST_QUARTER not in other
+
+
+def test_a_sink_that_does_not_form() -> None:
+    """Catches a harm put down to a missing sink where one forms, or without harm in sight."""
+    check_sinks_that_do_not_form()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(lambda self: self.harms and self.without >= sinks.MOSTLY, id="by share"),
+        pytest.param(lambda self: self.harms and self.in_sight.ci_high < 0, id="by harm"),
+        pytest.param(lambda _self: False, id="never"),
+    ],
+)
+def test_twin_a_sink_that_does_not_form(wrong: Callable[[Any], bool]) -> None:
+    """A rule that asks for half of the evidence, and one that is never met, are seen."""
+    must_see(
+        lambda patch: patch.setattr(sinks.Prefix, "keeps_sinks_away", property(wrong)),
+        check_sinks_that_do_not_form,
+    )
 
 
 def test_what_the_sink_explains() -> None:

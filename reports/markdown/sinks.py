@@ -16,6 +16,8 @@ FAMILIES = ("sinks", "priming", "mechanism")
 METRIC, METRIC_OF_PLACES = "nll", "place"
 SHARE_OF_BOS, HOLDS = "bos-holds-the-sink", 0.1
 """The claim about BOS's share of an answer's attention, and the share from which it is the sink."""
+WITHOUT_SINK, MOSTLY = {"static_fact": "no-sink-behind-a-fixed-question"}, 0.8
+"""The claims about samples in which no sink forms behind a prefix, and which share is most."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Prefix:
     gain: Estimate | None = None  # of keeping the sink over dropping it
     values: Estimate | None = None  # its values under the bare keys
     in_prefix: float | None = None  # share of samples whose sink is a token of the prefix
+    without: float | None = None  # share of samples in which no sink forms behind it
+    in_sight: Estimate | None = None  # nothing is dropped
+    late: Estimate | None = None  # of its values behind the first quarter over those on it
 
     @property
     def harms(self) -> bool:
@@ -41,8 +46,20 @@ class Prefix:
         return self.harms and gains and self.kept is not None and self.kept.ci_high >= 0
 
     @property
+    def keeps_sinks_away(self) -> bool:
+        """Whether the prefix hurts in sight too, and no sink forms behind it in most samples."""
+        in_sight = self.in_sight is not None and self.in_sight.ci_high < 0
+        return self.harms and in_sight and self.without is not None and self.without >= MOSTLY
+
+    @property
     def words(self) -> str:
         """Say what keeping the sink tells about the harm of dropping the prefix."""
+        if self.keeps_sinks_away and self.in_sight and self.without is not None:
+            return (
+                f"No sink forms behind it in {100 * self.without:.0f} % of the samples, and it "
+                f"hurts in sight as well ({interval_text(self.in_sight)}): what is missing is a "
+                "sink, not what was dropped"
+            )
         if not self.harms:
             return "Truncation does no harm that is seen"
         if self.kept is None or self.gain is None:
@@ -110,13 +127,18 @@ def _prefix(name: str, own: Sequence[Judgement], *, bos_holds: bool) -> Prefix |
     kept = f"keep_sink({name})"
     less, values = (_benefit(own, c, "bare") for c in (kept, f"values_only({name})"))
     inside = f"sink-in-the-prefix-{name.replace('_', '-')}"
+    share_of = {j.claim.id: j.estimate.value for j in own}
+    first, rest = (f"values_positions({name},{part})" for part in ("0,0.25", "0.25,1"))
     return Prefix(
         name,
         dropped,
         turned(less) if less else None,
         _benefit(own, name, kept),
         turned(values) if values else None,
-        next((j.estimate.value for j in own if j.claim.id == inside), None),
+        share_of.get(inside),
+        share_of.get(WITHOUT_SINK.get(name, "")),
+        _benefit(own, "bare", f"full_context({name})"),
+        _benefit(own, first, rest),
     )
 
 
@@ -155,11 +177,17 @@ def conclusion(models: Sequence[OnModel], flipped: Sequence[frozenset[str]]) -> 
     sentences = []
     if harms:
         done = [f"{PREFIXES[p.name]} on {m.model}" for m, p in harms if p.explained]
-        rest = [f"{PREFIXES[p.name]} on {m.model}" for m, p in harms if not p.explained]
+        away = [f"{PREFIXES[p.name]} on {m.model}" for m, p in harms if p.keeps_sinks_away]
+        rest = [
+            f"{PREFIXES[p.name]} on {m.model}"
+            for m, p in harms
+            if not p.explained and not p.keeps_sinks_away
+        ]
         sentences.append(
             f"Of {len(harms)} harms of truncation where BOS is not the sink, losing the sink "
             f"explains {len(done)}"
             + (f" ({', '.join(done)})" if done else "")
+            + (f", and that none forms {len(away)} ({', '.join(away)})" if away else "")
             + (f", not {', '.join(rest)}" if rest else "")
             + "."
         )
@@ -169,8 +197,15 @@ def conclusion(models: Sequence[OnModel], flipped: Sequence[frozenset[str]]) -> 
             f"{PREFIXES[p.name]} {interval_text(p.values)}" for p in costly if p.values
         )
         sentences.append(
-            "That is not all: primed values alone, under the bare keys, where no slot is lost, "
-            f"hurt as well ({figures})."
+            "Primed values alone, under the bare keys, where no slot is lost, hurt as well "
+            f"({figures})."
+        )
+    early = [p for p in costly if p.late is not None and p.late.ci_low > 0]
+    if early:
+        figures = ", ".join(f"{PREFIXES[p.name]} {interval_text(p.late)}" for p in early if p.late)
+        sentences.append(
+            "They hurt by the document's first quarter, where the bare keys have the sink and a "
+            f"primed value stands in it; those on the rest do better by {figures}."
         )
     if flipped:
         sentences.append(
