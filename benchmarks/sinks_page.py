@@ -126,6 +126,18 @@ def figures(cells: Mapping[str, Cell]) -> str:
         ):
             label = f"`{name}` against `{baseline}`"
             effects.append([label, *(benefit(own, baseline, name) for own in cells.values())])
+    without = []
+    for name in ("bare", *PREFIXES):
+        label = f"samples without a sink, `{name}`"
+        without.append([label, *(without_sink(own.get(name)) for own in cells.values())])
+    in_sight = "full_context(static_fact)"
+    label = f"`{in_sight}` against `bare`"
+    without.append([label, *(benefit(own, "bare", in_sight) for own in cells.values())])
+    for prefix in PREFIXES:
+        first, rest = (f"values_positions({prefix},{part})" for part in ("0,0.25", "0.25,1"))
+        for name in (first, rest):
+            label = f"`{name}` against `bare`"
+            without.append([label, *(benefit(own, "bare", name) for own in cells.values())])
     shares = []
     for model, own in cells.items():
         data = plot_of(own)
@@ -139,6 +151,7 @@ def figures(cells: Mapping[str, Cell]) -> str:
         (
             table(heads, places),
             table(heads, effects),
+            table(heads, without),
             f"![{alternative(cells)}](sinks.svg)",
             table(["model", "cache", *SHARES], shares),
         )
@@ -155,6 +168,13 @@ def place_words(rows: pd.DataFrame | None) -> str:
         f"{number(place.sink_share, 3)}, BOS {number(place.bos_share, 3)}; norm "
         f"{number(place.norm, 0)} times the median"
     )
+
+
+def without_sink(rows: pd.DataFrame | None) -> str:
+    """Return how many samples have no hidden state twice as long as the median one."""
+    if rows is None:
+        return "no rows stored yet"
+    return f"{int((rows['sink_norm'] < 2 * rows['median_norm']).sum())} of {len(rows)}"
 
 
 def share(own: Cell, name: str, column: str) -> str:

@@ -112,7 +112,7 @@ def check_rejected(folder: Path) -> None:
     toy = toy_in(folder)
     first = run(toy, folder)
     change_code(toy)
-    toy.shift = lambda _sample, condition: 1e-3 * (condition == "2")
+    toy.shift = lambda _sample, condition: 1e-2 * (condition == "2")
     with pytest.warns(StoreWarning, match="measured again differ") as warned:
         again = run(toy, folder)
     assert len(warned) == 1
@@ -122,7 +122,7 @@ def check_rejected(folder: Path) -> None:
     changed = again.rows["condition"] == "2"
     assert (again.rows.loc[changed, CODE] == toy.kind().code).all()
     apart = (again.rows["letters"] - first.rows["letters"]).abs()
-    assert apart[changed].between(0.9e-3, 1.1e-3).all()
+    assert apart[changed].between(0.9e-2, 1.1e-2).all()
     assert (apart[~changed] == 0).all()
     run(toy, folder)
     assert toy.asked == []
@@ -155,7 +155,7 @@ def test_a_list_that_moves_is_a_difference(tmp_path: Path) -> None:
 
     def moved(name: str, condition: str, text: str) -> dict[str, object]:
         row = row_of(name, condition, text)
-        return row | {"by_word": [x + 1e-3 for x in row["by_word"]]}
+        return row | {"by_word": [x + 1e-2 for x in row["by_word"]]}
 
     toy._row = moved  # type: ignore[method-assign]
     with pytest.warns(StoreWarning, match="by_word of l"):

@@ -11,12 +11,13 @@ import pyarrow as pa
 from kvcore.store.schema import NUMBER, NUMBERS, TEXTS, RowSchema
 
 # How far two measurements of one key may lie apart, in nats times max(1, nll): batches of another
-# shape and other machines' kernels round differently. float32: five times the largest difference
-# measured, 1.1e-5 over 4,328 scores on two machines (the values of one prefill under the keys of
-# another; half of all differ by less than 1e-6). The others: half a unit in the last place of a
-# logit of size 32, summed over a few roundings. They are there to catch rows that are not the same
-# measurement; the noise floor of a run judges precision.
-TOLERANCES = {"float64": 1e-5, "float32": 5e-5, "float16": 0.03, "bfloat16": 0.25}
+# shape and other machines' kernels round differently. float32: twice the largest difference
+# measured, 1.4e-4 over 24 scores of Qwen2.5-Coder-0.5B with primed values under the bare keys: half
+# of a head's attention goes to the sink's slot, whose value is large there, and so is its rounding
+# (other conditions on that model 2.6e-5 over 135; other models 1.1e-5 over 11,000). The others:
+# half a unit in the last place of a logit of size 32, summed over a few roundings. They are there
+# to catch rows that are not the same measurement; the noise floor of a run judges precision.
+TOLERANCES = {"float64": 1e-5, "float32": 3e-4, "float16": 0.03, "bfloat16": 0.25}
 
 
 def tolerance(dtype: str) -> float:
