@@ -38,8 +38,9 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to its end at the rate so far; None where none is done."""
-        return (self.total - self.done) / self.rate if self.done else None
+        """Seconds to its end at the rate so far; None where none is done, or all and it goes on."""
+        some_are_left = self.ended or self.done < self.total
+        return (self.total - self.done) / self.rate if self.done and some_are_left else None
 
 
 Listener = Callable[[Progress], None]
@@ -50,15 +51,25 @@ Say = Callable[[str], None]
 
 @dataclass
 class Part:
-    """A piece of a task of which batches are told; they count at most its rows."""
+    """A piece of a task of which batches are told; they count at most its rows.
+
+    - `told`: rows as its batches told them, several passes over one thing each time.
+    - `worth`: rows that a told row is worth, from 0 to 1.
+    """
 
     rows: int
     rows_per_item: float
-    done: float = 0.0
+    worth: float = 1.0
+    told: float = 0.0
+
+    @property
+    def done(self) -> float:
+        """Rows that count as done."""
+        return min(float(self.rows), self.told * self.worth)
 
     def drop(self) -> None:
         """Count nothing of it, now or at its end: it is to be done once more, or by others."""
-        self.rows, self.done = 0, 0.0
+        self.rows, self.told = 0, 0.0
 
 
 @dataclass
@@ -72,22 +83,26 @@ class Task:
     started: float = field(default_factory=time.monotonic)
     _done: int = 0
     _parts: list[Part] = field(default_factory=list)
+    _worth: float = 1.0
 
     @contextlib.contextmanager
     def part(self, rows: int, items: int | None = None) -> Iterator[Part]:
         """Count the batches inside as some of these rows; at its end all of them are done.
 
-        Of several at work, batches are the latest one's.
+        Of several at work, batches are the latest one's. Where a part's batches told more rows than
+        it has, those of the next one count for as much less.
 
         - `rows`: of the task, that the part has.
         - `items`: how many things its batches are made of; by default as many as rows.
         """
-        part = Part(rows, rows / items if items else 1.0)
+        part = Part(rows, rows / items if items else 1.0, self._worth)
         self._parts.append(part)
         try:
             yield part
         finally:
             self._parts = [other for other in self._parts if other is not part]
+        if part.told > part.rows > 0:
+            self._worth = part.rows / part.told
         self.advance(part.rows)
 
     def advance(self, rows: int) -> None:
@@ -100,7 +115,7 @@ class Task:
         if self._parts:
             part = self._parts[-1]
             each = part.rows_per_item if rows_per_item is None else rows_per_item
-            part.done = min(float(part.rows), part.done + items * each)
+            part.told += items * each
             self.tell()
 
     def tell(self, *, ended: bool = False) -> None:

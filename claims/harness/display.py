@@ -59,7 +59,7 @@ def in_words(told: Progress) -> str:
     if told.ended:
         return f"{line}, took {progress.duration(told.seconds)}"
     if told.seconds_left is None:
-        return f"{line}, begun"
+        return f"{line}, {'not ended yet' if told.done else 'begun'}"
     return f"{line}, {told.rate:.3g} a second, {progress.duration(told.seconds_left)} left"
 
 

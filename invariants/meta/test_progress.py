@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from claims.harness import display
-from claims.harness.display import Display, FileListener, joined, read_progress
+from claims.harness.display import Display, FileListener, in_words, joined, read_progress
 from invariants.support.comparing import must_see
 from kvcore import progress
 from kvcore.progress import Progress
@@ -36,18 +36,18 @@ def told_of(work: Callable[[], None]) -> list[Progress]:
 
 
 def two_parts() -> None:
-    """Measure ten rows: six in batches of scores, four of two texts."""
+    """Measure ten rows: four of two texts, six in batches of scores."""
     with progress.task("a model", 10) as task:
+        with task.part(4, 2):
+            progress.batch_done(1, "texts")
         with task.part(6):
             progress.batch_done(2, "scores")
             progress.batch_done(9, "scores")
-        with task.part(4, 2):
-            progress.batch_done(1, "texts")
 
 
 def check_counted() -> None:
     """Demand every step of two parts, none beyond its part."""
-    assert [each.done for each in told_of(two_parts)] == [0, 2, 6, 6, 8, 10, 10]
+    assert [each.done for each in told_of(two_parts)] == [0, 2, 4, 6, 10, 10, 10]
     assert [each.ended for each in told_of(two_parts)] == [False] * 6 + [True]
 
 
@@ -65,6 +65,37 @@ def test_twin_unbounded_batches_are_seen() -> None:
         self.tell()
 
     must_see(lambda patch: patch.setattr(progress.Task, "batch", overrun), check_counted)
+
+
+def parts_of_several_passes() -> None:
+    """Measure two shards of four rows, each read twice."""
+    with progress.task("a model", 8) as task:
+        for _ in range(2):
+            with task.part(4):
+                for _ in range(4):
+                    progress.batch_done(2)
+
+
+def check_several_passes() -> None:
+    """Demand that the second shard's batches count for half, and no end told before the end."""
+    told = told_of(parts_of_several_passes)
+    assert [each.done for each in told] == [0, 2, 4, 4, 4, 4, 5, 6, 7, 8, 8, 8]
+    goes_on = [each for each in told if each.done == 8 and not each.ended]
+    assert all(in_words(each).endswith("(100%), not ended yet") for each in goes_on)
+
+
+def test_rows_that_are_read_several_times() -> None:
+    """Catches a line that says that all is done, or nearly, while most of the time is to come."""
+    check_several_passes()
+
+
+def test_twin_nothing_learned_of_a_part_is_seen() -> None:
+    """If every part's batches counted whole, the second would be done after half of them."""
+
+    def whole(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(progress.Part, "done", property(lambda part: min(part.rows, part.told)))
+
+    must_see(whole, check_several_passes)
 
 
 def test_what_broke_is_not_counted() -> None:
