@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from kvcore.analysis import Estimate
 from kvcore.verdict import Judgement
 from reports.markdown.places import place_of
-from reports.markdown.spelling import interval_text, models_of
+from reports.markdown.spelling import interval_text, models_of, percent
 
 PREFIXES = {"random": "a random prefix", "static_fact": "a fixed question", "oracle": "the query"}
 FAMILIES = ("sinks", "priming", "mechanism")
@@ -56,7 +56,7 @@ class Prefix:
         """Say what keeping the sink tells about the harm of dropping the prefix."""
         if self.keeps_sinks_away and self.in_sight and self.without is not None:
             return (
-                f"No sink forms behind it in {100 * self.without:.0f} % of the samples, and it "
+                f"No sink forms behind it in {percent(self.without)} of the samples, and it "
                 f"hurts in sight as well ({interval_text(self.in_sight)}): what is missing is a "
                 "sink, not what was dropped"
             )

@@ -43,6 +43,11 @@ def interval_text(estimate: Estimate) -> str:
     return f"{number(estimate.value)} {ends}"
 
 
+def percent(share: float) -> str:
+    """Return a share from 0 to 1 in percent, with a decimal unless it is a whole number."""
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
 def render(template: str, **values: Any) -> str:
     """Fill in a template of the pages; `cell` is a filter for text in a table."""
     environment = templates.environment(Path(__file__).with_name("templates"))

@@ -12,7 +12,7 @@ from kvcore.verdict import Judgement
 from reports.folders import LATEST
 from reports.markdown import outcomes, priming, sinks
 from reports.markdown.places import by_place, on_main_data
-from reports.markdown.spelling import counts, interval_text, models_of, render
+from reports.markdown.spelling import counts, interval_text, models_of, percent, render
 from reports.markdown.verdicts import verdicts
 
 FOLDER = Path(__file__).parents[1]
@@ -52,6 +52,7 @@ def transfer(judgements: Sequence[Judgement], published: priming.Published) -> s
         far=outcomes.FAR,
         priming=priming.table(judgements, published),
         interval=interval_text,
+        percent=percent,
     )
 
 
