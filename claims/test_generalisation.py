@@ -97,6 +97,6 @@ def test_a_static_question_does_not_help_on_natural_questions(judge):
 def test_a_static_question_helps_less_on_longer_documents(judge):
     """Within a dataset, the longer a document is by itself, the less a static prefix helps.
 
-    Three bins of equally many documents show beside it at which length what is left of the benefit.
+    Beside it stands d in three bins of equally many documents, from the shortest to the longest.
     """
     judge(trend_with_length("bare", "static_fact", bins=3))
