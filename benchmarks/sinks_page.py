@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from claims.harness.estimands.sinks import attention_plot
+from claims.harness.estimands.sinks import attention_plot, lacks_sink
 from kvcore.analysis import Estimate, effect_size, mean_difference
 from kvcore.errors import MissingResource
 from kvcore.io import write_atomically
@@ -174,7 +174,7 @@ def without_sink(rows: pd.DataFrame | None) -> str:
     """Return how many samples have no hidden state twice as long as the median one."""
     if rows is None:
         return "no rows stored yet"
-    return f"{int((rows['sink_norm'] < 2 * rows['median_norm']).sum())} of {len(rows)}"
+    return f"{int(lacks_sink(rows).sum())} of {len(rows)}"
 
 
 def share(own: Cell, name: str, column: str) -> str:

@@ -7,7 +7,7 @@ before any row was measured; what was predicted for each model is in docs/sinks.
 
 from claims.harness.claims import claims_about
 from claims.harness.estimands.paired import mean_benefit, paired_benefit, share_of_samples
-from claims.harness.estimands.sinks import SHARE, change_of_share, mean_share
+from claims.harness.estimands.sinks import SHARE, change_of_share, lacks_sink, mean_share
 from claims.harness.rows import Measured
 from kvcore.errors import MissingResource
 from kvcore.measurements.sink_diagnosis import HOLDS
@@ -208,14 +208,12 @@ def test_no_sink_forms_behind_a_fixed_question(judge):
     """
     judge(
         share_of_samples(
-            "static_fact", "bare", name="samples without a sink", holds=no_sink_in_primed
+            "static_fact",
+            "bare",
+            name="samples without a sink",
+            holds=lambda primed, _bare: lacks_sink(primed),
         )
     )
-
-
-def no_sink_in_primed(primed, _bare):
-    """Whether no hidden state of a sample's primed pass is as long as twice the median one."""
-    return primed["sink_norm"] < 2 * primed["median_norm"]
 
 
 @topic.claim(

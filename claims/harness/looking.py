@@ -112,6 +112,12 @@ def stops(tests: Sequence[CellClaim], source: Source, judge: Judge) -> list[Stop
     return [stopped[place] for place in range(len(tests))]
 
 
+def plan_of(test: CellClaim, plans: Sequence[LookPlan]) -> LookPlan | None:
+    """Return the first plan that has all needs of a claim, the first of all where none has."""
+    own = (plan for plan in plans if plan.has(planned_needs(test, plan)))
+    return next(own, plans[0] if plans else None)
+
+
 def _opened(place: int, test: CellClaim, plan: LookPlan, judge: Judge) -> _Open | None:
     needs = planned_needs(test, plan)
     if not plan.has(needs):
@@ -150,7 +156,7 @@ def _look(
 ) -> tuple[Stop, bool]:
     """Look at a claim; return how it would be judged here, and whether it stops."""
     fractions = claim.schedule.until(number)
-    look = Look(number, plan.looks, fractions, plan.limit, note=plan.warning)
+    look = Look(number, plan.looks, fractions, plan.limit, note=plan.warning(claim.needs))
     if source.missing(claim.needs, number):
         last = claim.last or Stop(measured, look)
         return Stop(last.measured, replace(last.look or look, why="not measured further")), True

@@ -23,7 +23,7 @@ from claims.harness.held import (
     lasting,
 )
 from claims.harness.ledger import Entry, Key
-from claims.harness.looking import Judge
+from claims.harness.looking import Judge, Stop
 from claims.harness.options import Settings
 from claims.harness.sink_lines import SinkLines
 from claims.harness.sources import LookedAt, MeasuredCell, StoredCell, facts_of, name_of
@@ -144,19 +144,34 @@ class Session:
         return grouped
 
     def _look(self, key: CellKey, judge: Judge) -> LookedAt:
-        source, tests = self._source(key), self.tests.get(key, ())
-        stopped = looking.stops(tests, source, judge)
-        names = [name_of(test) for test in tests]
-        everything = source.at(None)
-        facts = facts_of(key, everything, source.plan, self.settings.store)
-        return LookedAt(dict(zip(names, stopped, strict=True)), everything, facts)
+        stops: dict[tuple[str, str], Stop] = {}
+        sources = self._sources(key)
+        for source, tests in sources:
+            stopped = looking.stops(tests, source, judge)
+            stops |= zip(map(name_of, tests), stopped, strict=True)
+        everything = sources[0][0].at(None)
+        plans = [source.plan for source, _ in sources if source.plan is not None]
+        facts = facts_of(key, everything, plans, self.settings.store)
+        return LookedAt(stops, everything, facts)
 
-    def _source(self, key: CellKey) -> StoredCell | MeasuredCell:
-        settings = self.settings
-        if settings.no_measure:
-            record = record_of(kind_of(key.kind), settings.store, *self._where(key))
-            return StoredCell(key, self.stored(key), record.read())
-        return MeasuredCell.declared(key, self.collection(key), settings.looks)
+    def _sources(
+        self, key: CellKey
+    ) -> Sequence[tuple[StoredCell | MeasuredCell, Sequence[CellClaim]]]:
+        """Return where the rows of a cell's claims come from: measured, or stored, by plan."""
+        settings, tests = self.settings, self.tests.get(key, ())
+        if not settings.no_measure:
+            return [(MeasuredCell.declared(key, self.collection(key), settings.looks), tests)]
+        record = record_of(kind_of(key.kind), settings.store, *self._where(key))
+        plans, collected = record.read(), self.stored(key)
+        chosen = [looking.plan_of(test, plans) for test in tests]
+        return [
+            (
+                StoredCell(key, collected, plan),
+                [test for test, own in zip(tests, chosen, strict=True) if own is plan],
+            )
+            for plan in (plans or (None,))
+            if plan in chosen or not tests
+        ]
 
     def collection(self, key: CellKey) -> Collection:
         """Plan a cell, with what was adopted of it; errors as `measured`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def need_samples(rows: pd.DataFrame) -> frozenset[tuple[str, str]]:
 
 
 def facts_of(
-    key: CellKey, measured: Measured, plan: LookPlan | None, store: Path
+    key: CellKey, measured: Measured, plans: Sequence[LookPlan], store: Path
 ) -> dict[str, Any]:
     """Return what the report says of a cell: what was declared of it, and where its rows lie.
 
@@ -135,12 +135,14 @@ def facts_of(
         "rows": spelled(folder),
         "rows in pandas": pandas_line(folder, measured.rows),
     }
-    if plan is None or plan.looks == 1:
+    looked = [plan for plan in plans if plan.looks > 1]
+    if not looked:
         return facts
+    rows = set().union(*(need_samples(plan.within(measured.rows, plan.looks)) for plan in looked))
     return {
         **facts,
-        "looks": plan.looks,
-        "limit": plan.limit,
-        "rows measured": len(plan.within(measured.rows, plan.looks)),
-        "rows at the limit": plan.rows,
+        "looks": max(plan.looks for plan in looked),
+        "limit": max(plan.limit for plan in looked),
+        "rows measured": len(rows),
+        "rows at the limit": len(frozenset().union(*(plan.keys for plan in looked))),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +52,7 @@ def test_looks_are_whole_clusters_that_grow_to_all(sizes: list[int], looks: int,
         assert len(within) == sum(plan.count(need, look) for need in plan.needs)
         before = samples
     assert before == set(keys["sample"])
-    assert plan.rows == len(keys)
+    assert len(plan.keys) == len(keys)
 
 
 def check_nothing_within() -> None:
@@ -177,25 +179,29 @@ def plan_of(limit: int, looks: int = 5, needs: tuple[str, ...] = ("bare",)) -> L
 def test_what_was_declared_is_read_back(tmp_path: Path) -> None:
     """Catches a record that loses anything."""
     record = record_in(tmp_path)
-    assert record.read() is None
+    assert record.read() == ()
     plan = record.declare(plan_of(30))
-    assert record.read() == plan == plan_of(30)
+    assert record.read() == (plan,) == (plan_of(30),)
     record.mark_looked()
-    assert record.read() == replace(plan, looked=True)
+    assert record.read() == (replace(plan, looked=True),)
+
+
+def warning(plan: LookPlan, *needs: str) -> str:
+    return plan.warning(needs or ("bare",))
 
 
 def test_another_limit_after_a_look_is_a_new_analysis(tmp_path: Path) -> None:
     """Catches uncorrected peeking that is not told of, and a warning where nobody has looked."""
     record = record_in(tmp_path)
     record.declare(plan_of(30))
-    assert record.declare(plan_of(40)).warning == ""
+    assert warning(record.declare(plan_of(40))) == ""
     record.mark_looked()
     words = "limit raised from 40 to 60 after a look"
-    assert record.declare(plan_of(60)).warning == f"{words}: a new analysis"
+    assert warning(record.declare(plan_of(60))) == f"{words}: a new analysis"
     record.mark_looked()
-    assert record.declare(plan_of(60)).warning == f"{words}: a new analysis"
+    assert warning(record.declare(plan_of(60))) == f"{words}: a new analysis"
     lowered = f"{words}; limit lowered from 60 to 50 after a look: a new analysis"
-    assert record.declare(plan_of(50)).warning == lowered
+    assert warning(record.declare(plan_of(50))) == lowered
 
 
 def test_another_number_of_looks_is_a_new_analysis(tmp_path: Path) -> None:
@@ -203,7 +209,7 @@ def test_another_number_of_looks_is_a_new_analysis(tmp_path: Path) -> None:
     record = record_in(tmp_path)
     record.declare(plan_of(30))
     record.mark_looked()
-    changed = record.declare(plan_of(30, looks=1)).warning
+    changed = warning(record.declare(plan_of(30, looks=1)))
     assert changed == "looks changed from 5 to 1 after a look: a new analysis"
 
 
@@ -212,7 +218,7 @@ def test_a_limit_beyond_the_data_is_no_new_analysis(tmp_path: Path) -> None:
     record = record_in(tmp_path)
     record.declare(plan_of(30))
     record.mark_looked()
-    assert record.declare(replace(plan_of(30), limit=1000)).warning == ""
+    assert warning(record.declare(replace(plan_of(30), limit=1000))) == ""
 
 
 def test_needs_of_other_runs_stay_declared(tmp_path: Path) -> None:
@@ -224,9 +230,57 @@ def test_needs_of_other_runs_stay_declared(tmp_path: Path) -> None:
         "random",
         "oracle",
     }
-    again = record.read()
-    assert again is not None
-    assert again.rows == 3 * 30
+    (again,) = record.read()
+    assert len(again.keys) == 3 * 30
+
+
+def check_another_limit(folder: Path) -> None:
+    """A run of some needs at another limit leaves the plan of the others as it is."""
+    record = record_in(folder)
+    first = record.declare(plan_of(50, needs=("bare", "oracle", "random")))
+    record.mark_looked()
+    second = record.declare(plan_of(20, needs=("bare", "values")))
+    assert record.read() == (second, replace(first, looked=True))
+    assert second.warning(("bare", "values")) == ""
+    record.mark_looked()
+    again = record.declare(plan_of(50, needs=("bare", "values")))
+    assert record.read() == (again,)
+    assert len(again.keys) == 4 * 50
+    assert again.warning(("bare", "random")) == ""
+    raised = "limit raised from 20 to 50 after a look: a new analysis"
+    assert again.warning(("bare", "values")) == raised
+
+
+def test_a_run_at_another_limit_leaves_what_others_declared(tmp_path: Path) -> None:
+    """Catches claims judged as a fixed design once another run has had another limit.
+
+    Also a warning at a claim that was looked at in one way alone, and none at one that was not.
+    """
+    check_another_limit(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_twin_a_plan_that_is_lost_or_never_joined_is_seen(
+    tmp_path: Path, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check above, were the latest plan kept alone, or every plan."""
+
+    def after(before: Sequence[LookPlan], plan: LookPlan) -> list[LookPlan]:
+        return [plan, *(before if kept else ())]
+
+    monkeypatch.setattr("kvcore.measurements.looks._after", after)
+    with pytest.raises(AssertionError):
+        check_another_limit(tmp_path)
+
+
+def test_a_record_of_one_plan_is_read(tmp_path: Path) -> None:
+    """Catches a store of an earlier version whose looked-at rows become a fixed design."""
+    record = record_in(tmp_path)
+    plan = record.declare(plan_of(30))
+    content = json.loads(record.path.read_text())
+    earlier = {"cell": content["cell"], **content["plans"][0], "earlier": ["limit raised"]}
+    record.path.write_text(json.dumps(earlier))
+    assert record.read() == (plan,)
 
 
 def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:

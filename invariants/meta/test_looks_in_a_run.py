@@ -272,6 +272,23 @@ def test_a_raised_limit_is_said_to_be_a_new_analysis(
     assert words not in str(first[0])
 
 
+def check_the_others(place: Place, folder: Path, first: dict[str, dict[str, Any]]) -> None:
+    """Claims that another run, at another limit, did not have are told as before it."""
+    other = place.copied(folder)
+    lowered = verdicts(other.run("-k", "small", limit=150))["small"]
+    assert "limit lowered from 300 to 150 after a look" in lowered["details"]["look"]
+    replayed = verdicts(other.run("--kv-no-measure"))
+    assert replayed.pop("small") == lowered
+    assert replayed == {name: each for name, each in first.items() if name != "small"}
+
+
+def test_a_run_of_one_claim_at_another_limit_leaves_the_others(
+    place: Place, tmp_path: Path, first: Any
+) -> None:
+    """Catches rows that were looked at and are judged as a fixed design after another run."""
+    check_the_others(place, tmp_path, first[0])
+
+
 def test_one_look_is_the_fixed_design(tmp_path: Path) -> None:
     """Catches a fixed design that measures less, or judges by another interval."""
     fixed = Place(tmp_path)
@@ -333,6 +350,15 @@ def test_twin_a_fault_in_looking_is_seen(
     judged = verdicts(twin.run())
     with pytest.raises(AssertionError):
         check_what_is_measured(judged, twin.counts)
+
+
+def test_twin_a_record_of_the_last_run_alone_is_seen(
+    place: Place, tmp_path: Path, first: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a comparison that holds whatever is recorded."""
+    monkeypatch.setattr("kvcore.measurements.looks._after", lambda _before, plan: [plan])
+    with pytest.raises(AssertionError):
+        check_the_others(place, tmp_path, first[0])
 
 
 def test_twin_a_replay_of_all_rows_is_seen(

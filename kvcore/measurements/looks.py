@@ -6,13 +6,16 @@ N of the samples, and the last one has all. So every look's samples are also tho
 
 What was declared (limit, number of looks, samples of every look) is recorded beside the rows, in
 ``_looks-<hash of the cell>.json``: judged again from the store alone, the rows are looked at as
-they were when they were measured. A store without a record is a fixed design on all its rows.
+they were when they were measured. A run with another limit is a plan of its own beside the earlier
+ones, which stay for the needs that it does not have. A store without a record is a fixed design on
+all its rows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -67,6 +70,14 @@ class Pool:
         return tuple(sum(added[: k + 1]) for k in range(len(added)))
 
 
+class Design(NamedTuple):
+    """How some needs were looked at: their limit and number of looks."""
+
+    limit: int
+    looks: int
+    needs: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class LookPlan:
     """What is declared before a cell is measured.
@@ -75,24 +86,33 @@ class LookPlan:
     - `looks`: how many, from 1: the fixed design.
     - `pools`: every need of the cell in one of them.
     - `looked`: whether a verdict may have been read since.
-    - `earlier`: how it differs from what was looked at before it, in words.
+    - `earlier`: other designs of the cell that were looked at before it, the first first.
     """
 
     limit: int
     looks: int
     pools: tuple[Pool, ...]
     looked: bool = False
-    earlier: tuple[str, ...] = ()
+    earlier: tuple[Design, ...] = ()
 
     @property
-    def warning(self) -> str:
-        """That this is no longer the analysis that was declared first, "" where it is."""
-        return f"{'; '.join(self.earlier)}: a new analysis" if self.earlier else ""
+    def design(self) -> Design:
+        """Limit, looks and needs."""
+        return Design(self.limit, self.looks, self.needs)
+
+    def warning(self, needs: Iterable[str]) -> str:
+        """Return that a claim on some needs was looked at in another way before, "" where not."""
+        own = set(needs)
+        designs = [design for design in (*self.earlier, self.design) if own <= set(design.needs)]
+        changes = [words for pair in itertools.pairwise(designs) if (words := _change(*pair))]
+        return f"{'; '.join(changes)}: a new analysis" if changes else ""
 
     @property
-    def rows(self) -> int:
-        """How many rows the cell has at the limit."""
-        return sum(len(pool.needs) * pool.counts[-1] for pool in self.pools)
+    def keys(self) -> frozenset[tuple[str, str]]:
+        """Need and sample of every row at the limit."""
+        return frozenset(
+            (need, sample) for need, looks in self._look_of.items() for sample in looks
+        )
 
     @functools.cached_property
     def _pool_of(self) -> Mapping[str, Pool]:
@@ -229,24 +249,20 @@ class Record:
         """The file."""
         return self.folder.root / f"_looks-{io.digest(*self.cell)[:32]}.json"
 
-    def read(self) -> LookPlan | None:
-        """Return what was declared last, None where nothing was.
+    def read(self) -> tuple[LookPlan, ...]:
+        """Return every plan that was declared, the latest first; none where nothing was.
 
         Raises KvError for a file that cannot be read, or is no such record.
         """
         with io.disk_errors(shown(self.folder.root), "read its looks"):
             data = folder.read_newest(self.path)
         if data is None:
-            return None
+            return ()
         try:
             content = json.loads(data)
-            return LookPlan(
-                int(content["limit"]),
-                int(content["looks"]),
-                tuple(map(_read_pool, content["pools"])),
-                bool(content["looked"]),
-                tuple(content["earlier"]),
-            )
+            if "plans" not in content:  # written when a record had one plan, without designs
+                content = {"plans": [{**content, "earlier": []}]}
+            return tuple(map(_read_plan, content["plans"]))
         except (ValueError, KeyError, TypeError) as error:
             raise KvError(
                 f"{self.path.name} is no record of looks ({type(error).__name__}: {error}); remove "
@@ -256,21 +272,20 @@ class Record:
     def declare(self, plan: LookPlan) -> LookPlan:
         """Record what is to be measured, and return it with what was looked at before it.
 
-        Needs that were declared for the same limit and looks stay declared.
+        Needs that were declared for the same limit and looks stay declared in the same plan. Other
+        plans stay as they are, but for one whose needs the new one has all.
         """
         with self._lock():
-            before = self.read()
-            if before is not None:
-                plan = _after(before, plan)
-            self._write(plan)
-        return plan
+            plans = _after(self.read(), plan)
+            self._write(plans)
+        return plans[0]
 
     def mark_looked(self) -> None:
         """Record that rows have been looked at: another limit is a new analysis from now on."""
         with self._lock():
-            plan = self.read()
-            if plan is not None and not plan.looked:
-                self._write(replace(plan, looked=True))
+            plans = self.read()
+            if not all(plan.looked for plan in plans):
+                self._write([replace(plan, looked=True) for plan in plans])
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -281,9 +296,19 @@ class Record:
         ):
             yield
 
-    def _write(self, plan: LookPlan) -> None:
-        data = json.dumps({"cell": self.cell, **asdict(plan)}, ensure_ascii=True) + "\n"
-        folder.put(self.path, data)
+    def _write(self, plans: Sequence[LookPlan]) -> None:
+        content = {"cell": self.cell, "plans": [asdict(plan) for plan in plans]}
+        folder.put(self.path, json.dumps(content, ensure_ascii=True) + "\n")
+
+
+def _read_plan(content: Mapping[str, Any]) -> LookPlan:
+    return LookPlan(
+        int(content["limit"]),
+        int(content["looks"]),
+        tuple(map(_read_pool, content["pools"])),
+        bool(content["looked"]),
+        tuple(Design(limit, looks, tuple(needs)) for limit, looks, needs in content["earlier"]),
+    )
 
 
 def _read_pool(content: Mapping[str, Any]) -> Pool:
@@ -291,18 +316,31 @@ def _read_pool(content: Mapping[str, Any]) -> Pool:
     return Pool(tuple(content["needs"]), samples, tuple(content["clusters"]))
 
 
-def _after(before: LookPlan, plan: LookPlan) -> LookPlan:
-    """Return a plan that is declared after another one."""
-    if not _same_design(before, plan):
-        changed = _changed(before, plan) if before.looked else ()
-        return replace(plan, earlier=(*before.earlier, *changed))
+def _after(before: Sequence[LookPlan], plan: LookPlan) -> list[LookPlan]:
+    """Return every plan once another one is declared, that one first.
+
+    A plan of the same design is joined to it; one whose needs it has all is remembered as a design.
+    """
+    if before and not _same_design(before[0], plan):
+        looked = (before[0].design,) if before[0].looked else ()
+        plan = replace(plan, earlier=(*before[0].earlier, *looked))
+    elif before:
+        plan = replace(plan, earlier=before[0].earlier)
+    alike = next((own for own in before if _same_design(own, plan)), None)
+    if alike is not None:
+        plan = replace(plan, pools=_joined(plan, alike), looked=alike.looked)
+    kept = [own for own in before if own is not alike and not plan.has(own.needs)]
+    return [plan, *kept]
+
+
+def _joined(plan: LookPlan, other: LookPlan) -> tuple[Pool, ...]:
+    """Return the pools of a plan and, of another one, those of the needs that it lacks."""
     own = set(plan.needs)
     others = (
         replace(pool, needs=tuple(need for need in pool.needs if need not in own))
-        for pool in before.pools
+        for pool in other.pools
     )
-    pools = (*plan.pools, *(pool for pool in others if pool.needs))
-    return replace(plan, pools=pools, looked=before.looked, earlier=before.earlier)
+    return (*plan.pools, *(pool for pool in others if pool.needs))
 
 
 def _same_design(before: LookPlan, plan: LookPlan) -> bool:
@@ -313,8 +351,11 @@ def _same_design(before: LookPlan, plan: LookPlan) -> bool:
     return bool(shared) and all(before.looks_of(need) == plan.looks_of(need) for need in shared)
 
 
-def _changed(before: LookPlan, plan: LookPlan) -> tuple[str, ...]:
-    if before.limit != plan.limit:
-        moved = "raised" if plan.limit > before.limit else "lowered"
-        return (f"limit {moved} from {before.limit} to {plan.limit} after a look",)
-    return (f"looks changed from {before.looks} to {plan.looks} after a look",)
+def _change(before: Design, after: Design) -> str:
+    """Return how a design differs from the one before, in words; "" where it does not."""
+    if before.limit != after.limit:
+        moved = "raised" if after.limit > before.limit else "lowered"
+        return f"limit {moved} from {before.limit} to {after.limit} after a look"
+    if before.looks != after.looks:
+        return f"looks changed from {before.looks} to {after.looks} after a look"
+    return ""

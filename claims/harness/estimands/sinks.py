@@ -14,6 +14,16 @@ from kvcore.analysis import IntervalSettings, mean_difference
 from kvcore.measurements.sink_diagnosis import SEEN, SHARES, shares_by_part
 
 SHARE = "attention share"
+LEAST_SINK = 2.0
+"""A sample has a sink where the longest hidden state has so many times the median norm."""
+
+
+def lacks_sink(rows: pd.DataFrame) -> pd.Series:
+    """Whether no hidden state of each prefill, halfway up the layers, is long enough for a sink.
+
+    ``rows``: of the kind `attention_sinks`.
+    """
+    return rows["sink_norm"] < LEAST_SINK * rows["median_norm"]
 
 
 @estimand(SHARE)
