@@ -268,7 +268,7 @@ def test_twin_a_plan_that_is_lost_or_never_joined_is_seen(
     def after(before: Sequence[LookPlan], plan: LookPlan) -> list[LookPlan]:
         return [plan, *(before if kept else ())]
 
-    monkeypatch.setattr("kvcore.measurements.looks._after", after)
+    monkeypatch.setattr("kvcore.measurements.looks.with_declared", after)
     with pytest.raises(AssertionError):
         check_another_limit(tmp_path)
 

@@ -356,7 +356,7 @@ def test_twin_a_record_of_the_last_run_alone_is_seen(
     place: Place, tmp_path: Path, first: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch a comparison that holds whatever is recorded."""
-    monkeypatch.setattr("kvcore.measurements.looks._after", lambda _before, plan: [plan])
+    monkeypatch.setattr("kvcore.measurements.looks.with_declared", lambda _before, plan: [plan])
     with pytest.raises(AssertionError):
         check_the_others(place, tmp_path, first[0])
 

@@ -276,7 +276,7 @@ class Record:
         plans stay as they are, but for one whose needs the new one has all.
         """
         with self._lock():
-            plans = _after(self.read(), plan)
+            plans = with_declared(self.read(), plan)
             self._write(plans)
         return plans[0]
 
@@ -316,7 +316,7 @@ def _read_pool(content: Mapping[str, Any]) -> Pool:
     return Pool(tuple(content["needs"]), samples, tuple(content["clusters"]))
 
 
-def _after(before: Sequence[LookPlan], plan: LookPlan) -> list[LookPlan]:
+def with_declared(before: Sequence[LookPlan], plan: LookPlan) -> list[LookPlan]:
     """Return every plan once another one is declared, that one first.
 
     A plan of the same design is joined to it; one whose needs it has all is remembered as a design.
