@@ -32,6 +32,7 @@ from kvcore.verdict import Prediction, helps, looks
 
 STORE = Path("reports/reference")
 MODEL, DATASET, DTYPE = "smollm2-135m", "docstrings", "float32"
+SHIPPED = (MODEL, "gemma3-270m", "qwen2.5-coder-0.5b")
 SIZES = (60, 100, 300, 1000)
 LIMITS = (300, 1000)
 PAIRS = (("bare", "random"), ("bare", "oracle"), ("random", "oracle"))
@@ -95,7 +96,7 @@ def measure(replications: int, seed: int) -> Iterator[dict[str, Any]]:
         "samples": first.columns.shape[1],
         "clusters": len(first.members),
     }
-    yield {"published": list(_published())}
+    yield {"published": list(published())}
     yield {"errors": list(_errors(first, replications, seed))}
     yield {"power": list(_power(population, replications, seed))}
     yield {
@@ -104,7 +105,7 @@ def measure(replications: int, seed: int) -> Iterator[dict[str, Any]]:
             *_ranking_coverage(rows, replications // AUC_PART, seed),
         ]
     }
-    yield {"looked": _saved(seed)}
+    yield {"looked": saved(seed)}
 
 
 # --- coverage ------------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ def _clustered(population: Population, rng: np.random.Generator) -> Population:
 # --- the published record, and the shipped rows, looked at ---------------------------------------
 
 
-def _published() -> Iterator[dict[str, Any]]:
+def published() -> Iterator[dict[str, Any]]:
     """Chance of each verdict at the published n, were the published effect the true one.
 
     For effects whose standard error follows from their n, on a normal grid of estimates.
@@ -324,7 +325,7 @@ def _read(value: float, half: float, prediction: Prediction) -> str:
     return verdict.judge(e, prediction).verdict
 
 
-def _saved(seed: int) -> dict[str, Any]:
+def saved(seed: int) -> dict[str, Any]:
     """What looks save of the shipped rows, and how often they tell the same as all of them."""
     cells = saving.savings(_session(seed), LOOKS)
     claims = [claim for cell in cells for claim in cell.claims]
@@ -343,7 +344,7 @@ def _saved(seed: int) -> dict[str, Any]:
 def _session(seed: int) -> Session:
     """The session of all claims on the shipped rows."""
     settings = Settings(
-        models=(MODEL, "gemma3-270m"),
+        models=SHIPPED,
         datasets=(),
         limit=1000,
         looks=LOOKS,

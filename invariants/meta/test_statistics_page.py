@@ -16,7 +16,7 @@ from kvcore.verdict import helps
 
 def check_page() -> None:
     """The page is written from the figures kept beside it."""
-    figures = json.loads(statistics_page.FIGURES.read_text(encoding="utf-8"))
+    figures = figures_beside_the_page()
     assert statistics_page.PAGE.read_text(encoding="utf-8") == statistics_page.page(figures)
 
 
@@ -31,6 +31,38 @@ def test_twin_another_figure_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "WRONG", {0.0: "supported", 0.09: "refuted"})
     with pytest.raises(AssertionError):
         check_page()
+
+
+def figures_beside_the_page() -> dict[str, Any]:
+    own: dict[str, Any] = json.loads(statistics_page.FIGURES.read_text(encoding="utf-8"))
+    return own
+
+
+def check_population() -> None:
+    """The simulation's population is the shipped rows, its published cells those declared."""
+    figures = figures_beside_the_page()
+    drawn_from = next(verdicts.measure(figures["replications"], figures["seed"]))
+    assert {name: figures[name] for name in drawn_from} == drawn_from
+    assert figures["published"] == list(verdicts.published())
+
+
+def test_the_page_simulates_on_the_shipped_rows() -> None:
+    """Catches rows, or a published value, that were shipped after the simulation."""
+    check_population()
+
+
+def test_twin_another_population_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above, were the rows of another corpus the population."""
+    monkeypatch.setattr(verdicts, "DATASET", "service_manuals")
+    with pytest.raises(AssertionError):
+        check_population()
+
+
+@pytest.mark.nightly
+def test_looks_at_the_shipped_rows_save_what_the_page_says() -> None:
+    """Catches verdicts, or savings, of rows that are no longer those shipped."""
+    figures = figures_beside_the_page()
+    assert figures["looked"] == pytest.approx(verdicts.saved(figures["seed"]))
 
 
 def population() -> verdicts.Population:
