@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.part == SINKS:
         sinks_page.write()
-        print(f"written to {sinks_page.PAGE.relative_to(Path.cwd())} and {sinks_page.PICTURE.name}")
+        print(f"written to {sinks_page.PAGE.relative_to(Path.cwd())} and the pictures beside it")
         return 0
     lm = loading.load(options.model, device="cpu", dtype="float32")
     if options.peak_of:

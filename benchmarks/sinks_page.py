@@ -1,4 +1,4 @@
-"""Writes the figures and the picture of `docs/sinks.md` from the shipped rows; no model is loaded.
+"""Writes the figures and the pictures of `docs/sinks.md` from the shipped rows; no model is loaded.
 
 ``python -m benchmarks --part sinks``. Every row of a cell counts here, also those behind the look
 at which a claim stopped, so intervals are those of a fixed design and no verdicts.
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from benchmarks import slot_picture
 from claims.harness.estimands.sinks import attention_plot, lacks_sink
 from kvcore.analysis import Estimate, effect_size, mean_difference
 from kvcore.errors import MissingResource
@@ -28,20 +29,24 @@ from reports.text import number
 
 STORE = Path("reports/reference")
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE, PICTURE = DOCS / "sinks.md", DOCS / "sinks.svg"
+PAGE, PICTURE, SLOTS = DOCS / "sinks.md", DOCS / "sinks.svg", DOCS / "slots.svg"
 MODELS = ("smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b")
 DATASET, DTYPE = "docstrings", "float32"
 BARS = ("bare", f"{SEEN}(random)", "random", "keep_sink(random)")
 PREFIXES = ("random", "static_fact", "oracle")
 BEGIN, END = "<!-- figures of the shipped rows -->", "<!-- end of figures -->"
+SLOTS_IN_WORDS = """\
+The same slot by slot: BOS and the first eight tokens of prefix and document; shares of all other
+slots are written beside. Where the sink is kept, it is the one slot of the prefix that is left."""
 Cell = Mapping[str, pd.DataFrame]
 """Measured rows of a model by condition, indexed by sample."""
 
 
 def write(store: Path = STORE) -> None:
-    """Write the picture, and the figures into the page."""
+    """Write the pictures, and the figures into the page."""
     cells = {model: cell(model, store) for model in MODELS}
     write_atomically(PICTURE, picture(cells) + "\n")
+    write_atomically(SLOTS, slot_picture.picture(cells, BARS) + "\n")
     write_atomically(PAGE, with_figures(PAGE.read_text(encoding="utf-8"), figures(cells)))
 
 
@@ -154,6 +159,8 @@ def figures(cells: Mapping[str, Cell]) -> str:
             table(heads, without),
             f"![{alternative(cells)}](sinks.svg)",
             table(["model", "cache", *SHARES], shares),
+            SLOTS_IN_WORDS,
+            f"![{slot_picture.alternative(cells, BARS)}](slots.svg)",
         )
     )
 

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import sinks_page
+from benchmarks import sinks_page, slot_picture
 from benchmarks.sinks_page import Cell
 from invariants.support.comparing import must_see, replaced
 from kvcore.measurements.sink_diagnosis import SHARES
+from kvcore.measurements.sink_parts import PARTS
 
 NAMES = ("bare", "full_context(random)", "random", "keep_sink(random)")
 FIGURE = re.compile(r"([+−]?\d\.\d{3}) \[.*\], n = ([\d,]+)")
@@ -38,6 +39,8 @@ def check_page(cells: Mapping[str, Cell]) -> None:
     assert sinks_page.with_figures(page, sinks_page.figures(cells)) == page
     shown = page_texts(sinks_page.PICTURE.read_text(encoding="utf-8"))
     assert shown == page_texts(sinks_page.picture(cells))
+    shown = page_texts(sinks_page.SLOTS.read_text(encoding="utf-8"))
+    assert shown == page_texts(slot_picture.picture(cells, sinks_page.BARS))
 
 
 def test_the_page_is_written_from_the_shipped_rows(cells: Mapping[str, Cell]) -> None:
@@ -56,6 +59,37 @@ def test_twin_a_page_of_other_rows_is_seen(cells: Mapping[str, Cell], name: str)
         lambda _, own, *more: real(some if isinstance(own, dict) else some["bare"], *more),
     )
     must_see(fault, check_page, cells)
+
+
+def check_slots(cells: Mapping[str, Cell]) -> None:
+    """Compare the shares of single slots with those of the rows' other columns."""
+    for model, own in cells.items():
+        profiles = slot_picture.mean_profiles(own, sinks_page.BARS)
+        common = set.intersection(*(set(own[name].index) for name in sinks_page.BARS))
+        for name, profile in profiles.items():
+            rows = own[name][[sample in common for sample in own[name].index]]
+            assert sum(profile.values()) == pytest.approx(1, abs=1e-5), (model, name)
+            assert profile["BOS"] == pytest.approx(rows["bos_share"].mean(), abs=1e-6)
+            of_prefix = sum(share for part, share in profile.items() if "prefix" in part)
+            assert of_prefix == pytest.approx(rows["prefix_share"].mean(), abs=1e-6)
+        kept, one_slot = own["keep_sink(random)"], profiles["keep_sink(random)"]["prefix 1"]
+        there = kept.loc[sorted(common)]
+        in_prefix = there["sink_share"].where(there["sink_part"] == "prefix", 0.0)
+        assert one_slot == pytest.approx(in_prefix.mean(), abs=2e-3), model
+
+
+def test_single_slots_have_the_shares_of_their_rows(cells: Mapping[str, Cell]) -> None:
+    """Fault: slots shifted by one, another condition's rows, means over other samples."""
+    check_slots(cells)
+
+
+def test_twin_slots_shifted_by_one_are_seen(
+    cells: Mapping[str, Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: a check blind to which slot a share is of."""
+    monkeypatch.setattr(slot_picture, "PARTS", (*PARTS[1:], PARTS[0]))
+    with pytest.raises(AssertionError):
+        check_slots(cells)
 
 
 def check_figures(cells: Mapping[str, Cell]) -> None:
@@ -156,3 +190,5 @@ def test_a_model_of_which_nothing_is_stored_is_said_in_words() -> None:
     """Fault: a page that cannot be written before every model has rows."""
     assert "no bare row tells where the sink is" in sinks_page.figures({"a model": {}})
     assert page_texts(sinks_page.picture({"a model": {}})).count("no rows stored yet") == 4
+    slots = slot_picture.picture({"a model": {}}, NAMES)
+    assert page_texts(slots).count("no rows stored yet") == 4
