@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks import slot_picture
+from claims.harness.cells import OPT_IN_MODELS
 from claims.harness.estimands.sinks import attention_plot, lacks_sink
 from kvcore.analysis import Estimate, effect_size, mean_difference
 from kvcore.errors import MissingResource
@@ -30,7 +31,7 @@ from reports.text import number
 STORE = Path("reports/reference")
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, PICTURE, SLOTS = DOCS / "sinks.md", DOCS / "sinks.svg", DOCS / "slots.svg"
-MODELS = ("smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b")
+MODELS = ("smollm2-135m", *OPT_IN_MODELS)
 DATASET, DTYPE = "docstrings", "float32"
 BARS = ("bare", f"{SEEN}(random)", "random", "keep_sink(random)")
 PREFIXES = ("random", "static_fact", "oracle")

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from claims.harness.estimands.sinks import bar_label
+from claims.harness.estimands.sinks import bar_label, common_samples
 from kvcore.measurements.sink_parts import PARTS, SINGLE
 from reports.plots.svg import AREAS, MUTED, standalone, style, to_svg
 from reports.text import number
@@ -50,12 +50,12 @@ def mean_profiles(
     own: Mapping[str, pd.DataFrame], conditions: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Return the mean share of each part by condition, none where nothing is stored."""
-    stored = [own[name].index for name in conditions if name in own]
-    common = sorted(set.intersection(*map(set, stored))) if stored else []
+    stored = {name: own[name] for name in conditions if name in own}
+    common = common_samples(stored.values())
     means = {
-        name: np.mean(own[name].loc[common, "profile"].tolist(), axis=0).tolist()
-        for name in conditions
-        if name in own and common
+        name: np.mean(rows.loc[common, "profile"].tolist(), axis=0).tolist()
+        for name, rows in stored.items()
+        if common
     }
     return {name: dict(zip(PARTS, means.get(name, ()), strict=False)) for name in conditions}
 

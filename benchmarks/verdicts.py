@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats as sps
 
 from claims.harness import registry, saving
-from claims.harness.cells import cells_of
+from claims.harness.cells import OPT_IN_MODELS, cells_of
 from claims.harness.claims import CellClaim, finding_of, specified
 from claims.harness.options import Settings
 from claims.harness.session import Session
@@ -32,7 +32,6 @@ from kvcore.verdict import Prediction, helps, looks
 
 STORE = Path("reports/reference")
 MODEL, DATASET, DTYPE = "smollm2-135m", "docstrings", "float32"
-SHIPPED = (MODEL, "gemma3-270m", "qwen2.5-coder-0.5b")
 SIZES = (60, 100, 300, 1000)
 LIMITS = (300, 1000)
 PAIRS = (("bare", "random"), ("bare", "oracle"), ("random", "oracle"))
@@ -344,7 +343,7 @@ def saved(seed: int) -> dict[str, Any]:
 def _session(seed: int) -> Session:
     """The session of all claims on the shipped rows."""
     settings = Settings(
-        models=SHIPPED,
+        models=(MODEL, *OPT_IN_MODELS),
         datasets=(),
         limit=1000,
         looks=LOOKS,

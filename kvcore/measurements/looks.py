@@ -321,11 +321,10 @@ def with_declared(before: Sequence[LookPlan], plan: LookPlan) -> list[LookPlan]:
 
     A plan of the same design is joined to it; one whose needs it has all is remembered as a design.
     """
-    if before and not _same_design(before[0], plan):
-        looked = (before[0].design,) if before[0].looked else ()
-        plan = replace(plan, earlier=(*before[0].earlier, *looked))
-    elif before:
-        plan = replace(plan, earlier=before[0].earlier)
+    if before:
+        latest = before[0]
+        new = latest.looked and not _same_design(latest, plan)
+        plan = replace(plan, earlier=(*latest.earlier, *((latest.design,) if new else ())))
     alike = next((own for own in before if _same_design(own, plan)), None)
     if alike is not None:
         plan = replace(plan, pools=_joined(plan, alike), looked=alike.looked)

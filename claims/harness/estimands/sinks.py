@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -67,9 +67,9 @@ def attention_plot(frames: Mapping[str, pd.DataFrame | None]) -> Plot:
         for name, frame in frames.items()
         if frame is not None
     }
-    common = set.intersection(*(set(own.index) for own in shares.values())) if shares else set()
+    common = common_samples(shares.values())
     means = {
-        name: own.loc[sorted(common)].mean().round(6).tolist() if common else []
+        name: own.loc[common].mean().round(6).tolist() if common else []
         for name, own in shares.items()
     }
     bars = [
@@ -82,6 +82,12 @@ def attention_plot(frames: Mapping[str, pd.DataFrame | None]) -> Plot:
         "parts": list(SHARES),
         "bars": bars,
     }
+
+
+def common_samples(frames: Iterable[pd.DataFrame]) -> list[str]:
+    """Return the samples that every table has, sorted; tables are indexed by sample."""
+    samples = [set(frame.index) for frame in frames]
+    return sorted(set.intersection(*samples)) if samples else []
 
 
 BARS = {
