@@ -6,6 +6,7 @@ the same condition in other batches, and keys turned forth and back. `kl` is Kul
 
 from claims.harness.claims import claims_about
 from claims.harness.estimands.divergence import (
+    DRAWS,
     beyond_the_null,
     difference_of_divergence,
     intervals_that_hold_their_mean,
@@ -66,6 +67,7 @@ def test_intervals_hold_their_mean(judge):
 @topic.claim(
     "more-samples-narrow-the-interval",
     metrics=("js",),
+    min_n=DRAWS,  # n of a claim about widths is the number of draws
     predicts=at_least(1.5, effect=2.83, unit="ratio"),
 )
 def test_more_samples_narrow_the_interval(judge):
@@ -76,6 +78,7 @@ def test_more_samples_narrow_the_interval(judge):
 @topic.claim(
     "widths-follow-the-square-root",
     metrics=("js",),
+    min_n=DRAWS,
     version=2,
     predicts=negligible(delta=0.1, unit="log-log slope"),
 )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
+from claims import test_divergence as claims_of_divergence
 from claims.harness.estimands import divergence
 from invariants.support.comparing import must_see, replaced
 from invariants.support.estimand_rows import computed, divergence_rows
@@ -52,6 +54,25 @@ def test_widths_fall_with_the_square_root_of_n() -> None:
         )
 
     must_see(constant, check_widths)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "test"),
+    [
+        (divergence.ratio_of_widths, claims_of_divergence.test_more_samples_narrow_the_interval),
+        (
+            divergence.slope_of_widths,
+            claims_of_divergence.test_widths_fall_with_the_square_root_of_n,
+        ),
+    ],
+)
+def test_a_claim_about_widths_can_be_refuted(
+    estimate: Callable[..., Any], test: Callable[..., Any]
+) -> None:
+    """A minimum above the number of draws, which is n here: no ledger would take a refutation."""
+    spread = divergence_rows("a", np.random.default_rng(1).exponential(1.0, 100))
+    (marked,) = test.pytestmark  # type: ignore[attr-defined]
+    assert marked.args[0].min_n <= computed(estimate, spread).estimate.n
 
 
 def check_held() -> None:
