@@ -1,6 +1,13 @@
 """Mechanism: which half of a primed cache carries the effect, in which layers and positions."""
 
-from claims.harness.claims import GEMMA_PASSAGES, MANUALS, MISTRAL, Instead, claims_about
+from claims.harness.claims import (
+    GEMMA_PASSAGES,
+    MANUALS,
+    MANUALS_OF_ALL,
+    MISTRAL,
+    Instead,
+    claims_about,
+)
 from claims.harness.estimands.paired import (
     lower_against_upper_half,
     mean_benefit,
@@ -37,6 +44,7 @@ topic = claims_about("mechanism", source=SOURCE, slow=True, also_stored_at=(MANU
     version=2,
     predicts=helps(delta=0.09, effect=0.472),
     published=("exp07-mistral-static-fact", "exp16-gemma-static-fact"),
+    also_stored_at=MANUALS_OF_ALL,
     instead={
         GEMMA_PASSAGES: Instead(
             does_not_help(delta=0.09, effect=-0.031),

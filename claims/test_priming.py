@@ -1,6 +1,13 @@
 """Priming: what a prefix does that is read before the document and dropped again."""
 
-from claims.harness.claims import GEMMA_PASSAGES, LONG_PAGES, MANUALS, Instead, claims_about
+from claims.harness.claims import (
+    GEMMA_PASSAGES,
+    LONG_PAGES,
+    MANUALS,
+    MANUALS_OF_ALL,
+    Instead,
+    claims_about,
+)
 from claims.harness.estimands.paired import benefit_without_first_token, mean_of, paired_benefit
 from kvcore.verdict import does_not_help, helps, hurts, negligible
 
@@ -13,7 +20,7 @@ def levels(*conditions: str) -> tuple[str, ...]:
     return tuple(f"exp01-mistral-{name}-{c}" for c in conditions for name in names)
 
 
-topic = claims_about("priming", source=SOURCE, also_stored_at=(MANUALS,))
+topic = claims_about("priming", source=SOURCE, also_stored_at=MANUALS_OF_ALL)
 
 
 @topic.claim(
@@ -256,6 +263,7 @@ OTHERS = tuple(f"static({name})" for name in ("definition", "procedure", "quanti
     slow=True,
     source="priming project summary, static intents",
     predicts=negligible(delta=0.09),
+    also_stored_at=(MANUALS,),
 )
 def test_any_static_question_does(judge):
     """Four other fixed questions do as well, on average, as the one about key facts."""

@@ -34,6 +34,11 @@ GEMMA_4B: Place = ("gemma3-4b", "ms_marco")
 GEMMA_PASSAGES: Place = ("gemma3-4b", "ms_marco_passages")  # all passages of 300 queries
 LONG_PAGES: Place = ("mistral-7b", "natural_questions")
 MANUALS: Place = ("smollm2-135m", "service_manuals")  # the default model on a second corpus
+MANUALS_OF_ALL: tuple[Place, ...] = (
+    MANUALS,
+    ("gemma3-270m", "service_manuals"),
+    ("qwen2.5-coder-0.5b", "service_manuals"),
+)
 Applies = Callable[[Any], str]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from claims.harness import cells, registry
-from claims.harness.claims import MANUALS, ClaimSpec
+from claims.harness.claims import MANUALS, MANUALS_OF_ALL, ClaimSpec
 from invariants.support import markdown
 from invariants.support.settings import settings
 from kvcore.data.datasets import load_corpus
@@ -35,10 +35,11 @@ def check_places() -> None:
     assert cells.places(spec, both) == (
         (MODEL, "docstrings"),
         ("gemma3-270m", "docstrings"),
-        MANUALS,
+        *MANUALS_OF_ALL[:2],
     )
     other = settings(models=("gemma3-270m",), datasets=(), no_measure=True)
-    assert cells.places(spec, other) == (("gemma3-270m", "docstrings"),)
+    of_the_default_model = spec_of("any-static-question-does")
+    assert cells.places(of_the_default_model, other) == (("gemma3-270m", "docstrings"),)
     named = settings(models=(), datasets=("docstrings",), no_measure=True)
     assert cells.places(spec, named) == ((MODEL, "docstrings"),)
     assert cells.places(spec, settings(models=(MODEL,), datasets=(NAME,))) == (MANUALS,)
@@ -68,20 +69,18 @@ def test_twin_a_corpus_judged_always_or_never_is_seen(
 
 
 def check_expected(page: str) -> None:
-    """Demand a line for each claim that is judged on the corpus, a verdict for each metric."""
+    """Demand a verdict for each claim, model and metric that is judged on the corpus."""
     rows = markdown.table_rows(page, "## What is expected there")
-    expected = {row[0].strip("`"): row[1].split(", ") for row in rows}
-    judged = {
-        spec.claim.id: spec
-        for spec in registry.all_specs()
-        if MANUALS in spec.declared.also_stored_at
-    }
-    assert sorted(row[0].strip("`") for row in rows) == sorted(judged)
-    for claim_id, verdicts in expected.items():
-        spec = judged[claim_id]
-        assert len(verdicts) == len(spec.declared.metrics)
-        assert set(verdicts) <= {"S", "R", "?"}
-        assert spec.at(MANUALS).claim == spec.claim  # the prediction of the docstrings
+    specs = {spec.claim.id: spec for spec in registry.all_specs()}
+    for place, column in zip(MANUALS_OF_ALL, range(1, len(MANUALS_OF_ALL) + 1), strict=True):
+        expected = {row[0].strip("`"): row[column] for row in rows if row[column] != "–"}
+        judged = {name for name, spec in specs.items() if place in spec.declared.also_stored_at}
+        assert set(expected) == judged
+        for claim_id, verdicts in expected.items():
+            spec = specs[claim_id]
+            assert len(verdicts.split(", ")) == len(spec.declared.metrics)
+            assert set(verdicts.split(", ")) <= {"S", "R", "?"}
+            assert spec.at(place).claim == spec.claim  # the prediction of the docstrings
 
 
 def test_what_is_expected_is_written_down() -> None:
@@ -91,7 +90,7 @@ def test_what_is_expected_is_written_down() -> None:
 
 def test_twin_a_claim_that_is_not_on_the_page_is_seen() -> None:
     """Catches nothing of its own: a page without a line must fail the check above."""
-    line = "| `random-prefix-helps` | S, S |\n"
+    line = "| `random-prefix-helps` | S, S | R, R | R, R |\n"
     assert line in PAGE
     with pytest.raises(AssertionError):
         check_expected(PAGE.replace(line, ""))
