@@ -15,7 +15,7 @@ import pytest
 from invariants.support import invented
 from invariants.support.comparing import must_see, replaced
 from kvcore.analysis import Estimate, over_models
-from kvcore.verdict import Cell, Judgement, Published, Verdict
+from kvcore.verdict import Cell, Judgement, Published, Verdict, negligible
 from kvcore.verdict.reading import Outcome
 from reports.markdown import outcomes, places, priming, sinks, spelling, transfer, verdicts
 
@@ -332,14 +332,17 @@ def sink_rows(
         of("helps", gain, "oracle", "keep_sink(oracle)", "bare"),
         of("undoes", bare_over_kept, "keep_sink(oracle)", "bare"),
         of("tokens", kept, "bare", "keep_first(oracle,4)"),
+        of("alone", DOWN, "keep_first(oracle,4)", "keep_sink(oracle)"),
     ]
 
 
+ENOUGH = "One slot, the sink, is enough to undo the harm"
+EASIER = "Whether what is then gained over the bare document is the prefix's doing"
 EXPLAINED = {
-    "The sink explains the harm: none that is seen is left": (DOWN, AROUND, UP),
-    "The sink explains the harm: the prefix helps once it is kept": (DOWN, UP, UP),
-    "The sink explains a part of the harm": ((-0.9, -0.7), DOWN, UP),
-    "The sink does not explain the harm": (DOWN, DOWN, AROUND),
+    f"{ENOUGH}: none that is seen is left": (DOWN, AROUND, UP),
+    f"{ENOUGH}: answers are then easier than the bare document's": (DOWN, UP, UP),
+    "Keeping the sink undoes a part of the harm": ((-0.9, -0.7), DOWN, UP),
+    "Keeping it does not undo the harm": (DOWN, DOWN, AROUND),
     "Truncation does no harm that is seen": (AROUND, UP, UP),
 }
 
@@ -349,18 +352,19 @@ def check_explained() -> None:
     for words, intervals in EXPLAINED.items():
         text = transfer.transfer(sink_rows(*intervals), ())
         assert f". {words}" in text, words
-        explains = words.startswith("The sink explains the harm")
-        counted = f"losing the sink explains {int(explains)}"
+        counted = f"keeping the sink undoes {int(words.startswith(ENOUGH))}"
         assert (counted in text) is (intervals[0][1] < 0), words
+        assert (EASIER in text) is words.endswith("the bare document's"), words
     none = transfer.transfer(sink_rows(DOWN, DOWN, (0.0, 0.0), inside=0.0), ())
     assert (
-        ". No sink is found in it halfway up the layers, so that none is kept, and the sink does"
+        ". No sink is found in it halfway up the layers, so that none is kept, and keeping it does"
         in none
     )
     text = transfer.transfer(sink_rows(DOWN, (0.1, 0.3), UP), ())
     assert (
         "The query (the sink is in it in 100 % of the samples): dropped −0.300 [−0.400, −0.200], "
-        "with the sink kept +0.200 [+0.100, +0.300]; keeping it gains +0.300 [+0.200, +0.400]"
+        "with the sink kept +0.200 [+0.100, +0.300]; keeping it gains +0.300 [+0.200, +0.400], "
+        "over keeping the first four tokens −0.300 [−0.400, −0.200] (n = 90)"
     ) in text
 
 
@@ -389,8 +393,10 @@ def without_a_sink(
     return own
 
 
-FORMS_NONE = "what is missing is a sink, not what was dropped"
-BY_THE_FIRST_QUARTER = "They hurt by the document's first quarter"
+FORMS_NONE = "it does not hurt by being dropped; a missing sink would explain both"
+BY_THE_FIRST_QUARTER = (
+    "Values on the document's first quarter, in which the bare keys have the sink"
+)
 
 
 def check_sinks_that_do_not_form() -> None:
@@ -398,15 +404,15 @@ def check_sinks_that_do_not_form() -> None:
     text = transfer.transfer(without_a_sink(0.95, DOWN, UP), ())
     in_sight_too = "and it hurts in sight as well (−0.300 [−0.400, −0.200])"
     assert f"behind it in 95 % of the samples, {in_sight_too}: {FORMS_NONE}" in text
-    assert "explains 0, and that none forms 1 (a fixed question on m2)." in text
+    assert "undoes 0; behind 1 no sink forms (a fixed question on m2)." in text
     assert BY_THE_FIRST_QUARTER in text
-    assert "those on the rest do better by a fixed question +0.300 [+0.200, +0.400]." in text
+    assert "than those on it, for a fixed question by +0.300 [+0.200, +0.400]." in text
     nearly_all = transfer.transfer(without_a_sink(0.9967, DOWN, UP), ())
     assert "behind it in 99.7 % of the samples" in nearly_all
     for share, in_sight in ((0.5, DOWN), (0.95, AROUND), (0.95, UP)):
         other = transfer.transfer(without_a_sink(share, in_sight, AROUND), ())
         assert FORMS_NONE not in other
-        assert "explains 0, not a fixed question on m2." in other
+        assert "undoes 0; it does not undo a fixed question on m2." in other
         assert BY_THE_FIRST_QUARTER not in other
 
 
@@ -440,7 +446,7 @@ def test_what_the_sink_explains() -> None:
     ("owner", "name", "wrong"),
     [
         (sinks, "turned", lambda _real, estimate: estimate),
-        (sinks.Prefix, "explained", property(lambda self: self.harms)),
+        (sinks.Prefix, "undone", property(lambda self: self.harms)),
         (sinks.Prefix, "harms", property(lambda _self: True)),
     ],
 )
@@ -465,11 +471,81 @@ def test_where_bos_is_the_sink_it_explains_nothing() -> None:
     ]
     text = transfer.transfer([*on_bos, *other], ())
     assert "**m2**: BOS has 0.350 of the attention and is the sink" in text
-    assert "with its first four tokens kept +0.300 [+0.200, +0.400]." in text
-    count = len(outcomes.flips(places.by_place([*on_bos, *other])))
-    assert count > 0
-    assert f"Of {count} claims that flip, {count} do so between models on which BOS is" in text
+    assert "with its first four tokens kept +0.300 [+0.200, +0.400] (n = 90)." in text
     assert "harms of truncation" not in text
+
+
+def flipping() -> list[Judgement]:
+    """Return three claims that flip: between BOS models alone, with a third there, against it."""
+    on_bos = [
+        dataclasses.replace(j, cell=dataclasses.replace(j.cell, model=model))
+        for model, share in (("m1", 0.4), ("m2", 0.4), ("m3", 0.0))
+        for j in sink_rows(AROUND, AROUND, AROUND, share=(share, share))[:1]
+    ]
+    elsewhere = ("m3", "data")
+    judged = {
+        "between": {M1: UP, M2: DOWN},
+        "with-a-third": {M1: UP, M2: DOWN, elsewhere: AROUND},
+        "against": {M1: UP, M2: UP, elsewhere: DOWN},
+    }
+    return on_bos + [
+        cell_of(claim, place, interval, "refuted", "reversed")
+        for claim, own in judged.items()
+        for place, interval in own.items()
+    ]
+
+
+def check_flips_by_sink() -> None:
+    """Demand the flips counted that no lost sink can be behind, whoever else was judged."""
+    text = transfer.transfer(flipping(), ())
+    assert "Of 3 claims that flip, 2 do so between places whose models have their sink in" in text
+    assert "The other 1 set a model with its sink elsewhere against them" in text
+
+
+def test_flips_are_counted_by_the_sink() -> None:
+    """Catches a flip between BOS models that is put down to the sink, as a third was judged too."""
+    check_flips_by_sink()
+
+
+def test_twin_flips_are_counted_by_the_sink() -> None:
+    """Flips counted by all the places of a claim are seen."""
+    must_see(replaced(sinks, "turns", lambda _real, _own: True), check_flips_by_sink)
+
+
+def test_a_claim_that_holds_everywhere_does_not_flip() -> None:
+    """Catches a prediction of no sign, supported on both sides of 0, among the flips."""
+    on_both = [
+        cell_of("differs", place, interval, "supported", "beyond-margin")
+        for place, interval in ((M1, UP), (M2, DOWN))
+    ]
+    assert not outcomes.flips(places.by_place(on_both))
+    assert outcomes.flips(
+        places.by_place([on_both[0], cell_of("differs", M2, DOWN, "refuted", "reversed")])
+    )
+
+
+def check_controls() -> None:
+    """Demand an identity that is exact to a thousandth apart from a small effect."""
+    exact = negligible(outcomes.CONTROL, unit="nats/token")
+    told_of = [
+        dataclasses.replace(j, claim=dataclasses.replace(j.claim, prediction=exact))
+        for j in (cell_of("identity", M2, TINY, "supported", "negligible"),)
+    ]
+    told_of.append(cell_of("small", M2, TINY, "supported", "negligible"))
+    small = transfer.transfer(told_of, ()).partition("## What is too small")[2]
+    assert "1 claim has an interval within the margin" in small
+    assert "1 control, that two ways to the same numbers agree" in small
+    assert "held everywhere: `identity`." in small
+
+
+def test_controls_are_named_apart() -> None:
+    """Catches an identity of caches that is shown as a finding of a small effect."""
+    check_controls()
+
+
+def test_twin_controls_are_named_apart() -> None:
+    """A page on which nothing is a control is seen."""
+    must_see(replaced(outcomes, "is_control", lambda _real, _own: False), check_controls)
 
 
 # --- the priming family -------------------------------------------------------------------------
@@ -525,6 +601,11 @@ def primed() -> list[Judgement]:
         cell_of("same", M2, UP, "supported", "beyond-margin", conditions=("bare", "oracle")),
         cell_of("same", ELSEWHERE, UP, "supported", "beyond-margin", conditions=("bare", "oracle")),
     ]
+    open_ = cell_of("open", ELSEWHERE, AROUND, "inconclusive", "open", conditions=("bare", "two"))
+    made += [
+        cell_of("open", M2, UP, "supported", "beyond-margin", conditions=("bare", "two")),
+        dataclasses.replace(open_, required_n=400),
+    ]
     return [
         dataclasses.replace(j, claim=dataclasses.replace(j.claim, family="priming")) for j in made
     ]
@@ -545,7 +626,8 @@ def check_priming_table() -> None:
     assert "0.777" not in text
     assert "0.888" not in text
     assert "On other, m2 gives the verdict that it gives on data in 1 of the 2 claims" in text
-    assert "not in `random`; 0 are open" in text
+    assert "decided on both, not in `random`." in text
+    assert "Open: `open` (on other with n = 90; about 400 are needed)." in text
     flips = text.partition("## What flips")[2]
     assert "+0.300 [+0.200, +0.400] on m2, −0.300 [−0.400, −0.200] on m2 × other" in flips
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kvcore.verdict import Judgement, Verdict
+from kvcore.verdict import Judgement
 from reports.markdown.places import ByPlace, Place, on_main_data, place_names
 from reports.markdown.spelling import interval_text
 from reports.words import is_signed
@@ -15,6 +15,9 @@ SHOWN = 5
 """How many claims of a section are spelled out; the others are named."""
 NEAR, FAR = 1_500, 10_000
 """Samples that the docstrings have, about, and that no corpus here has."""
+
+CONTROL = 0.001
+"""The largest margin of a claim that two ways to the same cache agree, in its unit."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,13 @@ def is_small(own: Mapping[Place, Judgement]) -> bool:
     return all(j.reading == "negligible" for j in own.values())
 
 
+def is_control(own: Mapping[Place, Judgement]) -> bool:
+    """Whether a claim says that two ways to the same cache agree, and they do in every place."""
+    prediction = next(iter(own.values())).claim.prediction
+    exact = prediction.name == "negligible" and prediction.margin <= CONTROL
+    return exact and is_small(own)
+
+
 def clearness(own: Mapping[Place, Judgement]) -> tuple[bool, float]:
     """Return what puts claims in order: first those of which the opposite came out everywhere."""
     return all(j.reading == "reversed" for j in own.values()), strength(own)
@@ -119,13 +129,20 @@ def section(
 def flips(judged: ByPlace) -> dict[str, Mapping[Place, Judgement]]:
     """Return the claims whose interval lies above 0 in one place and below it in another.
 
-    Shares and areas under a curve have no 0 to lie on one side of.
+    A claim that is supported in every place says nothing of a sign, and is left out. Shares and
+    areas under a curve have no 0 to lie on one side of.
     """
     return {
         claim: own
         for claim, own in judged.items()
-        if any(above(j) for j in own.values()) and any(below(j) for j in own.values())
+        if turns(own.values()) and any(j.verdict != "supported" for j in own.values())
     }
+
+
+def turns(judgements: Iterable[Judgement]) -> bool:
+    """Whether one interval lies above 0 and another below it."""
+    own = list(judgements)
+    return any(map(above, own)) and any(map(below, own))
 
 
 def above(judgement: Judgement) -> bool:
@@ -186,25 +203,42 @@ class Corpora:
     second: str
     same: tuple[str, ...]  # the same verdict on both, and it is one
     turned: tuple[str, ...]  # supported on one, refuted on the other
-    open: int  # open on one of them or both
+    open: tuple[str, ...]  # open on one of them or both, with the samples that would settle it
 
 
 def on_other_corpora(judged: ByPlace) -> list[Corpora]:
     """Compare the verdicts on a further corpus with those on a model's first one."""
-    pairs: dict[tuple[str, str, str], dict[str, set[Verdict]]] = {}
+    pairs: dict[tuple[str, str, str], dict[str, tuple[Judgement, Judgement]]] = {}
     for claim, own in judged.items():
         main = on_main_data(own)
         for (model, dataset), judgement in own.items():
             first = main[model]
             if first is not judgement:
                 place = (model, first.cell.dataset, dataset)
-                verdicts = {first.verdict, judgement.verdict}
-                pairs.setdefault(place, {})[claim] = verdicts
-    return [_compared(*place, verdicts) for place, verdicts in pairs.items()]
+                pairs.setdefault(place, {})[claim] = (first, judgement)
+    return [_compared(*place, own) for place, own in pairs.items()]
 
 
-def _compared(model: str, first: str, second: str, verdicts: Mapping[str, set[Verdict]]) -> Corpora:
-    decided = {claim: found for claim, found in verdicts.items() if "inconclusive" not in found}
-    same = tuple(sorted(claim for claim, found in decided.items() if len(found) == 1))
+def _compared(
+    model: str, first: str, second: str, on_both: Mapping[str, tuple[Judgement, Judgement]]
+) -> Corpora:
+    verdicts = {claim: {j.verdict for j in pair} for claim, pair in on_both.items()}
+    decided = {claim: own for claim, own in verdicts.items() if "inconclusive" not in own}
+    same = tuple(sorted(claim for claim, own in decided.items() if len(own) == 1))
     turned = tuple(sorted(claim for claim in decided if claim not in same))
-    return Corpora(model, first, second, same, turned, len(verdicts) - len(decided))
+    open_ = tuple(
+        f"`{claim}` ({_open_on(pair)})"
+        for claim, pair in sorted(on_both.items())
+        if claim not in decided
+    )
+    return Corpora(model, first, second, same, turned, open_)
+
+
+def _open_on(pair: Iterable[Judgement]) -> str:
+    """Say on which data of two a claim is open, with how many samples, and how many it needs."""
+    return ", ".join(
+        f"on {j.cell.dataset} with n = {j.estimate.n:,}"
+        + (f"; about {j.required_n:,} are needed" if j.required_n and not j.why_open else "")
+        for j in pair
+        if j.verdict == "inconclusive"
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kvcore.analysis import Estimate
 from kvcore.verdict import Judgement
-from reports.markdown.places import place_of
+from reports.markdown.outcomes import turns
+from reports.markdown.places import Place, place_of
 from reports.markdown.spelling import interval_text, models_of, percent
 
 PREFIXES = {"random": "a random prefix", "static_fact": "a fixed question", "oracle": "the query"}
@@ -33,6 +34,7 @@ class Prefix:
     without: float | None = None  # share of samples in which no sink forms behind it
     in_sight: Estimate | None = None  # nothing is dropped
     late: Estimate | None = None  # of its values behind the first quarter over those on it
+    over_four: Estimate | None = None  # of keeping the sink alone over its first four tokens
 
     @property
     def harms(self) -> bool:
@@ -40,10 +42,17 @@ class Prefix:
         return self.dropped.ci_high < 0
 
     @property
-    def explained(self) -> bool:
+    def undone(self) -> bool:
         """Whether keeping the sink leaves none of the harm that is seen."""
         gains = self.gain is not None and self.gain.ci_low > 0
         return self.harms and gains and self.kept is not None and self.kept.ci_high >= 0
+
+    @property
+    def sizes(self) -> str:
+        """Return on how many samples the effects rest."""
+        effects = (self.dropped, self.kept, self.gain, self.over_four)
+        sizes = sorted({effect.n for effect in effects if effect is not None})
+        return f"n = {sizes[0]:,}" + (f" to {sizes[-1]:,}" if len(sizes) > 1 else "")
 
     @property
     def keeps_sinks_away(self) -> bool:
@@ -57,8 +66,8 @@ class Prefix:
         if self.keeps_sinks_away and self.in_sight and self.without is not None:
             return (
                 f"No sink forms behind it in {percent(self.without)} of the samples, and it "
-                f"hurts in sight as well ({interval_text(self.in_sight)}): what is missing is a "
-                "sink, not what was dropped"
+                f"hurts in sight as well ({interval_text(self.in_sight)}): it does not hurt by "
+                "being dropped; a missing sink would explain both, and no condition supplies one"
             )
         if not self.harms:
             return "Truncation does no harm that is seen"
@@ -71,12 +80,12 @@ class Prefix:
                 if found
                 else "no sink is found in it halfway up the layers, so that none is kept, and "
             )
-            return f"{why}the sink does not explain the harm".capitalize()
-        if self.explained:
-            helps = self.kept.ci_low > 0
-            left = "the prefix helps once it is kept" if helps else "none that is seen is left"
-            return f"The sink explains the harm: {left}"
-        return "The sink explains a part of the harm: the prefix hurts less with it kept"
+            return f"{why}keeping it does not undo the harm".capitalize()
+        if self.undone:
+            left = "the bare document's" if self.kept.ci_low > 0 else ""
+            after = f"answers are then easier than {left}" if left else "none that is seen is left"
+            return f"One slot, the sink, is enough to undo the harm: {after}"
+        return "Keeping the sink undoes a part of the harm"
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,7 @@ def _prefix(name: str, own: Sequence[Judgement], *, bos_holds: bool) -> Prefix |
         share_of.get(WITHOUT_SINK.get(name, "")),
         _benefit(own, "bare", f"full_context({name})"),
         _benefit(own, first, rest),
+        _benefit(own, f"keep_first({name},4)", kept),
     )
 
 
@@ -166,30 +176,35 @@ def _benefit(judgements: Sequence[Judgement], baseline: str, condition: str) -> 
     return about[0].estimate if about else None
 
 
-def conclusion(models: Sequence[OnModel], flipped: Sequence[frozenset[str]]) -> list[str]:
+def conclusion(
+    models: Sequence[OnModel], flipped: Sequence[Mapping[Place, Judgement]]
+) -> list[str]:
     """Return what the sink explains, in sentences.
 
-    `flipped`: the models of each claim that flips.
+    `flipped`: the judgements of each claim that flips, by place.
     """
     harms = [(m, p) for m in models if not m.bos_holds for p in m.prefixes if p.harms]
-    on_bos = {m.model for m in models if m.bos_holds}
-    between = sum(own <= on_bos for own in flipped)
     sentences = []
     if harms:
-        done = [f"{PREFIXES[p.name]} on {m.model}" for m, p in harms if p.explained]
+        done = [f"{PREFIXES[p.name]} on {m.model}" for m, p in harms if p.undone]
         away = [f"{PREFIXES[p.name]} on {m.model}" for m, p in harms if p.keeps_sinks_away]
         rest = [
             f"{PREFIXES[p.name]} on {m.model}"
             for m, p in harms
-            if not p.explained and not p.keeps_sinks_away
+            if not p.undone and not p.keeps_sinks_away
         ]
         sentences.append(
-            f"Of {len(harms)} harms of truncation where BOS is not the sink, losing the sink "
-            f"explains {len(done)}"
+            f"Of {len(harms)} harms of truncation where BOS is not the sink, keeping the sink "
+            f"undoes {len(done)}"
             + (f" ({', '.join(done)})" if done else "")
-            + (f", and that none forms {len(away)} ({', '.join(away)})" if away else "")
-            + (f", not {', '.join(rest)}" if rest else "")
+            + (f"; behind {len(away)} no sink forms ({', '.join(away)})" if away else "")
+            + (f"; it does not undo {', '.join(rest)}" if rest else "")
             + "."
+        )
+    if any(p.undone and p.kept is not None and p.kept.ci_low > 0 for _, p in harms):
+        sentences.append(
+            "Whether what is then gained over the bare document is the prefix's doing, or that of "
+            "a larger sink than the bare document has, is open."
         )
     costly = [p for _, p in harms if p.values is not None and p.values.ci_high < 0]
     if costly:
@@ -202,14 +217,25 @@ def conclusion(models: Sequence[OnModel], flipped: Sequence[frozenset[str]]) -> 
         )
     early = [p for p in costly if p.late is not None and p.late.ci_low > 0]
     if early:
-        figures = ", ".join(f"{PREFIXES[p.name]} {interval_text(p.late)}" for p in early if p.late)
+        figures = ", ".join(
+            f"for {PREFIXES[p.name]} by {interval_text(p.late)}" for p in early if p.late
+        )
         sentences.append(
-            "They hurt by the document's first quarter, where the bare keys have the sink and a "
-            f"primed value stands in it; those on the rest do better by {figures}."
+            "Values on the document's first quarter, in which the bare keys have the sink, do more "
+            f"of it: those on the rest do better than those on it, {figures}. The sink's slot and "
+            "its neighbours in that quarter are not told apart."
         )
     if flipped:
-        sentences.append(
-            f"Of {len(flipped)} claims that flip, {between} do so between models on which BOS is "
-            "the sink: what flips them is not a lost sink."
-        )
+        sentences.append(_of_flips({m.model for m in models if m.bos_holds}, flipped))
     return sentences
+
+
+def _of_flips(on_bos: Container[str], flipped: Sequence[Mapping[Place, Judgement]]) -> str:
+    """Say how many claims flip where no sink can be lost, and what is left."""
+    between = sum(turns(j for (model, _), j in own.items() if model in on_bos) for own in flipped)
+    return (
+        f"Of {len(flipped)} claims that flip, {between} do so between places whose models have "
+        f"their sink in BOS, where truncation loses none. The other {len(flipped) - between} set a "
+        "model with its sink elsewhere against them; there the sink was kept for the three "
+        "prefixes above alone."
+    )

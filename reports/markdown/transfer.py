@@ -27,7 +27,8 @@ def transfer(judgements: Sequence[Judgement], published: priming.Published) -> s
     models, judged = models_of(judgements), by_place(judgements)
     counted = [j for own in judged.values() for j in on_main_data(own).values()]
     flipped = outcomes.flips(judged)
-    everywhere = {c: o for c, o in judged.items() if outcomes.is_small(o)}
+    controls = {c: own for c, own in judged.items() if outcomes.is_control(own)}
+    small = {c: own for c, own in judged.items() if outcomes.is_small(own) and c not in controls}
     on_models = sinks.by_model(judgements)
     return render(
         "transfer.md",
@@ -41,13 +42,13 @@ def transfer(judgements: Sequence[Judgement], published: priming.Published) -> s
         fails=outcomes.in_common(judged, "refuted", came_out=True),
         flips=outcomes.section(flipped, outcomes.spread),
         sinks=on_models,
-        conclusion=sinks.conclusion(
-            on_models, [frozenset(model for model, _ in own) for own in flipped.values()]
-        ),
+        conclusion=sinks.conclusion(on_models, list(flipped.values())),
         prefixes=sinks.PREFIXES,
-        small=outcomes.section(everywhere, lambda own: len(own)),
+        small=outcomes.section(small, len),
+        controls=sorted(controls),
         open=outcomes.still_open(judged, models),
         corpora=outcomes.on_other_corpora(judged),
+        control=outcomes.CONTROL,
         near=outcomes.NEAR,
         far=outcomes.FAR,
         priming=priming.table(judgements, published),
