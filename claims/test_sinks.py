@@ -5,15 +5,22 @@ gets a tenth of an answer's attention in a bare pass, and it does not where it g
 before any row was measured; what was predicted for each model is in docs/sinks.md.
 """
 
-from claims.harness.claims import claims_about
+from claims.harness.claims import MANUALS_OF_ALL, claims_about
 from claims.harness.estimands.paired import mean_benefit, paired_benefit, share_of_samples
-from claims.harness.estimands.sinks import SHARE, change_of_share, lacks_sink, mean_share
+from claims.harness.estimands.sinks import (
+    SHARE,
+    change_of_share,
+    gain_where_none_was,
+    lacks_sink,
+    mean_share,
+)
 from claims.harness.rows import Measured
 from kvcore.errors import MissingResource
 from kvcore.measurements.sink_diagnosis import HOLDS
 from kvcore.verdict import at_least, does_not_help, helps, hurts, negligible
 
 PREFIXES = ("random", "static_fact", "oracle")
+QWEN_MANUALS = MANUALS_OF_ALL[-1]
 NATS = "nats/token"
 SMALL = 0.05
 """Nats per token: a twentieth of what losing the sink cost where it was found."""
@@ -250,6 +257,46 @@ def test_values_where_the_sink_is_do_the_harm(judge, prefix):
             f"values_positions({prefix},0,0.25)", f"values_positions({prefix},0.25,1)", "bare"
         )
     )
+
+
+BY_NONE = (
+    "a finding of this project, on 300 docstrings of qwen2.5-coder-0.5b: judged anew elsewhere"
+)
+
+
+@topic.claim(
+    "a-fixed-question-costs-less-where-bare-has-no-sink",
+    source=BY_NONE,
+    applies=where_bos_does_not,
+    also_stored_at=(QWEN_MANUALS,),
+    predicts=helps(delta=0.1, effect=0.3, unit="r"),
+)
+def test_a_fixed_question_costs_less_where_bare_has_no_sink(judge):
+    """Where BOS is not the sink, a fixed question costs less where the bare pass has no sink.
+
+    It keeps a sink from forming; where none forms without it, there is none to lose.
+    """
+    judge(gain_where_none_was("bare", "static_fact", "bare"))
+
+
+@topic.claim_for_each(
+    "prefix",
+    {
+        prefix: {
+            "claim_id": f"a-kept-sink-gains-more-where-bare-has-none-{prefix}",
+            "statement": f"Where BOS is not the sink, that of {words}, kept behind BOS, gains more "
+            "over the bare document where the bare pass has none.",
+        }
+        for prefix, words in (("random", "a random prefix"), ("oracle", "the query"))
+    },
+    source=BY_NONE,
+    applies=where_bos_does_not,
+    also_stored_at=(QWEN_MANUALS,),
+    predicts=helps(delta=0.1, effect=0.3, unit="r"),
+)
+def test_a_kept_sink_gains_more_where_bare_has_none(judge, prefix):
+    """The sink of {prefix} stands in for one that the bare pass lacks."""
+    judge(gain_where_none_was("bare", f"keep_sink({prefix})", "bare"))
 
 
 # --- where BOS is the sink -----------------------------------------------------------------------

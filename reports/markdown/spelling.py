@@ -33,7 +33,7 @@ def number(x: float) -> str:
     if math.isinf(x):
         return "−∞" if x < 0 else "∞"
     if 0 < abs(x) < 5e-4:
-        return f"{x:+.0e}".replace("-", "−", 1)
+        return f"{x:+.0e}".replace("-", "−")
     return f"{x:+.3f}".replace("-", "−")
 
 

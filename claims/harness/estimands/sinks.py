@@ -10,7 +10,7 @@ import pandas as pd
 
 from claims.harness.estimands.base import Outcome, Plot, differences_plot, estimand
 from claims.harness.rows import Rows
-from kvcore.analysis import IntervalSettings, mean_difference
+from kvcore.analysis import FloatArray, IntervalSettings, correlation, mean_difference
 from kvcore.measurements.sink_diagnosis import SEEN, SHARES, shares_by_part
 
 SHARE = "attention share"
@@ -108,6 +108,31 @@ def place_of_bar(condition: str) -> int:
     """Return where the bar of a condition stands, counted from 0."""
     head = condition.split("(")[0]
     return list(BARS).index(head) if head in BARS else len(BARS)
+
+
+@estimand("r")
+def gain_where_none_was(
+    interval: IntervalSettings, baseline: Rows, condition: Rows, bare: Rows
+) -> Outcome:
+    """Correlation of a condition's benefit with whether the bare pass of a sample has no sink.
+
+    Above 0: the condition gains more, or costs less, where it has none. ``bare``: of the same
+    samples, whose prefills say so.
+    """
+    benefit = baseline.values - condition.values
+    none = np.where(np.isnan(bare.numbers("sink_norm")), np.nan, lacks_sink(bare.frame))
+    details = {
+        f"mean benefit where the bare pass has {words} sink (nats/token)": _mean_and_n(benefit[own])
+        for words, own in (("no", none == 1), ("a", none == 0))
+    }
+    return Outcome(
+        correlation(none, benefit, baseline.clusters, interval), details, differences_plot(benefit)
+    )
+
+
+def _mean_and_n(values: FloatArray) -> str:
+    known = values[~np.isnan(values)]
+    return f"{known.mean():+.3f}, n = {known.size:,}" if known.size else "no sample"
 
 
 @estimand(SHARE)
