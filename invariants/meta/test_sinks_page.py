@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,13 @@ import pytest
 
 from benchmarks import sinks_page, slot_picture
 from benchmarks.sinks_page import Cell
+from claims.harness import registry
+from invariants.support import markdown
 from invariants.support.comparing import must_see, replaced
 from kvcore.measurements.sink_diagnosis import SHARES
 from kvcore.measurements.sink_parts import PARTS
 
+ROOT = Path(__file__).parents[2]
 NAMES = ("bare", "full_context(random)", "random", "keep_sink(random)")
 FIGURE = re.compile(r"([+−]?\d\.\d{3}) \[.*\], n = ([\d,]+)")
 
@@ -192,3 +196,49 @@ def test_a_model_of_which_nothing_is_stored_is_said_in_words() -> None:
     assert page_texts(sinks_page.picture({"a model": {}})).count("no rows stored yet") == 4
     slots = slot_picture.picture({"a model": {}}, NAMES)
     assert page_texts(slots).count("no rows stored yet") == 4
+
+
+def _column(model: str, heads: Sequence[str]) -> str:
+    """Return the head of a model's column on docstrings."""
+    return next(head for head in heads if head in (model, f"{model} × {sinks_page.DATASET}"))
+
+
+LETTERS = {"**S**": "S", "**R**": "R", "?": "?"}
+
+
+def check_outcomes(page: str, verdicts: str) -> None:
+    """Demand what the page says came out of each prediction, by the claims' own verdicts."""
+    lines = verdicts.partition("## Sinks\n")[2].partition("\n## ")[0].splitlines()
+    shipped = {line.split(" | ")[0].removeprefix("| "): line.split(" | ") for line in lines}
+    specs = [spec for spec in registry.all_specs() if spec.claim.family == "sinks"]
+    columns = [
+        shipped["claim"].index(_column(model, shipped["claim"])) for model in sinks_page.MODELS
+    ]
+    told = 0
+    for row in markdown.table_rows(page, "## What was predicted"):
+        slugs = re.findall(r"`([a-z-]+(?:-…)?)`", row[0].partition(":")[0])
+        own = [s for s in specs if any(s.claim.id.startswith(slug.rstrip("…")) for slug in slugs)]
+        for cell, column in zip(row[2:], columns, strict=True):
+            if "→" in cell:
+                found = [
+                    LETTERS[
+                        re.findall(
+                            r"\*\*[SR]\*\*|\?", shipped[s.claim.statement.splitlines()[0]][column]
+                        )[0]
+                    ]
+                    for s in own
+                ]
+                assert cell.partition("→")[2].strip() == ", ".join(found), row[0]
+                told += len(found)
+    assert told > 30
+
+
+def test_what_came_out_is_what_was_shipped() -> None:
+    """Fault: a prediction that failed and is told as one that held."""
+    page = sinks_page.PAGE.read_text(encoding="utf-8")
+    verdicts = (ROOT / "reports" / "verdicts.md").read_text("utf-8")
+    check_outcomes(page, verdicts)
+    failed = page.replace("supported → R, R, R", "supported → S, S, S")
+    assert failed != page
+    with pytest.raises(AssertionError):
+        check_outcomes(failed, verdicts)
