@@ -23,6 +23,7 @@ from kvcore.io import write_atomically
 from kvcore.measurements.collect import stored_rows
 from kvcore.measurements.registry import kind_of
 from kvcore.measurements.sink_diagnosis import SEEN, SHARES, in_words, place_of
+from kvcore.models.registry import row_name
 from kvcore.store.agreement import tolerance
 from reports.plots.bars import draw_on
 from reports.plots.svg import standalone, style, to_svg
@@ -33,6 +34,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGE, PICTURE, SLOTS = DOCS / "sinks.md", DOCS / "sinks.svg", DOCS / "slots.svg"
 MODELS = ("smollm2-135m", *OPT_IN_MODELS)
 DATASET, DTYPE = "docstrings", "float32"
+ELSEWHERE = "qwen2.5-coder-0.5b"  # the model whose sink is not BOS
+SECOND = "service_manuals"
 BARS = ("bare", f"{SEEN}(random)", "random", "keep_sink(random)")
 PREFIXES = ("random", "static_fact", "oracle")
 BEGIN, END = "<!-- figures of the shipped rows -->", "<!-- end of figures -->"
@@ -46,19 +49,29 @@ Cell = Mapping[str, pd.DataFrame]
 def write(store: Path = STORE) -> None:
     """Write the pictures, and the figures into the page."""
     cells = {model: cell(model, store) for model in MODELS}
+    more = further_cells(store)
     write_atomically(PICTURE, picture(cells) + "\n")
     write_atomically(SLOTS, slot_picture.picture(cells, BARS) + "\n")
-    write_atomically(PAGE, with_figures(PAGE.read_text(encoding="utf-8"), figures(cells)))
+    write_atomically(PAGE, with_figures(PAGE.read_text(encoding="utf-8"), figures(cells, more)))
 
 
-def cell(model: str, store: Path) -> Cell:
+def further_cells(store: Path) -> Mapping[str, Cell]:
+    """Return the rows of the model whose sink is not BOS on other data, and without BOS."""
+    return {
+        DATASET: cell(ELSEWHERE, store),
+        SECOND: cell(ELSEWHERE, store, SECOND),
+        "without BOS": cell(row_name(ELSEWHERE, None, "none"), store),
+    }
+
+
+def cell(model: str, store: Path, dataset: str = DATASET) -> Cell:
     """Return the rows of a model; none where nothing is stored of it."""
     try:
         rows = stored_rows(
             kind_of("attention_sinks"),
             model=model,
             dtype=DTYPE,
-            dataset=DATASET,
+            dataset=dataset,
             seed=0,
             store=store,
         ).rows
@@ -110,8 +123,11 @@ def joined(own: Cell) -> pd.DataFrame:
 # --- the figures ---------------------------------------------------------------------------------
 
 
-def figures(cells: Mapping[str, Cell]) -> str:
-    """Return the page's tables of figures, and the picture with its numbers, as Markdown."""
+def figures(cells: Mapping[str, Cell], more: Mapping[str, Cell]) -> str:
+    """Return the page's tables of figures, and the pictures with their numbers, as Markdown.
+
+    ``more``: the cells of `further_cells`.
+    """
     heads = ["docstrings, float32", *cells]
     places = [
         ["in words", *(in_words(joined(own)) for own in cells.values())],
@@ -158,12 +174,61 @@ def figures(cells: Mapping[str, Cell]) -> str:
             table(heads, places),
             table(heads, effects),
             table(heads, without),
+            by_sink(more),
+            without_bos(more),
             f"![{alternative(cells)}](sinks.svg)",
             table(["model", "cache", *SHARES], shares),
             SLOTS_IN_WORDS,
             f"![{slot_picture.alternative(cells, BARS)}](slots.svg)",
         )
     )
+
+
+def by_sink(more: Mapping[str, Cell]) -> str:
+    """Return the mean benefits of samples whose bare pass has no sink beside those of the others.
+
+    In nats per answer token, with standard errors that leave out whole clusters.
+    """
+    columns = [(data, has_none) for data in (DATASET, SECOND) for has_none in (True, False)]
+    head = [
+        f"{ELSEWHERE}, nats/token",
+        *(f"{data}: {'no sink' if none else 'a sink'} in the bare pass" for data, none in columns),
+    ]
+    rows = [
+        ["NLL, `bare`", *(mean_by_sink(more.get(data, {}), "bare", none) for data, none in columns)]
+    ]
+    for name in ("static_fact", "keep_sink(random)", "keep_sink(oracle)"):
+        label = f"benefit of `{name}` over `bare`"
+        rows.append(
+            [label, *(mean_by_sink(more.get(data, {}), name, none) for data, none in columns)]
+        )
+    return table(head, rows)
+
+
+def mean_by_sink(own: Cell, name: str, none: bool) -> str:
+    """Return the mean NLL of bare, or benefit over it, where its pass has no sink or has one."""
+    if not {"bare", name} <= own.keys():
+        return "no rows stored yet"
+    bare = own["bare"]
+    common = bare.index.intersection(own[name].index)
+    chosen = common[(lacks_sink(bare) == none).loc[common]]
+    nll = own[name].loc[chosen, "nll"]
+    values = nll if name == "bare" else bare.loc[chosen, "nll"] - nll
+    mean = mean_difference(values.to_numpy(float), list(bare.loc[chosen, "cluster"]))
+    return spelled(mean, sign=name != "bare")
+
+
+def without_bos(more: Mapping[str, Cell]) -> str:
+    """Return where the sink is and what losing it does, with caches that begin with BOS or not."""
+    names = {"with BOS": more.get(DATASET, {}), "without BOS": more.get("without BOS", {})}
+    head = [f"{ELSEWHERE}, {DATASET}", *names]
+    rows = [["bare", *(place_words(own.get("bare")) for own in names.values())]]
+    for prefix in PREFIXES:
+        kept = f"keep_sink({prefix})"
+        for baseline, name in (("bare", prefix), (prefix, kept), ("bare", kept)):
+            label = f"`{name}` against `{baseline}`"
+            rows.append([label, *(benefit(own, baseline, name) for own in names.values())])
+    return table(head, rows)
 
 
 def place_words(rows: pd.DataFrame | None) -> str:

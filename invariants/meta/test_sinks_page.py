@@ -31,29 +31,39 @@ def cells() -> Mapping[str, Cell]:
     return {model: sinks_page.cell(model, sinks_page.STORE) for model in sinks_page.MODELS}
 
 
+@pytest.fixture(scope="module")
+def more() -> Mapping[str, Cell]:
+    """Return the shipped rows of the model whose sink is not BOS on other data and without BOS."""
+    return sinks_page.further_cells(sinks_page.STORE)
+
+
 def page_texts(picture: str) -> list[str]:
     """Return the texts of a picture, its label first."""
     root = ET.fromstring(picture)
     return [root.attrib["aria-label"], *filter(None, (t.strip() for t in root.itertext()))]
 
 
-def check_page(cells: Mapping[str, Cell]) -> None:
+def check_page(cells: Mapping[str, Cell], more: Mapping[str, Cell]) -> None:
     """Demand the page and the texts of the picture as these rows make them."""
     page = sinks_page.PAGE.read_text(encoding="utf-8")
-    assert sinks_page.with_figures(page, sinks_page.figures(cells)) == page
+    assert sinks_page.with_figures(page, sinks_page.figures(cells, more)) == page
     shown = page_texts(sinks_page.PICTURE.read_text(encoding="utf-8"))
     assert shown == page_texts(sinks_page.picture(cells))
     shown = page_texts(sinks_page.SLOTS.read_text(encoding="utf-8"))
     assert shown == page_texts(slot_picture.picture(cells, sinks_page.BARS))
 
 
-def test_the_page_is_written_from_the_shipped_rows(cells: Mapping[str, Cell]) -> None:
+def test_the_page_is_written_from_the_shipped_rows(
+    cells: Mapping[str, Cell], more: Mapping[str, Cell]
+) -> None:
     """Fault: rows that were shipped, or a page edited by hand, without the command run again."""
-    check_page(cells)
+    check_page(cells, more)
 
 
 @pytest.mark.parametrize("name", ["place_words", "benefit", "share", "without_sink", "plot_of"])
-def test_twin_a_page_of_other_rows_is_seen(cells: Mapping[str, Cell], name: str) -> None:
+def test_twin_a_page_of_other_rows_is_seen(
+    cells: Mapping[str, Cell], more: Mapping[str, Cell], name: str
+) -> None:
     """Fault: a check that does not look at a table, or at the picture."""
     real = getattr(sinks_page, name)
     some = next(iter(cells.values()))
@@ -62,7 +72,7 @@ def test_twin_a_page_of_other_rows_is_seen(cells: Mapping[str, Cell], name: str)
         name,
         lambda _, own, *more: real(some if isinstance(own, dict) else some["bare"], *more),
     )
-    must_see(fault, check_page, cells)
+    must_see(fault, check_page, cells, more)
 
 
 def check_slots(cells: Mapping[str, Cell]) -> None:
@@ -97,8 +107,13 @@ def test_twin_slots_shifted_by_one_are_seen(
 
 
 def check_figures(cells: Mapping[str, Cell]) -> None:
-    """Compare every figure with one from the rows' columns by arithmetic alone."""
-    lines = sinks_page.figures(cells).splitlines()
+    """Compare every figure of the models with one from the rows' columns by arithmetic alone."""
+    of_models = sinks_page.figures(cells, {}).partition(f"| {sinks_page.ELSEWHERE}, ")[0]
+    check_lines(of_models.splitlines(), cells)
+
+
+def check_lines(lines: Sequence[str], cells: Mapping[str, Cell]) -> None:
+    """Compare the figures of a table with those of the cells, a column each."""
     for number, (model, own) in enumerate(cells.items(), 1):
         for line in lines:
             cut = [part.strip() for part in line.split("|")[1:-1]]
@@ -144,6 +159,49 @@ def test_twin_turned_benefits_are_seen(cells: Mapping[str, Cell]) -> None:
     must_see(replaced(sinks_page, "benefit", turned), check_figures, cells)
 
 
+def check_further_figures(more: Mapping[str, Cell]) -> None:
+    """Compare the figures without BOS, and by whether the bare pass has a sink, by arithmetic."""
+    with_bos, without = more[sinks_page.DATASET], more["without BOS"]
+    check_lines(sinks_page.without_bos(more).splitlines(), {"with": with_bos, "without": without})
+    columns = [(data, none) for data in ("docstrings", "service_manuals") for none in (True, False)]
+    counted = 0
+    for line in sinks_page.by_sink(more).splitlines()[2:]:
+        cut = [part.strip() for part in line.split("|")[1:-1]]
+        name = re.findall(r"`([^`]+)`", cut[0])[0]
+        for (data, none), cell in zip(columns, cut[1:], strict=True):
+            bare = more[data]["bare"]
+            groups = [
+                sample
+                for sample, norm, median in zip(
+                    bare.index, bare["sink_norm"], bare["median_norm"], strict=True
+                )
+                if (norm / median < 2) is none and sample in more[data][name].index
+            ]
+            nlls = [float(more[data][name]["nll"][sample]) for sample in groups]
+            gains = [float(bare["nll"][s]) - x for s, x in zip(groups, nlls, strict=True)]
+            found = FIGURE.match(cell)
+            assert found, line
+            expected = np.mean(nlls if name == "bare" else gains)
+            assert float(found[1].replace("−", "-")) == pytest.approx(expected, abs=6e-4), line
+            assert int(found[2]) == len(groups)
+            counted += 1
+    assert counted == 16
+
+
+def test_further_figures_are_those_of_their_rows(more: Mapping[str, Cell]) -> None:
+    """Fault: samples with a sink among those without, another corpus, or the other caches' rows."""
+    check_further_figures(more)
+
+
+def test_twin_samples_in_the_other_group_are_seen(more: Mapping[str, Cell]) -> None:
+    """Fault: a check blind to which samples have a sink."""
+    must_see(
+        replaced(sinks_page, "lacks_sink", lambda real, rows: ~real(rows)),
+        check_further_figures,
+        more,
+    )
+
+
 def invented(names: tuple[str, ...]) -> Cell:
     """Return rows of a model whose sink is in the prefix, twelve samples a condition."""
     rng = np.random.default_rng(0)
@@ -181,7 +239,7 @@ def test_rows_that_are_not_stored_are_said_in_words(seen: bool) -> None:
     texts = page_texts(sinks_page.picture({"a model": own}))
     assert ("no rows stored yet" in texts) is not seen
     assert texts.count("0.25") == (2 if seen else 1)
-    block = sinks_page.figures({"a model": own})
+    block = sinks_page.figures({"a model": own}, {})
     row = next(line for line in block.splitlines() if line.startswith("| sink's share, primed"))
     assert ("no rows stored yet" in row) is not seen
     bar = next(line for line in block.splitlines() if "| primed, in sight" in line)
@@ -192,7 +250,7 @@ def test_rows_that_are_not_stored_are_said_in_words(seen: bool) -> None:
 
 def test_a_model_of_which_nothing_is_stored_is_said_in_words() -> None:
     """Fault: a page that cannot be written before every model has rows."""
-    assert "no bare row tells where the sink is" in sinks_page.figures({"a model": {}})
+    assert "no bare row tells where the sink is" in sinks_page.figures({"a model": {}}, {})
     assert page_texts(sinks_page.picture({"a model": {}})).count("no rows stored yet") == 4
     slots = slot_picture.picture({"a model": {}}, NAMES)
     assert page_texts(slots).count("no rows stored yet") == 4

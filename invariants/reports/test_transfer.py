@@ -355,6 +355,10 @@ def check_explained() -> None:
         counted = f"keeping the sink undoes {int(words.startswith(ENOUGH))}"
         assert (counted in text) is (intervals[0][1] < 0), words
         assert (EASIER in text) is words.endswith("the bare document's"), words
+    gained = cell_of(f"{sinks.GAIN_BY_NONE}-oracle", M2, UP, "supported", "beyond-margin")
+    both = transfer.transfer([*sink_rows(DOWN, UP, UP), gained], ())
+    assert EASIER not in both
+    assert "forms (the query r +0.300 [+0.200, +0.400]): most of it is a sink's doing" in both
     none = transfer.transfer(sink_rows(DOWN, DOWN, (0.0, 0.0), inside=0.0), ())
     assert (
         ". No sink is found in it halfway up the layers, so that none is kept, and keeping it does"

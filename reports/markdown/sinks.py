@@ -20,6 +20,9 @@ SHARE_OF_BOS, HOLDS = "bos-holds-the-sink", 0.1
 WITHOUT_SINK, MOSTLY = {"static_fact": "no-sink-behind-a-fixed-question"}, 0.8
 """The claims about samples in which no sink forms behind a prefix, and which share is most."""
 
+GAIN_BY_NONE = "a-kept-sink-gains-more-where-bare-has-none"
+"""The claims that a kept sink gains over bare where the bare pass has none."""
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -35,6 +38,7 @@ class Prefix:
     in_sight: Estimate | None = None  # nothing is dropped
     late: Estimate | None = None  # of its values behind the first quarter over those on it
     over_four: Estimate | None = None  # of keeping the sink alone over its first four tokens
+    by_none: Estimate | None = None  # r of the gain over bare with having no sink in the bare pass
 
     @property
     def harms(self) -> bool:
@@ -149,6 +153,7 @@ def _prefix(name: str, own: Sequence[Judgement], *, bos_holds: bool) -> Prefix |
         _benefit(own, "bare", f"full_context({name})"),
         _benefit(own, first, rest),
         _benefit(own, f"keep_first({name},4)", kept),
+        next((j.estimate for j in own if j.claim.id == f"{GAIN_BY_NONE}-{name}"), None),
     )
 
 
@@ -201,11 +206,9 @@ def conclusion(
             + (f"; it does not undo {', '.join(rest)}" if rest else "")
             + "."
         )
-    if any(p.undone and p.kept is not None and p.kept.ci_low > 0 for _, p in harms):
-        sentences.append(
-            "Whether what is then gained over the bare document is the prefix's doing, or that of "
-            "a larger sink than the bare document has, is open."
-        )
+    gained = [p for _, p in harms if p.undone and p.kept is not None and p.kept.ci_low > 0]
+    if gained:
+        sentences.append(_of_gains(gained))
     costly = [p for _, p in harms if p.values is not None and p.values.ci_high < 0]
     if costly:
         figures = ", ".join(
@@ -228,6 +231,24 @@ def conclusion(
     if flipped:
         sentences.append(_of_flips({m.model for m in models if m.bos_holds}, flipped))
     return sentences
+
+
+def _of_gains(prefixes: Sequence[Prefix]) -> str:
+    """Say what is behind a gain over the bare document by a prefix whose sink is kept."""
+    by_none = [p for p in prefixes if p.by_none is not None and p.by_none.ci_low > 0]
+    if not by_none:
+        return (
+            "Whether what is then gained over the bare document is the prefix's doing, or that of "
+            "a larger sink than the bare document has, is open."
+        )
+    figures = ", ".join(
+        f"{PREFIXES[p.name]} r {interval_text(p.by_none)}" for p in by_none if p.by_none
+    )
+    return (
+        "What is then gained over the bare document goes with documents in whose bare pass no sink "
+        f"forms ({figures}): most of it is a sink's doing, not what the prefix says "
+        "([figures](../docs/sinks.md))."
+    )
 
 
 def _of_flips(on_bos: Container[str], flipped: Sequence[Mapping[Place, Judgement]]) -> str:
