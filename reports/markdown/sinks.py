@@ -20,8 +20,12 @@ SHARE_OF_BOS, HOLDS = "bos-holds-the-sink", 0.1
 WITHOUT_SINK, MOSTLY = {"static_fact": "no-sink-behind-a-fixed-question"}, 0.8
 """The claims about samples in which no sink forms behind a prefix, and which share is most."""
 
-GAIN_BY_NONE = "a-kept-sink-gains-more-where-bare-has-none"
-"""The claims that a kept sink gains over bare where the bare pass has none."""
+BY_NONE = {
+    "random": "a-kept-sink-gains-more-where-bare-has-none-random",
+    "static_fact": "a-fixed-question-costs-less-where-bare-has-no-sink",
+    "oracle": "a-kept-sink-gains-more-where-bare-has-none-oracle",
+}
+"""The claims about what a prefix gains where the bare pass has no sink."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Prefix:
     in_sight: Estimate | None = None  # nothing is dropped
     late: Estimate | None = None  # of its values behind the first quarter over those on it
     over_four: Estimate | None = None  # of keeping the sink alone over its first four tokens
-    by_none: Estimate | None = None  # r of the gain over bare with having no sink in the bare pass
+    by_none: Estimate | None = None  # r of what it gains over bare with having no sink there
 
     @property
     def harms(self) -> bool:
@@ -65,6 +69,12 @@ class Prefix:
         return self.harms and in_sight and self.without is not None and self.without >= MOSTLY
 
     @property
+    def _costs_less(self) -> str:
+        if self.by_none is None or self.by_none.ci_low <= 0:
+            return ""
+        return f". It costs less where the bare pass has none: r {interval_text(self.by_none)}"
+
+    @property
     def words(self) -> str:
         """Say what keeping the sink tells about the harm of dropping the prefix."""
         if self.keeps_sinks_away and self.in_sight and self.without is not None:
@@ -72,6 +82,7 @@ class Prefix:
                 f"No sink forms behind it in {percent(self.without)} of the samples, and it "
                 f"hurts in sight as well ({interval_text(self.in_sight)}): it does not hurt by "
                 "being dropped; a missing sink would explain both, and no condition supplies one"
+                + self._costs_less
             )
         if not self.harms:
             return "Truncation does no harm that is seen"
@@ -153,7 +164,7 @@ def _prefix(name: str, own: Sequence[Judgement], *, bos_holds: bool) -> Prefix |
         _benefit(own, "bare", f"full_context({name})"),
         _benefit(own, first, rest),
         _benefit(own, f"keep_first({name},4)", kept),
-        next((j.estimate for j in own if j.claim.id == f"{GAIN_BY_NONE}-{name}"), None),
+        next((j.estimate for j in own if j.claim.id == BY_NONE[name]), None),
     )
 
 
@@ -246,8 +257,8 @@ def _of_gains(prefixes: Sequence[Prefix]) -> str:
     )
     return (
         "What is then gained over the bare document goes with documents in whose bare pass no sink "
-        f"forms ({figures}): most of it is a sink's doing, not what the prefix says "
-        "([figures](../docs/sinks.md))."
+        f"forms ({figures}): it looks like a sink's doing more than the prefix's, though that such "
+        "documents are harder may be a part of it ([figures](../docs/sinks.md))."
     )
 
 
