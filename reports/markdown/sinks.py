@@ -81,7 +81,7 @@ class Prefix:
             return (
                 f"No sink forms behind it in {percent(self.without)} of the samples, and it "
                 f"hurts in sight as well ({interval_text(self.in_sight)}): it does not hurt by "
-                "being dropped; a missing sink would explain both, and no condition supplies one"
+                "being dropped; a missing sink would explain both ([figures](../docs/sinks.md))"
                 + self._costs_less
             )
         if not self.harms:
