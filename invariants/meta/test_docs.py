@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -211,3 +212,13 @@ def test_what_holds_here_are_the_shipped_verdicts() -> None:
     moved = INTERVAL.sub("+0.123 [+0.045, +0.201]", page, count=1)
     with pytest.raises(AssertionError):
         check_what_holds(moved, verdicts)
+
+
+def test_every_fence_is_a_block_on_the_site() -> None:
+    """Catches words behind a fence's language, with which the site shows the block as prose."""
+    as_site = runpy.run_path(str(ROOT / "docs" / "hooks.py"))["on_page_markdown"]
+    fences = re.compile(r"^ *```\w+ .*$", re.MULTILINE)
+    pages = [page.read_text("utf-8") for page in sorted((ROOT / "docs").glob("*.md"))]
+    assert any(fences.search(page) for page in pages)
+    assert not [page for page in pages if fences.search(as_site(page))]
+    assert as_site("```python run\nx = 1\n```\n") == "```python\nx = 1\n```\n"
