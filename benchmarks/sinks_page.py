@@ -35,7 +35,7 @@ PAGE, PICTURE, SLOTS = DOCS / "sinks.md", DOCS / "sinks.svg", DOCS / "slots.svg"
 MODELS = ("smollm2-135m", *OPT_IN_MODELS)
 DATASET, DTYPE = "docstrings", "float32"
 ELSEWHERE = "qwen2.5-coder-0.5b"  # the model whose sink is not BOS
-SECOND = "service_manuals"
+SECOND, WITHOUT_BOS = "service_manuals", "without BOS"
 BARS = ("bare", f"{SEEN}(random)", "random", "keep_sink(random)")
 PREFIXES = ("random", "static_fact", "oracle")
 BEGIN, END = "<!-- figures of the shipped rows -->", "<!-- end of figures -->"
@@ -58,9 +58,8 @@ def write(store: Path = STORE) -> None:
 def further_cells(store: Path) -> Mapping[str, Cell]:
     """Return the rows of the model whose sink is not BOS on other data, and without BOS."""
     return {
-        DATASET: cell(ELSEWHERE, store),
         SECOND: cell(ELSEWHERE, store, SECOND),
-        "without BOS": cell(row_name(ELSEWHERE, None, "none"), store),
+        WITHOUT_BOS: cell(row_name(ELSEWHERE, None, "none"), store),
     }
 
 
@@ -169,13 +168,14 @@ def figures(cells: Mapping[str, Cell], more: Mapping[str, Cell]) -> str:
                 *[""] * (len(SHARES) - 1),
             ]
             shares.append([model, bar["label"], *numbers])
+    elsewhere = cells.get(ELSEWHERE, {})
     return "\n\n".join(
         (
             table(heads, places),
             table(heads, effects),
             table(heads, without),
-            by_sink(more),
-            without_bos(more),
+            by_sink({DATASET: elsewhere, SECOND: more.get(SECOND, {})}),
+            without_bos({"with BOS": elsewhere, WITHOUT_BOS: more.get(WITHOUT_BOS, {})}),
             f"![{alternative(cells)}](sinks.svg)",
             table(["model", "cache", *SHARES], shares),
             SLOTS_IN_WORDS,
@@ -184,24 +184,20 @@ def figures(cells: Mapping[str, Cell], more: Mapping[str, Cell]) -> str:
     )
 
 
-def by_sink(more: Mapping[str, Cell]) -> str:
+def by_sink(by_data: Mapping[str, Cell]) -> str:
     """Return the mean benefits of samples whose bare pass has no sink beside those of the others.
 
-    In nats per answer token, with standard errors that leave out whole clusters.
+    In nats per answer token, with intervals that leave out whole clusters.
     """
-    columns = [(data, has_none) for data in (DATASET, SECOND) for has_none in (True, False)]
+    columns = [(data, none) for data in by_data for none in (True, False)]
     head = [
         f"{ELSEWHERE}, nats/token",
         *(f"{data}: {'no sink' if none else 'a sink'} in the bare pass" for data, none in columns),
     ]
-    rows = [
-        ["NLL, `bare`", *(mean_by_sink(more.get(data, {}), "bare", none) for data, none in columns)]
-    ]
-    for name in ("static_fact", "keep_sink(random)", "keep_sink(oracle)"):
-        label = f"benefit of `{name}` over `bare`"
-        rows.append(
-            [label, *(mean_by_sink(more.get(data, {}), name, none) for data, none in columns)]
-        )
+    rows = []
+    for name in ("bare", "static_fact", "keep_sink(random)", "keep_sink(oracle)"):
+        label = "NLL, `bare`" if name == "bare" else f"benefit of `{name}` over `bare`"
+        rows.append([label, *(mean_by_sink(by_data[data], name, none) for data, none in columns)])
     return table(head, rows)
 
 
@@ -218,16 +214,15 @@ def mean_by_sink(own: Cell, name: str, none: bool) -> str:
     return spelled(mean, sign=name != "bare")
 
 
-def without_bos(more: Mapping[str, Cell]) -> str:
+def without_bos(by_begin: Mapping[str, Cell]) -> str:
     """Return where the sink is and what losing it does, with caches that begin with BOS or not."""
-    names = {"with BOS": more.get(DATASET, {}), "without BOS": more.get("without BOS", {})}
-    head = [f"{ELSEWHERE}, {DATASET}", *names]
-    rows = [["bare", *(place_words(own.get("bare")) for own in names.values())]]
+    head = [f"{ELSEWHERE}, {DATASET}", *by_begin]
+    rows = [["bare", *(place_words(own.get("bare")) for own in by_begin.values())]]
     for prefix in PREFIXES:
         kept = f"keep_sink({prefix})"
         for baseline, name in (("bare", prefix), (prefix, kept), ("bare", kept)):
             label = f"`{name}` against `{baseline}`"
-            rows.append([label, *(benefit(own, baseline, name) for own in names.values())])
+            rows.append([label, *(benefit(own, baseline, name) for own in by_begin.values())])
     return table(head, rows)
 
 

@@ -5,7 +5,7 @@ gets a tenth of an answer's attention in a bare pass, and it does not where it g
 before any row was measured; what was predicted for each model is in docs/sinks.md.
 """
 
-from claims.harness.claims import MANUALS_OF_ALL, claims_about
+from claims.harness.claims import QWEN_MANUALS, claims_about
 from claims.harness.estimands.paired import mean_benefit, paired_benefit, share_of_samples
 from claims.harness.estimands.sinks import (
     SHARE,
@@ -20,7 +20,6 @@ from kvcore.measurements.sink_diagnosis import HOLDS
 from kvcore.verdict import at_least, does_not_help, helps, hurts, negligible
 
 PREFIXES = ("random", "static_fact", "oracle")
-QWEN_MANUALS = MANUALS_OF_ALL[-1]
 NATS = "nats/token"
 SMALL = 0.05
 """Nats per token: a twentieth of what losing the sink cost where it was found."""
@@ -276,7 +275,7 @@ def test_a_fixed_question_costs_less_where_bare_has_no_sink(judge):
 
     It keeps a sink from forming; where none forms without it, there is none to lose.
     """
-    judge(gain_where_none_was("bare", "static_fact", "bare"))
+    judge(gain_where_none_was("bare", "static_fact"))
 
 
 @topic.claim_for_each(
@@ -296,7 +295,7 @@ def test_a_fixed_question_costs_less_where_bare_has_no_sink(judge):
 )
 def test_a_kept_sink_gains_more_where_bare_has_none(judge, prefix):
     """The sink of {prefix} stands in for one that the bare pass lacks."""
-    judge(gain_where_none_was("bare", f"keep_sink({prefix})", "bare"))
+    judge(gain_where_none_was("bare", f"keep_sink({prefix})"))
 
 
 # --- where BOS is the sink -----------------------------------------------------------------------

@@ -34,11 +34,9 @@ GEMMA_4B: Place = ("gemma3-4b", "ms_marco")
 GEMMA_PASSAGES: Place = ("gemma3-4b", "ms_marco_passages")  # all passages of 300 queries
 LONG_PAGES: Place = ("mistral-7b", "natural_questions")
 MANUALS: Place = ("smollm2-135m", "service_manuals")  # the default model on a second corpus
-MANUALS_OF_ALL: tuple[Place, ...] = (
-    MANUALS,
-    ("gemma3-270m", "service_manuals"),
-    ("qwen2.5-coder-0.5b", "service_manuals"),
-)
+GEMMA_MANUALS: Place = ("gemma3-270m", "service_manuals")
+QWEN_MANUALS: Place = ("qwen2.5-coder-0.5b", "service_manuals")
+MANUALS_OF_ALL = (MANUALS, GEMMA_MANUALS, QWEN_MANUALS)
 Applies = Callable[[Any], str]
 
 

@@ -91,7 +91,7 @@ def check_gain() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, len(names))
     kept = {name: 3.0 - gains[name] + e for name, e in zip(names, noise, strict=True)}
     other = nlls("keep_sink(random)", kept, dict.fromkeys(names, 90.0))
-    found = computed(gain_where_none_was, bare, other, bare)
+    found = computed(gain_where_none_was, bare, other)
     none, some = ([i for i in range(39) if (i % 4 == 0) == wanted] for wanted in (True, False))
     expected = np.corrcoef(
         [1.0] * len(none) + [0.0] * len(some), [3.0 - kept[f"s{i}"] for i in (*none, *some)]

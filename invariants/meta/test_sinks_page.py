@@ -159,25 +159,27 @@ def test_twin_turned_benefits_are_seen(cells: Mapping[str, Cell]) -> None:
     must_see(replaced(sinks_page, "benefit", turned), check_figures, cells)
 
 
-def check_further_figures(more: Mapping[str, Cell]) -> None:
+def check_further_figures(cells: Mapping[str, Cell], more: Mapping[str, Cell]) -> None:
     """Compare the figures without BOS, and by whether the bare pass has a sink, by arithmetic."""
-    with_bos, without = more[sinks_page.DATASET], more["without BOS"]
-    check_lines(sinks_page.without_bos(more).splitlines(), {"with": with_bos, "without": without})
-    columns = [(data, none) for data in ("docstrings", "service_manuals") for none in (True, False)]
+    own = cells[sinks_page.ELSEWHERE]
+    by_begin = {"with BOS": own, "without BOS": more["without BOS"]}
+    check_lines(sinks_page.without_bos(by_begin).splitlines(), by_begin)
+    by_data = {"docstrings": own, "service_manuals": more["service_manuals"]}
+    columns = [(data, none) for data in by_data for none in (True, False)]
     counted = 0
-    for line in sinks_page.by_sink(more).splitlines()[2:]:
+    for line in sinks_page.by_sink(by_data).splitlines()[2:]:
         cut = [part.strip() for part in line.split("|")[1:-1]]
         name = re.findall(r"`([^`]+)`", cut[0])[0]
         for (data, none), cell in zip(columns, cut[1:], strict=True):
-            bare = more[data]["bare"]
+            bare = by_data[data]["bare"]
             groups = [
                 sample
                 for sample, norm, median in zip(
                     bare.index, bare["sink_norm"], bare["median_norm"], strict=True
                 )
-                if (norm / median < 2) is none and sample in more[data][name].index
+                if (norm / median < 2) is none and sample in by_data[data][name].index
             ]
-            nlls = [float(more[data][name]["nll"][sample]) for sample in groups]
+            nlls = [float(by_data[data][name]["nll"][sample]) for sample in groups]
             gains = [float(bare["nll"][s]) - x for s, x in zip(groups, nlls, strict=True)]
             found = FIGURE.match(cell)
             assert found, line
@@ -188,16 +190,21 @@ def check_further_figures(more: Mapping[str, Cell]) -> None:
     assert counted == 16
 
 
-def test_further_figures_are_those_of_their_rows(more: Mapping[str, Cell]) -> None:
+def test_further_figures_are_those_of_their_rows(
+    cells: Mapping[str, Cell], more: Mapping[str, Cell]
+) -> None:
     """Fault: samples with a sink among those without, another corpus, or the other caches' rows."""
-    check_further_figures(more)
+    check_further_figures(cells, more)
 
 
-def test_twin_samples_in_the_other_group_are_seen(more: Mapping[str, Cell]) -> None:
+def test_twin_samples_in_the_other_group_are_seen(
+    cells: Mapping[str, Cell], more: Mapping[str, Cell]
+) -> None:
     """Fault: a check blind to which samples have a sink."""
     must_see(
         replaced(sinks_page, "lacks_sink", lambda real, rows: ~real(rows)),
         check_further_figures,
+        cells,
         more,
     )
 
@@ -261,7 +268,9 @@ def _column(model: str, heads: Sequence[str]) -> str:
     return next(head for head in heads if head in (model, f"{model} × {sinks_page.DATASET}"))
 
 
-LETTERS = {"**S**": "S", "**R**": "R", "?": "?"}
+def letter(cell: str) -> str:
+    """Return the verdict of the first estimate in a cell of verdicts.md: S, R or ?."""
+    return re.findall(r"\*\*[SR]\*\*|\?", cell)[0].strip("*")
 
 
 def check_outcomes(page: str, verdicts: str) -> None:
@@ -278,14 +287,8 @@ def check_outcomes(page: str, verdicts: str) -> None:
         own = [s for s in specs if any(s.claim.id.startswith(slug.rstrip("…")) for slug in slugs)]
         for cell, column in zip(row[2:], columns, strict=True):
             if "→" in cell:
-                found = [
-                    LETTERS[
-                        re.findall(
-                            r"\*\*[SR]\*\*|\?", shipped[s.claim.statement.splitlines()[0]][column]
-                        )[0]
-                    ]
-                    for s in own
-                ]
+                lines_of = (shipped[spec.claim.statement.splitlines()[0]] for spec in own)
+                found = [letter(line[column]) for line in lines_of]
                 assert cell.partition("→")[2].strip() == ", ".join(found), row[0]
                 told += len(found)
     assert told > 30

@@ -535,15 +535,15 @@ def test_a_claim_that_holds_everywhere_does_not_flip() -> None:
 def check_controls() -> None:
     """Demand an identity that is exact to a thousandth apart from a small effect."""
     exact = negligible(outcomes.CONTROL, unit="nats/token")
-    told_of = [
-        dataclasses.replace(j, claim=dataclasses.replace(j.claim, prediction=exact))
-        for j in (cell_of("identity", M2, TINY, "supported", "negligible"),)
-    ]
-    told_of.append(cell_of("small", M2, TINY, "supported", "negligible"))
-    small = transfer.transfer(told_of, ()).partition("## What is too small")[2]
-    assert "1 claim has an interval within the margin" in small
-    assert "1 control, that two ways to the same numbers agree" in small
-    assert "held everywhere: `identity`." in small
+    small, identity = (
+        cell_of(n, M2, TINY, "supported", "negligible") for n in ("small", "identity")
+    )
+    claim = dataclasses.replace(identity.claim, prediction=exact)
+    told_of = [small, dataclasses.replace(identity, claim=claim)]
+    section = transfer.transfer(told_of, ()).partition("## What is too small")[2]
+    assert "1 claim has an interval within the margin" in section
+    assert "1 control, that two ways to the same numbers agree" in section
+    assert "held everywhere: `identity`." in section
 
 
 def test_controls_are_named_apart() -> None:

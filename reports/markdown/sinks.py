@@ -97,9 +97,9 @@ class Prefix:
             )
             return f"{why}keeping it does not undo the harm".capitalize()
         if self.undone:
-            left = "the bare document's" if self.kept.ci_low > 0 else ""
-            after = f"answers are then easier than {left}" if left else "none that is seen is left"
-            return f"One slot, the sink, is enough to undo the harm: {after}"
+            easier = "answers are then easier than the bare document's"
+            left = easier if self.kept.ci_low > 0 else "none that is seen is left"
+            return f"One slot, the sink, is enough to undo the harm: {left}"
         return "Keeping the sink undoes a part of the harm"
 
 

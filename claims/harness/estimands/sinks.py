@@ -111,22 +111,19 @@ def place_of_bar(condition: str) -> int:
 
 
 @estimand("r")
-def gain_where_none_was(
-    interval: IntervalSettings, baseline: Rows, condition: Rows, bare: Rows
-) -> Outcome:
-    """Correlation of a condition's benefit with whether the bare pass of a sample has no sink.
+def gain_where_none_was(interval: IntervalSettings, bare: Rows, condition: Rows) -> Outcome:
+    """Correlation of the benefit over bare with whether the bare pass of a sample has no sink.
 
-    Above 0: the condition gains more, or costs less, where it has none. ``bare``: of the same
-    samples, whose prefills say so.
+    Above 0: the condition gains more, or costs less, where the bare pass has none.
     """
-    benefit = baseline.values - condition.values
+    benefit = bare.values - condition.values
     none = np.where(np.isnan(bare.numbers("sink_norm")), np.nan, lacks_sink(bare.frame))
     details = {
         f"mean benefit where the bare pass has {words} sink (nats/token)": _mean_and_n(benefit[own])
         for words, own in (("no", none == 1), ("a", none == 0))
     }
     return Outcome(
-        correlation(none, benefit, baseline.clusters, interval), details, differences_plot(benefit)
+        correlation(none, benefit, bare.clusters, interval), details, differences_plot(benefit)
     )
 
 
