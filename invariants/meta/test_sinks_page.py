@@ -270,7 +270,9 @@ def _column(model: str, heads: Sequence[str]) -> str:
 
 def letter(cell: str) -> str:
     """Return the verdict of the first estimate in a cell of verdicts.md: S, R or ?."""
-    return re.findall(r"\*\*[SR]\*\*|\?", cell)[0].strip("*")
+    found = re.search(r"\*\*([SR])\*\*|(\?)", cell)
+    assert found, cell
+    return found[1] or found[2]
 
 
 def check_outcomes(page: str, verdicts: str) -> None:
